@@ -1,0 +1,184 @@
+"""What every command shares: JSON or text on standard output, one clear error, an exit code."""
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+from mdl.errors import DiskError, MdlError, UsageError
+
+_NO_SPACE = {28, 122}  # ENOSPC, EDQUOT
+_READ_ONLY = {30}  # EROFS
+
+
+def echo_json(value: Any) -> None:
+    """One JSON document; names with bytes that are no UTF-8 are escaped, never a crash."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=True, sort_keys=False))
+
+
+def echo_json_line(value: Any) -> None:
+    """One line of JSON Lines."""
+    click.echo(json.dumps(value, ensure_ascii=True))
+
+
+def printable(text: str) -> str:
+    """`text` on one line and without control characters or surrogates, safe for a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def human_size(size: int | float | None) -> str:
+    """Decimal units, as the Hub and `hf cache ls` print them: `1.2G`, `512`, `-` for unknown."""
+    if size is None:
+        return "-"
+    size = float(size)
+    for unit in ("", "K", "M", "G", "T"):
+        if abs(size) < 999.5:
+            return f"{size:.0f}" if unit == "" else f"{size:.1f}{unit}"
+        size /= 1000
+    return f"{size:.1f}P"
+
+
+def human_ago(then: float | None, now: float | None = None) -> str:
+    """`5 minutes ago`, `3 days ago`, `-` for never."""
+    if then is None:
+        return "-"
+    seconds = max(0.0, (time.time() if now is None else now) - then)
+    for unit, size in (("year", 31557600), ("month", 2629800), ("week", 604800), ("day", 86400),
+                       ("hour", 3600), ("minute", 60)):  # fmt: skip
+        count = int(seconds // size)
+        if count:
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return "just now"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
+    """Columns padded with spaces; the first column gives way when the terminal is narrow.
+
+    Args:
+        right: indices of right-aligned columns.
+    """
+    lines = [list(header), *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    if sys.stdout.isatty():
+        spare = shutil.get_terminal_size().columns - sum(widths[1:]) - 2 * (len(widths) - 1)
+        widths[0] = min(widths[0], max(20, spare))
+    rights = set(right)
+    text = []
+    for line in lines:
+        cells = [
+            _shorten(cell, width).rjust(width)
+            if i in rights
+            else _shorten(cell, width).ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        text.append("  ".join(cells).rstrip())
+    return "\n".join(text)
+
+
+def _shorten(cell: str, width: int) -> str:
+    return cell if len(cell) <= width else cell[: width - 1] + "…"
+
+
+def confirm(question: str, *, yes: bool) -> bool:
+    """Ask before changing something; without a terminal only `--yes` says yes.
+
+    Raises:
+        UsageError: nobody is there to ask.
+    """
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "This changes things and there is no terminal to ask.",
+            next="Add --yes to do it, or --dry-run to see it.",
+        )
+    return click.confirm(question, default=False)
+
+
+def fail(error: MdlError, *, as_json: bool) -> int:
+    """Print one error, as text on standard error or as JSON on standard output."""
+    if as_json:
+        body = {key: value for key, value in error.details.items() if key == "requested"}
+        echo_json({**body, "error": error.to_json()})
+    else:
+        click.echo(f"error: {error}", err=True)
+    return error.exit_code
+
+
+def run(command: click.Command, argv: Sequence[str] | None = None) -> int:
+    """Run a click command and return its exit code: every failure is one clear message."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in args
+    try:
+        result = command.main(args=args, prog_name="mdl", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except MdlError as error:
+        return fail(error, as_json=as_json)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        if as_json:
+            return fail(UsageError(error.format_message(), next="See --help."), as_json=True)
+        error.show()
+        return UsageError.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted: nothing that was there before is lost.", err=True)
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) went away: not an error, and the interpreter must not say so.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ModuleNotFoundError as error:
+        return fail(_missing_module(error), as_json=as_json)
+    except OSError as error:
+        return fail(_disk_error(error), as_json=as_json)
+    except Exception as error:
+        if os.environ.get("MDL_DEBUG"):
+            raise
+        return fail(_unexpected(error), as_json=as_json)
+
+
+def _missing_module(error: ModuleNotFoundError) -> MdlError:
+    extras = {
+        "torch": "load",
+        "transformers": "load",
+        "bitsandbytes": "load",
+        "triton": "kernels",
+        "psycopg": "postgres",
+        "fastapi": "service",
+        "uvicorn": "service",
+    }
+    name = (error.name or "").split(".")[0]
+    extra = extras.get(name)
+    return MdlError(
+        f"This command needs the Python package {name!r}, which is not installed.",
+        next=f'Run: pip install "mdl[{extra}]"' if extra else f"Run: pip install {name}",
+    )
+
+
+def _disk_error(error: OSError) -> MdlError:
+    where = f" {error.filename}" if error.filename else ""
+    if error.errno in _NO_SPACE:
+        return DiskError(
+            f"No space left on the disk{where}.",
+            why=str(error),
+            next="Free some: `mdl cache prune --dry-run` shows what could go.",
+        )
+    if error.errno in _READ_ONLY:
+        return DiskError(f"The file system is read-only{where}.", why=str(error))
+    return MdlError(f"{error.strerror or error}{':' if where else ''}{where}", why=repr(error))
+
+
+def _unexpected(error: Exception) -> MdlError:
+    return MdlError(
+        f"mdl met something it did not expect: {printable(str(error)) or type(error).__name__}",
+        why=type(error).__name__,
+        next="Run it again with MDL_DEBUG=1 for the traceback, and report it.",
+    )

@@ -1,0 +1,148 @@
+"""Everything mdl can refuse, in one tree.
+
+MdlError                      1  something failed
+├── UsageError                2  the request itself is wrong
+│   ├── NameRefusedError         a name that can be no repository and no folder
+│   └── ConfigError              a setting or configuration file that cannot be used
+├── NotFoundError             3  no such repository, revision, file or row
+├── NoAccessError             4  the Hub, or a policy, says no
+├── OfflineError              5  the answer needs the network, and there is none
+├── VerificationError         6  what is there is not what it should be
+├── BusyError                 7  someone else is working on the same thing
+├── StoreError                1  the database cannot be opened, read or upgraded
+├── DiskError                 1  no space, read-only, a file system that refuses
+└── LoadError                 1  a checkpoint that cannot become the model asked for
+
+The number is the exit code of a command that ends with it.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class MdlError(Exception):
+    """A failure a person can act on.
+
+    Args:
+        message: what happened, one sentence.
+        why: the reason, as far as it is known.
+        next: what to do now.
+        details: further JSON-serialisable fields for `--json` and the HTTP API.
+    """
+
+    exit_code: ClassVar[int] = 1
+    code: ClassVar[str] = "failed"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        why: str = "",
+        next: str = "",
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.why = why
+        self.next = next
+        self.details = dict(details or {})
+
+    def __str__(self) -> str:
+        lines = [self.message]
+        if self.why:
+            lines.append(f"  why:  {self.why}")
+        if self.next:
+            lines.append(f"  next: {self.next}")
+        return "\n".join(lines)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Keyword-only arguments are lost by the default pickling of exceptions.
+        return (_rebuild, (type(self), self.message, self.why, self.next, self.details))
+
+    def to_json(self) -> dict[str, Any]:
+        """The `error` object of `--json` and of the HTTP API."""
+        return {
+            "code": self.code,
+            "message": self.message,
+            "why": self.why,
+            "next": self.next,
+            **self.details,
+        }
+
+
+def _rebuild(
+    kind: type[MdlError], message: str, why: str, next: str, details: dict[str, Any]
+) -> MdlError:
+    return kind(message, why=why, next=next, details=details)
+
+
+class UsageError(MdlError):
+    """The request itself is wrong."""
+
+    exit_code = 2
+    code = "usage"
+
+
+class NameRefusedError(UsageError):
+    """A name that can be no repository and no folder."""
+
+    code = "name_refused"
+
+
+class ConfigError(UsageError):
+    """A setting or configuration file that cannot be used."""
+
+    code = "config"
+
+
+class NotFoundError(MdlError):
+    """No such repository, revision, file or row."""
+
+    exit_code = 3
+    code = "not_found"
+
+
+class NoAccessError(MdlError):
+    """The Hub, or a policy, says no."""
+
+    exit_code = 4
+    code = "no_access"
+
+
+class OfflineError(MdlError):
+    """The answer needs the network, and there is none."""
+
+    exit_code = 5
+    code = "offline"
+
+
+class VerificationError(MdlError):
+    """What is there is not what it should be."""
+
+    exit_code = 6
+    code = "verification_failed"
+
+
+class BusyError(MdlError):
+    """Someone else is working on the same thing."""
+
+    exit_code = 7
+    code = "busy"
+
+
+class StoreError(MdlError):
+    """The database cannot be opened, read or upgraded."""
+
+    code = "store"
+
+
+class DiskError(MdlError):
+    """No space, read-only, or a file system that refuses."""
+
+    code = "disk"
+
+
+class LoadError(MdlError):
+    """A checkpoint that cannot become the model asked for."""
+
+    code = "load"
