@@ -10,7 +10,6 @@ safetensors, configuration, tokenizer and chat template.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -49,7 +48,7 @@ def make(cache: Path = CACHE) -> Path:
         made = Path(scratch) / FOLDER
         convert(gguf, made)
         try:
-            os.rename(made, folder)
+            made.rename(folder)
         except OSError:
             if not folder.is_dir():  # someone else made it meanwhile: theirs is as good
                 raise
