@@ -7,9 +7,20 @@ import torch
 
 from mdl.kernels import nf4_twin
 from mdl.kernels.launch import config, custom_op, launch, on_triton, stored_dtype
-from mdl.kernels.nf4_layout import Nested, Packed4bit, blocks_of, check_packed, code, numel
+from mdl.kernels.nf4_layout import (
+    Nested,
+    Packed4bit,
+    blocks_of,
+    check_format,
+    check_packed,
+    code,
+    numel,
+)
+from mdl.kernels.nf4_tables import bounds, dynamic_code, steps
 
-__all__ = ["dequantize_4bit", "dequantize_4bit_into"]
+_NESTED_BLOCK = 256
+
+__all__ = ["dequantize_4bit", "dequantize_4bit_into", "quantize_4bit"]
 
 
 def dequantize_4bit(weight: Packed4bit, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -71,6 +82,82 @@ def dequantize_4bit_into(weight: Packed4bit, out: torch.Tensor) -> torch.Tensor:
         GROUPS=groups,
     )
     return out
+
+
+def quantize_4bit(
+    tensor: torch.Tensor, *, blocksize: int = 64, quant_type: str = "nf4", nested: bool = True
+) -> Packed4bit:
+    """Pack `tensor` into four bits an element, with double quantization unless told otherwise.
+
+    Byte-exact with `bitsandbytes.functional.quantize_4bit` on the CPU. Reads `tensor` once. A
+    tensor that is not contiguous is copied first.
+
+    Raises:
+        UsageError: an unknown format, block size or dtype.
+    """
+    check_format(blocksize, quant_type, tensor.dtype)
+    flat = tensor.detach().contiguous().view(-1)
+    pack = _quantize_on_triton if on_triton(flat) else nf4_twin.quantize_4bit
+    packed, absmax = pack(flat, blocksize, quant_type)
+    second = None
+    if nested:
+        # The mean's last bits depend on the order of the sum, so it is torch's own everywhere.
+        offset = absmax.mean()
+        centred = absmax - offset
+        compress = _quantize_8bit_on_triton if on_triton(flat) else nf4_twin.quantize_8bit
+        absmax, outer = compress(centred, _NESTED_BLOCK)
+        second = Nested(outer, dynamic_code(flat.device).clone(), offset, _NESTED_BLOCK)
+    shape = tuple(tensor.shape)
+    return Packed4bit(packed, absmax, shape, tensor.dtype, blocksize, quant_type, second)
+
+
+def _quantize_on_triton(
+    flat: torch.Tensor, blocksize: int, quant_type: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    from mdl.kernels.nf4_kernels import quantize_4bit_kernel
+
+    n, chosen = flat.numel(), config("quantize_4bit", flat)
+    whole = n // blocksize * blocksize
+    packed = torch.empty((n + 1) // 2, dtype=torch.uint8, device=flat.device)
+    absmax = torch.empty(blocks_of(n, blocksize), dtype=torch.float32, device=flat.device)
+    middle, order = bounds(quant_type, flat.device)
+    groups = max(1, chosen["WEIGHTS"] // blocksize)
+    if whole:
+        launch(
+            quantize_4bit_kernel,
+            (blocks_of(whole // blocksize, groups),),
+            chosen,
+            flat,
+            middle,
+            order,
+            packed,
+            absmax,
+            whole,
+            HALF=blocksize // 2,
+            GROUPS=groups,
+            REMAP=quant_type != "nf4",
+        )
+    if whole < n:
+        # A short last block is divided, not multiplied: one block, so the twin's few ops do.
+        nf4_twin.quantize_rest(flat[whole:], quant_type, packed[whole // 2 :], absmax[-1:])
+    return packed, absmax
+
+
+def _quantize_8bit_on_triton(
+    values: torch.Tensor, blocksize: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    from mdl.kernels.nf4_kernels import quantize_8bit_kernel
+
+    n, chosen = values.numel(), config("quantize_8bit", values)
+    out = torch.empty(n, dtype=torch.uint8, device=values.device)
+    blocks = blocks_of(n, blocksize)
+    absmax = torch.empty(blocks, dtype=torch.float32, device=values.device)
+    if n:
+        table = steps(values.device)
+        launch(
+            quantize_8bit_kernel, (blocks,), chosen, values, table, out, absmax, n, BLOCK=blocksize
+        )
+    return out, absmax
 
 
 def packed_of(

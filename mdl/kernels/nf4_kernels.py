@@ -75,3 +75,70 @@ def dequantize_4bit_kernel(
     element = group[:, None] * (2 * HALF) + tl.arange(0, 2 * HALF)[None, :]
     value = tl.interleave(high, low).to(out_ptr.dtype.element_ty)
     tl.store(out_ptr + element, value, mask=element < n)
+
+
+@triton.jit
+def quantize_4bit_kernel(
+    x_ptr,
+    bounds_ptr,
+    order_ptr,
+    packed_ptr,
+    absmax_ptr,
+    n,
+    HALF: tl.constexpr,
+    GROUPS: tl.constexpr,
+    REMAP: tl.constexpr,
+):
+    """Pack whole blocks of x into nibbles and one scale each, reading x once.
+
+    x_ptr: float32, float16 or bfloat16 [n], contiguous; n is a multiple of 2 * HALF.
+    bounds_ptr: float32 [15], ascending: the midpoints of the sorted code.
+    order_ptr: int32 [16], the nibble of each sorted value; read only if REMAP (FP4).
+    packed_ptr: uint8 [n / 2]. absmax_ptr: float32 [n / (2 * HALF)].
+
+    As bitsandbytes' CPU path does it: values are multiplied by the reciprocal of their scale; a NaN
+    makes its block's scale NaN, and NaN is packed as the largest value.
+    """
+    BLOCK: tl.constexpr = 2 * HALF
+    group = tl.program_id(0).to(tl.int64) * GROUPS + tl.arange(0, GROUPS)
+    element = group[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    x = tl.load(x_ptr + element, mask=element < n, other=0.0).to(tl.float32)
+    nans = tl.max((x != x).to(tl.int32), axis=1)
+    scale = tl.where(nans > 0, float("nan"), tl.max(tl.abs(x), axis=1))
+    floored = tl.where(scale < 1e-38, 1e-38, scale)
+    value = x * tl.div_rn(1.0, floored)[:, None]
+    # Four steps of a binary search; "not <=" sends NaN up at every one of them.
+    index = tl.where(value <= tl.load(bounds_ptr + 7), 0, 8)
+    index += tl.where(value <= tl.load(bounds_ptr + 3 + index), 0, 4)
+    index += tl.where(value <= tl.load(bounds_ptr + 1 + index), 0, 2)
+    index += tl.where(value <= tl.load(bounds_ptr + index), 0, 1)
+    if REMAP:
+        index = tl.load(order_ptr + index)
+    high, low = tl.split(tl.reshape(index, [GROUPS, HALF, 2]))
+    byte = group[:, None] * HALF + tl.arange(0, HALF)[None, :]
+    tl.store(packed_ptr + byte, ((high << 4) | low).to(tl.uint8), mask=2 * byte < n)
+    tl.store(absmax_ptr + group, scale, mask=group * BLOCK < n)
+
+
+@triton.jit
+def quantize_8bit_kernel(x_ptr, table_ptr, out_ptr, absmax_ptr, n, BLOCK: tl.constexpr):
+    """Quantize scales to eight bits, one block of them a program.
+
+    x_ptr: float32 [n]. table_ptr: uint8 [65536], the code of each of 65536 equal steps of
+    [-1, 1]. out_ptr: uint8 [n]. absmax_ptr: float32 [ceil(n / BLOCK)].
+
+    The step is a product and a sum rounded once to float32, as the fused multiply-add of
+    bitsandbytes' CPU build has it; float64 holds the product exactly. NaN gets step 0.
+    """
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + index, mask=index < n, other=0.0)
+    number = x == x
+    scale = tl.max(tl.where(number, tl.abs(x), 0.0), axis=0)
+    tl.store(absmax_ptr + tl.program_id(0), scale)
+    value = x * tl.div_rn(1.0, tl.where(scale > 0, scale, 1.0))
+    number = value == value
+    value = tl.minimum(tl.maximum(tl.where(number, value, -1.0), -1.0), 1.0)
+    step = (((value + 1.0) * 0.5).to(tl.float64) * 65535.0 + 0.5).to(tl.float32).to(tl.int32)
+    code = tl.load(table_ptr + tl.where(number, step, 0))
+    code = tl.where(scale > 0, code, 0)
+    tl.store(out_ptr + index, code.to(tl.uint8), mask=index < n)

@@ -90,6 +90,30 @@ class Packed4bit:
             nested=nested,
         )
 
+    def to_bitsandbytes(self) -> tuple[torch.Tensor, Any]:
+        """The weight as bitsandbytes keeps it: uint8 [bytes, 1] and a `QuantState`."""
+        from bitsandbytes.functional import QuantState
+
+        second = None
+        if self.nested is not None:
+            second = QuantState(
+                absmax=self.nested.absmax,
+                code=self.nested.code,
+                blocksize=self.nested.blocksize,
+                dtype=torch.float32,
+            )
+        state = QuantState(
+            absmax=self.absmax,
+            shape=torch.Size(self.shape),
+            code=code(self.quant_type, self.packed.device).clone(),
+            blocksize=self.blocksize,
+            quant_type=self.quant_type,
+            dtype=self.dtype,
+            offset=self.nested.offset if self.nested else None,
+            state2=second,
+        )
+        return self.packed.view(-1, 1), state
+
 
 def as_bytes(weight: torch.Tensor) -> torch.Tensor:
     """A packed weight of any storage dtype as flat uint8, without a copy when contiguous."""

@@ -4,14 +4,15 @@ Bit-equal to bitsandbytes' CPU path. Both directions work in chunks that stay in
 cache and reuse their buffers, which is what makes them quick.
 """
 
-import functools
-
 import torch
 
-from mdl.kernels.nf4_layout import Nested, Packed4bit, code
+from mdl.kernels.launch import scratch
+from mdl.kernels.nf4_layout import Nested, Packed4bit, blocks_of
+from mdl.kernels.nf4_tables import STEPS, bounds, cells, pairs, steps
 
-_CHUNK = 1 << 18
-"""Weights worked on at a time: 1 MiB of float32."""
+_PACKED_AT_A_TIME = 1 << 18
+_UNPACKED_AT_A_TIME = 1 << 20
+"""Weights: the buffers of a chunk stay in a processor's cache."""
 
 
 def scales(absmax: torch.Tensor, nested: Nested | None) -> torch.Tensor:
@@ -25,22 +26,15 @@ def scales(absmax: torch.Tensor, nested: Nested | None) -> torch.Tensor:
     return nested.code[absmax.int()] * second + nested.offset
 
 
-@functools.cache
-def _pairs(quant_type: str, device: torch.device) -> torch.Tensor:
-    """What each byte holds: float32 [256, 2], the high nibble's value first."""
-    values, byte = code(quant_type, device), torch.arange(256, device=device)
-    return torch.stack([values[byte >> 4], values[byte & 15]], dim=1)
-
-
 def dequantize_4bit(weight: Packed4bit, out: torch.Tensor) -> torch.Tensor:
     """Write `code[nibble] * scale` into `out` (contiguous, any float dtype), rounding once."""
     n, size = weight.numel, weight.blocksize
     scale, flat = scales(weight.absmax, weight.nested), out.view(-1)
-    pairs = _pairs(weight.quant_type, weight.packed.device)
-    for start in range(0, n, _CHUNK):
-        end = min(start + _CHUNK, n)
+    table = pairs(weight.quant_type, weight.packed.device)
+    for start in range(0, n, _UNPACKED_AT_A_TIME):
+        end = min(start + _UNPACKED_AT_A_TIME, n)
         byte = weight.packed[start // 2 : (end + 1) // 2]
-        values = pairs.index_select(0, byte.int()).view(-1)[: end - start]
+        values = table.index_select(0, byte.int()).view(-1)[: end - start]
         whole = (end - start) // size * size
         first = start // size
         values[:whole].view(-1, size).mul_(scale[first : first + whole // size, None])
@@ -48,3 +42,74 @@ def dequantize_4bit(weight: Packed4bit, out: torch.Tensor) -> torch.Tensor:
             values[whole:] *= scale[first + whole // size]
         flat[start:end] = values
     return out
+
+
+def quantize_4bit(
+    tensor: torch.Tensor, blocksize: int, quant_type: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pack a contiguous tensor: uint8 [ceil(n / 2)] and float32 [ceil(n / blocksize)].
+
+    Byte-exact with bitsandbytes' CPU path, all-zero blocks (0x77), NaN and infinity included. A
+    whole block is multiplied by its scale's reciprocal, a short last block divided by its scale.
+    """
+    flat, n = tensor.reshape(-1), tensor.numel()
+    packed = torch.empty((n + 1) // 2, dtype=torch.uint8, device=tensor.device)
+    absmax = torch.empty(blocks_of(n, blocksize), dtype=torch.float32, device=tensor.device)
+    whole = n // blocksize * blocksize
+    for start in range(0, whole, _PACKED_AT_A_TIME):
+        end = min(start + _PACKED_AT_A_TIME, whole)
+        value = scratch.take((end - start,), torch.float32, tensor.device)
+        value.copy_(flat[start:end])
+        blocks = value.view(-1, blocksize)
+        scale = absmax[start // blocksize : end // blocksize]
+        torch.amax(blocks.abs(), dim=1, out=scale)
+        blocks.mul_((1.0 / scale.clamp(min=1e-38))[:, None])
+        _pack(value, quant_type, packed[start // 2 : end // 2])
+    if whole < n:
+        quantize_rest(flat[whole:], quant_type, packed[whole // 2 :], absmax[-1:])
+    return packed, absmax
+
+
+def quantize_rest(
+    rest: torch.Tensor, quant_type: str, packed: torch.Tensor, absmax: torch.Tensor
+) -> None:
+    """Pack a block shorter than the others into `packed` (uint8) and `absmax` (float32 [1])."""
+    value = rest.float()
+    scale = value.abs().max().clamp(min=1e-38)
+    absmax.copy_(scale)
+    value = torch.nn.functional.pad(value / scale, (0, value.numel() % 2))
+    _pack(value, quant_type, packed)
+
+
+def _pack(value: torch.Tensor, quant_type: str, out: torch.Tensor) -> None:
+    """Nibbles of scaled values (float32, an even count), two a byte, into `out`."""
+    if value.device.type == "cpu":
+        below, inside = cells(quant_type)
+        cell = (value.view(torch.int32) >> 16) & 0xFFFF
+        index = below.index_select(0, cell)
+        index += (value > inside.index_select(0, cell)).view(torch.uint8)
+    else:
+        index = torch.bucketize(value, bounds(quant_type, value.device)[0]).to(torch.uint8)
+    if quant_type != "nf4":
+        order = bounds(quant_type, value.device)[1]
+        index = order.to(torch.uint8).index_select(0, index.int())
+    torch.bitwise_or(index[::2] << 4, index[1::2], out=out)
+
+
+def quantize_8bit(values: torch.Tensor, blocksize: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantize float32 scales to the dynamic 8-bit code: uint8 [n], float32 [blocks].
+
+    Byte-exact with bitsandbytes' CPU path. NaN counts for nothing in a block's largest value and
+    gets code 0, as does an all-zero block.
+    """
+    n, blocks = values.numel(), blocks_of(values.numel(), blocksize)
+    padded = torch.nn.functional.pad(values.reshape(-1), (0, blocks * blocksize - n))
+    rows = padded.view(blocks, blocksize)
+    absmax = rows.abs().nan_to_num(nan=0.0, posinf=torch.inf).amax(dim=1)
+    value = (rows * (1.0 / absmax)[:, None]).clamp(-1, 1)
+    # One rounding to float32, as a fused multiply-add does it; float64 holds the product exactly.
+    step = (((value + 1.0) * 0.5).double() * (STEPS - 1) + 0.5).float()
+    step = torch.where(value.isnan(), 0.0, step).int()
+    index = steps(values.device).index_select(0, step.view(-1)).view_as(rows)
+    index = torch.where((absmax > 0)[:, None], index, 0)
+    return index.view(-1)[:n].to(torch.uint8), absmax

@@ -41,10 +41,18 @@ TABLE: dict[str, dict[int, Config]] = {
     "dequantize_4bit": _everywhere(
         Config({"WEIGHTS": 4096}, num_warps=4), Config({"WEIGHTS": 65536})
     ),
+    "quantize_4bit": _everywhere(
+        Config({"WEIGHTS": 4096}, num_warps=4), Config({"WEIGHTS": 65536})
+    ),
+    "quantize_8bit": _everywhere(Config(num_warps=2), Config()),
 }
 
 CANDIDATES: dict[str, tuple[Config, ...]] = {
     "dequantize_4bit": tuple(
+        Config({"WEIGHTS": weights}, num_warps=warps)
+        for weights, warps in ((2048, 2), (2048, 4), (4096, 8), (8192, 8))
+    ),
+    "quantize_4bit": tuple(
         Config({"WEIGHTS": weights}, num_warps=warps)
         for weights, warps in ((2048, 2), (2048, 4), (4096, 8), (8192, 8))
     ),

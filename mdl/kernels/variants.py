@@ -14,7 +14,7 @@ _NF4 = "mdl.kernels.nf4_kernels"
 def variants(*, candidates: bool = False) -> list[Variant]:
     """Every variant a launch can meet; with `candidates`, also those the tuner would try."""
     found: dict[str, Variant] = {}
-    for build in (_dequantize,):
+    for build in (_dequantize, _quantize):
         for variant in build(candidates):
             found.setdefault(variant.name, variant)
     return list(found.values())
@@ -68,3 +68,37 @@ def _dequantize(candidates: bool) -> Iterator[Variant]:
                 max_registers=128,
                 budget=dict.fromkeys((80, 90, 100, 120), 18.0) if dtype != "fp32" else {},
             )
+
+
+def _quantize(candidates: bool) -> Iterator[Variant]:
+    for config in configs("quantize_4bit", candidates):
+        for dtype, remap in (("bf16", False), ("fp16", False), ("fp32", False), ("bf16", True)):
+            groups = max(1, config["WEIGHTS"] // 64)
+            yield Variant(
+                "quantize_4bit",
+                f"{dtype}-{'fp4' if remap else 'nf4'}-{label(config)}",
+                f"{_NF4}:quantize_4bit_kernel",
+                {
+                    "x_ptr": f"*{dtype}",
+                    "bounds_ptr": "*fp32",
+                    "order_ptr": "*i32",
+                    "packed_ptr": "*u8",
+                    "absmax_ptr": "*fp32",
+                    "n": "i32",
+                },
+                {"HALF": 32, "GROUPS": groups, "REMAP": remap},
+                config,
+                weights=groups * 64,
+                max_registers=168,
+            )
+    for config in configs("quantize_8bit", candidates):
+        pointers = {"x_ptr": "*fp32", "table_ptr": "*u8", "out_ptr": "*u8", "absmax_ptr": "*fp32"}
+        yield Variant(
+            "quantize_8bit",
+            label(config),
+            f"{_NF4}:quantize_8bit_kernel",
+            {**pointers, "n": "i32"},
+            {"BLOCK": 256},
+            config,
+            max_registers=64,
+        )

@@ -1,0 +1,84 @@
+"""Tables the 4-bit formats look numbers up in; made once a device and kept."""
+
+import functools
+
+import torch
+
+from mdl.kernels.nf4_layout import code
+
+STEPS = 65536
+"""Equal steps of [-1, 1] in which bitsandbytes' CPU path finds an 8-bit code."""
+
+
+@functools.cache
+def pairs(quant_type: str, device: torch.device) -> torch.Tensor:
+    """What each byte holds: float32 [256, 2], the high nibble's value first."""
+    values, byte = code(quant_type, device), torch.arange(256, device=device)
+    return torch.stack([values[byte >> 4], values[byte & 15]], dim=1)
+
+
+@functools.cache
+def bounds(quant_type: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Midpoints of the sorted code (float32 [15]) and the nibble of each value (int32 [16]).
+
+    argsort leaves equal values (FP4 has +0 and -0) in the order bitsandbytes gets on the CPU.
+    """
+    values = code(quant_type, torch.device("cpu"))
+    order = torch.argsort(values)
+    middle = (values[order[:-1]] + values[order[1:]]) / 2
+    return middle.to(device), order.int().to(device)
+
+
+@functools.cache
+def cells(quant_type: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """For the upper 16 bits of a float32: the bounds below the cell, and the bound inside it.
+
+    uint8 [65536] and float32 [65536] (infinity where no bound is inside), on the CPU. No cell
+    holds two bounds, so `index = below[cell] + (value > inside[cell])` is the exact bucket; the
+    cells of NaN give 15.
+    """
+    middle, _ = bounds(quant_type, torch.device("cpu"))
+    upper = torch.arange(1 << 16, dtype=torch.int64) << 16
+    one = _float(upper)
+    other = _float(upper | 0xFFFF)
+    low, high = torch.minimum(one, other), torch.maximum(one, other)
+    below = (middle[None, :] < low[:, None]).sum(1)
+    within = (middle[None, :] >= low[:, None]) & (middle[None, :] <= high[:, None])
+    position = within.int().argmax(1)
+    inside = torch.where(within.any(1), middle[position], torch.inf)
+    below[one.isnan() | other.isnan()] = 15
+    return below.to(torch.uint8), inside
+
+
+def _float(bits: torch.Tensor) -> torch.Tensor:
+    signed = torch.where(bits >= 1 << 31, bits - (1 << 32), bits)
+    return signed.to(torch.int32).view(torch.float32)
+
+
+@functools.cache
+def dynamic_code(device: torch.device) -> torch.Tensor:
+    """The signed dynamic 8-bit code: float32 [256], ascending.
+
+    Source: 8-bit Approximations for Parallelism in Deep Learning (arXiv:1511.04561), as
+    bitsandbytes' `create_dynamic_map` has it: seven decades, each twice as fine as the one below.
+    """
+    values = [0.0, 1.0]
+    for exponent in range(7):
+        edges = torch.linspace(0.1, 1, 2**exponent + 1, dtype=torch.float32)
+        means = (edges[:-1] + edges[1:]) / 2.0
+        for sign in (1, -1):
+            values += (sign * (10 ** (exponent - 6)) * means).tolist()
+    return torch.tensor(sorted(values), dtype=torch.float32, device=device)
+
+
+@functools.cache
+def steps(device: torch.device) -> torch.Tensor:
+    """The 8-bit code of every step of [-1, 1]: uint8 [65536].
+
+    Coarser than the nearest value: a number close to a midpoint gets its neighbour's code. This is
+    bitsandbytes' CPU path; its CUDA path searches exactly.
+    """
+    values = dynamic_code(torch.device("cpu"))
+    middle = (values[:-1] + values[1:]) * 0.5
+    grid = torch.arange(STEPS, dtype=torch.float32) * 2 / (STEPS - 1) - 1
+    return torch.bucketize(grid, middle).to(torch.uint8).to(device)
