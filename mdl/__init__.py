@@ -13,9 +13,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mdl.ask import resolve
     from mdl.errors import MdlError
     from mdl.loader import FastLanguageModel, FastVisionModel, load, plan
-    from mdl.resolver import Resolution, Wish, resolve
+    from mdl.resolver import Resolution, Wish
     from mdl.settings import Settings, load_settings
 
 __version__ = "0.1.0"
@@ -43,7 +44,7 @@ _HOME = {
     "load": "mdl.loader",
     "load_settings": "mdl.settings",
     "plan": "mdl.loader",
-    "resolve": "mdl.resolver",
+    "resolve": "mdl.ask",
 }
 
 

@@ -27,7 +27,7 @@ class MdlError(Exception):
         message: what happened, one sentence.
         why: the reason, as far as it is known.
         next: what to do now.
-        details: further JSON-serialisable fields for `--json` and the HTTP API.
+        details: JSON-serialisable fields that stand beside `error` in `--json` and the HTTP API.
     """
 
     exit_code: ClassVar[int] = 1
@@ -61,13 +61,7 @@ class MdlError(Exception):
 
     def to_json(self) -> dict[str, Any]:
         """The `error` object of `--json` and of the HTTP API."""
-        return {
-            "code": self.code,
-            "message": self.message,
-            "why": self.why,
-            "next": self.next,
-            **self.details,
-        }
+        return {"code": self.code, "message": self.message, "why": self.why, "next": self.next}
 
 
 def _rebuild(

@@ -105,8 +105,7 @@ def confirm(question: str, *, yes: bool) -> bool:
 def fail(error: MdlError, *, as_json: bool) -> int:
     """Print one error, as text on standard error or as JSON on standard output."""
     if as_json:
-        body = {key: value for key, value in error.details.items() if key == "requested"}
-        echo_json({**body, "error": error.to_json()})
+        echo_json({**error.details, "error": error.to_json()})
     else:
         click.echo(f"error: {error}", err=True)
     return error.exit_code

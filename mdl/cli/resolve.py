@@ -1,0 +1,258 @@
+"""`mdl resolve` and `mdl access`."""
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mdl.cli.output import echo_json, echo_json_line, human_ago, human_size, printable, table
+from mdl.errors import MdlError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mdl.resolver import Facts, Resolution, Wish
+    from mdl.resolver.session import Resolver
+
+_FORMATS = {
+    "four": "bnb-4bit", "eight": "8bit", "fp8": "fp8", "sixteen": "16bit",
+}  # fmt: skip
+
+
+def wish_options(command: "Callable[..., Any]") -> "Callable[..., Any]":
+    """The options that every command which takes a name shares."""
+    for option in reversed(
+        (
+            click.option("--4bit", "four", is_flag=True, help="Wish for 4-bit (NF4) weights."),
+            click.option("--8bit", "eight", is_flag=True, help="Wish for 8-bit weights."),
+            click.option("--fp8", is_flag=True, help="Wish for fp8 weights."),
+            click.option("--16bit", "sixteen", is_flag=True, help="Wish for 16-bit weights."),
+            click.option("--exact", is_flag=True, help="That repository and no other."),
+            click.option("--revision", help="A branch, tag or commit of the named repository."),
+            click.option(
+                "--prefer",
+                type=click.Choice(["default", "cached", "official"]),
+                help="Take what is here, or the publisher's own.",
+            ),
+            click.option("--offline", is_flag=True, help="Open no socket."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def wish_of(options: dict[str, Any], prefer: str = "default") -> "Wish":
+    """The wish behind the shared options.
+
+    Raises:
+        UsageError: two formats at once.
+    """
+    from mdl.resolver.types import Wish
+
+    formats = [name for flag, name in _FORMATS.items() if options.get(flag)]
+    if len(formats) > 1:
+        raise UsageError("Wish for one format at a time.", why=f"given: {', '.join(formats)}")
+    return Wish(
+        format=formats[0] if formats else "16bit",
+        exact=bool(options.get("exact")),
+        revision=options.get("revision"),
+        prefer=options.get("prefer") or prefer,
+        fp8_scaling=options.get("fp8_scaling") or "block",
+    )
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="NAME...")
+@wish_options
+@click.option("--fp8-scaling", type=click.Choice(["block", "row"]), help="How fp8 is scaled.")
+@click.option("--stdin", "from_stdin", is_flag=True, help="Read names, one a line; JSON Lines out.")
+@click.option("--locked", type=click.Path(dir_okay=False), help="Answer as this lock file says.")
+@click.option("--history", is_flag=True, help="What was answered before.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def resolve(names: tuple[str, ...], **options: Any) -> int:
+    """Say what each NAME will give, and why. Fetches nothing."""
+    from mdl.ask import resolver_for
+
+    if not names and not options["from_stdin"] and not options["history"]:
+        raise UsageError("Which name?", next="mdl resolve org/name [--4bit | --exact]")
+    offline = True if options["offline"] else None
+    if options["history"]:
+        return _show_history(resolver_for(offline=True), names, options["as_json"])
+    if options["locked"]:
+        from mdl.resolver.lockfile import resolve_locked
+
+        wish = wish_of(options)
+        answers: list[Resolution | MdlError] = [
+            resolve_locked(options["locked"], name, wish) for name in names
+        ]
+        return _print_all(answers, options["as_json"])
+    resolver = resolver_for(offline=offline)
+    wish = wish_of(options, resolver.settings.prefer)
+    if options["from_stdin"]:
+        return _stream(resolver, names, wish)
+    return _print_all(_answers(resolver, names, wish), options["as_json"])
+
+
+def _answers(
+    resolver: "Resolver", names: tuple[str, ...], wish: "Wish"
+) -> "list[Resolution | MdlError]":
+    answers = list(resolver.resolve_many(names, wish))
+    for answer in answers:
+        if not isinstance(answer, MdlError) and answer.substituted and answer.error is None:
+            resolver.record(answer, "resolve")
+    return answers
+
+
+def _print_all(answers: "list[Resolution | MdlError]", as_json: bool) -> int:
+    code = 0
+    for answer in answers:
+        error = answer if isinstance(answer, MdlError) else answer.error
+        if as_json:
+            (echo_json if len(answers) == 1 else echo_json_line)(_body(answer))
+        elif error is not None:
+            if not isinstance(answer, MdlError):
+                _print_trace(answer)
+            click.echo(f"error: {error}", err=True)
+        elif not isinstance(answer, MdlError):
+            _print(answer)
+        code = code or (error.exit_code if error is not None else 0)
+    return code
+
+
+def _body(answer: "Resolution | MdlError") -> dict[str, Any]:
+    if isinstance(answer, MdlError):
+        return {**answer.details, "error": answer.to_json()}
+    body = answer.to_json()
+    if answer.error is not None and "suggestions" in answer.error.details:
+        body["suggestions"] = answer.error.details["suggestions"]
+    return body
+
+
+def _stream(resolver: "Resolver", names: tuple[str, ...], wish: "Wish") -> int:
+    """One JSON line a name, as soon as it is answered; the first failure's code at the end."""
+
+    def lines() -> Iterator[str]:
+        yield from names
+        for line in sys.stdin:
+            if line.strip():
+                yield line.strip()
+
+    code = 0
+    write = sys.stdout.write
+    for answer in resolver.resolve_many(lines(), wish):
+        error = answer if isinstance(answer, MdlError) else answer.error
+        write(json.dumps(_body(answer)) + "\n")
+        code = code or (error.exit_code if error is not None else 0)
+    return code
+
+
+def _print(answer: "Resolution") -> None:
+    arrow = "→" if answer.substituted else "="
+    click.echo(f"{printable(answer.requested)} {arrow} {answer.repo_id}")
+    lines = [("format", _format_line(answer))]
+    if answer.commit:
+        lines.append(("commit", answer.commit))
+    lines.append(("access", _access_line(answer)))
+    lines.append(("source", answer.source))
+    lines.append(("cached", _cached_line(answer)))
+    if answer.knowledge_age is not None:
+        import time
+
+        lines.append(("known", human_ago(time.time() - answer.knowledge_age)))
+    for key, value in lines:
+        click.echo(f"  {key:<8}{value}")
+    _print_trace(answer)
+
+
+def _print_trace(answer: "Resolution") -> None:
+    for step in answer.trace:
+        mark = {"accepted": "✓", "rejected": "✗"}.get(step.verdict, "·")
+        click.echo(f"  {mark} {printable(step.candidate)}: {printable(step.reason)}")
+    if answer.alternatives:
+        click.echo(f"  also: {', '.join(answer.alternatives)}")
+
+
+def _format_line(answer: "Resolution") -> str:
+    if answer.quantize_on_load:
+        return f"{answer.format}, quantized on load from {answer.weights or 'float'} weights"
+    return answer.format
+
+
+def _access_line(answer: "Resolution") -> str:
+    gated = {False: "not gated", None: "gating unknown"}.get(
+        answer.gated if not isinstance(answer.gated, str) else True, f"gated ({answer.gated})"
+    )
+    return f"{answer.access} ({gated})"
+
+
+def _cached_line(answer: "Resolution") -> str:
+    if answer.cached is None:
+        return "no"
+    state = "yes" if answer.cached.complete else "in part"
+    return f"{state}, {human_size(answer.cached.bytes)}"
+
+
+def _show_history(resolver: "Resolver", names: tuple[str, ...], as_json: bool) -> int:
+    rows = [row for name in names or (None,) for row in resolver.catalog.history(name)]
+    if as_json:
+        echo_json({"history": rows})
+    elif not rows:
+        click.echo("Nothing was recorded.")
+    else:
+        click.echo(
+            table(
+                ["REQUESTED", "WISH", "ANSWER", "RULE", "FOR", "WHEN"],
+                [
+                    (r["requested"], r["wish"], r["repo_id"], r["rule"], r["purpose"],
+                     human_ago(r["at"]))
+                    for r in rows
+                ],
+            )
+        )  # fmt: skip
+    return 0
+
+
+@click.command()
+@click.argument("name")
+@click.option("--offline", is_flag=True, help="Open no socket.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def access(name: str, offline: bool, as_json: bool) -> int:
+    """Say who may read NAME, where to ask, and which mirrors are open."""
+    from mdl.ask import resolver_for
+    from mdl.resolver.types import READABLE
+
+    resolver = resolver_for(offline=True if offline else None)
+    facts = resolver.access(name)
+    mirrors = _open_mirrors(resolver, facts)
+    body = {
+        "requested": name,
+        "repo_id": facts.repo_id,
+        "gated": False if facts.gated == "false" else facts.gated,
+        "access": facts.access,
+        "message": facts.message,
+        "page": f"{resolver.settings.endpoint}/{facts.repo_id}",
+        "ungated_mirrors": mirrors,
+    }
+    if as_json:
+        echo_json(body)
+    else:
+        click.echo(f"{facts.repo_id}: {facts.access}")
+        click.echo(f"  gated    {facts.gated or 'unknown'}")
+        if facts.message and facts.access not in READABLE:
+            click.echo(f"  the Hub  {printable(facts.message)}")
+        click.echo(f"  page     {body['page']}")
+        if mirrors:
+            click.echo(f"  ungated  {', '.join(mirrors)}")
+    return 0 if facts.access in READABLE or facts.access == "unknown" else 4
+
+
+def _open_mirrors(resolver: "Resolver", facts: "Facts") -> list[str]:
+    """Other repositories with the same weights that nothing says are gated."""
+    found: dict[str, None] = {}
+    for row, bad, known in resolver.catalog.about(facts.repo_id.lower()).mirrors:
+        gated = known.gated if known is not None else None
+        if bad is None and row.variant != "official" and gated in (None, "false"):
+            found[row.repo_id] = None
+    return list(found)

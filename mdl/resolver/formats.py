@@ -1,0 +1,38 @@
+"""Which format a repository's weights have: what its name claims, what its config shows."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+# Publishers' habits, seen in the names of the packaged catalogue; a claim, not a proof.
+_CLAIMS = (
+    (re.compile(r"bnb-?_?4bit|nf4|[-_]4bit-bnb"), "bnb-4bit"),
+    (re.compile(r"bnb-?_?8bit|[-_]int8$"), "8bit"),
+    (re.compile(r"gguf"), "gguf"),
+    (re.compile(r"[-_]awq"), "awq"),
+    (re.compile(r"[-_]gptq"), "gptq"),
+    (re.compile(r"[-_]fp8"), "fp8"),
+    (re.compile(r"[-_](mlx|nvfp4|mxfp4|exl2|exl3)|[-_][48]bit$"), "other"),
+)
+_METHODS = {"fp8": "fp8", "fbgemm_fp8": "fp8", "awq": "awq", "gptq": "gptq"}
+
+
+def claimed_format(name: str) -> str | None:
+    """The format a name claims, `None` when it claims nothing (then it is most likely 16-bit)."""
+    lowered = name.lower()
+    for pattern, found in _CLAIMS:
+        if pattern.search(lowered):
+            return found
+    return None
+
+
+def config_format(quantization: Mapping[str, Any] | None) -> str:
+    """The format behind a `config.json`'s `quantization_config` (`None`: there is none)."""
+    if not quantization:
+        return "16bit"
+    method = str(quantization.get("quant_method", "")).lower()
+    if method == "bitsandbytes" or "load_in_4bit" in quantization:
+        return "bnb-4bit" if quantization.get("load_in_4bit") else "8bit"
+    if method == "compressed-tensors":
+        return "fp8" if "float" in str(quantization.get("config_groups", "")) else "other"
+    return _METHODS.get(method, "other")

@@ -1,0 +1,127 @@
+"""What a person typed, taken apart: a repository name, a local folder, or a clear refusal."""
+
+import os
+import re
+from typing import NamedTuple
+
+from mdl.errors import NameRefusedError, NotFoundError
+
+# The Hub's own rule (huggingface_hub.utils.validate_repo_id), in ASCII only: a name with a
+# Cyrillic "а" must not pass for the one it imitates.
+_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
+_REPOSITORY = re.compile(rf"(?:{_PART}/)?{_PART}")
+_MAX_LENGTH = 96
+_PATH_STARTS = ("/", "./", "../", "~", ".\\", "..\\")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]*")
+
+
+class Name(NamedTuple):
+    """A checked name.
+
+    Attributes:
+        text: as typed, without surrounding white space.
+        key: lower case, what every table and cache look-up uses; the path of a folder as it is.
+        path: the folder's absolute path when the name is one, else `None`.
+    """
+
+    text: str
+    key: str
+    path: str | None = None
+
+
+def parse_name(text: str, *, allow_local: bool = True) -> Name:
+    """Check a name and tell repositories from folders; a local folder wins over a repository.
+
+    A folder whose name could also be a repository's counts only when it holds a `config.json` or
+    `params.json`: an empty `gpt2/` beside a script must not hide the model of that name.
+
+    Raises:
+        NameRefusedError: no repository can have this name; the error says why.
+        NotFoundError: it is written as a path and there is no such folder.
+    """
+    name = text.strip()
+    if allow_local and name.startswith(_PATH_STARTS):
+        return _folder(name)
+    if _REPOSITORY.fullmatch(name) and len(name) <= _MAX_LENGTH and not _reserved(name):
+        if allow_local and os.path.isdir(name) and _is_model_folder(name):  # noqa: PTH112 # hot path
+            return Name(name, name, os.path.abspath(name))  # noqa: PTH100
+        return Name(name, name.lower())
+    if allow_local and name and "\0" not in name and len(name) < 4096 and os.path.isdir(name):  # noqa: PTH112
+        return _folder(name)
+    raise NameRefusedError(
+        f"{shown(name)} is not a model name.",
+        why=_why_refused(name),
+        next="Write org/name, as in the model page's title, or the path of a folder.",
+        details={"requested": text[:_MAX_LENGTH]},
+    )
+
+
+def parse_revision(text: str | None) -> str | None:
+    """Check a revision: a branch, a tag, `refs/pr/N` or a commit.
+
+    Raises:
+        NameRefusedError: no revision can have this name.
+    """
+    if text is None:
+        return None
+    if len(text) > 255 or not _REVISION.fullmatch(text) or ".." in text or "//" in text:
+        raise NameRefusedError(
+            f"{shown(text)} is not a revision.",
+            next="Write a branch, a tag, refs/pr/N or a commit hash.",
+        )
+    return text
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision is a full commit hash, which can never move."""
+    return revision is not None and _COMMIT.fullmatch(revision) is not None
+
+
+def shown(text: str, limit: int = 60) -> str:
+    """A hostile text, quoted, escaped and short enough for an error message."""
+    short = text if len(text) <= limit else text[:limit] + "…"
+    return ascii(short) if not short.isprintable() else repr(short)
+
+
+def _reserved(name: str) -> bool:
+    return "--" in name or ".." in name or name.lower().endswith((".git", ".ipynb"))
+
+
+def _is_model_folder(path: str) -> bool:
+    return any(os.path.isfile(f"{path}/{f}") for f in ("config.json", "params.json"))  # noqa: PTH113
+
+
+def _folder(name: str) -> Name:
+    path = os.path.abspath(os.path.expanduser(name)) if "\0" not in name else ""  # noqa: PTH100, PTH111
+    if os.path.isdir(path):  # noqa: PTH112
+        return Name(name, path, path)
+    kind = "is a file" if os.path.exists(path) else "does not exist"  # noqa: PTH110
+    raise NotFoundError(
+        f"There is no folder {shown(name)}.",
+        why=f"{shown(path) if path else 'the path'} {kind}",
+        next="Give the folder that holds config.json, or a repository as org/name.",
+        details={"requested": name[:_MAX_LENGTH]},
+    )
+
+
+def _why_refused(name: str) -> str:
+    if not name:
+        return "it is empty"
+    if len(name) > _MAX_LENGTH:
+        return f"it has {len(name)} characters; the Hub allows {_MAX_LENGTH}"
+    for character in name:
+        if not character.isascii():
+            import unicodedata
+
+            described = unicodedata.name(character, "unnamed")
+            return f"it has the character {character!a} ({described}), which only looks alike"
+        if not (character.isalnum() or character in "._-/"):
+            return f"it has the character {character!r}"
+    if ".." in name or "--" in name:
+        return "it has '..' or '--', which no repository name may have"
+    if name.count("/") > 1:
+        return "it has more than one '/'"
+    if name.lower().endswith((".git", ".ipynb")):
+        return "it ends in .git or .ipynb, which no repository name may"
+    return "a part of it is empty, or starts or ends with '.' or '-'"

@@ -1,0 +1,529 @@
+"""The rules that turn a name and a wish into an answer: a pure function.
+
+`decide` looks at what is known and returns an answer, or the one fact it is missing (`Need`), or
+the name the Hub says is meant (`Follow`); the caller gathers it and asks again. So the same code
+answers offline, where nothing more can be gathered, and online.
+
+The rules, in order; each leaves a line in the trace:
+
+1. A local folder is taken as it is.
+2. An exact wish is that repository and no other.
+3. A name whose weights already are what is wished for stays itself (unless known to be bad).
+4. A person's own rows, then the catalogue's mirrors by rank; bad, dead and unreadable ones are
+   passed over, with the reason.
+5. The repository itself, converted on load; then its float repositories, converted on load.
+6. Nothing left: a refusal that names what could be had instead.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from mdl.errors import MdlError, NoAccessError, NotFoundError, OfflineError, UsageError
+from mdl.resolver.formats import claimed_format
+from mdl.resolver.names import is_commit
+from mdl.resolver.types import (
+    READABLE,
+    Cached,
+    CacheView,
+    Facts,
+    Follow,
+    Need,
+    Request,
+    Resolution,
+    Step,
+)
+from mdl.store.rows import USER, BadMirror, Knowledge, MirrorRow
+
+FactsByKey = Mapping[str, Facts]
+
+_ACCESS_WORDS = {
+    "no_token": "it is gated and no token was given",
+    "bad_token": "it is gated and the Hub does not accept the token",
+    "not_requested": "it is gated and access was not asked for",
+    "pending": "it is gated and the request for access awaits its author's review",
+    "rejected": "it is gated and its author rejected the request for access",
+    "unknown": "it is gated and whether this token may read it is not known",
+}
+
+
+class Candidate(NamedTuple):
+    """One way to keep the wish. `format` is what its weights are, `None` while unknown."""
+
+    repo_id: str
+    format: str | None
+    rule: str
+    source: str
+    reason: str
+    bad: BadMirror | None = None
+    dead: str | None = None
+
+    @property
+    def key(self) -> str:
+        return self.repo_id.lower()
+
+
+def decide(
+    request: Request, known: Knowledge, facts: FactsByKey, cached: CacheView
+) -> Resolution | Need | Follow:
+    """Answer a request from what is known.
+
+    Args:
+        request: the checked name and wish.
+        known: the catalogue's rows about the name.
+        facts: what is known of repositories, by key; while online a missing or stale one that
+            matters comes back as a `Need`.
+        cached: looks up what is on the disk.
+    """
+    return _Decision(request, known, facts, cached).run()
+
+
+class _Decision:
+    """One run of `decide`: its inputs, and the trace as it grows."""
+
+    def __init__(
+        self, request: Request, known: Knowledge, facts: FactsByKey, cached: CacheView
+    ) -> None:
+        self.request, self.known, self.facts, self.cached = request, known, facts, cached
+        self.name, self.wish = request.name, request.wish
+        self.own = facts.get(request.name.key)
+        self.trace: list[Step] = []
+        self.own_cached: Cached | None = None
+        spelled = self.own.repo_id if self.own and self.own.state == "ok" else known.spelling
+        if spelled is None:
+            self.own_cached = cached(self.name.text, self.wish.revision)
+            spelled = self.own_cached.repo_id if self.own_cached else None
+        self.canonical = spelled or self.name.text
+        self.found = spelled is not None
+
+    def run(self) -> Resolution | Need | Follow:
+        need = self._need_of_own()
+        if need:
+            return need
+        if self.own is not None and self.own.state == "ok" and self._renamed(self.own):
+            return self._follow(self.own)
+        if self.request.renamed_from:
+            self._note_rename(self.request.renamed_from)
+        refusal = self._refuse_unknown()
+        if refusal:
+            return refusal
+        if self.wish.exact:
+            return self._exact()
+        return self._choose()
+
+    # -- the repository named ---------------------------------------------------------------
+
+    def _need_of_own(self) -> Need | None:
+        if not self.request.online or self.own is not None:
+            return None
+        wish = self.wish
+        if wish.revision is not None and is_commit(wish.revision) and wish.exact:
+            here = self.cached(self.name.text, wish.revision)
+            if here is not None and here.complete:
+                return None
+        answered = any(row.wish == wish.format for row, _, _ in self.known.mirrors)
+        if wish.exact or wish.format == "16bit" or wish.prefer == "official" or not answered:
+            return Need("facts", self.canonical)
+        return None
+
+    def _renamed(self, own: Facts) -> bool:
+        return own.repo_id.lower() != self.name.key
+
+    def _follow(self, own: Facts) -> Resolution | Follow:
+        same_owner = _owner(own.repo_id).lower() == _owner(self.name.text).lower()
+        if self.wish.exact and not same_owner:
+            self._step(own.repo_id, "rejected", "the wish is exact, and this is another owner's")
+            return self._refusal(
+                NotFoundError(
+                    f"{self.name.text} is now {own.repo_id}, which belongs to another owner.",
+                    why="the Hub redirects the old name; an exact wish is never redirected",
+                    next=f"Look at {own.repo_id}; if it is what you want, ask for it by that name.",
+                )
+            )
+        return Follow(own.repo_id)
+
+    def _note_rename(self, old: str) -> None:
+        other = _owner(old).lower() != _owner(self.name.text).lower()
+        self._step(
+            self.name.text,
+            "noted",
+            f"the Hub redirects {old} here"
+            + ("; it belongs to another owner" if other else ": the repository was renamed"),
+        )
+
+    def _refuse_unknown(self) -> Resolution | None:
+        own = self.own
+        if own is None or own.state == "ok":
+            if self.found or own is not None or self.request.online:
+                return None
+            return self._refusal(
+                OfflineError(
+                    f"Nothing is known here about {self.name.text}.",
+                    why="it is neither in the catalogue nor in the cache, and mdl is offline",
+                    next="Check the spelling, or ask again with the network.",
+                )
+            )
+        self._step(self.canonical, "rejected", own.message or own.state)
+        if own.state == "missing" and self.known.mirrors and not self.wish.exact:
+            return None  # gone or private upstream; a mirror may still keep the wish
+        if own.state == "no_revision":
+            return self._refusal(
+                NotFoundError(
+                    f"{self.canonical} has no revision {self.wish.revision!r}.",
+                    why=own.message,
+                    next="Look at the repository's branches and tags on its page.",
+                )
+            )
+        if own.state == "disabled":
+            return self._refusal(
+                NoAccessError(f"{self.canonical} is disabled on the Hub.", why=own.message)
+            )
+        return self._refusal(
+            NotFoundError(
+                f"There is no repository {self.name.text} that this token can see.",
+                why=own.message or "the Hub answers 404",
+                next="Check the spelling; a private repository needs a token of its owner's.",
+            )
+        )
+
+    # -- exact ------------------------------------------------------------------------------
+
+    def _exact(self) -> Resolution | Need:
+        own = Candidate(
+            self.canonical, self._own_format(), "exact", "hub", "the wish is exact: no other name"
+        )
+        verdict = self._judge(own)
+        if isinstance(verdict, Need):
+            return verdict
+        if verdict is not None:
+            self._step(own.repo_id, "rejected", verdict)
+            return self._refusal(self._no_access(own.repo_id, verdict))
+        weights = own.format or "16bit"
+        if self.wish.format not in ("16bit", weights) and weights != "16bit":
+            return self._refusal(self._wrong_format(weights))
+        return self._accept(own)
+
+    def _wrong_format(self, weights: str) -> MdlError:
+        return UsageError(
+            f"{self.canonical} is {weights} and cannot become {self.wish.format} on load.",
+            next="Leave out --exact to use another repository, or wish for what it is.",
+        )
+
+    # -- a choice among candidates ----------------------------------------------------------
+
+    def _choose(self) -> Resolution | Need:
+        candidates = list(self._candidates())
+        if self.wish.prefer == "cached":
+            here = [c for c in candidates if self._is_here(c)]
+            for candidate in here:
+                if not self._passed_over(candidate):
+                    return self._finish(candidate, "it is in the cache, and that was preferred")
+            self._step(self.canonical, "noted", "no candidate is in the cache; the usual order")
+        for candidate in candidates:
+            reason = self._passed_over(candidate)
+            if reason is None:
+                verdict = self._judge(candidate)
+                if isinstance(verdict, Need):
+                    return verdict
+                reason = verdict
+            if reason is None:
+                return self._finish(candidate)
+            self._step(candidate.repo_id, "rejected", reason)
+        return self._refusal(self._nothing_left(candidates))
+
+    def _finish(self, candidate: Candidate, reason: str = "") -> Resolution:
+        if self.wish.revision is not None and candidate.key != self.canonical.lower():
+            self._step(candidate.repo_id, "rejected", "the revision belongs to the name given")
+            return self._refusal(
+                UsageError(
+                    f"Revision {self.wish.revision!r} of {self.canonical} would be lost: the wish"
+                    f" for {self.wish.format} is answered by {candidate.repo_id}.",
+                    why="a revision belongs to the repository it was given for",
+                    next="Add --exact to use that revision as it is (with --4bit: quantized on"
+                    f" load), or ask for {candidate.repo_id} by name.",
+                )
+            )
+        return self._accept(candidate._replace(reason=reason or candidate.reason))
+
+    def _candidates(self) -> Iterator[Candidate]:
+        """Every way to keep the wish, best first."""
+        wish, own_format = self.wish.format, self._own_format()
+        own = Candidate(self.canonical, own_format, "itself", "hub", "", self.known.bad)
+        seen: set[str] = set()
+        for candidate in self._in_order(own, own_format or "16bit", wish):
+            for each in _with_replacement(candidate):
+                if each.key not in seen:
+                    seen.add(each.key)
+                    yield each
+
+    def _in_order(self, own: Candidate, own_format: str, wish: str) -> Iterator[Candidate]:
+        if own_format == wish != "16bit":
+            yield own._replace(reason=f"its weights already are {wish}")
+        if self.wish.prefer == "official":
+            yield from self._official(own, own_format)
+        if wish == "16bit":
+            yield from self._float_order(own, own_format)
+            return
+        yield from self._rows(wish)
+        if own_format == "16bit":
+            yield own._replace(
+                rule="quantize-on-load", reason=f"no {wish} mirror is known: converted on load"
+            )
+        yield from self._floats("quantize-on-load", f"its float repository, made {wish} on load")
+
+    def _float_order(self, own: Candidate, own_format: str) -> Iterator[Candidate]:
+        if own_format != "16bit":
+            yield from self._floats("float", f"the float repository of a {own_format} one")
+            return
+        gated = self.own.gated if self.own else None
+        if gated == "false":
+            yield own._replace(reason="it is open and its weights are 16-bit")
+        why = f"it is gated ({gated})" if gated else "whether it is gated is not known"
+        for row in self._rows("16bit"):
+            yield row._replace(rule="ungated-mirror", reason=f"the ungated mirror: {why}")
+        yield own._replace(reason="the repository itself")
+
+    def _official(self, own: Candidate, own_format: str) -> Iterator[Candidate]:
+        reason = "the publisher's own repository was preferred"
+        official = list(self._rows("16bit", ("official",)))
+        for row in official:
+            yield row._replace(rule="official", reason=reason)
+        if not official and own_format == "16bit":
+            yield own._replace(rule="official", reason=reason)
+
+    def _floats(self, rule: str, reason: str) -> Iterator[Candidate]:
+        for row in (*self._rows("16bit"), *self._rows("16bit", ("official",))):
+            yield row._replace(rule=rule, reason=reason)
+        base = self.own.base_model if self.own else None
+        if base:
+            yield Candidate(base, None, rule, "hub", reason + ", by its card")
+
+    def _rows(self, wish: str, variants: tuple[str, ...] | None = None) -> Iterator[Candidate]:
+        """Catalogue rows for a wish; `official` ones only when asked for."""
+        if wish == "fp8":
+            # Row scaling needs FBGEMM kernels; block scaling runs wherever fp8 does.
+            scalings = ("block",) if self.wish.fp8_scaling == "block" else ("row", "block")
+            for scaling in scalings:
+                yield from self._matching(wish, lambda v, s=scaling: v == s or v == "")  # type: ignore[misc] # the default binds the loop's value
+            return
+        yield from self._matching(wish, lambda v: v in variants if variants else v != "official")
+
+    def _matching(self, wish: str, fits: Callable[[str], bool]) -> Iterator[Candidate]:
+        for row, bad, _ in self.known.mirrors:
+            if row.wish == wish and fits(row.variant):
+                yield Candidate(
+                    row.repo_id,
+                    row.format,
+                    "override" if row.source == USER else "mirror",
+                    row.source,
+                    _row_reason(row),
+                    bad,
+                    _dead_reason(row),
+                )
+
+    # -- judging one candidate --------------------------------------------------------------
+
+    def _passed_over(self, candidate: Candidate) -> str | None:
+        """Why the catalogue alone speaks against a candidate, or `None`."""
+        if candidate.bad is not None:
+            return f"known bad: {candidate.bad.reason}"
+        return candidate.dead
+
+    def _judge(self, candidate: Candidate) -> str | Need | None:
+        """Why a candidate cannot be used, what must be known first, or `None` for usable."""
+        facts = self.facts.get(candidate.key)
+        if facts is None or (self.request.online and not facts.live):
+            if self.request.online and not self._pinned_here(candidate):
+                return Need("facts", candidate.repo_id)
+            if facts is None:
+                return None
+        if facts.state != "ok":
+            return facts.message or f"the Hub says: {facts.state}"
+        if facts.gated in ("auto", "manual") and facts.access not in READABLE:
+            if facts.access == "unknown":
+                if self.request.online and not facts.message:
+                    return Need("access", candidate.repo_id)
+                return None if not self.request.online else _ACCESS_WORDS["unknown"]
+            return _ACCESS_WORDS.get(facts.access, facts.access)
+        return None
+
+    def _pinned_here(self, candidate: Candidate) -> bool:
+        """A commit that is wholly here cannot change: the Hub need not be asked."""
+        if not is_commit(self.wish.revision):
+            return False
+        here = self.cached(candidate.repo_id, self.wish.revision)
+        return here is not None and here.complete
+
+    def _is_here(self, candidate: Candidate) -> bool:
+        here = self.cached(candidate.repo_id, None)
+        return here is not None and here.complete
+
+    def _own_format(self) -> str | None:
+        if self.own is not None and self.own.format is not None:
+            return self.own.format
+        return self.known.quantized or claimed_format(self.name.text)
+
+    # -- answers ----------------------------------------------------------------------------
+
+    def _accept(self, candidate: Candidate) -> Resolution:
+        facts = self.facts.get(candidate.key)
+        is_own = candidate.key == self.canonical.lower()
+        repo_id = facts.repo_id if facts is not None else candidate.repo_id
+        weights = (facts.format if facts is not None else None) or candidate.format or "16bit"
+        wish = self.wish.format
+        quantize = weights != wish and wish != "16bit"
+        here = self.cached(repo_id, self.wish.revision if is_own else None)
+        commit = self._commit(facts, here, is_own)
+        self._step(repo_id, "accepted", candidate.reason + (", converted on load"
+            if quantize and "on load" not in candidate.reason else ""))  # fmt: skip
+        substituted = not is_own or self._moved_owner()
+        local = self.known.local if is_own and quantize else ()
+        return Resolution(
+            requested=self._requested(),
+            canonical=self.canonical,
+            repo_id=repo_id,
+            revision=self.wish.revision if is_own else None,
+            commit=commit,
+            format=self.wish.label,
+            substituted=substituted,
+            quantize_on_load=quantize,
+            gated=_gated(facts),
+            access=_access(facts),
+            source=candidate.source,
+            rule=candidate.rule,
+            trace=tuple(self.trace),
+            alternatives=self._alternatives(candidate.key),
+            cached=here,
+            local_mirrors=tuple(m._asdict() for m in local),
+            weights=weights,
+            knowledge_age=None if facts is None or facts.live else facts.age,
+        )
+
+    def _refusal(self, error: MdlError) -> Resolution:
+        answer = Resolution(
+            requested=self._requested(),
+            canonical=self.canonical,
+            repo_id=self.canonical,
+            revision=self.wish.revision,
+            commit=self.own.commit if self.own else None,
+            format=self.wish.label,
+            substituted=False,
+            quantize_on_load=False,
+            gated=_gated(self.own),
+            access=_access(self.own),
+            source="hub",
+            rule="refused",
+            trace=tuple(self.trace),
+            alternatives=self._alternatives(self.canonical.lower()),
+            cached=None,
+            error=error,
+        )
+        body = answer.to_json()
+        del body["error"]
+        error.details = {**body, **error.details}
+        return answer
+
+    def _no_access(self, repo_id: str, reason: str) -> MdlError:
+        facts = self.facts.get(repo_id.lower())
+        mirrors = self._alternatives(repo_id.lower())
+        page = f"Visit the page of {repo_id} on the Hub, accept its terms there"
+        if facts is not None and facts.access in ("no_token", "bad_token"):
+            page += ", and set HF_TOKEN to a valid token (or run `hf auth login`)"
+        if mirrors:
+            page += f". Ungated mirrors: {', '.join(mirrors)}"
+        return NoAccessError(
+            f"{repo_id} cannot be read: {reason}.",
+            why=facts.message if facts is not None else "",
+            next=page + ".",
+        )
+
+    def _nothing_left(self, candidates: list[Candidate]) -> MdlError:
+        last = self.trace[-1].reason if self.trace else "nothing is known of it"
+        if any(step.reason in _ACCESS_WORDS.values() for step in self.trace):
+            return self._no_access(self.canonical, last)
+        others = self._alternatives("")
+        return NotFoundError(
+            f"Nothing keeps the wish for {self.wish.format} of {self.canonical}.",
+            why=f"{len(candidates)} candidates were passed over; the last: {last}",
+            next=f"Other formats: {', '.join(others)}." if others else "Wish for what it is.",
+        )
+
+    def _alternatives(self, but: str) -> tuple[str, ...]:
+        found: dict[str, str] = {}
+        for row, bad, _ in self.known.mirrors:
+            if bad is None and row.status not in ("dead", "mismatch"):
+                found.setdefault(row.repo_id.lower(), row.repo_id)
+        found.pop(but, None)
+        return tuple(r for k, r in found.items() if not self._unreadable(k))
+
+    def _unreadable(self, key: str) -> bool:
+        facts = self.facts.get(key)
+        return facts is not None and (
+            facts.state != "ok" or (facts.gated in ("auto", "manual") and facts.access != "granted")
+        )
+
+    def _commit(self, facts: Facts | None, here: Cached | None, is_own: bool) -> str | None:
+        if is_own and is_commit(self.wish.revision):
+            return self.wish.revision
+        if facts is not None and facts.live and facts.commit:
+            return facts.commit
+        if here is not None and here.commit:
+            return here.commit
+        return facts.commit if facts is not None and not self.wish.revision else None
+
+    def _requested(self) -> str:
+        return self.request.renamed_from or self.name.text
+
+    def _moved_owner(self) -> bool:
+        old = self.request.renamed_from
+        return old is not None and _owner(old).lower() != _owner(self.canonical).lower()
+
+    def _step(self, candidate: str, verdict: str, reason: str) -> None:
+        self.trace.append(Step(candidate, verdict, reason))
+
+
+def _with_replacement(candidate: Candidate) -> Iterator[Candidate]:
+    """The candidate, and behind a bad one what its row says to use instead."""
+    yield candidate
+    bad = candidate.bad
+    if bad is not None:
+        yield Candidate(
+            bad.replacement,
+            bad.replacement_format,
+            "bad-mirror",
+            bad.source,
+            f"used instead of {bad.repo_id} ({bad.reason})",
+        )
+
+
+def _row_reason(row: MirrorRow) -> str:
+    if row.source == USER:
+        return "a row added here by hand"
+    kind = {"dynamic": "the dynamic 4-bit mirror", "plain": "the 4-bit mirror"}.get(row.variant)
+    return kind or f"the {row.variant} {row.format} mirror".replace("  ", " ")
+
+
+def _dead_reason(row: MirrorRow) -> str | None:
+    if row.status in ("dead", "mismatch"):
+        return f"found {row.status} by a check: {row.status_reason}"
+    return None
+
+
+def _owner(repo_id: str) -> str:
+    return repo_id.partition("/")[0] if "/" in repo_id else ""
+
+
+def _gated(facts: Facts | None) -> bool | str | None:
+    if facts is None or facts.gated is None:
+        return None
+    return False if facts.gated == "false" else facts.gated
+
+
+def _access(facts: Facts | None) -> str:
+    if facts is None:
+        return "unknown"
+    if facts.gated == "false" and facts.access == "unknown" and facts.state == "ok":
+        return "open"
+    return facts.access
+
+
+__all__ = ["Candidate", "FactsByKey", "decide"]

@@ -1,0 +1,377 @@
+"""Gathering what the policy needs: the database, the Hub, and the cache view it is handed."""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from mdl.errors import MdlError, NotFoundError, OfflineError, UsageError
+from mdl.resolver.formats import config_format
+from mdl.resolver.hub import Hub
+from mdl.resolver.names import Name, parse_name
+from mdl.resolver.policy import decide
+from mdl.resolver.tokens import fingerprint
+from mdl.resolver.types import (
+    Cached,
+    CacheView,
+    Facts,
+    Follow,
+    Need,
+    Request,
+    Resolution,
+    Step,
+    Wish,
+)
+from mdl.settings import Settings
+from mdl.store.catalog import Catalog, open_catalog
+from mdl.store.rows import Knowledge, RepositoryRow
+
+log = logging.getLogger("mdl")
+
+# Seconds for which an answer of the Hub is taken again without asking.
+_LIVE = 60.0  # what this session itself asked: the commit of a branch
+_FACTS = 86400.0  # name, gating, format: they change rarely, and the load asks again
+_GRANTED, _DENIED = 3600.0, 300.0  # a denial is forgotten soon: people fix it and try again
+# From this many unknown names of one owner on, its listing is cheaper than asking for each.
+_LISTING_PAYS = 4
+
+
+class Resolver:
+    """Answers names for one set of settings; keeps its database open between them.
+
+    Args:
+        settings: where the database and the Hub are; `offline` forbids any socket.
+        cached: what is on the disk, for offline answers and `prefer="cached"`.
+        token: the caller's Hub token; the settings' own when left out, `False` for none.
+        allow_local: whether a name may be a folder (a server says no).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        cached: CacheView | None = None,
+        *,
+        token: str | bool | None = None,
+        allow_local: bool = True,
+    ) -> None:
+        self.settings = settings
+        self.catalog: Catalog = open_catalog(settings)
+        self._cached = cached or _nothing_cached
+        self._token = settings.token if token is None or token is True else (token or None)
+        self._allow_local = allow_local
+        self._hub: Hub | None = None
+        self._dead: OfflineError | None = None
+        self._facts: dict[tuple[str, str | None], tuple[float, Facts]] = {}
+        self._print: str | None = None
+
+    @property
+    def hub(self) -> Hub:
+        if self._hub is None:
+            self._hub = Hub(self.settings.endpoint, self._token, self.settings.hub_timeout)
+        return self._hub
+
+    @property
+    def online(self) -> bool:
+        """Whether the Hub may be asked and, as far as is known, answers."""
+        return not self.settings.offline and self._dead is None
+
+    def close(self) -> None:
+        self.catalog.database.close()
+
+    # -- one name ---------------------------------------------------------------------------
+
+    def resolve(self, text: str, wish: Wish | None = None) -> Resolution:
+        """Answer one name; a refusal is an answer with `error` set (see `Resolution.checked`).
+
+        Raises:
+            NameRefusedError: no repository and no folder can have this name.
+            BusyError: the Hub's rate limit is used up.
+            StoreError: the database cannot be read.
+        """
+        wish = wish or Wish(prefer=self.settings.prefer)
+        name = parse_name(text, allow_local=self._allow_local)
+        if name.path is not None:
+            return _local_folder(name, wish)
+        was_online = self.online
+        try:
+            answer = self._decide(Request(name, wish, was_online))
+        except OfflineError as error:
+            # A dead endpoint after a short bound: what is known here answers.
+            if not was_online:
+                raise
+            self._dead = error
+            log.warning("%s Answering from what is known here.", error.message)
+            answer = self._decide(Request(name, wish, online=False))
+        if answer.error is not None and answer.error.exit_code in (3, 5):
+            self._suggest(answer.error, name)
+        return answer
+
+    def resolve_many(
+        self, names: Iterable[str], wish: Wish | None = None
+    ) -> Iterator[Resolution | MdlError]:
+        """Answer many names, in order; a name that cannot be answered gives its error."""
+        listed = list(names)
+        if self.online:
+            self._prefetch(listed)
+        for text in listed:
+            try:
+                yield self.resolve(text, wish)
+            except MdlError as error:
+                error.details.setdefault("requested", text)
+                yield error
+
+    def record(self, answer: Resolution, purpose: str) -> None:
+        """Write an answer that is used into the resolution log, and announce a substitution."""
+        if answer.substituted:
+            log.warning(
+                "%s was asked for; %s is used instead (%s).",
+                answer.requested,
+                answer.repo_id,
+                answer.trace[-1].reason if answer.trace else answer.rule,
+            )
+        if self.catalog.database.writable:
+            self.catalog.log(purpose, answer.requested, answer.format, answer.to_json())
+
+    def access(self, text: str) -> Facts:
+        """Gating of a repository and the caller's own access to it, asked now.
+
+        Raises:
+            NotFoundError: no such repository can be seen.
+            OfflineError: the Hub does not answer, and nothing is known here.
+            UsageError: the name is a folder.
+        """
+        name = parse_name(text, allow_local=self._allow_local)
+        if name.path is not None:
+            raise UsageError(f"{name.text} is a folder: access is a matter of the file system.")
+        if not self.online:
+            stored = self._stored(name.key, self.catalog.about(name.key).repository)
+            if stored is None:
+                raise OfflineError(f"Nothing is known here about the access to {name.text}.")
+            return stored
+        facts = self.hub.facts(name.text)
+        if facts.state != "ok":
+            error = NotFoundError(f"{name.text} cannot be seen.", why=facts.message)
+            self._suggest(error, name)
+            raise error
+        self._keep(name.key, None, facts)
+        if facts.gated != "false":
+            facts = self._with_access(facts, ask_again=True)
+        return facts
+
+    # -- gathering --------------------------------------------------------------------------
+
+    def _decide(self, request: Request) -> Resolution:
+        facts: dict[str, Facts] = {}
+        known = self._knowledge(request, facts)
+        while True:
+            outcome = decide(request, known, facts, self._cached)
+            if isinstance(outcome, Resolution):
+                return outcome
+            if isinstance(outcome, Follow):
+                name = parse_name(outcome.repo_id, allow_local=False)
+                self._remember_rename(request.name.key, outcome.repo_id)
+                request = request._replace(name=name, renamed_from=request.name.text)
+                facts[name.key] = self._fetch(outcome.repo_id, request.wish.revision)
+                known = self._knowledge(request, facts)
+                continue
+            self._gather(outcome, request, facts)
+
+    def _knowledge(self, request: Request, facts: dict[str, Facts]) -> Knowledge:
+        """The catalogue's rows about a name, and the stored facts that are still good."""
+        known = self.catalog.about(request.name.key)
+        rows = [known.repository, *(row for _, _, row in known.mirrors)]
+        for row in rows:
+            if row is None:
+                continue
+            key = row.repo_id.lower() if row is not known.repository else request.name.key
+            age = time.time() - row.checked_at
+            if key not in facts and (not request.online or age < _FACTS):
+                if request.wish.revision is not None and row is known.repository and request.online:
+                    continue  # the stored commit is the default branch's
+                stored = self._stored(key, row)
+                if stored is not None and (stored.state == "ok" or not request.online):
+                    facts[key] = stored
+        return known
+
+    def _gather(self, need: Need, request: Request, facts: dict[str, Facts]) -> None:
+        key = need.repo_id.lower()
+        if need.what == "facts":
+            own = key == request.name.key or need.repo_id == request.name.text
+            facts[key] = self._fetch(need.repo_id, request.wish.revision if own else None)
+            if own:
+                facts[request.name.key] = facts[key]
+            facts[facts[key].repo_id.lower()] = facts[key]
+        else:
+            facts[key] = self._with_access(facts[key])
+
+    def _fetch(self, repo_id: str, revision: str | None) -> Facts:
+        key = (repo_id.lower(), revision)
+        held = self._facts.get(key)
+        if held is not None and time.monotonic() - held[0] < _LIVE:
+            return held[1]
+        had_bad_token = self.hub.bad_token
+        facts = self.hub.facts(repo_id, revision)
+        if self.hub.bad_token and not had_bad_token:
+            log.warning("The Hub does not accept the token; asking without one.")
+        self._keep(repo_id.lower(), revision, facts)
+        return facts
+
+    def _keep(self, key: str, revision: str | None, facts: Facts) -> None:
+        self._facts[(key, revision)] = (time.monotonic(), facts)
+        if facts.state == "no_revision" or not self.catalog.database.writable:
+            return
+        row = _row_of(facts, commit=revision is None)
+        rows = {facts.repo_id.lower(): row}
+        if facts.state != "ok":
+            rows = {key: row}
+        self._write_rows(rows)
+
+    def _remember_rename(self, old: str, new: str) -> None:
+        row = RepositoryRow(new, "ok", None, None, None, None, None, time.time(), renamed_to=new)
+        self._write_rows({old: row})
+
+    def _write_rows(self, rows: dict[str, RepositoryRow]) -> None:
+        if self.catalog.database.writable:
+            self.catalog.remember(rows.items())
+
+    def _stored(self, key: str, row: RepositoryRow | None) -> Facts | None:
+        """A stored row as facts, with what is known of this token's access."""
+        if row is None:
+            return None
+        access, message = ("open" if row.gated == "false" else "unknown"), ""
+        if row.gated in ("auto", "manual"):
+            held = self.catalog.access(key, self._fingerprint())
+            if held is not None:
+                access, message = held[0], held[1]
+        if row.state != "ok":
+            message = f"the Hub said: {row.state}"
+        return Facts(
+            repo_id=row.renamed_to or row.repo_id,
+            state=row.state,
+            gated=row.gated,
+            format=row.format,
+            base_model=row.base_model,
+            commit=row.commit,
+            access=access,
+            message=message,
+            age=max(0.0, time.time() - row.checked_at),
+        )
+
+    def _with_access(self, facts: Facts, *, ask_again: bool = False) -> Facts:
+        key, mark = facts.repo_id.lower(), self._fingerprint()
+        held = None if ask_again else self.catalog.access(key, mark)
+        if held is not None:
+            life = _GRANTED if held[0] == "granted" else _DENIED
+            if time.time() - held[2] < life:
+                return facts._replace(access=held[0], message=held[1])
+        state, message = self.hub.access(facts.repo_id)
+        if state not in ("unknown", "no_token") and self.catalog.database.writable:
+            self.catalog.remember_access(key, mark, state, message)
+        return facts._replace(access=state, message=message or state)
+
+    def _fingerprint(self) -> str:
+        if self._print is None:
+            self._print = fingerprint(self._token, self.settings.home)
+        return self._print
+
+    def _prefetch(self, names: list[str]) -> None:
+        """Ask for whole owners where many names are theirs."""
+        owners: Counter[str] = Counter()
+        for text in names:
+            owner, slash, _ = text.strip().partition("/")
+            if slash and owner.isascii() and owner.replace("-", "").replace("_", "").isalnum():
+                owners[owner] += 1
+                for row in self.catalog.about(text.strip().lower()).mirrors[:1]:
+                    owners[row[0].repo_id.partition("/")[0]] += 1
+        try:
+            for owner, count in owners.items():
+                if count >= _LISTING_PAYS:
+                    listed = list(self.hub.by_author(owner))
+                    now = time.monotonic()
+                    for facts in listed:
+                        self._facts[(facts.repo_id.lower(), None)] = (now, facts)
+                    self._write_rows({f.repo_id.lower(): _row_of(f) for f in listed})
+        except OfflineError as error:
+            self._dead = error
+            log.warning("%s Answering from what is known here.", error.message)
+
+    def _suggest(self, error: MdlError, name: Name) -> None:
+        from difflib import get_close_matches
+
+        names = {known.lower(): known for known in self.catalog.all_names()}
+        close = get_close_matches(name.key, names, n=3, cutoff=0.75)
+        close = [key for key in close if key != name.key]
+        if close:
+            error.next = f"Did you mean {', '.join(names[key] for key in close)}? {error.next}"
+            error.details["suggestions"] = [names[key] for key in close]
+
+
+def _row_of(facts: Facts, commit: bool = True) -> RepositoryRow:
+    return RepositoryRow(
+        repo_id=facts.repo_id,
+        state=facts.state,
+        gated=facts.gated,
+        format=facts.format,
+        base_model=facts.base_model,
+        commit=facts.commit if commit else None,
+        licence=None,
+        checked_at=time.time(),
+    )
+
+
+def _nothing_cached(repo_id: str, revision: str | None) -> Cached | None:
+    return None
+
+
+def _local_folder(name: Name, wish: Wish) -> Resolution:
+    """A folder is taken as it is; its own config.json says what its weights are."""
+    import json
+    from pathlib import Path
+
+    path = str(name.path)
+    if wish.revision is not None:
+        raise UsageError(
+            f"{name.text} is a folder and has no revisions.", next="Leave out --revision."
+        )
+    try:
+        config = json.loads((Path(path) / "config.json").read_text())
+        weights = config_format(config.get("quantization_config"))
+    except FileNotFoundError:
+        raise NotFoundError(
+            f"The folder {name.text} holds no model.",
+            why="it has no config.json",
+            next="Give the folder that holds config.json and the weights.",
+            details={"requested": name.text},
+        ) from None
+    except (OSError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"{name.text}/config.json cannot be read.",
+            why=str(error),
+            details={"requested": name.text},
+        ) from error
+    quantize = wish.format not in ("16bit", weights)
+    if quantize and weights != "16bit":
+        raise UsageError(
+            f"{name.text} is {weights} and cannot become {wish.format}.",
+            next="Wish for what it is, or give the folder of the float model.",
+            details={"requested": name.text},
+        )
+    size = sum(f.stat().st_size for f in Path(path).iterdir() if f.is_file())
+    return Resolution(
+        requested=name.text,
+        canonical=path,
+        repo_id=path,
+        revision=None,
+        commit=None,
+        format=wish.label,
+        substituted=False,
+        quantize_on_load=quantize,
+        gated=False,
+        access="open",
+        source="local",
+        rule="local",
+        trace=(Step(path, "accepted", "a local folder wins, as it is"),),
+        alternatives=(),
+        cached=Cached(True, path, size, None, path),
+        weights=weights,
+    )

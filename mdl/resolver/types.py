@@ -1,0 +1,184 @@
+"""The resolver's values: what is asked, what is known, what is answered."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from mdl.errors import MdlError, UsageError
+from mdl.resolver.names import Name, parse_revision
+from mdl.store.rows import WISHES
+
+PREFERENCES = ("default", "cached", "official")
+# Access states in which bytes may be fetched.
+READABLE = ("open", "granted")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What should come of a name.
+
+    Attributes:
+        format: `16bit`, `bnb-4bit`, `8bit` or `fp8`.
+        exact: the named repository and no other; with a quantized format, quantized on load.
+        revision: a branch, tag or commit of the *named* repository.
+        prefer: `default`, `cached` (what is here) or `official` (the publisher's own).
+        fp8_scaling: `block` or `row`.
+    """
+
+    format: str = "16bit"
+    exact: bool = False
+    revision: str | None = None
+    prefer: str = "default"
+    fp8_scaling: str = "block"
+
+    def __post_init__(self) -> None:
+        if self.format not in WISHES:
+            raise UsageError(
+                f"{self.format!r} is not a format mdl can load.",
+                next=f"Wish for one of: {', '.join(WISHES)}.",
+            )
+        if self.prefer not in PREFERENCES:
+            raise UsageError(
+                f"{self.prefer!r} is not a preference.", next=f"Use {', '.join(PREFERENCES)}."
+            )
+        parse_revision(self.revision)
+
+    @property
+    def label(self) -> str:
+        """The wish as the resolution's `format` shows it: a bare exact wish is `exact`."""
+        return "exact" if self.exact and self.format == "16bit" else self.format
+
+
+class Request(NamedTuple):
+    """A checked name and a wish, and whether the Hub may be asked."""
+
+    name: Name
+    wish: Wish
+    online: bool
+    renamed_from: str | None = None
+
+
+class Facts(NamedTuple):
+    """What is known of one repository.
+
+    `live` says that the Hub was asked just now; `age` is in seconds otherwise. `access` is one of
+    open, granted, no_token, bad_token, not_requested, pending, rejected, unknown.
+    """
+
+    repo_id: str
+    state: str  # ok, missing, disabled, no_revision
+    gated: str | None = None  # "false", "auto", "manual"
+    format: str | None = None
+    base_model: str | None = None
+    commit: str | None = None
+    access: str = "unknown"
+    message: str = ""
+    live: bool = False
+    age: float = 0.0
+
+
+class Cached(NamedTuple):
+    """What this machine holds of a repository, under whatever casing."""
+
+    complete: bool
+    path: str | None
+    bytes: int
+    commit: str | None
+    repo_id: str
+
+
+class CacheView(Protocol):
+    """How the caller shows the resolver what is on the disk."""
+
+    def __call__(self, repo_id: str, revision: str | None) -> Cached | None: ...
+
+
+class Need(NamedTuple):
+    """The policy cannot go on without this fact."""
+
+    what: str  # "facts" or "access"
+    repo_id: str
+
+
+class Follow(NamedTuple):
+    """The Hub knows the name as another one: decide again for that."""
+
+    repo_id: str
+
+
+class Step(NamedTuple):
+    """One line of the trace: a candidate, what became of it, and why."""
+
+    candidate: str
+    verdict: str  # accepted, rejected, noted
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """The answer to a name, with its reasons; `error` is set when it is a refusal.
+
+    `repo_id` is the repository (or folder) to load, `commit` its commit where known,
+    `quantize_on_load` whether its weights still have to become `format`.
+    """
+
+    requested: str
+    canonical: str
+    repo_id: str
+    revision: str | None
+    commit: str | None
+    format: str
+    substituted: bool
+    quantize_on_load: bool
+    gated: bool | str | None
+    access: str
+    source: str
+    rule: str
+    trace: tuple[Step, ...]
+    alternatives: tuple[str, ...]
+    cached: Cached | None
+    local_mirrors: tuple[dict[str, Any], ...] = ()
+    weights: str | None = None
+    knowledge_age: float | None = None
+    error: MdlError | None = None
+
+    @property
+    def is_local(self) -> bool:
+        return self.rule == "local"
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `mdl resolve --json` prints and the HTTP API answers with."""
+        body: dict[str, Any] = {
+            "requested": self.requested,
+            "canonical": self.canonical,
+            "repo_id": self.repo_id,
+            "revision": self.revision,
+            "commit": self.commit,
+            "format": self.format,
+            "substituted": self.substituted,
+            "quantize_on_load": self.quantize_on_load,
+            "gated": self.gated,
+            "access": self.access,
+            "source": self.source,
+            "rule": self.rule,
+            "trace": [step._asdict() for step in self.trace],
+            "alternatives": list(self.alternatives),
+            "cached": None,
+            "local_mirrors": list(self.local_mirrors),
+            "weights": self.weights,
+            "knowledge_age": self.knowledge_age,
+        }
+        if self.cached is not None:
+            body["cached"] = {
+                "complete": self.cached.complete,
+                "path": self.cached.path,
+                "bytes": self.cached.bytes,
+            }
+        if self.error is not None:
+            body["error"] = self.error.to_json()
+        return body
+
+    def checked(self) -> "Resolution":
+        """This resolution, or its refusal raised."""
+        if self.error is not None:
+            raise self.error
+        return self

@@ -1,0 +1,317 @@
+"""The catalogue: what is known about names, and what was answered."""
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from mdl.errors import StoreError
+from mdl.settings import Settings
+from mdl.store.database import Database, Row, Writer, connect
+from mdl.store.rows import (
+    PACKAGED,
+    USER,
+    BadMirror,
+    Knowledge,
+    LocalMirror,
+    MirrorRow,
+    RepositoryRow,
+    Source,
+)
+
+_REPOSITORY = (
+    "r.repo_id, r.state, r.gated, r.format, r.base_model, r.revision_commit, r.licence,"
+    " r.checked_at, r.renamed_to"
+)
+_BAD = "b.repo_id, b.replacement, b.replacement_format, b.reason, b.source"
+_MIRROR = (
+    "m.name, m.wish, m.repo_id, m.format, m.variant, m.rank, m.relation, m.source,"
+    " m.status, m.status_reason"
+)
+# A person's row beats every import; then the rank; the name last, so that the order is total.
+_ORDER = "CASE m.source WHEN 'user' THEN 0 ELSE 1 END, m.rank, m.repo_key"
+
+_ABOUT = f"""
+    SELECT {_REPOSITORY}, {_BAD},
+        (SELECT q.format FROM mirrors q WHERE q.repo_key = :key AND q.format <> '16bit' LIMIT 1),
+        COALESCE((SELECT q.name FROM mirrors q WHERE q.key = :key LIMIT 1),
+            (SELECT q.repo_id FROM mirrors q WHERE q.repo_key = :key LIMIT 1)),
+        (SELECT COUNT(*) FROM local_mirrors l WHERE l.key = :key)
+    FROM (SELECT 1 AS one) AS x
+    LEFT JOIN repositories r ON r.key = :key
+    LEFT JOIN bad_mirrors b ON b.key = :key
+"""  # noqa: S608 # only constants of this module are put in
+_CANDIDATES = f"""
+    SELECT {_MIRROR}, {_BAD}, {_REPOSITORY}
+    FROM mirrors m
+    LEFT JOIN bad_mirrors b ON b.key = m.repo_key
+    LEFT JOIN repositories r ON r.key = m.repo_key
+    WHERE m.key = :key
+    ORDER BY {_ORDER}
+"""  # noqa: S608 # likewise
+_LOCAL = """
+    SELECT path, repo_id, revision_commit, format, settings, created_at
+    FROM local_mirrors WHERE key = :key ORDER BY created_at DESC
+"""
+_INSERT_MIRROR = """
+    INSERT INTO mirrors
+        (key, name, wish, repo_id, repo_key, format, variant, rank, relation, source)
+    VALUES (:key, :name, :wish, :repo_id, :repo_key, :format, :variant, :rank, :relation, :source)
+    ON CONFLICT (key, wish, repo_key, variant, source)
+    DO UPDATE SET rank = excluded.rank, format = excluded.format, relation = excluded.relation
+"""
+_INSERT_SOURCE = """
+    INSERT INTO sources (name, version, origin, sha256, licence, imported_at, rows)
+    VALUES (:name, :version, :origin, :sha256, :licence, :now, :rows)
+    ON CONFLICT (name) DO UPDATE SET version = excluded.version, origin = excluded.origin,
+        sha256 = excluded.sha256, licence = excluded.licence,
+        imported_at = excluded.imported_at, rows = excluded.rows
+"""
+_INSERT_BAD = """
+    INSERT INTO bad_mirrors (key, repo_id, replacement, replacement_format, reason, source)
+    VALUES (:key, :repo_id, :replacement, :replacement_format, :reason, :source)
+    ON CONFLICT (key) DO UPDATE SET replacement = excluded.replacement,
+        replacement_format = excluded.replacement_format, reason = excluded.reason,
+        source = excluded.source
+"""
+_REMEMBER = """
+    INSERT INTO repositories (key, repo_id, renamed_to, state, gated, format, base_model,
+        revision_commit, licence, checked_at)
+    VALUES (:key, :repo_id, :renamed_to, :state, :gated, :format, :base_model, :commit, :licence,
+        :checked_at)
+    ON CONFLICT (key) DO UPDATE SET repo_id = excluded.repo_id, renamed_to = excluded.renamed_to,
+        state = excluded.state, gated = excluded.gated,
+        format = COALESCE(excluded.format, repositories.format),
+        base_model = COALESCE(excluded.base_model, repositories.base_model),
+        revision_commit = COALESCE(excluded.revision_commit, repositories.revision_commit),
+        licence = COALESCE(excluded.licence, repositories.licence),
+        checked_at = excluded.checked_at
+    WHERE excluded.checked_at >= repositories.checked_at
+"""
+
+
+class Catalog:
+    """The catalogue over an open database. Every method is one query or one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def about(self, key: str) -> Knowledge:
+        """All that is known about one name: two index look-ups, whatever the catalogue's size."""
+        row = self.database.rows(_ABOUT, {"key": key})[0]
+        local: Sequence[Row] = ()
+        if row[16]:
+            local = self.database.rows(_LOCAL, {"key": key})
+        return Knowledge(
+            repository=RepositoryRow._make(row[0:9]) if row[0] is not None else None,
+            bad=BadMirror._make(row[9:14]) if row[9] is not None else None,
+            quantized=row[14],
+            spelling=row[15],
+            mirrors=tuple(
+                (
+                    MirrorRow._make(r[0:10]),
+                    BadMirror._make(r[10:15]) if r[10] is not None else None,
+                    RepositoryRow._make(r[15:24]) if r[15] is not None else None,
+                )
+                for r in self.database.rows(_CANDIDATES, {"key": key})
+            ),
+            local=tuple(LocalMirror._make(r) for r in local),
+        )
+
+    def mirrors(
+        self, *, name: str | None = None, source: str | None = None, wish: str | None = None
+    ) -> list[MirrorRow]:
+        """Mirror rows, of one name, source or wish where given, in the order of preference."""
+        where, params = ["1 = 1"], dict[str, Any]()
+        if name is not None:
+            where.append("(m.key = :key OR m.repo_key = :key)")
+            params["key"] = name.lower()
+        if source is not None:
+            where.append("m.source = :source")
+            params["source"] = source
+        if wish is not None:
+            where.append("m.wish = :wish")
+            params["wish"] = wish
+        sql = f"SELECT {_MIRROR} FROM mirrors m WHERE {' AND '.join(where)} ORDER BY m.key, m.wish, {_ORDER}"  # noqa: S608, E501 # values are bound
+        return [MirrorRow._make(row) for row in self.database.rows(sql, params)]
+
+    def bad_mirrors(self) -> list[BadMirror]:
+        sql = f"SELECT {_BAD} FROM bad_mirrors b ORDER BY b.key"  # noqa: S608 # constants
+        return [BadMirror._make(row) for row in self.database.rows(sql)]
+
+    def sources(self) -> list[dict[str, Any]]:
+        """Where the rows came from, with edition, licence, hash and number of rows."""
+        names = ("name", "version", "origin", "sha256", "licence", "imported_at", "rows")
+        found = self.database.rows(
+            "SELECT name, version, origin, sha256, licence, imported_at, rows FROM sources"
+            " ORDER BY name"
+        )
+        return [dict(zip(names, row, strict=True)) for row in found]
+
+    def version(self, source: str) -> str | None:
+        rows = self.database.rows("SELECT version FROM sources WHERE name = :n", {"n": source})
+        return str(rows[0][0]) if rows else None
+
+    def all_names(self) -> list[str]:
+        """Every repository name the catalogue has in any role, in the Hub's spelling."""
+        sql = "SELECT name FROM mirrors UNION SELECT repo_id FROM mirrors UNION SELECT repo_id FROM repositories WHERE state = 'ok'"  # noqa: E501
+        return [str(row[0]) for row in self.database.rows(sql)]
+
+    def access(self, key: str, fingerprint: str) -> tuple[str, str, float] | None:
+        """(state, the Hub's message, when) as last found for this token, or `None`."""
+        rows = self.database.rows(
+            "SELECT state, message, checked_at FROM access WHERE key = :k AND fingerprint = :f",
+            {"k": key, "f": fingerprint},
+        )
+        return (rows[0][0], rows[0][1], rows[0][2]) if rows else None
+
+    def history(self, name: str | None = None, limit: int = 50) -> list[dict[str, Any]]:
+        """The resolution log, newest first."""
+        names = ("at", "purpose", "requested", "wish", "repo_id", "commit", "substituted", "rule",
+                 "source")  # fmt: skip
+        where = "WHERE key = :key" if name is not None else ""
+        sql = f"SELECT at, purpose, requested, wish, repo_id, revision_commit, substituted, rule, source FROM resolution_log {where} ORDER BY id DESC LIMIT :limit"  # noqa: S608, E501 # values are bound
+        params: dict[str, Any] = {"limit": limit}
+        if name is not None:
+            params["key"] = name.lower()
+        found = [dict(zip(names, row, strict=True)) for row in self.database.rows(sql, params)]
+        return [{**row, "substituted": bool(row["substituted"])} for row in found]
+
+    # -- writing ----------------------------------------------------------------------------
+
+    def import_rows(
+        self, source: Source, mirrors: Iterable[MirrorRow], bad: Iterable[BadMirror] = ()
+    ) -> int:
+        """Replace everything of one source by these rows, in one transaction.
+
+        Rows of other sources, a person's own above all, are not touched.
+        """
+        values = [_mirror_values(row._replace(source=source.name)) for row in mirrors]
+        with self.database.transaction() as writer:
+            _put_source(writer, source, len(values))
+            writer.run("DELETE FROM mirrors WHERE source = :s", {"s": source.name})
+            writer.run("DELETE FROM bad_mirrors WHERE source = :s", {"s": source.name})
+            writer.run_many(_INSERT_MIRROR, values)
+            writer.run_many(
+                _INSERT_BAD,
+                [{**b._asdict(), "key": b.repo_id.lower(), "source": source.name} for b in bad],
+            )
+        return len(values)
+
+    def add(self, rows: Iterable[MirrorRow], source: Source | None = None) -> None:
+        """Add or replace single rows: a person's own, or what `sync` found for one name."""
+        source = source or Source(USER, "-", "mdl catalog add", "", "")
+        with self.database.transaction() as writer:
+            _put_source(writer, source, 0)
+            writer.run_many(
+                _INSERT_MIRROR, [_mirror_values(r._replace(source=source.name)) for r in rows]
+            )
+            writer.run(
+                "UPDATE sources SET rows = (SELECT COUNT(*) FROM mirrors WHERE source = :s)"
+                " WHERE name = :s",
+                {"s": source.name},
+            )
+
+    def remove(self, name: str, repo_id: str | None = None, *, source: str = USER) -> int:
+        """Remove the rows of a name (or one of them) of one source; how many went."""
+        sql = "DELETE FROM mirrors WHERE key = :key AND source = :source"
+        params = {"key": name.lower(), "source": source}
+        if repo_id is not None:
+            sql += " AND repo_key = :repo_key"
+            params["repo_key"] = repo_id.lower()
+        with self.database.transaction() as writer:
+            return writer.run(sql, params)
+
+    def mark(self, repo_id: str, status: str, reason: str) -> None:
+        """Write down what `mdl catalog check` found of a mirror."""
+        with self.database.transaction() as writer:
+            writer.run(
+                "UPDATE mirrors SET status = :s, status_reason = :r, checked_at = :t"
+                " WHERE repo_key = :k",
+                {"s": status, "r": reason, "t": time.time(), "k": repo_id.lower()},
+            )
+
+    def remember(self, rows: Iterable[tuple[str, RepositoryRow]]) -> None:
+        """Keep what the Hub said, under the key that was asked for."""
+        values = [{"key": key, **row._asdict()} for key, row in rows]
+        with self.database.transaction() as writer:
+            writer.run_many(_REMEMBER, values)
+
+    def remember_access(self, key: str, fingerprint: str, state: str, message: str) -> None:
+        with self.database.transaction() as writer:
+            writer.run(
+                "INSERT INTO access (key, fingerprint, state, message, checked_at)"
+                " VALUES (:k, :f, :s, :m, :t) ON CONFLICT (key, fingerprint) DO UPDATE SET"
+                " state = excluded.state, message = excluded.message,"
+                " checked_at = excluded.checked_at",
+                {"k": key, "f": fingerprint, "s": state, "m": message, "t": time.time()},
+            )
+
+    def record_local_mirror(self, mirror: LocalMirror) -> None:
+        """Make a checkpoint that mdl quantized known, or known anew."""
+        with self.database.transaction() as writer:
+            writer.run(
+                "INSERT INTO local_mirrors (path, key, repo_id, revision_commit, format, settings,"
+                " created_at) VALUES (:path, :key, :repo_id, :commit, :format, :settings,"
+                " :created_at) ON CONFLICT (path) DO UPDATE SET created_at = excluded.created_at",
+                {**mirror._asdict(), "key": mirror.repo_id.lower()},
+            )
+
+    def forget_local_mirror(self, path: str) -> None:
+        with self.database.transaction() as writer:
+            writer.run("DELETE FROM local_mirrors WHERE path = :p", {"p": path})
+
+    def log(self, purpose: str, requested: str, wish: str, answer: dict[str, Any]) -> None:
+        """Record one answer that was used: `answer` is a resolution's JSON form."""
+        with self.database.transaction() as writer:
+            writer.run(
+                "INSERT INTO resolution_log (at, purpose, requested, key, wish, repo_id,"
+                " revision_commit, substituted, rule, source) VALUES (:at, :purpose, :requested,"
+                " :key, :wish, :repo_id, :commit, :substituted, :rule, :source)",
+                {
+                    "at": time.time(),
+                    "purpose": purpose,
+                    "requested": requested,
+                    "key": requested.lower(),
+                    "wish": wish,
+                    "repo_id": answer["repo_id"],
+                    "commit": answer["commit"],
+                    "substituted": int(answer["substituted"]),
+                    "rule": answer["rule"],
+                    "source": answer["source"],
+                },
+            )
+
+
+def open_catalog(settings: Settings) -> Catalog:
+    """Open the catalogue; the packaged rows are there from the first run.
+
+    Raises:
+        BusyError: another process upgrades the database and does not end.
+        ConfigError: `MDL_DATABASE_URL` is no URL mdl can use.
+        StoreError: the database cannot be opened, is damaged, or of a newer version of mdl.
+    """
+    from mdl.store import packaged
+
+    catalog = Catalog(connect(settings))
+    held = catalog.version(PACKAGED)
+    # Never back to an older edition: two versions of mdl on one database would fight over it.
+    if packaged.newer_than(held) and catalog.database.writable:
+        catalog.import_rows(*packaged.read())
+    elif held is None:
+        raise StoreError(
+            f"The database {catalog.database.where} holds no catalogue and cannot be written.",
+            next="Make the folder writable once, or set MDL_HOME to one that is.",
+        )
+    return catalog
+
+
+def _put_source(writer: Writer, source: Source, rows: int) -> None:
+    writer.run(_INSERT_SOURCE, {**source._asdict(), "now": time.time(), "rows": rows})
+
+
+def _mirror_values(row: MirrorRow) -> dict[str, Any]:
+    values = row._asdict()
+    del values["status"], values["status_reason"]
+    return {**values, "key": row.name.lower(), "repo_key": row.repo_id.lower()}

@@ -1,0 +1,51 @@
+"""The catalogue in the wheel: rows as data, with the place and hash of what they were made from.
+
+Made by `make catalog MAPPER=… LOADER_UTILS=…`; never edited by hand.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mdl.store.rows import PACKAGED, BadMirror, MirrorRow, Source
+
+# The edition in packaged.json, here too because the file takes longer to read than a name to
+# resolve; a test holds the two together.
+CATALOG_VERSION = "2026.10.9"
+
+_PATH = Path(__file__).with_name("packaged.json")
+
+
+def newer_than(held: str | None) -> bool:
+    """Whether the packaged edition is newer than the one a database holds."""
+    return held is None or _numbers(CATALOG_VERSION) > _numbers(held)
+
+
+def read() -> tuple[Source, list[MirrorRow], list[BadMirror]]:
+    """The packaged edition: where it came from, its mirrors, its bad mirrors."""
+    content = json.loads(_PATH.read_text())
+    return (
+        Source(**{**content["source"], "name": PACKAGED}),
+        [MirrorRow._make([*row, PACKAGED, None, None]) for row in content["mirrors"]],
+        [BadMirror._make([*row, PACKAGED]) for row in content["bad_mirrors"]],
+    )
+
+
+def write(source: Source, mirrors: list[MirrorRow], bad: list[BadMirror]) -> None:
+    """Write the file, one row a line, so that two editions can be compared."""
+    lines = [
+        "{",
+        f'"source": {json.dumps(source._asdict())},',
+        '"mirrors": [',
+        ",\n".join(json.dumps(list(row[:7])) for row in mirrors),
+        "],",
+        '"bad_mirrors": [',
+        ",\n".join(json.dumps(list(row[:4])) for row in bad),
+        "]",
+        "}\n",
+    ]
+    _PATH.write_text("\n".join(lines))
+
+
+def _numbers(version: str) -> tuple[Any, ...]:
+    return tuple(int(part) if part.isdigit() else 0 for part in version.split("."))

@@ -1,0 +1,93 @@
+"""The catalogue's rows as values. A `key` is a repository name in lower case."""
+
+from typing import NamedTuple
+
+# What weights can be, and what can be wished for. "exact" is a wish about the name, not a format.
+FORMATS = ("16bit", "bnb-4bit", "8bit", "fp8", "gguf", "awq", "gptq", "other")
+WISHES = ("16bit", "bnb-4bit", "8bit", "fp8")
+
+USER = "user"  # the source of rows a person added; no import touches them
+PACKAGED = "packaged"  # the source of the rows in the wheel
+
+
+class BadMirror(NamedTuple):
+    """A mirror that must not be used, what to use instead, and why."""
+
+    repo_id: str
+    replacement: str
+    replacement_format: str
+    reason: str
+    source: str
+
+
+class MirrorRow(NamedTuple):
+    """A wish for `wish` about `name` is answered by `repo_id`, whose weights are `format`.
+
+    `variant` tells apart what answers the same wish: `dynamic` and `plain` 4-bit, `block` and
+    `row` scaled fp8, `ungated` and `official` 16-bit. `relation` is `declared` or `verified`;
+    `status` what `mdl catalog check` found (`ok`, `dead`, `renamed`, `mismatch`) or `None`.
+    """
+
+    name: str
+    wish: str
+    repo_id: str
+    format: str
+    variant: str
+    rank: int
+    relation: str
+    source: str
+    status: str | None = None
+    status_reason: str | None = None
+
+
+class RepositoryRow(NamedTuple):
+    """What the Hub last said of a repository, `checked_at` seconds since 1970.
+
+    `state` is `ok`, `missing` (or private: the Hub does not tell which) or `disabled`; `gated` is
+    `false`, `auto`, `manual` or `None` for unknown; `format` one of FORMATS or `None`.
+    """
+
+    repo_id: str
+    state: str
+    gated: str | None
+    format: str | None
+    base_model: str | None
+    commit: str | None
+    licence: str | None
+    checked_at: float
+    renamed_to: str | None = None
+
+
+class Source(NamedTuple):
+    """Where rows came from: edition, place, hash of what was read, and licence."""
+
+    name: str
+    version: str
+    origin: str
+    sha256: str
+    licence: str
+
+
+class LocalMirror(NamedTuple):
+    """A quantized checkpoint that mdl wrote from `repo_id` at `commit`.
+
+    `settings` is the loader's digest of the quantization settings.
+    """
+
+    path: str
+    repo_id: str
+    commit: str
+    format: str
+    settings: str
+    created_at: float
+
+
+class Knowledge(NamedTuple):
+    """All the catalogue holds about one name."""
+
+    repository: RepositoryRow | None
+    bad: BadMirror | None
+    quantized: str | None  # the format, when rows name this repository as a quantized mirror
+    spelling: str | None  # the name as the rows spell it
+    mirrors: tuple[tuple[MirrorRow, BadMirror | None, RepositoryRow | None], ...]
+    local: tuple[LocalMirror, ...]

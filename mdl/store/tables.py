@@ -1,0 +1,127 @@
+"""The catalogue's tables, for Alembic and for PostgreSQL.
+
+Queries are written once as SQL with named parameters and run on sqlite3 and on SQLAlchemy alike
+(see `mdl.store.database`); this module is imported only to create or upgrade a database.
+
+Conventions: a `key` is a repository name in lower case; times are seconds since 1970 (UTC);
+truth values are 0 and 1. No column ever holds a token.
+"""
+
+from sqlalchemy import (
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+
+# A place rows came from, and which edition of it: re-importing replaces its rows alone.
+sources = Table(
+    "sources",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("version", Text, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("licence", Text, nullable=False),
+    Column("imported_at", Float, nullable=False),
+    Column("rows", Integer, nullable=False),
+)
+
+# What the Hub last said of a repository. `renamed_to` is set on the old name of a renamed one.
+repositories = Table(
+    "repositories",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("repo_id", Text, nullable=False),
+    Column("renamed_to", Text),
+    Column("state", Text, nullable=False),
+    Column("gated", Text),
+    Column("format", Text),
+    Column("base_model", Text),
+    Column("revision_commit", Text),
+    Column("licence", Text),
+    Column("checked_at", Float, nullable=False),
+)
+
+# "A wish for `wish` about the name `key` is answered by `repo_id`, whose weights are `format`."
+mirrors = Table(
+    "mirrors",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("key", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("wish", Text, nullable=False),
+    Column("repo_id", Text, nullable=False),
+    Column("repo_key", Text, nullable=False),
+    Column("format", Text, nullable=False),
+    Column("variant", Text, nullable=False),
+    Column("rank", Integer, nullable=False),
+    Column("relation", Text, nullable=False),
+    Column("source", Text, ForeignKey("sources.name"), nullable=False),
+    Column("status", Text),
+    Column("status_reason", Text),
+    Column("checked_at", Float),
+    UniqueConstraint("key", "wish", "repo_key", "variant", "source", name="one_row_a_claim"),
+    Index("mirrors_by_repository", "repo_key", "format"),
+)
+
+# Mirrors that exist and must not be used, each with what to use instead and why.
+bad_mirrors = Table(
+    "bad_mirrors",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("repo_id", Text, nullable=False),
+    Column("replacement", Text, nullable=False),
+    Column("replacement_format", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("source", Text, ForeignKey("sources.name"), nullable=False),
+)
+
+# What one token (by keyed fingerprint) may read.
+access = Table(
+    "access",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("fingerprint", Text, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("checked_at", Float, nullable=False),
+)
+
+# 4-bit checkpoints that mdl wrote itself: upstream repository and commit -> folder.
+local_mirrors = Table(
+    "local_mirrors",
+    metadata,
+    Column("path", Text, primary_key=True),
+    Column("key", Text, nullable=False),
+    Column("repo_id", Text, nullable=False),
+    Column("revision_commit", Text, nullable=False),
+    Column("format", Text, nullable=False),
+    Column("settings", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Index("local_mirrors_by_name", "key", "revision_commit"),
+)
+
+resolution_log = Table(
+    "resolution_log",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("at", Float, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("requested", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("wish", Text, nullable=False),
+    Column("repo_id", Text, nullable=False),
+    Column("revision_commit", Text),
+    Column("substituted", Integer, nullable=False),
+    Column("rule", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Index("resolution_log_by_name", "key", "at"),
+)

@@ -1,0 +1,194 @@
+"""Bring a database to this version's schema, once, under a lock, with a backup first."""
+
+import contextlib
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mdl.errors import BusyError, StoreError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from sqlalchemy import Connection, Engine
+
+# The newest migration. A constant, so that reading a current database imports no Alembic;
+# a test holds it against Alembic's own head.
+HEAD = "0001"
+
+_ADVISORY_LOCK = 0x6D646C  # "mdl", any number that nobody else takes
+_WAIT_SECONDS = 60.0
+
+
+def upgrade_sqlite(path: Path) -> None:
+    """Create or upgrade the SQLite database at `path`; an existing one is copied aside first.
+
+    Raises:
+        BusyError: another process held the upgrade lock for a minute.
+        StoreError: the file is no database, or of a newer version of mdl.
+    """
+    from sqlalchemy import create_engine, event
+
+    _make_private_folder(path.parent)
+    with _file_lock(path.with_name(path.name + ".upgrade-lock")):
+        current = sqlite_revision(path)
+        if current == HEAD:
+            return
+        if current is not None:
+            _backup(path)
+        if not path.exists():
+            path.touch(mode=0o600)
+        engine = create_engine(f"sqlite:///{path}")
+        event.listen(engine, "connect", _prepare_sqlite)
+        try:
+            with engine.connect() as connection:
+                _run_alembic(connection)
+        finally:
+            engine.dispose()
+
+
+def upgrade_server(engine: "Engine") -> None:
+    """Upgrade a database server, under an advisory lock: ten replicas upgrade it once."""
+    from sqlalchemy import text
+
+    with engine.connect() as connection:
+        connection.execute(text("SELECT pg_advisory_lock(:n)"), {"n": _ADVISORY_LOCK})
+        connection.commit()
+        try:
+            if server_revision(connection) != HEAD:
+                _run_alembic(connection)
+        finally:
+            connection.rollback()
+            connection.execute(text("SELECT pg_advisory_unlock(:n)"), {"n": _ADVISORY_LOCK})
+            connection.commit()
+
+
+def sqlite_revision(path: Path) -> str | None:
+    """The schema revision of the file, `None` for an absent or empty one.
+
+    Raises:
+        StoreError: the file is no SQLite database, or cannot be read.
+    """
+    if not path.exists() or path.stat().st_size == 0:
+        return None
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=10)) as connection:
+            names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+            if "alembic_version" not in names:
+                if names:
+                    raise not_ours(path)
+                return None
+            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    except sqlite3.DatabaseError as error:
+        raise damaged(path, error) from error
+    return str(row[0]) if row else None
+
+
+def server_revision(connection: "Connection") -> str | None:
+    """The schema revision a database server holds, `None` for none."""
+    from sqlalchemy import inspect, text
+
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    row = connection.execute(text("SELECT version_num FROM alembic_version")).fetchone()
+    return str(row[0]) if row else None
+
+
+def known_revisions() -> list[str]:
+    """Every migration this version of mdl has, oldest first."""
+    from alembic.script import ScriptDirectory
+
+    script = ScriptDirectory.from_config(_alembic_config())
+    return [revision.revision for revision in reversed(list(script.walk_revisions()))]
+
+
+def newer_version(where: str, revision: str) -> StoreError:
+    return StoreError(
+        f"The database {where} was made by a newer version of mdl.",
+        why=f"its schema is {revision}; this version knows up to {HEAD}",
+        next="Upgrade mdl, or set MDL_HOME to another folder. The database was left as it is.",
+    )
+
+
+def damaged(path: Path, error: Exception) -> StoreError:
+    return StoreError(
+        f"{path} cannot be read as a database.",
+        why=str(error),
+        next=f"Move it aside, or restore a backup ({path.name}.backup-*) beside it.",
+    )
+
+
+def not_ours(path: Path) -> StoreError:
+    return StoreError(
+        f"{path} is a database of something else.",
+        why="it has tables, and none of them is mdl's",
+        next="Set MDL_HOME to a folder of mdl's own.",
+    )
+
+
+def _alembic_config() -> "Config":
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "mdl:migrations")
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _run_alembic(connection: "Connection") -> None:
+    from alembic import command
+    from alembic.runtime.migration import MigrationContext
+
+    current = MigrationContext.configure(connection).get_current_revision()
+    if current is not None and current not in known_revisions():
+        raise newer_version(str(connection.engine.url.render_as_string()), current)
+    config = _alembic_config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+    connection.commit()
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _make_private_folder(folder: Path) -> None:
+    if not folder.exists():
+        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+
+
+def _backup(path: Path) -> Path:
+    """Copy the database through SQLite's own backup, which sees what is still in the WAL."""
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    target = path.with_name(f"{path.name}.backup-{stamp}")
+    if shutil.disk_usage(path.parent).free < path.stat().st_size * 2:
+        raise StoreError(
+            f"There is no room to back up {path} before its upgrade.",
+            next="Free some disk space; nothing was changed.",
+        )
+    target.touch(mode=0o600)
+    with (
+        contextlib.closing(sqlite3.connect(path)) as old,
+        contextlib.closing(sqlite3.connect(target)) as new,
+    ):
+        old.backup(new)
+    return target
+
+
+@contextlib.contextmanager
+def _file_lock(path: Path) -> Iterator[None]:
+    """An exclusive lock on a file of its own; the kernel drops it when the holder dies."""
+    import filelock
+
+    try:
+        with filelock.FileLock(path, timeout=_WAIT_SECONDS, mode=0o600):
+            yield
+    except filelock.Timeout as error:
+        raise BusyError(
+            "Another process is upgrading mdl's database.",
+            why=f"it has held {path} for {_WAIT_SECONDS:.0f} s",
+            next="Wait for it to end and try again.",
+        ) from error
