@@ -77,6 +77,24 @@ def resolver_for(
     return resolver
 
 
+def resolve_locked(resolver: Resolver, path: str, name: str, wish: Wish) -> Resolution:
+    """Answer a name as a lock file says; online, the Hub must still have exactly that.
+
+    Raises:
+        NotFoundError: no such file, or the name is not in it.
+        VerificationError: it is locked for another wish, or the Hub has something else now.
+    """
+    from pathlib import Path
+
+    from mdl.resolver import lockfile
+
+    entry = lockfile.find(lockfile.read(Path(path)), name, wish, path)
+    answer = lockfile.answer(entry, path, resolver.cached)
+    if resolver.online and not (answer.cached is not None and answer.cached.complete):
+        lockfile.check_against_hub(resolver, entry)
+    return answer
+
+
 class CacheWindow:
     """The cache as the resolver may see it: one repository at a time, no full scan."""
 

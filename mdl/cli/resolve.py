@@ -11,7 +11,7 @@ from mdl.cli.output import echo_json, echo_json_line, human_ago, human_size, pri
 from mdl.errors import MdlError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mdl.resolver import Facts, Resolution, Wish
     from mdl.resolver.session import Resolver
@@ -80,16 +80,13 @@ def resolve(names: tuple[str, ...], **options: Any) -> int:
     offline = True if options["offline"] else None
     if options["history"]:
         return _show_history(resolver_for(offline=True), names, options["as_json"])
-    if options["locked"]:
-        from mdl.resolver.lockfile import resolve_locked
-
-        wish = wish_of(options)
-        answers: list[Resolution | MdlError] = [
-            resolve_locked(options["locked"], name, wish) for name in names
-        ]
-        return _print_all(answers, options["as_json"])
     resolver = resolver_for(offline=offline)
     wish = wish_of(options, resolver.settings.prefer)
+    if options["locked"]:
+        from mdl.ask import resolve_locked
+
+        answers = [resolve_locked(resolver, options["locked"], name, wish) for name in names]
+        return _print_all(answers, options["as_json"])
     if options["from_stdin"]:
         return _stream(resolver, names, wish)
     return _print_all(_answers(resolver, names, wish), options["as_json"])
@@ -101,11 +98,11 @@ def _answers(
     answers = list(resolver.resolve_many(names, wish))
     for answer in answers:
         if not isinstance(answer, MdlError) and answer.substituted and answer.error is None:
-            resolver.record(answer, "resolve")
+            resolver.record(answer, "resolve", announce=False)  # it is printed
     return answers
 
 
-def _print_all(answers: "list[Resolution | MdlError]", as_json: bool) -> int:
+def _print_all(answers: "Sequence[Resolution | MdlError]", as_json: bool) -> int:
     code = 0
     for answer in answers:
         error = answer if isinstance(answer, MdlError) else answer.error
@@ -170,7 +167,7 @@ def _print_trace(answer: "Resolution") -> None:
     for step in answer.trace:
         mark = {"accepted": "✓", "rejected": "✗"}.get(step.verdict, "·")
         click.echo(f"  {mark} {printable(step.candidate)}: {printable(step.reason)}")
-    if answer.alternatives:
+    if answer.alternatives and answer.error is None:
         click.echo(f"  also: {', '.join(answer.alternatives)}")
 
 
@@ -182,7 +179,7 @@ def _format_line(answer: "Resolution") -> str:
 
 def _access_line(answer: "Resolution") -> str:
     gated = {False: "not gated", None: "gating unknown"}.get(
-        answer.gated if not isinstance(answer.gated, str) else True, f"gated ({answer.gated})"
+        answer.gated if not isinstance(answer.gated, str) else True, f"gated: {answer.gated}"
     )
     return f"{answer.access} ({gated})"
 

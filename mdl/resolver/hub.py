@@ -82,7 +82,7 @@ class Hub:
     def access(self, repo_id: str) -> tuple[str, str]:
         """The caller's access to a gated repository and the Hub's own words: one request."""
         if not self.has_token:
-            return "no_token", ""
+            return "no_token", "no token was given"
         if self.bad_token:
             return "bad_token", "the Hub does not accept the token"
         answer = self._get(f"/api/models/{repo_id}/auth-check", anonymous_retry=False)
@@ -99,6 +99,24 @@ class Hub:
             raise NoAccessError(f"{repo_id} cannot be seen.", why=self._missing_message(answer))
         body: dict[str, Any] = answer.body
         return body
+
+    def file_hashes(self, repo_id: str, commit: str) -> dict[str, str]:
+        """Each file's path and content: `sha256:…` for LFS files, `sha1:…` (git blob) else."""
+        found: dict[str, str] = {}
+        path: str | None = f"/api/models/{repo_id}/tree/{commit}?recursive=true"
+        while path:
+            answer = self._get(path)
+            if answer.status != 200:
+                raise NoAccessError(
+                    f"The files of {repo_id} cannot be listed.", why=self._missing_message(answer)
+                )
+            for row in answer.body:
+                if row["type"] == "file":
+                    lfs = row.get("lfs")
+                    digest = f"sha256:{lfs['oid']}" if lfs else f"sha1:{row['oid']}"
+                    found[row["path"]] = digest
+            path = answer.next
+        return found
 
     def by_author(self, author: str) -> Iterator[Facts]:
         """Every model of an owner, a thousand a request: how many names cost few requests."""

@@ -56,7 +56,7 @@ class Resolver:
     ) -> None:
         self.settings = settings
         self.catalog: Catalog = open_catalog(settings)
-        self._cached = cached or _nothing_cached
+        self.cached = cached or _nothing_cached
         self._token = settings.token if token is None or token is True else (token or None)
         self._allow_local = allow_local
         self._hub: Hub | None = None
@@ -120,9 +120,9 @@ class Resolver:
                 error.details.setdefault("requested", text)
                 yield error
 
-    def record(self, answer: Resolution, purpose: str) -> None:
+    def record(self, answer: Resolution, purpose: str, *, announce: bool = True) -> None:
         """Write an answer that is used into the resolution log, and announce a substitution."""
-        if answer.substituted:
+        if answer.substituted and announce:
             log.warning(
                 "%s was asked for; %s is used instead (%s).",
                 answer.requested,
@@ -164,7 +164,7 @@ class Resolver:
         facts: dict[str, Facts] = {}
         known = self._knowledge(request, facts)
         while True:
-            outcome = decide(request, known, facts, self._cached)
+            outcome = decide(request, known, facts, self.cached)
             if isinstance(outcome, Resolution):
                 return outcome
             if isinstance(outcome, Follow):

@@ -223,13 +223,17 @@ class Catalog:
         with self.database.transaction() as writer:
             return writer.run(sql, params)
 
-    def mark(self, repo_id: str, status: str, reason: str) -> None:
-        """Write down what `mdl catalog check` found of a mirror."""
+    def mark(self, findings: Iterable[tuple[str, str, str, str]]) -> None:
+        """Write down what a check found: (name, mirror, status, reason) a row."""
+        now = time.time()
         with self.database.transaction() as writer:
-            writer.run(
+            writer.run_many(
                 "UPDATE mirrors SET status = :s, status_reason = :r, checked_at = :t"
-                " WHERE repo_key = :k",
-                {"s": status, "r": reason, "t": time.time(), "k": repo_id.lower()},
+                " WHERE key = :n AND repo_key = :k",
+                [
+                    {"s": status, "r": reason, "t": now, "n": name.lower(), "k": repo_id.lower()}
+                    for name, repo_id, status, reason in findings
+                ],
             )
 
     def remember(self, rows: Iterable[tuple[str, RepositoryRow]]) -> None:

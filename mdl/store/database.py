@@ -11,7 +11,6 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mdl.errors import BusyError, ConfigError, MdlError, StoreError
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 Row = tuple[Any, ...]
 Params = Mapping[str, Any]
-NO_PARAMS: Params = MappingProxyType({})
+NO_PARAMS: Params = {}
 
 
 class Database(Protocol):

@@ -1,0 +1,335 @@
+"""`mdl catalog …`: the table of mirrors."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.termui import progressbar
+
+from mdl.cli.output import confirm, echo_json, human_ago, printable, table
+from mdl.errors import NotFoundError, UsageError
+from mdl.store.catalog import Catalog, open_catalog
+from mdl.store.rows import USER, WISHES, MirrorRow
+
+if TYPE_CHECKING:
+    from mdl.resolver.hub import Hub
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_yes = click.option("--yes", is_flag=True, help="Do not ask.")
+_dry = click.option("--dry-run", is_flag=True, help="Show what would change.")
+
+
+@click.group()
+def catalog() -> None:
+    """The table of mirrors: which repository answers which wish about which name."""
+
+
+def _open() -> Catalog:
+    from mdl.settings import load_settings
+
+    return open_catalog(load_settings())
+
+
+@catalog.command("ls")
+@click.argument("pattern", required=False)
+@click.option("--source", help="Rows of one source only.")
+@click.option("--wish", type=click.Choice(WISHES), help="Rows that answer one wish.")
+@click.option("--limit", type=click.IntRange(1), help="At most that many rows.")
+@click.option("--sources", "show_sources", is_flag=True, help="Where the rows came from.")
+@_json
+def ls(pattern: str | None, source: str | None, wish: str | None, limit: int | None,
+       show_sources: bool, as_json: bool) -> int:  # fmt: skip
+    """List rows; PATTERN is a part of a name."""
+    found = _open()
+    if show_sources:
+        return _print_sources(found, as_json)
+    rows = found.mirrors(source=source, wish=wish)
+    if pattern:
+        part = pattern.lower()
+        rows = [r for r in rows if part in r.name.lower() or part in r.repo_id.lower()]
+    total, rows = len(rows), rows[:limit]
+    if as_json:
+        echo_json({"mirrors": [row._asdict() for row in rows], "total": total})
+        return 0
+    click.echo(_rows_table(rows))
+    if total > len(rows):
+        click.echo(f"… and {total - len(rows)} more")
+    return 0
+
+
+@catalog.command()
+@click.argument("name")
+@_json
+def show(name: str, as_json: bool) -> int:
+    """Everything known about NAME."""
+    found = _open()
+    about = found.about(name.lower())
+    rows = found.mirrors(name=name)
+    if not rows and about.repository is None:
+        raise NotFoundError(
+            f"The catalogue knows nothing of {name}.",
+            next="`mdl catalog ls PART` searches; `mdl catalog sync NAME` asks the Hub.",
+        )
+    history = found.history(name, limit=5)
+    if as_json:
+        echo_json(
+            {
+                "name": about.spelling or name,
+                "repository": about.repository._asdict() if about.repository else None,
+                "bad": about.bad._asdict() if about.bad else None,
+                "mirrors": [row._asdict() for row in rows],
+                "local": [row._asdict() for row in about.local],
+                "history": history,
+            }
+        )
+        return 0
+    click.echo(about.spelling or name)
+    if about.repository is not None:
+        seen = about.repository
+        click.echo(
+            f"  the Hub said {human_ago(seen.checked_at)}: {seen.state},"
+            f" gated {seen.gated or 'unknown'}, {seen.format or 'format unknown'},"
+            f" commit {seen.commit or 'unknown'}"
+        )
+    if about.bad is not None:
+        click.echo(f"  known bad: {about.bad.reason}; use {about.bad.replacement}")
+    for mirror in about.local:
+        click.echo(f"  quantized here: {mirror.path} ({mirror.format} of {mirror.commit[:12]})")
+    click.echo(_rows_table(rows))
+    return 0
+
+
+@catalog.command()
+@click.argument("name")
+@click.argument("mirror")
+@click.option("--wish", type=click.Choice(WISHES), help="What it answers; else by its format.")
+@click.option("--format", "format_", help="What its weights are; else by its name.")
+@click.option("--rank", type=int, default=0, show_default=True, help="0 is taken first.")
+@_dry
+@_json
+def add(name: str, mirror: str, wish: str | None, format_: str | None, rank: int, dry_run: bool,
+        as_json: bool) -> int:  # fmt: skip
+    """Answer wishes about NAME with MIRROR; beats every imported row."""
+    from mdl.resolver.catalogfile import make_row
+
+    row = make_row(name, mirror, wish=wish, format=format_, rank=rank)
+    if not dry_run:
+        _open().add([row])
+    if as_json:
+        echo_json({"added": row._asdict(), "dry_run": dry_run})
+    else:
+        verb = "Would answer" if dry_run else "Answers"
+        click.echo(f"{verb} {row.wish} wishes about {row.name} with {row.repo_id}.")
+    return 0
+
+
+@catalog.command()
+@click.argument("name")
+@click.argument("mirror", required=False)
+@click.option("--source", default=USER, show_default=True, help="Whose rows.")
+@_dry
+@_yes
+@_json
+def rm(name: str, mirror: str | None, source: str, dry_run: bool, yes: bool, as_json: bool) -> int:
+    """Remove the rows you added for NAME, or the one for MIRROR."""
+    found = _open()
+    rows = [
+        row
+        for row in found.mirrors(name=name, source=source)
+        if row.name.lower() == name.lower()
+        and (mirror is None or row.repo_id.lower() == mirror.lower())
+    ]
+    if not rows:
+        raise NotFoundError(
+            f"There is no row of source {source!r} for {name} {f'with {mirror}' if mirror else ''}",
+            next=f"`mdl catalog show {name}` lists its rows and their sources.",
+        )
+    if not as_json:
+        click.echo(_rows_table(rows))
+    if dry_run or not confirm(f"Remove {len(rows)} row(s)?", yes=yes):
+        removed = 0
+    else:
+        removed = found.remove(name, mirror, source=source)
+    if as_json:
+        echo_json({"rows": [row._asdict() for row in rows], "removed": removed})
+    else:
+        click.echo(f"{removed} removed.")
+    return 0
+
+
+@catalog.command("import")
+@click.argument("what", metavar="unsloth|FILE")
+@click.option("--mapper", type=click.Path(path_type=Path), help="unsloth's mapper.py.")
+@click.option("--loader-utils", type=click.Path(path_type=Path), help="Its loader_utils.py.")
+@_dry
+@_json
+def import_(what: str, mapper: Path | None, loader_utils: Path | None, dry_run: bool,
+            as_json: bool) -> int:  # fmt: skip
+    """Import the installed unsloth package's table, or a TOML, JSON or CSV file.
+
+    Python is parsed, never executed. One transaction replaces what the same source gave before;
+    rows you added are not touched.
+    """
+    from mdl.resolver import catalogfile, unsloth
+
+    bad: tuple[Any, ...] = ()
+    if what == "unsloth":
+        if mapper is None:
+            mapper, loader_utils, version = unsloth.find_package()
+        else:
+            version = "file"
+            beside = mapper.with_name("loader_utils.py")
+            loader_utils = loader_utils or (beside if beside.exists() else None)
+        read = unsloth.read_table(mapper, loader_utils, version)
+        source, rows, bad = unsloth.source_of(read), unsloth.rows_of(read), read.bad
+        if version == "file":
+            source = source._replace(version=read.sha256[:12], origin=str(mapper))
+    elif mapper is not None or loader_utils is not None:
+        raise UsageError("--mapper and --loader-utils go with `import unsloth`.")
+    else:
+        source, rows = catalogfile.read_file(Path(what))
+    if not dry_run:
+        _open().import_rows(source, rows, bad)
+    body = {"source": source._asdict(), "rows": len(rows), "bad_mirrors": len(bad),
+            "dry_run": dry_run}  # fmt: skip
+    if as_json:
+        echo_json(body)
+    else:
+        verb = "Would import" if dry_run else "Imported"
+        click.echo(
+            f"{verb} {len(rows)} rows and {len(bad)} bad mirrors from {source.origin}"
+            f" as source {source.name!r}."
+        )
+    return 0
+
+
+@catalog.command()
+@click.argument("names", nargs=-1, required=True)
+@_dry
+@_json
+def sync(names: tuple[str, ...], dry_run: bool, as_json: bool) -> int:
+    """Ask the Hub's model tree what is quantized from each NAME."""
+    from mdl.resolver import upkeep
+
+    found, hub = _open(), _hub()
+    body = []
+    for name in names:
+        canonical, rows = upkeep.sync(hub, name)
+        if not dry_run:
+            found.add(rows, upkeep.SYNC)
+        body.append({"name": canonical, "mirrors": [row._asdict() for row in rows]})
+        if not as_json:
+            click.echo(f"{canonical}: {len(rows)} mirrors")
+            if rows:
+                click.echo(_rows_table(rows))
+    if as_json:
+        echo_json({"synced": body, "dry_run": dry_run})
+    return 0
+
+
+@catalog.command()
+@click.argument("pattern", required=False)
+@click.option("--source", help="Rows of one source only.")
+@click.option("--workers", type=click.IntRange(1, 32), default=8, show_default=True)
+@_dry
+@_json
+def check(pattern: str | None, source: str | None, workers: int, dry_run: bool,
+          as_json: bool) -> int:  # fmt: skip
+    """Ask the Hub about every mirror and mark the dead, renamed and mismatched ones."""
+    from mdl.resolver import upkeep
+
+    found, hub = _open(), _hub()
+    rows = [
+        row
+        for row in found.mirrors(source=source)
+        if not pattern or pattern.lower() in f"{row.name} {row.repo_id}".lower()
+    ]
+    if not rows:
+        raise NotFoundError("No mirror matches.", next="`mdl catalog ls` lists them.")
+    count = len({row.repo_id.lower() for row in rows})
+    findings = []
+    with progressbar(length=count, label="checking", file=sys.stderr, hidden=as_json) as bar:
+        for batch in upkeep.check(hub, rows, workers):
+            findings += batch
+            bar.update(1)
+            if not dry_run:
+                found.mark([(f.name, f.repo_id, f.status, f.reason) for f in batch])
+    wrong = sorted(f for f in findings if f.status != "ok")
+    if as_json:
+        echo_json({"checked": count, "wrong": [f._asdict() for f in wrong]})
+    else:
+        for finding in wrong:
+            what = f"{finding.repo_id} for {finding.name}"
+            click.echo(f"{finding.status:<9} {what}: {printable(finding.reason)}")
+        click.echo(f"{count} mirrors checked, {len(wrong)} of {len(findings)} rows wrong.")
+    return 0
+
+
+@catalog.command()
+@click.option("--source", help="Rows of one source only.")
+@click.option(
+    "--format", "kind", type=click.Choice(["toml", "json", "csv"]), help="Else by the file's name."
+)
+@click.option("--output", "-o", type=click.Path(path_type=Path, dir_okay=False))
+def export(source: str | None, kind: str | None, output: Path | None) -> int:
+    """Write rows as TOML, JSON or CSV, to share and to import elsewhere."""
+    from mdl.resolver.catalogfile import write_text
+
+    if kind is None:
+        suffix = output.suffix.lstrip(".").lower() if output is not None else "toml"
+        if suffix not in ("toml", "json", "csv"):
+            raise UsageError(f"{output} does not say its kind.", next="Add --format toml|json|csv.")
+        kind = suffix
+    rows = _open().mirrors(source=source)
+    if not rows:
+        raise NotFoundError("There is nothing to export.", next="`mdl catalog ls --sources`")
+    text = write_text(rows, kind)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        output.write_text(text)
+        click.echo(f"{len(rows)} rows written to {output}.")
+    return 0
+
+
+def _hub() -> "Hub":
+    from mdl.errors import OfflineError
+    from mdl.resolver.hub import Hub
+    from mdl.settings import load_settings
+
+    settings = load_settings()
+    if settings.offline:
+        raise OfflineError("This needs the Hub, and HF_HUB_OFFLINE is set.")
+    return Hub(settings.endpoint, settings.token, settings.hub_timeout)
+
+
+def _rows_table(rows: list[MirrorRow]) -> str:
+    return table(
+        ["NAME", "WISH", "MIRROR", "FORMAT", "RANK", "RELATION", "SOURCE", "STATUS"],
+        [
+            (r.name, r.wish, r.repo_id, f"{r.format} {r.variant}".strip(), str(r.rank), r.relation,
+             r.source, f"{r.status or '-'} {r.status_reason or ''}".strip())
+            for r in rows
+        ],
+        right=(4,),
+    )  # fmt: skip
+
+
+def _print_sources(found: Catalog, as_json: bool) -> int:
+    sources = found.sources()
+    if as_json:
+        echo_json({"sources": sources})
+    else:
+        click.echo(
+            table(
+                ["SOURCE", "VERSION", "ROWS", "LICENCE", "ORIGIN", "IMPORTED"],
+                [
+                    (s["name"], s["version"], str(s["rows"]), s["licence"] or "-", s["origin"],
+                     human_ago(s["imported_at"]))
+                    for s in sources
+                ],
+                right=(2,),
+            )
+        )  # fmt: skip
+    return 0

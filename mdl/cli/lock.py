@@ -1,0 +1,62 @@
+"""`mdl lock`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mdl.cli.output import echo_json
+from mdl.cli.resolve import wish_of, wish_options
+from mdl.errors import UsageError
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("mdl.lock"),
+    show_default=True,
+)
+@click.option("--add", is_flag=True, help="Keep the other entries of an existing file.")
+@wish_options
+@click.option("--dry-run", is_flag=True, help="Print the file, write nothing.")
+@click.option("--yes", is_flag=True, help="Overwrite without asking.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def lock(names: tuple[str, ...], output: Path, add: bool, dry_run: bool, yes: bool, as_json: bool,
+         **options: Any) -> int:  # fmt: skip
+    """Write what each NAME resolves to, down to commits and file hashes, into a lock file.
+
+    The locked commits are registered with the cache: no pruning removes them.
+    """
+    from mdl.ask import resolver_for
+    from mdl.cachemgr import open_cache
+    from mdl.cli.output import confirm
+    from mdl.resolver import lockfile
+
+    resolver = resolver_for(offline=True if options["offline"] else None)
+    wish = wish_of(options, resolver.settings.prefer)
+    kept = lockfile.read(output) if add and output.exists() else []
+    made = [lockfile.make_entry(resolver, resolver.resolve(name, wish).checked()) for name in names]
+    names_made = {(entry.requested.lower(), entry.format) for entry in made}
+    entries = [e for e in kept if (e.requested.lower(), e.format) not in names_made] + made
+    if not dry_run:
+        if output.exists() and not add and not confirm(f"Overwrite {output}?", yes=yes):
+            raise UsageError(f"{output} was left as it is.")
+        lockfile.write(output, entries)
+        open_cache(resolver.settings).register_lock(
+            output.absolute(), [(entry.repo_id, entry.commit) for entry in entries]
+        )
+    if as_json:
+        echo_json({"file": str(output), "dry_run": dry_run, "models": [
+            {"requested": e.requested, "repo_id": e.repo_id, "commit": e.commit,
+             "upstream_commit": e.upstream_commit, "files": len(e.files)} for e in made
+        ]})  # fmt: skip
+    elif dry_run:
+        click.echo(lockfile.to_text(entries), nl=False)
+    else:
+        for entry in made:
+            click.echo(f"{entry.requested} → {entry.repo_id} @ {entry.commit[:12]}")
+        click.echo(f"{output} holds {len(entries)} model(s).")
+    return 0

@@ -1,0 +1,235 @@
+"""Lock files: what a name was, down to the commit and the hash of every file, to hold later.
+
+The file is TOML with one table a name, keys and files in a fixed order: it diffs well in git.
+"""
+
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mdl import __version__
+from mdl.errors import NotFoundError, OfflineError, UsageError, VerificationError
+from mdl.resolver.types import CacheView, Resolution, Step, Wish
+
+if TYPE_CHECKING:
+    from mdl.resolver.session import Resolver
+
+_FORMAT = 1
+_FIELDS = (
+    "requested", "format", "canonical", "repo_id", "commit", "upstream_commit", "substituted",
+    "quantize_on_load", "source", "catalogue", "gated",
+)  # fmt: skip
+# What identifies a file's content on the Hub: sha256 for LFS, git's blob sha1 for small ones.
+Hash = str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One locked name.
+
+    `files` maps a path to `sha256:…` or `sha1:…` (git blob), as the Hub names its content.
+    `upstream` is the repository that was named and its commit, where another one answers for it.
+    """
+
+    requested: str
+    format: str
+    canonical: str
+    repo_id: str
+    commit: str
+    substituted: bool
+    quantize_on_load: bool
+    source: str
+    catalogue: str
+    gated: bool | str | None
+    upstream_commit: str | None
+    files: Mapping[str, Hash]
+
+
+def make_entry(resolver: "Resolver", answer: Resolution) -> Entry:
+    """Pin an answer: its commit, the named repository's commit, every file's hash.
+
+    Raises:
+        NotFoundError: the answer is a folder, which has no commit.
+        OfflineError: the Hub does not answer.
+    """
+    if answer.is_local:
+        raise UsageError(
+            f"{answer.requested} is a folder: there is no commit to lock.",
+            next="Lock the repository it came from.",
+        )
+    if not resolver.online or answer.commit is None:
+        raise OfflineError(
+            f"{answer.requested} cannot be locked without the Hub.",
+            why="the commit and the files' hashes come from it",
+        )
+    upstream = None
+    if answer.repo_id.lower() != answer.canonical.lower():
+        facts = resolver.hub.facts(answer.canonical)
+        upstream = facts.commit if facts.state == "ok" else None
+    return Entry(
+        requested=answer.requested,
+        format=answer.format,
+        canonical=answer.canonical,
+        repo_id=answer.repo_id,
+        commit=answer.commit,
+        substituted=answer.substituted,
+        quantize_on_load=answer.quantize_on_load,
+        source=answer.source,
+        catalogue=resolver.catalog.version(answer.source) or "",
+        gated=answer.gated,
+        upstream_commit=upstream,
+        files=resolver.hub.file_hashes(answer.repo_id, answer.commit),
+    )
+
+
+def write(path: Path, entries: Iterable[Entry]) -> None:
+    """Write a lock file in one move: a reader sees the old one or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(to_text(entries))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def to_text(entries: Iterable[Entry]) -> str:
+    """The TOML text, entries sorted by name and wish."""
+    import json  # its strings are TOML's
+
+    parts = [
+        "# Written by `mdl lock`, checked by `--locked` and `mdl verify`.\n"
+        f"version = {_FORMAT}\nmdl = {json.dumps(__version__)}\n"
+    ]
+    for entry in sorted(entries, key=lambda e: (e.requested.lower(), e.format)):
+        lines = ["\n[[model]]"]
+        for field in _FIELDS:
+            value = getattr(entry, field)
+            if value is not None:
+                lines.append(f"{field} = {json.dumps(value)}")
+        lines.append("[model.files]")
+        lines += [f"{json.dumps(p)} = {json.dumps(h)}" for p, h in sorted(entry.files.items())]
+        parts.append("\n".join(lines) + "\n")
+    return "".join(parts)
+
+
+def read(path: Path) -> list[Entry]:
+    """Read a lock file.
+
+    Raises:
+        NotFoundError: it is not there.
+        UsageError: it is no lock file, or of a newer format.
+    """
+    try:
+        content = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise NotFoundError(
+            f"The lock file {path} cannot be read.",
+            why=str(error),
+            next="`mdl lock NAME -o FILE` writes one.",
+        ) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path} is no lock file.", why=str(error)) from error
+    if content.get("version") != _FORMAT:
+        raise UsageError(
+            f"{path} is no lock file of format {_FORMAT}.",
+            why=f"its version is {content.get('version')!r}",
+            next="Write it again with `mdl lock`, or upgrade mdl.",
+        )
+    try:
+        return [_entry(table) for table in content.get("model", [])]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path} has an incomplete entry.", why=repr(error)) from error
+
+
+def find(entries: Iterable[Entry], name: str, wish: Wish, where: str) -> Entry:
+    """The entry that answers a name and a wish.
+
+    Raises:
+        NotFoundError: the lock has no such entry.
+        VerificationError: the name is locked, but for another wish.
+    """
+    of_name = [e for e in entries if name.lower() in (e.requested.lower(), e.canonical.lower())]
+    for entry in of_name:
+        if entry.format == wish.label:
+            return entry
+    if of_name:
+        raise VerificationError(
+            f"{name} is locked in {where} as {of_name[0].format}, not as {wish.label}.",
+            next=f"Wish for {of_name[0].format}, or lock it anew.",
+        )
+    raise NotFoundError(
+        f"{name} is not in {where}.", next=f"Add it: mdl lock {name} -o {where} --add."
+    )
+
+
+def answer(entry: Entry, path: str, cached: CacheView) -> Resolution:
+    """The locked answer: no Hub, no catalogue; the commit is the lock's."""
+    return Resolution(
+        requested=entry.requested,
+        canonical=entry.canonical,
+        repo_id=entry.repo_id,
+        revision=entry.commit,
+        commit=entry.commit,
+        format=entry.format,
+        substituted=entry.substituted,
+        quantize_on_load=entry.quantize_on_load,
+        gated=entry.gated,
+        access="open" if entry.gated is False else "unknown",
+        source=entry.source,
+        rule="locked",
+        trace=(Step(entry.repo_id, "accepted", f"{path} pins it to {entry.commit[:12]}"),),
+        alternatives=(),
+        cached=cached(entry.repo_id, entry.commit),
+        weights="16bit" if entry.quantize_on_load else entry.format,
+    )
+
+
+def check_against_hub(resolver: "Resolver", entry: Entry) -> None:
+    """Whether the Hub still has the locked commit with the same files.
+
+    Raises:
+        VerificationError: it does not; the error says what differs.
+        OfflineError: the Hub does not answer.
+    """
+    facts = resolver.hub.facts(entry.repo_id, entry.commit)
+    if facts.state != "ok":
+        raise VerificationError(
+            f"{entry.repo_id} no longer has the locked commit {entry.commit}.",
+            why=facts.message,
+            next="If it is in your cache it still loads with --offline; else lock anew.",
+        )
+    if facts.repo_id.lower() != entry.repo_id.lower():
+        raise VerificationError(
+            f"{entry.repo_id} is now {facts.repo_id}.",
+            why="the Hub redirects the locked name",
+            next="Look at it, and lock anew.",
+        )
+    files = resolver.hub.file_hashes(entry.repo_id, entry.commit)
+    differing = sorted(p for p in {*files, *entry.files} if files.get(p) != entry.files.get(p))
+    if differing:
+        raise VerificationError(
+            f"{entry.repo_id} at {entry.commit} is not what was locked.",
+            why=f"differing files: {', '.join(differing[:5])}",
+            next="Do not load it before you know why.",
+        )
+
+
+def _entry(table: Mapping[str, Any]) -> Entry:
+    files = {str(path): str(digest) for path, digest in table["files"].items()}
+    return Entry(
+        requested=str(table["requested"]),
+        format=str(table["format"]),
+        canonical=str(table["canonical"]),
+        repo_id=str(table["repo_id"]),
+        commit=str(table["commit"]),
+        substituted=bool(table["substituted"]),
+        quantize_on_load=bool(table["quantize_on_load"]),
+        source=str(table["source"]),
+        catalogue=str(table.get("catalogue", "")),
+        gated=table.get("gated"),
+        upstream_commit=table.get("upstream_commit"),
+        files=files,
+    )
