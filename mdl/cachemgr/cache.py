@@ -1,0 +1,319 @@
+"""The cache manager's front door: one `Cache` per root, cheap to open.
+
+Reading imports neither huggingface_hub nor SQLAlchemy; what only changes need is imported when
+something is changed.
+"""
+
+import contextlib
+import fnmatch
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mdl.cachemgr.index import Survey, survey, tree_size
+from mdl.cachemgr.layout import COMMIT, REPO_TYPES, parse_folder, repo_key, root_id, spelling_rank
+from mdl.cachemgr.scan import read_tree, scan_folder, store_is_marked
+from mdl.cachemgr.summary import Knowledge, group, physical
+from mdl.cachemgr.values import CachedRepo, Folder, Placement
+from mdl.errors import NotFoundError, UsageError
+from mdl.settings import Settings
+from mdl.store.cacheindex import CacheIndex
+
+if TYPE_CHECKING:
+    from mdl.cachemgr.carry_out import Outcome
+    from mdl.cachemgr.policy import Policy, PrunePlan
+
+# Named here because `Cache.list` hides the builtin inside the class.
+Repos = list[CachedRepo]
+Folders = list[Folder]
+Names = list[str]
+Pins = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Totals:
+    """A root as a whole, in bytes; `size_on_disk` counts every inode and payload in it once."""
+
+    repos: int
+    revisions: int
+    size_on_disk: int
+    logical_size: int
+    reclaimable: int
+    incomplete_files: int
+    incomplete_size: int
+    no_exist_files: int
+    shared_store_size: int
+    xet_size: int
+    trash_size: int
+    problems: int
+    strangers: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.__dict__, "strangers": list(self.strangers)}
+
+
+def open_cache(settings: Settings, root: Path | None = None) -> "Cache":
+    """The cache manager of `settings.cache_root`, or of another root."""
+    return Cache(settings, root or settings.cache_root)
+
+
+class Cache:
+    """One cache root and what this machine knows about it."""
+
+    def __init__(self, settings: Settings, root: Path) -> None:
+        self.settings = settings
+        self.root = root
+        self._where = os.fspath(root)
+        # What recovery had to take back or finish when something was last changed, in words.
+        self.notes: list[str] = []
+
+    @cached_property
+    def index(self) -> CacheIndex:
+        index = CacheIndex(self.settings.home / "cache" / f"{root_id(self.root)}.db")
+        if index.actions("running", "undoing", "emptying"):
+            self._recover(index)
+        return index
+
+    def _recover(self, index: CacheIndex) -> None:
+        """Finish or take back what a killed process left; one that is still at work is left."""
+        from mdl.cachemgr.journal import recover
+        from mdl.cachemgr.locks import root_mutex
+        from mdl.errors import BusyError
+
+        with contextlib.suppress(BusyError), root_mutex(self._where, self._mutex_file, wait=0.0):
+            self.notes += recover(index)
+
+    @property
+    def _mutex_file(self) -> Path:
+        return self.settings.home / "cache" / f"{root_id(self.root)}.lock"
+
+    @contextlib.contextmanager
+    def exclusive(self, *, wait: float = 10.0) -> Iterator[CacheIndex]:
+        """Be the only mdl process that changes this root; unfinished actions are settled first.
+
+        Raises:
+            BusyError: another one is at work.
+        """
+        from mdl.cachemgr.journal import recover
+        from mdl.cachemgr.locks import root_mutex
+
+        with root_mutex(self._where, self._mutex_file, wait=wait):
+            self.notes += recover(self.index)
+            yield self.index
+
+    # Reading
+
+    def survey(self) -> Survey:
+        """Every folder of the root, read again where it changed."""
+        return survey(self._where, self.index)
+
+    def knowledge(self) -> Knowledge:
+        """Pins, recorded use, the Hub's spellings and lock files on record."""
+        used: dict[str, dict[str, float]] = {}
+        for key, commit, at in self.index.used():
+            used.setdefault(key, {})[commit] = at
+        pins: dict[str, frozenset[str]] = {}
+        for key, revision, _, _ in self.index.pins():
+            pins[key] = pins.get(key, frozenset()) | {revision}
+        locked: dict[str, dict[str, str]] = {}
+        for path, key, commit in self.index.lock_files():
+            if os.path.exists(path):
+                locked.setdefault(key, {})[commit] = path
+        return Knowledge(used, pins, self.index.canonical(), locked)
+
+    def list(self) -> Repos:
+        """Every repository once, whatever its casings."""
+        return group(self.survey().summaries, self.knowledge())
+
+    def listing(self) -> tuple[Repos, Totals]:
+        """`list`, with the totals of the whole root."""
+        found = self.survey()
+        repos = group(found.summaries, self.knowledge())
+        return repos, self._totals(found, repos)
+
+    def _totals(self, found: Survey, repos: Sequence[CachedRepo]) -> Totals:
+        from mdl.cachemgr.trash import trash_place
+
+        size = physical(found.summaries, found.store)
+        return Totals(
+            repos=len(repos),
+            revisions=sum(len(repo.revisions) for repo in repos),
+            size_on_disk=size,
+            logical_size=sum(repo.logical_size for repo in repos),
+            reclaimable=sum(repo.reclaimable for repo in repos),
+            incomplete_files=sum(repo.incomplete_files for repo in repos),
+            incomplete_size=sum(repo.incomplete_size for repo in repos),
+            no_exist_files=sum(summary.no_exist for summary in found.summaries),
+            shared_store_size=sum(found.store.values()),
+            xet_size=tree_size(self.root.parent / "xet")[1],
+            trash_size=tree_size(trash_place(self.root).path)[1],
+            problems=sum(len(repo.problems) for repo in repos),
+            strangers=tuple(sorted(found.strangers)),
+        )
+
+    def folders_of(self, repo_id: str, repo_type: str = "model") -> Folders:
+        """The folders of one repository in every casing, read now; aliases included."""
+        key = repo_key(repo_type, repo_id)
+        marked = store_is_marked(self._where)
+        return [
+            scan_folder(self._where, name, marked=marked)
+            for name in self._names()
+            if repo_key(*(parse_folder(name) or ("", ""))) == key
+        ]
+
+    def _names(self) -> Names:
+        try:
+            return sorted(name for name in os.listdir(self.root) if parse_folder(name))
+        except OSError:
+            return []
+
+    def repo(self, name: str, repo_type: str | None = None) -> CachedRepo:
+        """One repository by its name in any casing; `dataset/org/name` names its type too.
+
+        Raises:
+            NotFoundError: it is not in this cache.
+            UsageError: repositories of several types have that name.
+        """
+        repo_type, repo_id = split_name(name, repo_type)
+        found = [
+            repo
+            for repo in self.list()
+            if repo.repo_id.casefold() == repo_id.casefold()
+            and (repo_type is None or repo.repo_type == repo_type)
+        ]
+        if not found:
+            raise NotFoundError(
+                f"{name} is not in the cache {self.root}.",
+                next="`mdl cache ls` lists what is.",
+            )
+        if len(found) > 1:
+            types = ", ".join(f"{repo.repo_type}/{repo.repo_id}" for repo in found)
+            raise UsageError(
+                f"{name} is the name of more than one repository.", next=f"Write one of: {types}."
+            )
+        return found[0]
+
+    def cached_view(self, keys: Iterable[str]) -> dict[str, CachedRepo]:
+        """Case-folded model name → its entry, for those of these names that are here."""
+        wanted = {key.casefold() for key in keys}
+        return {
+            repo.repo_id.casefold(): repo
+            for repo in self.list()
+            if repo.repo_type == "model" and repo.repo_id.casefold() in wanted
+        }
+
+    def placement(
+        self,
+        repo_id: str,
+        commit: str | None = None,
+        revision: str | None = None,
+        allow_patterns: Sequence[str] | None = None,
+        repo_type: str = "model",
+    ) -> Placement:
+        """Where a revision of a repository is on disk, in whatever casing.
+
+        Reads this repository's folders only, never the whole cache.
+
+        Args:
+            commit: the full hash wanted; wins over `revision`.
+            revision: a ref or a commit; `main` when neither is given.
+            allow_patterns: count only files that match one of these, as `snapshot_download` does.
+        """
+        wanted = commit or revision or "main"
+        found = [
+            placed
+            for folder in self.folders_of(repo_id, repo_type)
+            if folder.alias_of is None
+            for placed in [self._place(folder, wanted, allow_patterns)]
+            if placed is not None
+        ]
+        if not found:
+            known = wanted if COMMIT.fullmatch(wanted) else None
+            return Placement(repo_id, repo_type, None, known, "absent", None, 0)
+        order = {"complete": 0, "partial": 1, "broken": 2}
+        return min(found, key=lambda p: (order[p.state], -p.bytes, spelling_rank(p.spelling or "")))
+
+    def _place(
+        self, folder: Folder, wanted: str, patterns: Sequence[str] | None
+    ) -> Placement | None:
+        commit = folder.refs.get(wanted, wanted)
+        snapshot = next((s for s in folder.snapshots if s.commit == commit), None)
+        if snapshot is None:
+            return None
+        pointers = [p for p in snapshot.pointers if matches(p.path, patterns)]
+        missing = tuple(path for path in snapshot.missing if matches(path, patterns))
+        state = snapshot.state
+        if patterns is not None and state == "partial":
+            tree = read_tree(os.path.join(self._where, folder.name, "trees", f"{commit}.json"))
+            state = "complete" if tree is not None and pointers and not missing else "partial"
+        return Placement(
+            folder.repo_id,
+            folder.repo_type,
+            folder.repo_id,
+            commit,
+            state,
+            self.root / folder.name / "snapshots" / commit,
+            sum(folder.blobs[p.blob].size for p in pointers if p.blob is not None),
+            missing,
+        )
+
+    # Knowledge
+
+    def record_use(self, repo_id: str, commit: str, repo_type: str = "model") -> None:
+        """Note that a revision was used now: the only honest last-used time there is."""
+        self.index.record_use(repo_key(repo_type, repo_id), commit, time.time())
+
+    def register_lock(self, path: Path, entries: Iterable[tuple[str, str]]) -> None:
+        """Put a lock file on record: the (repo_id, commit) pairs it names survive every prune."""
+        pairs = [(repo_key("model", repo_id), commit) for repo_id, commit in entries]
+        self.index.put_lock_file(str(path.absolute()), pairs)
+
+    @property
+    def pins(self) -> Pins:
+        return [
+            {"repo_id": repo_id, "repo_type": key.split("/")[0], "revision": revision or None,
+             "at": at}
+            for key, revision, repo_id, at in self.index.pins()
+        ]  # fmt: skip
+
+    # Changing
+
+    def plan_prune(self, policy: "Policy") -> "PrunePlan":
+        """What a policy would remove and keep, and why; nothing is changed."""
+        from mdl.cachemgr.prune import plan
+
+        return plan(self, policy)
+
+    def apply(self, plan: "PrunePlan") -> "Outcome":
+        """Carry a prune plan out, into the trash.
+
+        Raises:
+            BusyError: another mdl process is changing this root.
+            DiskError: there is no room or no right to do it; nothing was changed.
+        """
+        from mdl.cachemgr.prune import apply
+
+        return apply(self, plan)
+
+
+def matches(path: str, patterns: Sequence[str] | None) -> bool:
+    """Does a file name match, as huggingface_hub's `allow_patterns` reads patterns?"""
+    if patterns is None:
+        return True
+    return any(
+        fnmatch.fnmatch(path, f"{pattern}*" if pattern.endswith("/") else pattern)
+        for pattern in patterns
+    )
+
+
+def split_name(name: str, repo_type: str | None = None) -> tuple[str | None, str]:
+    """`(repo_type, repo_id)` of `org/name`, `model/org/name` or `datasets/org/name`."""
+    head, _, rest = name.partition("/")
+    kinds = {**{kind: kind for kind in REPO_TYPES.values()}, **REPO_TYPES}
+    if repo_type is None and rest and head in kinds:
+        return kinds[head], rest
+    return repo_type, name

@@ -1,0 +1,166 @@
+"""Every change mdl makes to a disk goes through here, one function per kind of change.
+
+Each is a single system call that leaves either the old or the new state, or a short sequence
+that hides its half-made part under a temporary name. `steps` counts them: a test that sets
+`MDL_TEST_KILL_AFTER=N` dies, as by SIGKILL, right after the Nth change.
+"""
+
+import ctypes
+import errno
+import os
+import secrets
+import sys
+from pathlib import Path
+
+from mdl.errors import DiskError
+
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
+_RENAME_EXCHANGE = 2
+_kill_after = int(os.environ.get("MDL_TEST_KILL_AFTER", "0"))
+steps = 0
+
+
+def _stepped() -> None:
+    global steps
+    steps += 1
+    if steps == _kill_after:
+        os._exit(137)
+
+
+def lexists(path: str) -> bool:
+    return os.path.lexists(path)
+
+
+def make_folder(path: str, mode: int = 0o777) -> None:
+    """Make a folder and what is missing above it; one that exists is fine."""
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    if parent and parent != path:
+        make_folder(parent)
+    try:
+        os.mkdir(path, mode)
+    except FileExistsError:
+        return
+    _stepped()
+
+
+def remove_folder(path: str) -> bool:
+    """Remove a folder if it is there and empty."""
+    try:
+        os.rmdir(path)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            return False
+        raise
+    _stepped()
+    return True
+
+
+def rename_new(source: str, target: str) -> None:
+    """Rename, but never over something that is there.
+
+    Raises:
+        FileExistsError: `target` is there; nothing was changed.
+    """
+    if not _renameat2(source, target, _RENAME_NOREPLACE):
+        if lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
+        os.rename(source, target)
+    _stepped()
+
+
+def exchange(first: str, second: str) -> None:
+    """Swap two names in one instant: nobody ever finds either of them missing.
+
+    Raises:
+        DiskError: this system or file system cannot.
+    """
+    if not _renameat2(first, second, _RENAME_EXCHANGE):
+        raise DiskError(
+            "This file system cannot swap two folders in one step.",
+            why="folding one spelling into another needs renameat2 with RENAME_EXCHANGE.",
+            next="Use `mdl cache normalize --to shared`, which moves no folder.",
+        )
+    _stepped()
+
+
+def replace(source: str, target: str) -> None:
+    """Rename over whatever file is there."""
+    os.replace(source, target)
+    _stepped()
+
+
+def hard_link(source: str, target: str) -> None:
+    os.link(source, target, follow_symlinks=False)
+    _stepped()
+
+
+def soft_link(text: str, target: str) -> None:
+    os.symlink(text, target)
+    _stepped()
+
+
+def remove_file(path: str) -> bool:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    _stepped()
+    return True
+
+
+def write_file(path: str, data: bytes, mode: int = 0o644) -> None:
+    """Give a file this content in one step, synced: readers see the old or the new."""
+    temporary = temporary_beside(path)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        _stepped()
+        replace(temporary, path)
+    except OSError:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def append_line(path: str, line: bytes, mode: int = 0o666) -> None:
+    """Append one synced line to a regular file, never through a link."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    fd = os.open(path, flags, mode)
+    try:
+        if os.write(fd, line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    _stepped()
+
+
+def temporary_beside(path: str) -> str:
+    """A hidden name in the same folder that huggingface_hub and mdl's scan both pass over."""
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f".mdl-{secrets.token_hex(4)}-{name[-64:]}")
+
+
+def _renameat2(source: str, target: str, flags: int) -> bool:
+    """Call renameat2; false where the kernel, libc or file system does not have it.
+
+    Raises:
+        OSError: it has it, and it failed.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if function is None:
+        return False
+    done = function(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags)
+    if done == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), source, None, target)

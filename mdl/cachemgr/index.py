@@ -1,0 +1,165 @@
+"""Bringing the index up to date: probe every folder, read again only those that changed.
+
+A folder's probes are the stamps of the folders in it that hold names. They do not see a file
+whose content changes in place, nor a hard link made elsewhere to one of its blobs; `mdl cache
+verify` reads content, and `rebuild` drops the whole view.
+"""
+
+import json
+import os
+import stat
+import time
+from typing import NamedTuple
+
+from mdl.cachemgr.layout import ROOT_EXTRAS, SHA256, parse_folder
+from mdl.cachemgr.scan import change_stamp, scan_folder, store_is_marked
+from mdl.cachemgr.summary import Summary, from_row, in_folder_order, summarize, to_row
+from mdl.errors import DiskError
+from mdl.store.cacheindex import CacheIndex
+
+# Two changes within one tick of the file system's clock carry one stamp: a folder that changed
+# this shortly before it was read may have changed again, and is read again next time.
+_TICK_NS = 50_000_000
+_STORE = "blobs"
+
+
+class Survey(NamedTuple):
+    """A whole root, up to date.
+
+    Attributes:
+        store: xet hash → size of every payload in the shared store.
+        read: how many folders had to be read again.
+        strangers: entries of the root that are neither repositories nor huggingface_hub's own.
+    """
+
+    summaries: list[Summary]
+    store: dict[str, int]
+    read: int
+    strangers: list[str]
+
+
+def survey(root: str, index: CacheIndex) -> Survey:
+    """Read what changed since the index last looked, and remember it.
+
+    Raises:
+        DiskError: the root cannot be read, or is no folder.
+    """
+    names, strangers = _root_entries(root)
+    known = index.folders()
+    marked = store_is_marked(root)
+    summaries: list[Summary] = []
+    rows: list[tuple[str, str, str]] = []
+    for name in in_folder_order(names):
+        row = known.pop(name, None)
+        if row is not None and row[0] and _unchanged(os.path.join(root, name), row[0]):
+            summaries.append(from_row(name, row[1]))
+            continue
+        summary, probes = read_folder(root, name, marked=marked)
+        summaries.append(summary)
+        rows.append((name, probes, to_row(summary)))
+    read = len(rows)
+    store = _survey_store(root, known.pop(_STORE, None), rows) if marked else {}
+    if rows or known:
+        index.put_folders(rows, known)
+    return Survey(summaries, store, read, strangers)
+
+
+def read_folder(root: str, name: str, *, marked: bool) -> tuple[Summary, str]:
+    """One folder's summary, and its probes as text: empty where they could not be trusted."""
+    before = time.time_ns()
+    folder = scan_folder(root, name, marked=marked)
+    newest = max((stamp for _, stamp in folder.probes), default=before)
+    settled = not folder.incomplete and folder.readable and newest < before - _TICK_NS
+    return summarize(folder), json.dumps(folder.probes) if settled else ""
+
+
+def _root_entries(root: str) -> tuple[list[str], list[str]]:
+    names: list[str] = []
+    strangers: list[str] = []
+    try:
+        with os.scandir(root) as entries:
+            for entry in entries:
+                if parse_folder(entry.name):
+                    names.append(entry.name)
+                elif entry.name not in ROOT_EXTRAS and not entry.name.startswith("tmp"):
+                    strangers.append(entry.name)
+    except FileNotFoundError:
+        return [], []
+    except OSError as error:
+        raise DiskError(
+            f"The cache root {root} cannot be read.",
+            why=error.strerror or str(error),
+            next="Check HF_HUB_CACHE and HF_HOME, and the folder's permissions.",
+        ) from error
+    return names, strangers
+
+
+def _unchanged(path: str, probes: str) -> bool:
+    try:
+        for relative, stamp in json.loads(probes):
+            status = os.lstat(f"{path}/{relative}" if relative else path)
+            if change_stamp(status) != stamp:
+                return False
+    except OSError:
+        return False
+    return True
+
+
+def _survey_store(
+    root: str, row: tuple[str, str] | None, rows: list[tuple[str, str, str]]
+) -> dict[str, int]:
+    path = os.path.join(root, _STORE)
+    if row is not None and row[0] and _unchanged(path, row[0]):
+        store: dict[str, int] = json.loads(row[1])
+        return store
+    before = time.time_ns()
+    probes, store = read_store(path)
+    settled = max((stamp for _, stamp in probes), default=before) < before - _TICK_NS
+    rows.append((_STORE, json.dumps(probes) if settled else "", json.dumps(store)))
+    return store
+
+
+def read_store(path: str) -> tuple[list[tuple[str, int]], dict[str, int]]:
+    """(probes, xet hash → size) of a marked shared store."""
+    probes: list[tuple[str, int]] = []
+    store: dict[str, int] = {}
+    waiting = [""]
+    while waiting:
+        relative = waiting.pop()
+        where = os.path.join(path, relative)
+        try:
+            probes.append((relative, change_stamp(os.lstat(where))))
+            with os.scandir(where) as entries:
+                for entry in entries:
+                    if not relative and len(entry.name) == 2:
+                        if entry.is_dir(follow_symlinks=False):
+                            waiting.append(entry.name)
+                    elif relative == entry.name[:2] and SHA256.fullmatch(entry.name):
+                        status = entry.stat(follow_symlinks=False)
+                        if stat.S_ISREG(status.st_mode):
+                            store[entry.name] = status.st_size
+        except OSError:
+            continue
+    return probes, store
+
+
+def tree_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(files, bytes) below a folder, each inode once and no link followed; zeros if missing."""
+    files = size = 0
+    seen: set[tuple[int, int]] = set()
+    waiting = [os.fspath(path)]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    elif entry.is_file(follow_symlinks=False):
+                        status = entry.stat(follow_symlinks=False)
+                        files += 1
+                        if status.st_nlink == 1 or (status.st_dev, status.st_ino) not in seen:
+                            seen.add((status.st_dev, status.st_ino))
+                            size += status.st_size
+        except OSError:
+            continue
+    return files, size

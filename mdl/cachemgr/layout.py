@@ -1,0 +1,69 @@
+"""The Hugging Face cache's names and paths, as pure functions of text.
+
+`models--Org--Name` is a repository folder; inside it `blobs/<etag>`, `snapshots/<commit>/…`
+(links into blobs), `refs/<name>`, `.no_exist/<commit>/…` and `trees/<commit>.json`. The root
+also has `.locks/<folder>/<etag>.lock` and the cache-wide store `blobs/<2 hex>/<xet hash>`.
+"""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+from mdl.errors import NameRefusedError
+
+REPO_TYPES = {"models": "model", "datasets": "dataset", "spaces": "space", "kernels": "kernel"}
+PREFIXES = {repo_type: prefix for prefix, repo_type in REPO_TYPES.items()}
+COMMIT = re.compile(r"[0-9a-f]{40}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+INCOMPLETE = ".incomplete"
+STORE_MARKER = ".huggingface-shared-blobs"
+# What huggingface_hub and operating systems put into the root beside repositories.
+ROOT_EXTRAS = {".locks", "CACHEDIR.TAG", ".DS_Store", "blobs", "version.txt", "desktop.ini"}
+_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def parse_folder(name: str) -> tuple[str, str] | None:
+    """`(repo_type, repo_id)` of a repository folder's name; `None` for anything else."""
+    prefix, separator, rest = name.partition("--")
+    if not separator or not rest or prefix not in REPO_TYPES:
+        return None
+    return REPO_TYPES[prefix], rest.replace("--", "/")
+
+
+def folder_name(repo_id: str, repo_type: str = "model") -> str:
+    """The folder huggingface_hub uses for a repository in exactly this spelling.
+
+    Raises:
+        NameRefusedError: a name that could become a path.
+    """
+    if not _ID.fullmatch(repo_id) or len(repo_id) > 200 or ".." in repo_id:
+        raise NameRefusedError(
+            f"{repo_id!r} is not a repository name.",
+            next="Write it as org/name, for example Qwen/Qwen2.5-0.5B-Instruct.",
+        )
+    if repo_type not in PREFIXES:
+        raise NameRefusedError(
+            f"{repo_type!r} is not a repository type.", next=f"Use one of {', '.join(PREFIXES)}."
+        )
+    return "--".join([PREFIXES[repo_type], *repo_id.split("/")])
+
+
+def repo_key(repo_type: str, repo_id: str) -> str:
+    """What all the casings of one repository have in common."""
+    return f"{repo_type}/{repo_id.casefold()}"
+
+
+def spelling_rank(repo_id: str) -> tuple[int, str]:
+    """Sorts the likeliest real spelling first: mixed case, then lower, then upper.
+
+    Only for display; what a folder is renamed to comes from the Hub, never from here.
+    """
+    if repo_id == repo_id.lower():
+        return (1, repo_id)
+    return (2 if repo_id == repo_id.upper() else 0, repo_id)
+
+
+def root_id(root: Path) -> str:
+    """A short name for a cache root: the same for every way to write its path."""
+    return hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:16]

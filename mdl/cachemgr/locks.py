@@ -1,0 +1,261 @@
+"""Who else is working in the cache: downloads, readers, other mdl processes.
+
+huggingface_hub takes one `flock` per file it downloads, on `.locks/<folder>/<etag>.lock`, and
+never removes those files; there is no lock per repository. mdl never creates, renames or removes
+them: it holds those that exist while it takes files away, and looks again afterwards.
+"""
+
+import contextlib
+import errno
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mdl.errors import BusyError
+
+fcntl: Any = None
+with contextlib.suppress(ImportError):  # Windows has no flock; huggingface_hub uses msvcrt there
+    import fcntl
+
+# Between two files of one snapshot a download holds no lock for a moment: a repository in which
+# something was written this recently is watched until it has been still for as long.
+QUIET_SECONDS = 3.0
+
+
+@contextlib.contextmanager
+def root_mutex(root: str, fallback: Path, *, wait: float = 10.0) -> Iterator[None]:
+    """Only one mdl process changes a root at a time, whoever runs it.
+
+    The lock is a `flock` on the root folder itself, so that it writes nothing there, is seen by
+    every user and goes away with the process; where a folder cannot be locked, `fallback` is.
+
+    Raises:
+        BusyError: another process kept it for `wait` seconds.
+    """
+    fd = _open_mutex(root, fallback)
+    try:
+        deadline = time.monotonic() + wait
+        while not _try_lock(fd):
+            if time.monotonic() >= deadline:
+                raise BusyError(
+                    f"Another mdl process is changing the cache {root}.",
+                    why=f"it has held the cache's lock for more than {wait:.0f} seconds.",
+                    next="Try again when it is done.",
+                )
+            time.sleep(0.05)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _open_mutex(root: str, fallback: Path) -> int:
+    try:
+        fd = os.open(root, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        try:
+            if _try_lock(fd) and fcntl is not None:
+                fcntl.flock(fd, fcntl.LOCK_UN)
+            return fd
+        except OSError:
+            os.close(fd)
+    except OSError:
+        pass
+    fallback.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return os.open(fallback, os.O_RDWR | os.O_CREAT, 0o600)
+
+
+def _try_lock(fd: int) -> bool:
+    """Take an exclusive flock without waiting; false when someone else has it."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def lock_waiting(fd: int, path: str, wait: float = 30.0) -> None:
+    """Take an exclusive flock, waiting for at most `wait` seconds.
+
+    Raises:
+        BusyError: someone kept it longer.
+    """
+    deadline = time.monotonic() + wait
+    while not _try_lock(fd):
+        if time.monotonic() >= deadline:
+            raise BusyError(
+                f"{path} has been locked by another process for more than {wait:.0f} seconds.",
+                next="Try again when its download is done.",
+            )
+        time.sleep(0.02)
+
+
+class DownloadLocks:
+    """The download locks of some repository folders, held together.
+
+    `take` is non-blocking and all or nothing per folder; `release` lets everything go.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._held: dict[str, int] = {}
+        _raise_file_limit()
+
+    def take(self, folder: str) -> str | None:
+        """Hold every lock file of a folder; the etag of a busy one, or `None` when all are held."""
+        taken: list[str] = []
+        for path in sorted(lock_files(self.root, folder)):
+            if path in self._held:
+                continue
+            fd = _open_lock(path)
+            if fd is None:
+                continue
+            if fd < 0 or not _try_lock(fd):
+                if fd >= 0:
+                    os.close(fd)
+                self._let_go(taken)
+                return os.path.basename(path).removesuffix(".lock")
+            self._held[path] = fd
+            taken.append(path)
+        return None
+
+    def _let_go(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            os.close(self._held.pop(path))
+
+    def release(self) -> None:
+        self._let_go(list(self._held))
+
+
+def lock_files(root: str, folder: str) -> list[str]:
+    """The lock files downloads into this folder have used so far."""
+    where = os.path.join(root, ".locks", folder)
+    try:
+        with os.scandir(where) as entries:
+            return [
+                entry.path
+                for entry in entries
+                if entry.name.endswith(".lock") and entry.is_file(follow_symlinks=False)
+            ]
+    except OSError:
+        return []
+
+
+def _open_lock(path: str) -> int | None:
+    """A descriptor to lock; -1 for one that is held by its mere existence; `None` if it is gone."""
+    try:
+        fd = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+    except FileNotFoundError:
+        return None
+    except OSError:
+        try:
+            fd = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        except OSError:
+            return -1
+    # Where flock does not work, the lock is the file, with the holder's name in it.
+    if os.fstat(fd).st_size > 0:
+        os.close(fd)
+        return -1
+    return fd
+
+
+def _raise_file_limit() -> None:
+    """A data set may have more lock files than the usual 1,024 descriptors."""
+    try:
+        import resource
+    except ImportError:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65536 if hard == resource.RLIM_INFINITY else min(65536, hard)
+    if soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def busy_folders(root: str, folders: Iterable[str]) -> dict[str, str]:
+    """Folder → etag being downloaded into it right now, among these."""
+    busy: dict[str, str] = {}
+    locks = DownloadLocks(root)
+    for folder in folders:
+        etag = locks.take(folder)
+        if etag is not None:
+            busy[folder] = etag
+        locks.release()
+    return busy
+
+
+def last_written(root: str, folder: str) -> float:
+    """When a download last made something in a folder; 0 where none ever locked anything."""
+    newest = 0.0
+    locks = os.path.join(root, ".locks", folder)
+    if not os.path.isdir(locks):
+        return newest
+    base = os.path.join(root, folder)
+    places = [locks, os.path.join(base, "blobs"), os.path.join(base, "refs")]
+    snapshots = os.path.join(base, "snapshots")
+    with contextlib.suppress(OSError):
+        places += [os.path.join(snapshots, name) for name in os.listdir(snapshots)]
+    for place in places:
+        with contextlib.suppress(OSError):
+            newest = max(newest, os.lstat(place).st_mtime)
+    return newest
+
+
+def wait_until_quiet(root: str, folders: Iterable[str], quiet: float = QUIET_SECONDS) -> set[str]:
+    """Watch folders that were just written to; those still being written to after the wait."""
+    watched = {folder: last_written(root, folder) for folder in folders}
+    now = time.time()
+    watched = {folder: at for folder, at in watched.items() if -quiet < now - at < quiet}
+    if not watched:
+        return set()
+    time.sleep(max(0.0, min(quiet, max(watched.values()) + quiet - now)))
+    return {folder for folder, at in watched.items() if last_written(root, folder) != at}
+
+
+def open_files(root: str) -> dict[str, int]:
+    """Path relative to the root → a process that has it open or mapped, as far as /proc tells."""
+    real = os.path.realpath(root) + "/"
+    found: dict[str, int] = {}
+    try:
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return found
+    for pid in pids:
+        if pid == os.getpid():
+            continue
+        for path in _paths_of(pid):
+            if path.startswith(real):
+                found.setdefault(path[len(real) :], pid)
+    return found
+
+
+def _paths_of(pid: int) -> Iterator[str]:
+    """Every file a process has open or mapped; nothing for one that may not be looked at."""
+    try:
+        for fd in os.scandir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                yield os.readlink(fd.path)
+    except OSError:
+        return
+    try:
+        with open(f"/proc/{pid}/maps", errors="surrogateescape") as maps:
+            for line in maps:
+                start = line.find("/")
+                if start > 0:
+                    yield line[start:].rstrip("\n")
+    except OSError:
+        return
+
+
+def is_link(path: str) -> bool:
+    try:
+        return stat.S_ISLNK(os.lstat(path).st_mode)
+    except OSError:
+        return False

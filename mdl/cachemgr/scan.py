@@ -1,0 +1,383 @@
+"""Disk → facts: one lean pass over a repository folder that never follows a link out of it.
+
+Per blob one `lstat`, per pointer one `readlink`, per reference one small read; nothing is hashed.
+Whatever is not what it should be (a loop, a FIFO, a folder in a blob's place, a name no terminal
+can show) becomes a sentence in `problems`; only the file system itself can make this raise.
+"""
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+
+from mdl.cachemgr.layout import INCOMPLETE, SHA256, STORE_MARKER, parse_folder
+from mdl.cachemgr.values import Blob, Folder, Incomplete, Pointer, Snapshot
+
+MAX_ENTRIES = 200_000
+MAX_DEPTH = 32
+MAX_TREE_BYTES = 64 * 2**20
+_MAX_REF_BYTES = 256
+_SHOWN_PROBLEMS = 20
+_REF_TEMPORARY = re.compile(r".*\.[0-9a-f]{8}\.tmp")
+_BLOB_TEMPORARY = re.compile(r"tmp_[0-9a-f-]{36}|\..*\.[0-9a-f]{8}\.shared|\.mdl-.*")
+_IGNORED = {".DS_Store"}
+_POSIX = os.name == "posix"
+
+
+class _TooMany(Exception):
+    """A folder with more entries than anyone would want listed."""
+
+
+def store_is_marked(root: str) -> bool:
+    """Is `<root>/blobs` huggingface_hub's shared blob store, in the layout known here?"""
+    store = os.path.join(root, "blobs")
+    try:
+        if not stat.S_ISDIR(os.lstat(store).st_mode):
+            return False
+        return read_small(os.path.join(store, STORE_MARKER)) == b"1\n"
+    except OSError:
+        return False
+
+
+def read_small(path: str, limit: int = _MAX_REF_BYTES) -> bytes | None:
+    """The content of a small regular file; `None` for a link, a FIFO, or anything larger."""
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
+            return None
+        data = bytearray()
+        while chunk := os.read(fd, limit + 1 - len(data)):
+            data += chunk
+            if len(data) > limit:
+                return None
+        return bytes(data)
+    finally:
+        os.close(fd)
+
+
+def change_stamp(status: os.stat_result) -> int:
+    """The number that moves whenever a folder's entries do, in nanoseconds.
+
+    ctime, because a restored or touched mtime does not reset it; Windows keeps the creation time
+    there, so mtime.
+    """
+    return status.st_ctime_ns if _POSIX else status.st_mtime_ns
+
+
+def read_tree(path: str) -> dict[str, int] | None:
+    """File name → size from a `trees/<commit>.json`; `None` where it says nothing usable."""
+    try:
+        data = read_small(path, MAX_TREE_BYTES)
+        listing = json.loads(data) if data else None
+        if not isinstance(listing, dict) or listing.get("format_version") != 1:
+            return None
+        return {str(name): int(entry["size"]) for name, entry in listing["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def scan_folder(root: str, name: str, *, marked: bool) -> Folder:
+    """Read one repository folder.
+
+    Args:
+        root: the cache root.
+        name: an entry of it that `parse_folder` understands.
+        marked: what `store_is_marked(root)` said.
+    """
+    parsed = parse_folder(name)
+    if parsed is None:
+        raise ValueError(f"{name!r} is no repository folder")
+    repo_type, repo_id = parsed
+    reader = _Reader(root, name, marked)
+    folder = Folder(name, repo_type, repo_id)
+    try:
+        status = os.lstat(reader.path)
+    except OSError as error:
+        return Folder(name, repo_type, repo_id, problems=(_sentence("", error),), readable=False)
+    reader.probes.append(("", change_stamp(status)))
+    if stat.S_ISLNK(status.st_mode):
+        alias = _alias_target(root, name)
+        if alias is None:
+            reader.problem("is a link that leads nowhere in this cache; it was not followed")
+        return Folder(name, repo_type, repo_id, alias, problems=reader.said(),
+                      probes=tuple(reader.probes), readable=alias is not None)  # fmt: skip
+    if not stat.S_ISDIR(status.st_mode):
+        reader.problem("is not a folder")
+        return Folder(name, repo_type, repo_id, problems=reader.said(),
+                      probes=tuple(reader.probes), readable=False)  # fmt: skip
+    try:
+        folder = reader.read(folder)
+    except _TooMany:
+        reader.problem(f"holds more than {MAX_ENTRIES} entries; it was not read further")
+        reader.unreadable = True
+        folder = Folder(name, repo_type, repo_id, probes=tuple(reader.probes))
+    return Folder(
+        name, repo_type, repo_id, None, folder.blobs, folder.snapshots, folder.refs,
+        folder.incomplete, folder.no_exist, reader.said(), tuple(reader.probes),
+        not reader.unreadable,
+    )  # fmt: skip
+
+
+def _alias_target(root: str, name: str) -> str | None:
+    """The sibling folder an alias leads to, one hop, or `None`."""
+    target = os.readlink(os.path.join(root, name))
+    leaf = os.path.basename(os.path.normpath(target))
+    if os.path.normpath(os.path.join(root, target)) != os.path.normpath(os.path.join(root, leaf)):
+        return None
+    try:
+        is_folder = stat.S_ISDIR(os.lstat(os.path.join(root, leaf)).st_mode)
+    except OSError:
+        return None
+    return leaf if is_folder and parse_folder(leaf) else None
+
+
+def _sentence(where: str, error: OSError) -> str:
+    return f"{where or 'the folder'} cannot be read: {error.strerror or error}"
+
+
+class _Reader:
+    """What one pass accumulates."""
+
+    def __init__(self, root: str, name: str, marked: bool) -> None:
+        self.root = root
+        self.path = os.path.join(root, name)
+        self.marked = marked
+        self.problems: list[str] = []
+        self.probes: list[tuple[str, int]] = []
+        self.blobs: dict[str, Blob] = {}
+        self.incomplete: list[Incomplete] = []
+        self.unreadable = False
+        self.budget = MAX_ENTRIES
+
+    def problem(self, sentence: str) -> None:
+        self.problems.append(sentence)
+
+    def said(self) -> tuple[str, ...]:
+        more = len(self.problems) - _SHOWN_PROBLEMS
+        if more > 0:
+            return (*self.problems[:_SHOWN_PROBLEMS], f"and {more} further problems")
+        return tuple(self.problems)
+
+    def read(self, folder: Folder) -> Folder:
+        self._read_blobs()
+        refs = self._read_refs()
+        trees = set(self._names("trees"))
+        snapshots = []
+        for entry in self._entries("snapshots", probe=True):
+            where = f"snapshots/{entry.name}"
+            if entry.name in _IGNORED:
+                continue
+            if not entry.is_dir(follow_symlinks=False):
+                self.problem(f"{where} is not a folder; it was not followed")
+                continue
+            tree = None
+            if f"{entry.name}.json" in trees:
+                tree = read_tree(os.path.join(self.path, "trees", f"{entry.name}.json"))
+            snapshots.append(self._read_snapshot(entry, tree))
+        commits = {snapshot.commit for snapshot in snapshots}
+        for ref, commit in refs.items():
+            if commit not in commits:
+                self.problem(f"the ref {ref!r} names {commit[:12]!r}, which is not here")
+        if self.incomplete:
+            snapshots = self._interrupted(snapshots)
+        no_exist = sum(1 for _ in self._deep(".no_exist"))
+        return Folder(
+            folder.name, folder.repo_type, folder.repo_id, None, self.blobs, tuple(snapshots),
+            refs, tuple(self.incomplete), no_exist,
+        )  # fmt: skip
+
+    def _interrupted(self, snapshots: list[Snapshot]) -> list[Snapshot]:
+        """Without a listing, an unfinished download belongs to the snapshot touched last."""
+        waiting = [part for part in self.incomplete if part.name.split(".")[0] not in self.blobs]
+        if not waiting or not snapshots:
+            return snapshots
+        last = max(snapshots, key=lambda snapshot: snapshot.mtime)
+        if last.state != "complete" or f"{last.commit}.json" in set(self._names("trees")):
+            return snapshots
+        cut = Snapshot(last.commit, last.pointers, "partial", last.mtime)
+        return [cut if snapshot is last else snapshot for snapshot in snapshots]
+
+    def _entries(self, relative: str, *, probe: bool = False) -> list["os.DirEntry[str]"]:
+        """The entries of a real folder below this one; a link in its place is not followed."""
+        path = os.path.join(self.path, relative)
+        try:
+            status = os.lstat(path)
+            if not stat.S_ISDIR(status.st_mode):
+                self.problem(f"{relative} is not a folder; it was not followed")
+                self.unreadable = True
+                return []
+            if probe:
+                self.probes.append((relative, change_stamp(status)))
+            with os.scandir(path) as entries:
+                return list(self._counted(entries))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            self.problem(_sentence(relative, error))
+            self.unreadable = True
+            return []
+
+    def _counted(self, entries: Iterator["os.DirEntry[str]"]) -> Iterator["os.DirEntry[str]"]:
+        for entry in entries:
+            self.budget -= 1
+            if self.budget < 0:
+                raise _TooMany
+            yield entry
+
+    def _names(self, relative: str) -> list[str]:
+        if relative == "trees" and not os.path.lexists(os.path.join(self.path, relative)):
+            return []
+        return [entry.name for entry in self._entries(relative, probe=relative == "trees")]
+
+    def _deep(self, relative: str, depth: int = 0) -> Iterator["os.DirEntry[str]"]:
+        for entry in self._entries(relative):
+            if entry.is_dir(follow_symlinks=False) and depth < MAX_DEPTH:
+                yield from self._deep(f"{relative}/{entry.name}", depth + 1)
+            else:
+                yield entry
+
+    def _read_blobs(self) -> None:
+        for entry in self._entries("blobs", probe=True):
+            name = entry.name
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if stat.S_ISREG(status.st_mode):
+                if name.endswith(INCOMPLETE):
+                    self.incomplete.append(Incomplete(name, status.st_size, status.st_mtime))
+                elif not _BLOB_TEMPORARY.fullmatch(name):
+                    self.blobs[name] = _blob(name, status)
+            elif stat.S_ISLNK(status.st_mode):
+                self._read_shared(name)
+            else:
+                self.problem(f"blobs/{name} is not a regular file")
+
+    def _read_shared(self, name: str) -> None:
+        """A blob that is a link: only into the marked store, and only to a plain payload there."""
+        if _BLOB_TEMPORARY.fullmatch(name):
+            return
+        blobs = os.path.join(self.path, "blobs")
+        target = os.path.normpath(os.path.join(blobs, os.readlink(os.path.join(blobs, name))))
+        folder, payload = os.path.split(target)
+        store = os.path.join(os.path.normpath(self.root), "blobs", payload[:2])
+        if not self.marked or not SHA256.fullmatch(payload) or folder != store:
+            self.problem(f"blobs/{name} is a link out of this cache's stores; it was not followed")
+            return
+        try:
+            status = os.lstat(target)
+        except OSError:
+            self.problem(f"blobs/{name} leads to a shared payload that is not there")
+            return
+        if not stat.S_ISREG(status.st_mode):
+            self.problem(f"blobs/{name} leads to a shared payload that is not a file")
+            return
+        self.blobs[name] = Blob(
+            name, status.st_size, ("shared", payload), 1, status.st_mtime, status.st_atime
+        )
+
+    def _read_refs(self) -> dict[str, str]:
+        refs: dict[str, str] = {}
+        waiting = ["refs"]
+        while waiting:
+            relative = waiting.pop()
+            for entry in self._entries(relative, probe=True):
+                where = f"{relative}/{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    if where.count("/") < MAX_DEPTH:
+                        waiting.append(where)
+                elif entry.name not in _IGNORED and not _REF_TEMPORARY.fullmatch(entry.name):
+                    self._read_ref(where, refs)
+        return refs
+
+    def _read_ref(self, where: str, refs: dict[str, str]) -> None:
+        try:
+            data = read_small(os.path.join(self.path, where))
+            # huggingface_hub writes no newline; a reference made by hand must still protect.
+            refs[where.removeprefix("refs/")] = (data or b"").decode("ascii").strip()
+            if data is None:
+                raise ValueError
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError):
+            refs.pop(where.removeprefix("refs/"), None)
+            self.problem(f"{where} is not a readable reference")
+
+    def _read_snapshot(self, entry: "os.DirEntry[str]", tree: dict[str, int] | None) -> Snapshot:
+        commit = entry.name
+        found: list[Pointer] = []
+        problems: list[str] = []
+        waiting = [(f"snapshots/{commit}", "", "../../blobs/", 0)]
+        while waiting:
+            relative, prefix, up, depth = waiting.pop()
+            for item in self._entries(relative, probe=True):
+                if item.is_symlink():
+                    pointer = self._read_pointer(item, relative, prefix, up)
+                    found.append(pointer)
+                    if pointer.blob is None:
+                        problems.append(f"{commit[:12]}: {pointer.path} leads to no blob")
+                elif item.is_dir(follow_symlinks=False):
+                    if depth >= MAX_DEPTH:
+                        problems.append(f"{commit[:12]}: folders nest deeper than {MAX_DEPTH}")
+                        continue
+                    below = f"{prefix}{item.name}/"
+                    waiting.append((f"{relative}/{item.name}", below, f"../{up}", depth + 1))
+                elif item.is_file(follow_symlinks=False):
+                    found.append(self._read_copy(item, relative, prefix))
+                else:
+                    problems.append(f"{commit[:12]}: {prefix}{item.name} is not a regular file")
+        missing = self._compare(commit, found, tree, problems)
+        state = "broken" if problems else "partial" if missing or not found else "complete"
+        self.problems.extend(problems)
+        mtime = entry.stat(follow_symlinks=False).st_mtime
+        return Snapshot(commit, tuple(found), state, mtime, missing, tuple(problems))
+
+    def _read_pointer(
+        self, item: "os.DirEntry[str]", relative: str, prefix: str, up: str
+    ) -> Pointer:
+        target = os.readlink(item.path)
+        name = target[len(up) :]
+        if target.startswith(up) and "/" not in name:
+            return Pointer(prefix + item.name, name if name in self.blobs else None)
+        whole = os.path.normpath(os.path.join(self.path, relative, target))
+        folder, name = os.path.split(whole)
+        own = folder == os.path.join(os.path.normpath(self.path), "blobs")
+        return Pointer(prefix + item.name, name if own and name in self.blobs else None)
+
+    def _read_copy(self, item: "os.DirEntry[str]", relative: str, prefix: str) -> Pointer:
+        """A file that stands in the snapshot itself, as where links are not supported."""
+        key = f"{relative}/{item.name}"
+        self.blobs[key] = _blob(key, item.stat(follow_symlinks=False))
+        return Pointer(prefix + item.name, key)
+
+    def _compare(
+        self,
+        commit: str,
+        found: list[Pointer],
+        tree: dict[str, int] | None,
+        problems: list[str],
+    ) -> tuple[str, ...]:
+        """The listing's files that are missing; a wrong size is a problem."""
+        if tree is None:
+            return ()
+        present = {pointer.path: pointer.blob for pointer in found}
+        for path, size in tree.items():
+            blob = present.get(path)
+            if blob is not None and self.blobs[blob].size != size:
+                problems.append(
+                    f"{commit[:12]}: {path} has {self.blobs[blob].size} bytes instead of {size}"
+                )
+        return tuple(sorted(path for path in tree if path not in present))
+
+
+def _blob(name: str, status: os.stat_result) -> Blob:
+    return Blob(
+        name,
+        status.st_size,
+        (status.st_dev, status.st_ino),
+        status.st_nlink,
+        status.st_mtime,
+        status.st_atime,
+    )
