@@ -1,0 +1,183 @@
+"""`mdl pull`, `mdl load` and `mdl verify`."""
+
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mdl.cli.output import echo_json, human_size
+from mdl.cli.resolve import wish_of, wish_options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mdl.loader import LoadRequest
+    from mdl.loader.progress import Progress
+
+
+def load_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options `pull` and `load` share, besides those of a wish."""
+    for option in (
+        click.option(
+            "--allow-pickle", is_flag=True, help="Take pickled weights, which can run code."
+        ),
+        click.option("--trust-remote-code", is_flag=True, help="Run the repository's own Python."),
+        click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
+        click.option("--progress/--no-progress", default=None, help="Show a progress bar."),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("name")
+@wish_options
+@load_options
+@click.option("--repair", is_flag=True, help="Check every file's hash; fetch damaged ones again.")
+def pull(name: str, **options: Any) -> None:
+    """Download what NAME resolves to: the files a model needs, and no others."""
+    from mdl.loader.sources import answer, bring
+    from mdl.settings import load_settings
+
+    request = request_of(name, options)
+    found = answer(request, load_settings(), purpose="pull")
+    source = found.source
+    body: dict[str, Any] = {
+        "requested": name,
+        "repo_id": source.repo_id,
+        "commit": source.commit,
+        "bytes": source.bytes_to_fetch,
+        "files": [file.path for file in source.download.missing] if source.download else [],
+        "done": False,
+    }
+    if options["dry_run"]:
+        return show_pull(body, options["as_json"])
+    if options["repair"]:
+        from mdl.loader.verify import repair_snapshot
+
+        body["repaired"] = repair_snapshot(found, request)
+    with progress_bar(f"pull {source.repo_id}", source.bytes_to_fetch, options) as progress:
+        checkpoint = bring(found, request, progress)
+    body |= {"path": str(checkpoint.folder), "done": True}
+    return show_pull(body, options["as_json"])
+
+
+def show_pull(body: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        return echo_json(body)
+    commit = f" @ {body['commit'][:12]}" if body["commit"] else ""
+    verb = "fetched" if body["done"] else "would fetch"
+    count = f"{human_size(body['bytes'])} in {len(body['files'])} files"
+    click.echo(f"{body['repo_id']}{commit}: {verb} {count}")
+    for path in body.get("repaired", ()):
+        click.echo(f"  repaired {path}")
+    if not body["done"]:
+        for path in body["files"]:
+            click.echo(f"  {path}")
+    if "path" in body:
+        click.echo(body["path"])
+    return None
+
+
+@click.command()
+@click.argument("name")
+@wish_options
+@load_options
+@click.option("--prompt", help="Ask the model this, and print its answer.")
+@click.option("--max-new-tokens", default=64, show_default=True, help="Length of the answer.")
+@click.option("--max-seq-length", type=int, help="Tokens to plan memory for (with --dry-run).")
+@click.option("--dtype", help="bfloat16, float16 or float32; the checkpoint's when left out.")
+@click.option("--device-map", help="cpu, cuda, auto, balanced or sequential.")
+@click.option("--no-kernels", is_flag=True, help="Put none of mdl's kernels in.")
+@click.option("--no-mirror", is_flag=True, help="Keep no local 4-bit mirror.")
+@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write the report.")
+def load(name: str, **options: Any) -> None:
+    """Load NAME, report what was loaded, and try a prompt."""
+    from mdl.loader.load import load_request
+    from mdl.loader.plan import make_plan
+
+    request = request_of(name, options)
+    if options["dry_run"]:
+        plan = make_plan(request)
+        return echo_json(plan.to_json()) if options["as_json"] else click.echo(str(plan))
+    with progress_bar(f"load {name}", None, options) as progress:
+        loaded = load_request(request, progress=progress)
+    if options["report"]:
+        loaded.report.save(options["report"])
+    said = None
+    if options["prompt"] is not None:
+        from mdl.loader.prompt import ask
+
+        said = ask(loaded, options["prompt"], options["max_new_tokens"])
+    if options["as_json"]:
+        echo_json({**loaded.report.to_json(), "answer": said})
+        return None
+    if said is not None:
+        click.echo(said)
+        click.echo()
+    click.echo(str(loaded.report))
+    return None
+
+
+@click.command()
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def verify(target: Path, as_json: bool) -> None:
+    """Check a report, a lock file or a snapshot folder against what is on the disk now."""
+    from mdl.loader.verify import verify_target
+
+    outcome = verify_target(target)
+    if as_json:
+        echo_json(outcome.to_json())
+    else:
+        for line in outcome.checked:
+            click.echo(f"ok       {line}")
+        for line in outcome.problems:
+            click.echo(f"changed  {line}")
+    outcome.raise_problems()
+
+
+def request_of(name: str, options: dict[str, Any]) -> "LoadRequest":
+    """The load request behind the command line's options."""
+    from mdl.loader.api import make_request
+
+    wish = wish_of(options)
+    return make_request(
+        name,
+        load_in_4bit=wish.format == "bnb-4bit",
+        load_in_8bit=wish.format == "8bit",
+        load_in_fp8=wish.format == "fp8",
+        use_exact_model_name=wish.exact,
+        revision=wish.revision,
+        dtype=options.get("dtype"),
+        device_map=options.get("device_map"),
+        kernels=not options.get("no_kernels", False),
+        quantize_once=not options.get("no_mirror", False),
+        max_seq_length=options.get("max_seq_length"),
+        trust_remote_code=options["trust_remote_code"],
+        allow_pickle=options["allow_pickle"],
+        local_files_only=True if options["offline"] else None,
+    )
+
+
+@contextmanager
+def progress_bar(
+    title: str, total: int | None, options: dict[str, Any]
+) -> "Iterator[Progress | None]":
+    """A bar of bytes on standard error: on a terminal, or where `--progress` asks for it."""
+    from mdl.loader.progress import Progress
+
+    wanted = options.get("progress")
+    if wanted is None:
+        wanted = sys.stderr.isatty()
+    if not wanted or total == 0:
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(desc=title, total=total, unit="B", unit_scale=True, file=sys.stderr) as bar:
+        yield Progress(bar.update)

@@ -1,0 +1,270 @@
+"""From a checked checkpoint folder to a model and tokenizer, through transformers.
+
+Only local files are read: the folder is a snapshot, so no request leaves the machine.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mdl.errors import LoadError, UsageError
+from mdl.loader.checkpoint import Checkpoint
+from mdl.loader.request import LoadRequest
+
+AUTO_CLASSES = {
+    "text": "AutoModelForCausalLM",
+    "vision": "AutoModelForImageTextToText",
+    "sequence-classification": "AutoModelForSequenceClassification",
+    "encoder": "AutoModel",
+}
+_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+_TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt",
+    "spiece.model", "sentencepiece.bpe.model",
+)  # fmt: skip
+
+
+@dataclass
+class Built:
+    """A model in memory, how it was built, and the parameters its checkpoint did not hold."""
+
+    model: Any
+    path: str
+    note: str = ""
+    new_parameters: tuple[str, ...] = ()
+    unused_tensors: tuple[str, ...] = ()
+    quantized_here: bool = field(default=False)
+
+
+def model_class(checkpoint: Checkpoint, request: LoadRequest) -> tuple[type, bool]:
+    """The transformers class to build, and whether the checkpoint was saved from that class.
+
+    Raises:
+        LoadError: the architecture is unknown to the installed transformers.
+    """
+    import transformers
+
+    if request.task != "auto":
+        return getattr(transformers, AUTO_CLASSES[request.task]), False
+    named = checkpoint.config.get("architectures") or []
+    for name in named:
+        found = getattr(transformers, name, None)
+        if isinstance(found, type):
+            return found, True
+    if checkpoint.config.get("auto_map"):
+        if not request.trust_remote_code:
+            raise LoadError(
+                "The model needs Python code from its repository, and that is switched off.",
+                why=f"transformers {transformers.__version__} has no class "
+                f"{', '.join(named) or 'for it'}; config.json names code of its own (auto_map).",
+                next="Read that code first. Then pass trust_remote_code=True with a revision= pin.",
+            )
+        return transformers.AutoModelForCausalLM, False
+    if not named:
+        return transformers.AutoModel, False
+    raise LoadError(
+        f"transformers {transformers.__version__} does not know {', '.join(named)}.",
+        why="config.json names an architecture that is not in the installed library.",
+        next="Upgrade transformers, or load another model.",
+    )
+
+
+def model_config(checkpoint: Checkpoint, request: LoadRequest) -> Any:
+    """The transformers configuration object of the folder.
+
+    Raises:
+        LoadError: transformers cannot read it.
+    """
+    import transformers
+
+    with refused_as_load_error(checkpoint):
+        return transformers.AutoConfig.from_pretrained(
+            checkpoint.folder, local_files_only=True, trust_remote_code=request.trust_remote_code
+        )
+
+
+def build_with_transformers(checkpoint: Checkpoint, request: LoadRequest) -> Built:
+    """transformers' own load of the folder: exact, prequantized, or quantizing as it reads.
+
+    Raises:
+        LoadError: a shape, key or setting that does not fit the checkpoint.
+    """
+    kind, saved_from = model_class(checkpoint, request)
+    options: dict[str, Any] = {
+        "dtype": request.dtype or "auto",
+        "local_files_only": True,
+        "trust_remote_code": request.trust_remote_code,
+        "use_safetensors": not checkpoint.files.pickled,
+        "output_loading_info": True,
+        **request.extra,
+    }
+    if request.device_map is not None:
+        options["device_map"] = request.device_map
+    here = quantization_on_load(checkpoint, request)
+    if here is not None:
+        options["quantization_config"] = here
+    with refused_as_load_error(checkpoint), quiet_transformers():
+        model, info = kind.from_pretrained(checkpoint.folder, **options)  # type: ignore[attr-defined] # an auto or model class
+    built = Built(
+        model,
+        "transformers",
+        new_parameters=tuple(sorted(info["missing_keys"])),
+        unused_tensors=tuple(sorted(info["unexpected_keys"])),
+        quantized_here=here is not None,
+    )
+    if built.new_parameters and saved_from:
+        raise missing_weights(checkpoint, built.new_parameters)
+    return built
+
+
+def missing_weights(checkpoint: Checkpoint, names: tuple[str, ...]) -> LoadError:
+    """The refusal of a checkpoint that lacks weights of the very class it was saved from."""
+    return LoadError(
+        f"The checkpoint lacks {len(names)} weights of its own architecture.",
+        why=f"For instance {', '.join(names[:3])}; they would be random numbers.",
+        next="Check the repository's files and revision; or name a task to get a new head.",
+        details={"folder": str(checkpoint.folder), "missing": list(names[:50])},
+    )
+
+
+def quantization_on_load(checkpoint: Checkpoint, request: LoadRequest) -> Any:
+    """The transformers quantization configuration to apply while loading, or None.
+
+    Raises:
+        UsageError: the checkpoint is already quantized in another way than the one asked for.
+    """
+    if request.format == "16bit":
+        return None
+    if checkpoint.quantization is not None:
+        if request.wants_4bit and checkpoint.is_bnb_4bit:
+            return None
+        method = checkpoint.quantization.get("quant_method", "unknown")
+        raise UsageError(
+            f"The checkpoint is already quantized ({method}): it cannot become {request.format}.",
+            next="Load it as it is (exact), or name its float repository.",
+        )
+    import transformers
+
+    if request.wants_4bit:
+        dtype = request.dtype or checkpoint.dtype or "float32"
+        table = request.quantization.to_config(dtype)
+        table.pop("quant_method")
+        return transformers.BitsAndBytesConfig(**table)
+    if request.format == "8bit":
+        return transformers.BitsAndBytesConfig(load_in_8bit=True)
+    return transformers.FineGrainedFP8Config()
+
+
+def build_tokenizer(checkpoint: Checkpoint, request: LoadRequest) -> Any:
+    """The processor of a vision model, else the tokenizer, else None where there are no files.
+
+    Raises:
+        LoadError: the files are there and cannot be read.
+    """
+    import transformers
+
+    folder = checkpoint.folder
+    options = {"local_files_only": True, "trust_remote_code": request.trust_remote_code}
+    with refused_as_load_error(checkpoint), quiet_transformers():
+        if any((folder / name).exists() for name in _PROCESSOR_FILES) and request.task != "text":
+            return transformers.AutoProcessor.from_pretrained(folder, **options)
+        if any((folder / name).exists() for name in _TOKENIZER_FILES):
+            return transformers.AutoTokenizer.from_pretrained(folder, **options)
+    if request.task == "vision":
+        raise LoadError(
+            "The repository has no image processor.",
+            why=f"None of {', '.join(_PROCESSOR_FILES)} is there.",
+            next="Load it with FastLanguageModel, or name the vision model it was made from.",
+        )
+    return None
+
+
+def check_vocabulary(model: Any, tokenizer: Any) -> None:
+    """Refuse a tokenizer that makes ids the embeddings have no row for.
+
+    Raises:
+        LoadError: the tokenizer's largest id is outside the embedding matrix.
+    """
+    tokens = getattr(tokenizer, "tokenizer", tokenizer)
+    if not hasattr(tokens, "get_vocab") or not hasattr(model, "get_input_embeddings"):
+        return
+    embeddings = model.get_input_embeddings()
+    rows = getattr(embeddings, "num_embeddings", None)
+    largest = max(tokens.get_vocab().values(), default=0)
+    if rows is not None and largest >= rows:
+        raise LoadError(
+            f"The tokenizer makes ids up to {largest}, the model has {rows} embeddings.",
+            why="The tokenizer belongs to another model, or the configuration lies.",
+            next="Check the repository, or resize the embeddings from a loaded exact model.",
+        )
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars of transformers' own: mdl shows one of its own, and none in logs."""
+    from transformers.utils import logging
+
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def refused_as_load_error(checkpoint: Checkpoint) -> Iterator[None]:
+    """Whatever transformers refuses becomes one clear error; the cause stays attached."""
+    try:
+        yield
+    except (ValueError, RuntimeError, OSError, KeyError, TypeError, AttributeError) as error:
+        if type(error).__module__.startswith("torch") and "OutOfMemory" in type(error).__name__:
+            raise LoadError(
+                "The device has too little memory for the model.",
+                why=str(error).splitlines()[0],
+                next="See what fits: `mdl load NAME --dry-run`; 4-bit needs about a quarter.",
+            ) from error
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise LoadError(
+            f"transformers cannot build the model in {checkpoint.folder}.",
+            why=f"{type(error).__name__}: {first}",
+            next="Check the files with `mdl verify`, and the architecture in config.json.",
+        ) from error
+
+
+def parameter_counts(model: Any) -> Mapping[str, int]:
+    """Parameters of the model as it would be unquantized, by kind, tied ones once.
+
+    Packed 4-bit weights count as the weights they stand for.
+    """
+    total = trainable = quantized = 0
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        count = state.shape.numel() if state is not None else parameter.numel()
+        total += count
+        quantized += count if state is not None else 0
+        trainable += count if parameter.requires_grad else 0
+    return {"total": total, "trainable": trainable, "quantized": quantized}
+
+
+def memory_bytes(model: Any) -> int:
+    """Bytes the model really holds: parameters and buffers once, 4-bit statistics included."""
+    held: dict[tuple[str, int], int] = {}
+
+    def count(tensor: Any) -> None:
+        if tensor is not None:
+            size = tensor.numel() * tensor.element_size()
+            held[(str(tensor.device), tensor.data_ptr())] = size
+
+    for parameter in model.parameters():
+        count(parameter.data)
+        state = getattr(parameter, "quant_state", None)
+        for part in (state, getattr(state, "state2", None)):
+            if part is not None:
+                count(part.absmax)
+                count(part.code)
+    for buffer in model.buffers():
+        count(buffer)
+    return sum(held.values())

@@ -1,0 +1,219 @@
+"""The one call: resolve, find, fetch, build, tell."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mdl.errors import DiskError
+from mdl.loader.build import (
+    Built,
+    build_tokenizer,
+    check_vocabulary,
+    memory_bytes,
+    parameter_counts,
+)
+from mdl.loader.checkpoint import Checkpoint
+from mdl.loader.progress import Progress
+from mdl.loader.report import Clock, Report, file_records, fingerprint
+from mdl.loader.request import LoadRequest
+from mdl.loader.sources import Answer, answer, bring
+from mdl.settings import Settings, load_settings
+
+log = logging.getLogger("mdl")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A loaded model; unpacks into `model, tokenizer`.
+
+    `tokenizer` is the processor of a vision model, and None where the repository has none.
+    """
+
+    model: Any
+    tokenizer: Any
+    report: Report
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.model, self.tokenizer))
+
+
+def load_request(
+    request: LoadRequest, settings: Settings | None = None, progress: Progress | None = None
+) -> Loaded:
+    """Load what a request asks for.
+
+    Raises:
+        MdlError: each refusal with its reason; nothing half-made stays behind.
+    """
+    settings = settings or load_settings()
+    clock = Clock()
+    with clock("resolve"):
+        found = answer(request, settings)
+    with clock("fetch"):
+        checkpoint = bring(found, request, progress)
+    with clock("import"):
+        _import_libraries()
+    with clock("build"):
+        built = _build(checkpoint, request, found)
+    with clock("tokenizer"):
+        tokenizer = build_tokenizer(checkpoint, request)
+        check_vocabulary(built.model, tokenizer)
+    with clock("kernels"):
+        kernels = _apply_kernels(built.model, request)
+    warnings = list(_warnings(built))
+    mirror = str(checkpoint.folder) if found.source.mirror else None
+    if built.quantized_here and request.wants_4bit and request.quantize_once:
+        with clock("mirror"):
+            mirror = _keep_mirror(built, checkpoint, found, request, warnings)
+    _name_for_saving(built.model, found)
+    _note_use(found)
+    report = _report(request, found, checkpoint, built)
+    report = replace(
+        report,
+        kernels=kernels,
+        mirror=mirror,
+        warnings=tuple(warnings),
+        seconds={phase: round(spent, 4) for phase, spent in clock.seconds.items()},
+    )
+    _announce(report)
+    built.model.mdl_report = report
+    return Loaded(built.model, tokenizer, report)
+
+
+def _import_libraries() -> None:
+    """Import what the build needs, so that the phases can be told apart."""
+    import torch  # noqa: F401 # timed
+    import transformers  # noqa: F401 # timed
+
+
+def _build(checkpoint: Checkpoint, request: LoadRequest, found: Answer) -> Built:
+    from mdl.loader.fast import build
+
+    as_is = found.source.mirror and checkpoint.is_bnb_4bit
+    return build(checkpoint, replace(request, quantize_once=False) if as_is else request)
+
+
+def _apply_kernels(model: Any, request: LoadRequest) -> tuple[str, ...]:
+    """Put the kernels in where the weights are on CUDA; elsewhere there is nothing to gain."""
+    if request.kernels is False or next(model.parameters()).device.type != "cuda":
+        return ()
+    from mdl import kernels
+
+    only = None if request.kernels is True else request.kernels
+    return tuple(kernels.apply(model, only=only).names)
+
+
+def _warnings(built: Built) -> Iterator[str]:
+    if built.new_parameters:
+        yield f"{len(built.new_parameters)} weights are new, for instance {built.new_parameters[0]}"
+    if built.unused_tensors:
+        yield (
+            f"{len(built.unused_tensors)} tensors of the checkpoint are not used, for instance "
+            f"{built.unused_tensors[0]}"
+        )
+
+
+def _keep_mirror(
+    built: Built, checkpoint: Checkpoint, found: Answer, request: LoadRequest, warnings: list[str]
+) -> str | None:
+    """Write the 4-bit mirror and note it in the catalogue; a full disk only costs the mirror."""
+    from mdl.loader.mirror import write_mirror
+    from mdl.store.catalog import open_catalog
+
+    source = found.source
+    if source.commit is None:  # a local folder has no commit that says when it changed
+        return None
+    origin = (source.repo_id, source.commit)
+    try:
+        made = write_mirror(built.model, checkpoint, origin, request, found.settings)
+    except DiskError as error:
+        warnings.append(f"{error.message} {error.why}")
+        return None
+    catalog = open_catalog(found.settings)
+    try:
+        if catalog.database.writable:
+            catalog.record_local_mirror(made)
+    finally:
+        catalog.database.close()
+    return made.path
+
+
+def _note_use(found: Answer) -> None:
+    """Tell the cache manager that these bytes were used: what is used is pruned last."""
+    from mdl.cachemgr import open_cache
+
+    if found.source.commit is not None and not found.source.mirror:
+        open_cache(found.settings).record_use(found.source.repo_id, found.source.commit)
+
+
+def _name_for_saving(model: Any, found: Answer) -> None:
+    """What the user saves names the canonical model, not the mirror or a path of this machine."""
+    if found.resolution.is_local:
+        return
+    model.config.name_or_path = found.resolution.canonical
+    model.name_or_path = found.resolution.canonical
+
+
+def _report(request: LoadRequest, found: Answer, checkpoint: Checkpoint, built: Built) -> Report:
+    model = built.model
+    config = model.config.to_dict()
+    devices = sorted({str(parameter.device) for parameter in model.parameters()})
+    quantization = config.get("quantization_config")
+    return Report(
+        requested=request.to_json(),
+        resolution=found.resolution.to_json(),
+        folder=str(checkpoint.folder),
+        commit=found.source.commit,
+        files=file_records(checkpoint),
+        fingerprint=fingerprint(checkpoint),
+        config_sha256=_config_hash(checkpoint.config),
+        model_class=type(model).__name__,
+        dtype=str(model.dtype).removeprefix("torch."),
+        quantization=_jsonable(quantization),
+        quantized_on_load=built.quantized_here,
+        mirror=None,
+        parameters=parameter_counts(model),
+        memory={"weights": memory_bytes(model)},
+        devices=tuple(devices),
+        kernels=(),
+        loaded_by=built.path,
+        note=built.note,
+        remote_code=request.trust_remote_code,
+        pickles=checkpoint.files.pickled,
+        new_parameters=built.new_parameters,
+        unused_tensors=built.unused_tensors,
+        downloaded=found.source.bytes_to_fetch,
+        seconds={},
+        versions=versions(),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that decide what a load gives."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("mdl", "torch", "transformers", "bitsandbytes", "huggingface_hub", "safetensors"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _config_hash(config: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def _jsonable(value: Any) -> Any:
+    return None if value is None else json.loads(json.dumps(value, default=str))
+
+
+def _announce(report: Report) -> None:
+    for name, value in report.lines():
+        log.info("%-12s %s", name, value)
+    for text in report.warnings:
+        log.warning("%s: %s", report.repo_id, text)

@@ -1,0 +1,161 @@
+"""Quantize once: a model quantized on load becomes a local 4-bit checkpoint for the next time.
+
+A mirror is a plain folder that transformers loads as any prequantized checkpoint. It stands in
+the Hugging Face cache as a repository of its own (owner `mdl-local`), so that the cache manager
+counts and prunes it, and in the catalogue, so that the resolver finds it. `mdl-mirror.json` inside
+says what it was made from.
+
+It is written beside its place and renamed into it: a half-written mirror is never found.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mdl.errors import DiskError
+from mdl.loader.checkpoint import Checkpoint
+from mdl.loader.fetch import check_space, storage_folder
+from mdl.loader.request import LoadRequest
+from mdl.settings import Settings
+from mdl.store.rows import LocalMirror
+
+OWNER = "mdl-local"
+PROVENANCE = "mdl-mirror.json"
+
+
+def settings_digest(request: LoadRequest) -> str:
+    """What tells two quantizations of one commit apart: the settings and the dtype asked for."""
+    table = {**request.quantization.to_config(request.dtype or "auto"), "dtype": request.dtype}
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def find_mirror(
+    known: Iterable[Mapping[str, Any]], commit: str | None, request: LoadRequest
+) -> Path | None:
+    """The folder of a mirror of this commit and these settings that is still there."""
+    digest = settings_digest(request)
+    for row in known:
+        folder = Path(row["path"])
+        if row["commit"] == commit and row["settings"] == digest and (folder / PROVENANCE).exists():
+            return folder
+    return None
+
+
+def mirror_name(repo_id: str) -> str:
+    """The repository id a mirror of `repo_id` has in the cache."""
+    return f"{OWNER}/{repo_id.replace('/', '.')}-bnb-4bit"
+
+
+def write_mirror(
+    model: Any,
+    source: Checkpoint,
+    origin: tuple[str, str],
+    request: LoadRequest,
+    settings: Settings,
+) -> LocalMirror:
+    """Save a model that was just quantized as a mirror of `origin` (repository, commit).
+
+    Raises:
+        DiskError: the disk is too small; nothing is left behind.
+    """
+    repo_id, commit = origin
+    provenance = _provenance(model, repo_id, commit, request)
+    identity = {key: provenance[key] for key in ("repo_id", "commit", "settings")}
+    revision = hashlib.sha1(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    home = storage_folder(settings.cache_root, mirror_name(repo_id))
+    snapshot = home / "snapshots" / revision
+    if not (snapshot / PROVENANCE).exists():
+        check_space(settings.cache_root, model.get_memory_footprint())
+        home.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=home, prefix=".writing-"))
+        try:
+            _save(model, source, scratch, provenance)
+            _publish(scratch, home, snapshot)
+        except OSError as error:
+            raise DiskError(
+                f"The 4-bit mirror of {repo_id} could not be written.",
+                why=str(error),
+                next="The model is loaded all the same; free some space, or pass "
+                "quantize_once=False.",
+            ) from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return LocalMirror(
+        str(snapshot), repo_id, commit, "bnb-4bit", settings_digest(request), time.time()
+    )
+
+
+def _provenance(model: Any, repo_id: str, commit: str, request: LoadRequest) -> dict[str, Any]:
+    import bitsandbytes
+    import torch
+    import transformers
+
+    import mdl
+
+    return {
+        "repo_id": repo_id,
+        "commit": commit,
+        "settings": settings_digest(request),
+        "quantization": model.config.to_dict()["quantization_config"],
+        "made_with": {
+            "mdl": mdl.__version__,
+            "torch": str(torch.__version__),
+            "transformers": transformers.__version__,
+            "bitsandbytes": bitsandbytes.__version__,
+        },
+    }
+
+
+def _save(model: Any, source: Checkpoint, folder: Path, provenance: Mapping[str, Any]) -> None:
+    """The quantized weights, the small files of the source as they are, and the provenance."""
+    from mdl.loader.build import quiet_transformers
+
+    with quiet_transformers():
+        model.save_pretrained(folder, safe_serialization=True)
+    ours = {path.name for path in folder.iterdir()}
+    for name in source.files.rest:
+        if name not in ours and not name.endswith(".index.json"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source.folder / name, folder / name)
+    (folder / PROVENANCE).write_text(json.dumps(provenance, indent=2, default=str))
+
+
+def _publish(scratch: Path, home: Path, snapshot: Path) -> None:
+    """Turn a written folder into a repository of the cache: blobs by hash, links, one ref."""
+    blobs, staged = home / "blobs", scratch / ".snapshot"
+    blobs.mkdir(exist_ok=True)
+    files = [path for path in sorted(scratch.rglob("*")) if path.is_file()]
+    for path in files:
+        inside = path.relative_to(scratch)
+        blob = blobs / _blob_name(path)
+        path.replace(blob)
+        link = staged / inside
+        link.parent.mkdir(parents=True, exist_ok=True)
+        depth = len(inside.parts) + 1  # snapshots/<commit>/ up to the repository folder
+        link.symlink_to(Path(*[".."] * depth, "blobs", blob.name))
+    snapshot.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        staged.rename(snapshot)
+    except OSError:
+        if not (snapshot / PROVENANCE).exists():  # another process wrote the same mirror
+            raise
+    refs = home / "refs"
+    refs.mkdir(exist_ok=True)
+    unfinished = refs / f".main-{os.getpid()}"
+    unfinished.write_text(snapshot.name)
+    unfinished.replace(refs / "main")
+
+
+def _blob_name(path: Path) -> str:
+    """SHA-256 for weights, git's blob SHA-1 for the rest, as the Hub names them."""
+    if path.suffix == ".safetensors":
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    data = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()

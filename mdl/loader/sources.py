@@ -1,0 +1,181 @@
+"""From a resolution to a folder: which commit, what of it is here, what has to be fetched."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mdl.cachemgr import open_cache
+from mdl.errors import LoadError, MdlError, OfflineError, VerificationError
+from mdl.loader.checkpoint import Checkpoint, read_checkpoint
+from mdl.loader.fetch import Download, Hub, fetch, hub_errors, plan_download, storage_folder
+from mdl.loader.mirror import find_mirror
+from mdl.loader.progress import Progress
+from mdl.loader.request import LoadRequest
+from mdl.resolver import Resolution, Wish
+from mdl.resolver.names import is_commit
+from mdl.settings import Settings
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the bytes of a resolution are or come from.
+
+    `checkpoint` is there when the folder is whole; `download` when something is to be fetched.
+    `mirror` says that the folder is a local 4-bit mirror written by an earlier load.
+    """
+
+    repo_id: str
+    commit: str | None
+    checkpoint: Checkpoint | None
+    download: Download | None
+    mirror: bool = False
+
+    @property
+    def bytes_to_fetch(self) -> int:
+        return self.download.bytes if self.download is not None else 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A resolution and the source it leads to."""
+
+    resolution: Resolution
+    source: Source
+    settings: Settings
+    hub: Hub
+
+
+def answer(request: LoadRequest, settings: Settings, *, purpose: str = "load") -> Answer:
+    """Resolve a request, note it in the resolution log, and find its bytes. Fetches nothing.
+
+    Raises:
+        MdlError: as the resolver refuses, or the repository is not a model that may be loaded.
+    """
+    from mdl.ask import resolver_for
+
+    if request.offline is not None:
+        settings = replace(settings, offline=request.offline)
+    hub = Hub(settings, request.token)
+    wish = Wish(request.format, request.exact_name, request.revision, prefer=settings.prefer)
+    resolver = resolver_for(settings, token=request.token)
+    resolution = resolver.resolve(request.name, wish).checked()
+    resolver.record(resolution, purpose)
+    return Answer(resolution, locate(request, resolution, hub), settings, hub)
+
+
+def locate(request: LoadRequest, resolution: Resolution, hub: Hub) -> Source:
+    """Find what a resolution needs, here or on the Hub, in this order: a local mirror of this
+    very commit and these settings, the cache, a download.
+
+    Raises:
+        OfflineError: something is missing and the Hub may not or cannot be asked.
+        LoadError: the repository is not a model that may be loaded.
+        VerificationError: a local folder is damaged.
+    """
+    reading = {"allow_pickle": request.allow_pickle, "remote_code": request.trust_remote_code}
+    if resolution.is_local:
+        folder = Path(resolution.repo_id)
+        return Source(resolution.repo_id, None, read_checkpoint(folder, **reading), None)
+    commit = current_commit(resolution, hub)
+    repo_id = resolution.repo_id
+    if resolution.quantize_on_load and request.wants_4bit and request.quantize_once:
+        made = find_mirror(resolution.local_mirrors, commit, request)
+        if made is not None:
+            return Source(repo_id, commit, read_checkpoint(made), None, mirror=True)
+    here = open_cache(hub.settings).placement(repo_id, commit)
+    damage: MdlError | None = None
+    if here.path is not None:
+        try:
+            return Source(here.repo_id, commit, read_checkpoint(here.path, **reading), None)
+        except (LoadError, VerificationError) as error:
+            damage = error  # a pull that broke off, or a damaged file: the listing tells
+    if hub.settings.offline:
+        raise damage if isinstance(damage, VerificationError) else _not_here(repo_id, damage)
+    download = plan_download(hub, repo_id, commit, **reading)
+    if damage is not None and not download.missing:
+        raise damage
+    return Source(repo_id, commit, None, download)
+
+
+def bring(found: Answer, request: LoadRequest, progress: Progress | None = None) -> Checkpoint:
+    """The checked checkpoint of a source, downloading what is missing.
+
+    Raises:
+        DiskError, OfflineError, NoAccessError: the download cannot be done.
+        VerificationError: what is there is damaged.
+    """
+    source = found.source
+    if source.checkpoint is not None:
+        return source.checkpoint
+    assert source.download is not None
+    folder = fetch(found.hub, source.download, progress=progress)
+    _remember_ref(found, source.download)
+    return read_checkpoint(
+        folder, allow_pickle=request.allow_pickle, remote_code=request.trust_remote_code
+    )
+
+
+def current_commit(resolution: Resolution, hub: Hub) -> str:
+    """The commit to load: a pin as it is, else what the Hub says now (at most one request).
+
+    Raises:
+        OfflineError: nothing is known here and the Hub may not or cannot be asked.
+    """
+    if is_commit(resolution.revision):
+        return str(resolution.revision)
+    fresh = resolution.knowledge_age is None and resolution.commit is not None
+    if fresh or (hub.settings.offline and resolution.commit is not None):
+        return str(resolution.commit)
+    if hub.settings.offline:
+        raise _not_here(resolution.repo_id, None)
+    from huggingface_hub import HfApi
+
+    try:
+        with hub_errors(resolution.repo_id):
+            info = HfApi(**hub.options).model_info(
+                resolution.repo_id, revision=resolution.revision, timeout=hub.settings.hub_timeout
+            )
+    except OfflineError:
+        if resolution.commit is None:
+            raise
+        return resolution.commit
+    return str(info.sha)
+
+
+def _remember_ref(found: Answer, download: Download) -> None:
+    """Write `refs/<revision>` as huggingface_hub does, so that the commit is not detached."""
+    revision = found.resolution.revision or "main"
+    if is_commit(revision):
+        return
+    refs = storage_folder(found.settings.cache_root, download.repo_id) / "refs"
+    target = refs / revision
+    if not target.resolve().is_relative_to(refs.resolve()):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError), _written_whole(target) as stream:
+        stream.write(download.commit)
+
+
+@contextlib.contextmanager
+def _written_whole(path: Path) -> Iterator[Any]:
+    """A text file that appears under its name only when it is whole."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".ref-")
+    try:
+        with os.fdopen(handle, "w") as stream:
+            yield stream
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _not_here(repo_id: str, cause: MdlError | None) -> OfflineError:
+    return OfflineError(
+        f"{repo_id} is not wholly here, and the network is switched off.",
+        why=cause.message if cause else "Nothing of it is in the cache.",
+        next="Run `mdl pull` while connected, or unset HF_HUB_OFFLINE.",
+    )
