@@ -13,7 +13,8 @@ from mdl.settings import Settings, load_settings
 
 # What settings are made of: while none of it changes, one resolver serves a whole process.
 _SETTING_NAMES = (
-    "HOME", "MDL_HOME", "MDL_CONFIG", "MDL_DATABASE_URL", "MDL_SERVER", "MDL_HUB_TIMEOUT",
+    "HOME", "MDL_HOME", "MDL_CONFIG", "MDL_DATABASE_URL", "MDL_SERVER", "MDL_SERVER_TOKEN",
+    "MDL_HUB_TIMEOUT",
     "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN",
     "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE",
     "XDG_CACHE_HOME",

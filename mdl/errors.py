@@ -70,6 +70,20 @@ def _rebuild(
     return kind(message, why=why, next=next, details=details)
 
 
+def error_from_json(body: Mapping[str, Any]) -> MdlError:
+    """The error behind a `to_json` object, in its own class where this version has it."""
+    kinds = [MdlError]
+    for kind in kinds:  # grows while it is walked: the whole tree
+        kinds += kind.__subclasses__()
+        if kind.code == body.get("code"):
+            break
+    else:
+        kind = MdlError
+    return kind(
+        str(body.get("message", "")), why=str(body.get("why", "")), next=str(body.get("next", ""))
+    )
+
+
 class UsageError(MdlError):
     """The request itself is wrong."""
 

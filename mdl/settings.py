@@ -51,6 +51,7 @@ class Settings:
     offline: bool = False
     database_url: str | None = None
     server: str | None = None
+    server_token: str | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
     prefer: str = "default"
     hub_timeout: float = 5.0
@@ -129,6 +130,7 @@ def load_settings(env: Mapping[str, str] | None = None) -> Settings:
         offline=offline,
         database_url=env.get("MDL_DATABASE_URL") or config.get("database_url"),
         server=env.get("MDL_SERVER") or config.get("server"),
+        server_token=env.get("MDL_SERVER_TOKEN") or None,
         token=_token(env, hf_home, user),
         prefer=config.get("prefer", "default"),
         hub_timeout=float(env.get("MDL_HUB_TIMEOUT") or config.get("hub_timeout", 5.0)),

@@ -44,6 +44,7 @@ class Resolver:
         cached: what is on the disk, for offline answers and `prefer="cached"`.
         token: the caller's Hub token; the settings' own when left out, `False` for none.
         allow_local: whether a name may be a folder (a server says no).
+        catalog: one that is open already, and stays the caller's to close.
     """
 
     def __init__(
@@ -53,9 +54,10 @@ class Resolver:
         *,
         token: str | bool | None = None,
         allow_local: bool = True,
+        catalog: Catalog | None = None,
     ) -> None:
         self.settings = settings
-        self.catalog: Catalog = open_catalog(settings)
+        self.catalog: Catalog = catalog or open_catalog(settings)
         self.cached = cached or _nothing_cached
         self._token = settings.token if token is None or token is True else (token or None)
         self._allow_local = allow_local

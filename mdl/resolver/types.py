@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from mdl.errors import MdlError, UsageError
+from mdl.errors import MdlError, UsageError, error_from_json
 from mdl.resolver.names import Name, parse_revision
 from mdl.store.rows import WISHES
 
@@ -176,6 +176,41 @@ class Resolution:
         if self.error is not None:
             body["error"] = self.error.to_json()
         return body
+
+    @classmethod
+    def from_json(cls, body: dict[str, Any]) -> "Resolution":
+        """The answer behind a `to_json` object; fields this version does not know are left out.
+
+        Raises:
+            KeyError, TypeError, ValueError: the object is no resolution.
+        """
+        cached, error = body["cached"], body.get("error")
+        return cls(
+            requested=str(body["requested"]),
+            canonical=str(body["canonical"]),
+            repo_id=str(body["repo_id"]),
+            revision=body["revision"],
+            commit=body["commit"],
+            format=str(body["format"]),
+            substituted=bool(body["substituted"]),
+            quantize_on_load=bool(body["quantize_on_load"]),
+            gated=body["gated"],
+            access=str(body["access"]),
+            source=str(body["source"]),
+            rule=str(body["rule"]),
+            trace=tuple(Step(s["candidate"], s["verdict"], s["reason"]) for s in body["trace"]),
+            alternatives=tuple(body["alternatives"]),
+            cached=None
+            if cached is None
+            else Cached(
+                bool(cached["complete"]), cached["path"], int(cached["bytes"]), body["commit"],
+                str(body["repo_id"]),
+            ),
+            local_mirrors=tuple(body["local_mirrors"]),
+            weights=body["weights"],
+            knowledge_age=body["knowledge_age"],
+            error=None if error is None else error_from_json(error),
+        )  # fmt: skip
 
     def checked(self) -> "Resolution":
         """This resolution, or its refusal raised."""

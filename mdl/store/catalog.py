@@ -268,23 +268,33 @@ class Catalog:
 
     def log(self, purpose: str, requested: str, wish: str, answer: dict[str, Any]) -> None:
         """Record one answer that was used: `answer` is a resolution's JSON form."""
+        self.log_many(purpose, [(time.time(), requested, wish, answer)])
+
+    def log_many(
+        self, purpose: str, answers: Iterable[tuple[float, str, str, dict[str, Any]]]
+    ) -> None:
+        """Record (when, requested, wish, resolution's JSON form) rows in one transaction."""
+        values = [
+            {
+                "at": at,
+                "purpose": purpose,
+                "requested": requested,
+                "key": requested.lower(),
+                "wish": wish,
+                "repo_id": answer["repo_id"],
+                "commit": answer["commit"],
+                "substituted": int(answer["substituted"]),
+                "rule": answer["rule"],
+                "source": answer["source"],
+            }
+            for at, requested, wish, answer in answers
+        ]
         with self.database.transaction() as writer:
-            writer.run(
+            writer.run_many(
                 "INSERT INTO resolution_log (at, purpose, requested, key, wish, repo_id,"
                 " revision_commit, substituted, rule, source) VALUES (:at, :purpose, :requested,"
                 " :key, :wish, :repo_id, :commit, :substituted, :rule, :source)",
-                {
-                    "at": time.time(),
-                    "purpose": purpose,
-                    "requested": requested,
-                    "key": requested.lower(),
-                    "wish": wish,
-                    "repo_id": answer["repo_id"],
-                    "commit": answer["commit"],
-                    "substituted": int(answer["substituted"]),
-                    "rule": answer["rule"],
-                    "source": answer["source"],
-                },
+                values,
             )
 
 
