@@ -192,6 +192,8 @@ class Hub:
 
     def _missing_message(self, answer: Answer) -> str:
         said = answer.message or f"the Hub answers {answer.status}"
+        if answer.status == 401 and not self.has_token:
+            said = "the Hub answers 401: it is missing, or private and no token was given"
         if self.bad_token:
             return f"{said} (asked without a token: the Hub does not accept the one given)"
         return said

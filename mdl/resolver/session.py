@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from mdl.errors import MdlError, NotFoundError, OfflineError, UsageError
@@ -33,7 +32,7 @@ _LIVE = 60.0  # what this session itself asked: the commit of a branch
 _FACTS = 86400.0  # name, gating, format: they change rarely, and the load asks again
 _GRANTED, _DENIED = 3600.0, 300.0  # a denial is forgotten soon: people fix it and try again
 # From this many unknown names of one owner on, its listing is cheaper than asking for each.
-_LISTING_PAYS = 4
+_LISTING_PAYS = 8
 
 
 class Resolver:
@@ -278,24 +277,35 @@ class Resolver:
 
     def _prefetch(self, names: list[str]) -> None:
         """Ask for whole owners where many names are theirs."""
-        owners: Counter[str] = Counter()
+        owners: dict[str, list[str]] = {}
         for text in names:
-            owner, slash, _ = text.strip().partition("/")
-            if slash and owner.isascii() and owner.replace("-", "").replace("_", "").isalnum():
-                owners[owner] += 1
-                for row in self.catalog.about(text.strip().lower()).mirrors[:1]:
-                    owners[row[0].repo_id.partition("/")[0]] += 1
+            try:
+                name = parse_name(text, allow_local=False)
+            except MdlError:
+                continue  # it gets its own answer
+            known = self.catalog.about(name.key)
+            for each in (
+                known.spelling or name.text,
+                *(m.repo_id for m, _, _ in known.mirrors[:1]),
+            ):
+                if "/" in each:
+                    owners.setdefault(each.partition("/")[0].lower(), []).append(each)
         try:
-            for owner, count in owners.items():
-                if count >= _LISTING_PAYS:
-                    listed = list(self.hub.by_author(owner))
-                    now = time.monotonic()
-                    for facts in listed:
-                        self._facts[(facts.repo_id.lower(), None)] = (now, facts)
-                    self._write_rows({f.repo_id.lower(): _row_of(f) for f in listed})
+            for theirs in owners.values():
+                if len(theirs) >= _LISTING_PAYS:
+                    self._prefetch_owner(theirs[0])
         except OfflineError as error:
             self._dead = error
             log.warning("%s Answering from what is known here.", error.message)
+
+    def _prefetch_owner(self, one_name: str) -> None:
+        # The listing wants the owner as the Hub spells it; one of the names tells.
+        spelled = self._fetch(one_name, None)
+        listed = list(self.hub.by_author(spelled.repo_id.partition("/")[0]))
+        now = time.monotonic()
+        for facts in listed:
+            self._facts[(facts.repo_id.lower(), None)] = (now, facts)
+        self._write_rows({f.repo_id.lower(): _row_of(f) for f in listed})
 
     def _suggest(self, error: MdlError, name: Name) -> None:
         from difflib import get_close_matches

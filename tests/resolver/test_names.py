@@ -1,0 +1,93 @@
+"""What counts as a name, what as a folder, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mdl.errors import MdlError, NameRefusedError, NotFoundError
+from mdl.resolver.names import is_commit, parse_name, parse_revision
+
+PARTS = st.from_regex(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}[A-Za-z0-9_]\Z").filter(
+    lambda p: ".." not in p and "--" not in p and not p.lower().endswith((".git", ".ipynb"))
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("", "empty"),
+        ("a/b/c", "more than one"),
+        ("org/../name", "'..'"),
+        ("org/na\0me", "character '\\x00'"),
+        ("org/na\nme", "character '\\n'"),
+        ("org/nаme", "CYRILLIC SMALL LETTER A"),
+        ("org/name?x=1", "character '?'"),
+        ("https://huggingface.co/org/name", "character ':'"),
+        ("org/name.git", ".git"),
+        ("org/-name", "starts or ends"),
+        ("org--name", "'--'"),
+        ("x" * 10_000, "10000 characters"),
+        ("org/" + "\ud800", "'\\ud800'"),
+    ],
+)
+def test_a_hostile_name_is_refused_with_the_reason(name: str, why: str) -> None:
+    with pytest.raises(NameRefusedError) as caught:
+        parse_name(name)
+    assert why in caught.value.why
+    assert caught.value.exit_code == 2
+    # What is echoed must be short and safe for a terminal.
+    assert len(str(caught.value)) < 600
+    assert str(caught.value).isprintable() or "\n" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../no-such", "/no/such/folder", "~/nothing-of-that-name", "./x"]
+)
+def test_what_is_written_as_a_path_must_be_a_folder(name: str) -> None:
+    with pytest.raises(NotFoundError, match="There is no folder"):
+        parse_name(name)
+
+
+def test_a_server_takes_no_path(tmp_path: Path) -> None:
+    with pytest.raises(NameRefusedError):
+        parse_name(str(tmp_path), allow_local=False)
+
+
+def test_a_folder_wins_over_a_repository_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "org" / "name").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert parse_name("org/name").path is None, "an empty folder hides no repository"
+    (tmp_path / "org" / "name" / "config.json").write_text("{}")
+    assert parse_name("org/name").path == str(tmp_path / "org" / "name")
+
+
+@given(owner=PARTS, name=PARTS)
+def test_casing_never_changes_the_key(owner: str, name: str) -> None:
+    full = f"{owner}/{name}"
+    keys = {parse_name(text, allow_local=False).key for text in (full, full.upper(), full.lower())}
+    assert keys == {full.lower()}
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_a_name_or_a_refusal(text: str) -> None:
+    try:
+        assert parse_name(text, allow_local=False).key.isascii()
+    except MdlError as error:
+        assert error.exit_code in (2, 3)
+
+
+@pytest.mark.parametrize("revision", ["../x", "a b", "", "-x", "x" * 300, "a//b"])
+def test_a_hostile_revision_is_refused(revision: str) -> None:
+    with pytest.raises(NameRefusedError):
+        parse_revision(revision)
+
+
+def test_revisions_people_use_are_taken() -> None:
+    for revision in ("main", "v1.0", "refs/pr/1", "a" * 40):
+        assert parse_revision(revision) == revision
+    assert is_commit("a" * 40)
+    assert not is_commit("main")

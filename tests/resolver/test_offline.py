@@ -1,0 +1,71 @@
+"""Without a network: the database and the cache answer, and no socket is opened."""
+
+import socket
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mdl.errors import OfflineError
+from mdl.resolver import Cached, Resolver, Wish
+from mdl.settings import Settings
+
+NAME = "meta-llama/Llama-3.1-8B-Instruct"
+
+
+@pytest.fixture(autouse=True)
+def no_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def test_the_packaged_catalogue_answers_from_the_first_run(settings: Settings) -> None:
+    resolver = Resolver(settings)
+    answer = resolver.resolve(NAME.lower(), Wish("bnb-4bit"))
+    assert answer.repo_id == "unsloth/Llama-3.1-8B-Instruct-unsloth-bnb-4bit"
+    assert answer.canonical == NAME
+    assert answer.access == "unknown"
+    resolver.close()
+
+
+def test_what_nobody_knows_is_no_guess(settings: Settings) -> None:
+    resolver = Resolver(settings)
+    answer = resolver.resolve("nobody/knows-this")
+    assert isinstance(answer.error, OfflineError)
+    assert answer.error.exit_code == 5
+    resolver.close()
+
+
+def test_a_cached_repository_is_known_by_the_cache_alone(settings: Settings) -> None:
+    def cached(repo_id: str, revision: str | None) -> Cached | None:
+        if repo_id.lower() != "me/my-model":
+            return None
+        return Cached(True, "/cache/x", 10, "e" * 40, "Me/My-Model")
+
+    resolver = Resolver(settings, cached)
+    answer = resolver.resolve("me/MY-model", Wish(exact=True)).checked()
+    assert (answer.repo_id, answer.commit) == ("Me/My-Model", "e" * 40)
+    assert answer.cached is not None
+    assert answer.cached.complete
+    resolver.close()
+
+
+def test_ten_thousand_names_in_one_process(settings: Settings) -> None:
+    resolver = Resolver(settings)
+    names = [NAME, "unsloth/gemma-2b"] * 5_000
+    answers = list(resolver.resolve_many(names, Wish("bnb-4bit")))
+    assert len(answers) == 10_000
+    assert not any(isinstance(a, Exception) or a.error for a in answers)
+    resolver.close()
+
+
+def test_a_local_folder_is_taken_as_it_is(settings: Settings, tmp_path: Any) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    resolver = Resolver(replace(settings))
+    answer = resolver.resolve(str(tmp_path), Wish("bnb-4bit"))
+    assert (answer.repo_id, answer.rule, answer.quantize_on_load) == (str(tmp_path), "local", True)
+    resolver.close()

@@ -1,0 +1,235 @@
+"""Names against a Hub on a socket, through the real client."""
+
+import json
+import logging
+import sqlite3
+from collections.abc import Callable
+
+import pytest
+
+from mdl.errors import BusyError, NotFoundError
+from mdl.resolver import Resolver, Wish
+from tests.hub import LoopbackHub
+from tests.resolver.conftest import BNB
+
+GATED = "meta-llama/Llama-3.1-8B-Instruct"
+MIRROR = "unsloth/Llama-3.1-8B-Instruct"
+DYNAMIC = "unsloth/Llama-3.1-8B-Instruct-unsloth-bnb-4bit"
+Make = Callable[..., Resolver]
+
+
+@pytest.fixture
+def llama(hub: LoopbackHub) -> LoopbackHub:
+    """The gated repository, its two mirrors, and people in every state of access."""
+    states = {"hf_in": "granted", "hf_wait": "pending", "hf_no": "rejected"}
+    for token in (*states, "hf_new"):
+        hub.add_user(token, token)
+    hub.add_repo(GATED, files={"config.json": "{}"}, gated="manual", access=states)
+    hub.add_repo(MIRROR, files={"config.json": '{"model_type": "llama"}'})
+    hub.add_repo(DYNAMIC, files={"config.json": BNB})
+    return hub
+
+
+@pytest.mark.parametrize(
+    ("token", "access"),
+    [
+        (None, "no_token"),
+        ("hf_made_up", "bad_token"),
+        ("hf_new", "not_requested"),
+        ("hf_wait", "pending"),
+        ("hf_no", "rejected"),
+        ("hf_in", "granted"),
+    ],
+)
+def test_every_state_of_access_has_its_name(
+    llama: LoopbackHub, online: Make, token: str | None, access: str
+) -> None:
+    answer = online(token).resolve(GATED.lower(), Wish(exact=True))
+    assert (answer.access, answer.gated, answer.canonical) == (access, "manual", GATED)
+    if access == "granted":
+        assert answer.checked().repo_id == GATED
+    else:
+        assert answer.error is not None
+        assert answer.error.exit_code == 4
+        assert MIRROR in answer.error.next
+
+
+def test_a_4_bit_wish_costs_one_request(llama: LoopbackHub, online: Make) -> None:
+    answer = online().resolve(GATED.upper(), Wish("bnb-4bit"))
+    assert (answer.repo_id, answer.gated, answer.access) == (DYNAMIC, False, "open")
+    assert answer.commit == llama.repos[DYNAMIC].head().id
+    assert len(llama.requests) == 1
+
+
+def test_a_denial_is_forgotten_when_the_token_changes(llama: LoopbackHub, online: Make) -> None:
+    assert online("hf_wait").resolve(GATED, Wish(exact=True)).error is not None
+    assert online("hf_in").resolve(GATED, Wish(exact=True)).error is None
+    # And remembered for the first one: no second auth-check.
+    asked = [r for r in llama.requests if r.path.endswith("auth-check")]
+    assert online("hf_wait").resolve(GATED, Wish(exact=True)).access == "pending"
+    assert [r for r in llama.requests if r.path.endswith("auth-check")] == asked
+
+
+def test_a_bad_token_does_not_stop_public_repositories(
+    llama: LoopbackHub, online: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "mdl"):
+        answer = online("hf_made_up").resolve(MIRROR, Wish())
+    assert answer.checked().repo_id == MIRROR
+    assert "does not accept the token" in caplog.text
+
+
+def test_the_token_is_nowhere(
+    llama: LoopbackHub, online: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    resolver = online("hf_wait")
+    with caplog.at_level(logging.DEBUG):
+        answer = resolver.resolve(GATED, Wish(exact=True))
+    database = resolver.settings.database_path
+    held = b"".join(p.read_bytes() for p in database.parent.iterdir() if p.is_file())
+    assert b"hf_wait" not in held.replace(b"hf_wait's", b"")
+    assert "hf_wait" not in caplog.text
+    assert "hf_wait" not in repr(resolver.settings) + str(answer.error) + repr(answer)
+
+
+def test_wrong_case_is_the_hubs_spelling_and_no_substitution(
+    hub: LoopbackHub, online: Make
+) -> None:
+    hub.add_repo("SomeOrg/SomeModel", files={"config.json": "{}"})
+    answer = online().resolve("someorg/SOMEMODEL", Wish(exact=True))
+    assert (answer.canonical, answer.repo_id) == ("SomeOrg/SomeModel", "SomeOrg/SomeModel")
+    assert not answer.substituted
+    assert online().resolve("SOMEORG/somemodel").repo_id == "SomeOrg/SomeModel"
+
+
+def test_a_renamed_repository_is_followed_and_remembered(hub: LoopbackHub, online: Make) -> None:
+    hub.add_repo("Org/New", files={"config.json": "{}"})
+    hub.rename("Org/Old", "Org/New")
+    answer = online().resolve("Org/Old", Wish(exact=True))
+    assert (answer.repo_id, answer.substituted) == ("Org/New", False)
+    assert "renamed" in answer.trace[0].reason
+    # Offline, the rename is still known.
+    assert online(offline=True).resolve("org/old", Wish(exact=True)).repo_id == "Org/New"
+
+
+def test_a_rename_to_another_owner_is_announced_and_never_exact(
+    hub: LoopbackHub, online: Make
+) -> None:
+    hub.add_repo("Buyer/Model", files={"config.json": "{}"})
+    hub.rename("Seller/Model", "Buyer/Model")
+    answer = online().resolve("Seller/Model", Wish())
+    assert (answer.repo_id, answer.substituted) == ("Buyer/Model", True)
+    exact = online().resolve("Seller/Model", Wish(exact=True))
+    assert isinstance(exact.error, NotFoundError)
+    assert "Buyer/Model" in exact.error.next
+
+
+def test_missing_private_and_disabled(hub: LoopbackHub, online: Make) -> None:
+    hub.add_user("hf_own", "own")
+    hub.add_repo(
+        "own/secret", files={"config.json": "{}"}, private=True, access={"hf_own": "granted"}
+    )
+    hub.add_repo("org/off", files={"config.json": "{}"}, disabled=True)
+    for name in ("own/secret", "org/nothing"):
+        answer = online().resolve(name, Wish(exact=True))
+        assert isinstance(answer.error, NotFoundError)
+        assert "private" in answer.error.why
+    assert online().resolve("org/off").error is not None
+    assert "disabled" in str(online().resolve("org/off").error)
+
+
+def test_an_unknown_name_gets_its_nearest_names(hub: LoopbackHub, online: Make) -> None:
+    answer = online().resolve("meta-lama/Llama-3.1-8B-Instruct")
+    assert answer.error is not None
+    assert answer.error.exit_code == 3
+    assert answer.error.details["suggestions"][0] == GATED
+
+
+def test_a_4_bit_repository_is_known_by_its_config_not_its_name(
+    hub: LoopbackHub, online: Make
+) -> None:
+    hub.add_repo("org/plain-name", files={"config.json": BNB})
+    answer = online().resolve("org/plain-name", Wish("bnb-4bit"))
+    assert (answer.quantize_on_load, answer.weights) == (False, "bnb-4bit")
+    assert online().resolve("org/plain-name", Wish("16bit")).error is not None
+
+
+def test_a_dead_mirror_gives_way_to_the_next(llama: LoopbackHub, online: Make) -> None:
+    del llama.repos[DYNAMIC]
+    plain = "unsloth/Llama-3.1-8B-Instruct-bnb-4bit"
+    llama.add_repo(plain, files={"config.json": BNB})
+    answer = online().resolve(GATED, Wish("bnb-4bit"))
+    assert answer.repo_id == plain
+    assert answer.trace[0].candidate == DYNAMIC
+    assert answer.trace[0].verdict == "rejected"
+
+
+def test_a_revision_is_checked(hub: LoopbackHub, online: Make) -> None:
+    repo = hub.add_repo("org/model", files={"config.json": "{}"})
+    first = repo.head().id
+    hub.commit("org/model", {"config.json": '{"a": 1}'})
+    assert online().resolve("org/model", Wish(exact=True, revision=first)).commit == first
+    assert online().resolve("org/model", Wish(exact=True)).commit == repo.head().id
+    missing = online().resolve("org/model", Wish(exact=True, revision="nope"))
+    assert missing.error is not None
+    assert "no revision 'nope'" in missing.error.message
+
+
+def test_a_rate_limit_is_waited_for_within_bounds(hub: LoopbackHub, online: Make) -> None:
+    hub.add_repo("org/model", files={"config.json": "{}"})
+    hub.fault(path="/api/models/*", status=429, headers={"Retry-After": "1"}, times=1)
+    assert online().resolve("org/model").repo_id == "org/model"
+    hub.fault(path="/api/models/*", status=429, headers={"Retry-After": "3000"}, times=5)
+    with pytest.raises(BusyError, match="rate limit"):
+        online().resolve("org/model")
+
+
+def test_a_passing_fault_is_tried_again_and_a_dead_hub_answered_from_here(
+    hub: LoopbackHub, online: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.add_repo("org/model", files={"config.json": "{}"})
+    hub.fault(path="/api/models/*", status=503, times=1)
+    assert online().resolve("org/model").commit is not None
+    hub.fault(path="/api/models/*", status=503, times=None)
+    resolver = online()
+    with caplog.at_level(logging.WARNING, "mdl"):
+        answer = resolver.resolve("org/model")
+    assert answer.commit is not None, "the database still knows it"
+    assert answer.knowledge_age is not None
+    assert "Answering from what is known here" in caplog.text
+    before = len(hub.requests)
+    resolver.resolve("org/model")
+    assert len(hub.requests) == before, "a dead Hub is not asked again for each name"
+
+
+def test_many_names_cost_few_requests(hub: LoopbackHub, online: Make) -> None:
+    names = [f"Org/Model-{i}" for i in range(500)]
+    for name in names:
+        hub.add_repo(name, files={"config.json": "{}"})
+    answers = list(online().resolve_many([n.lower() for n in names], Wish(exact=True)))
+    assert [a.repo_id for a in answers if not isinstance(a, Exception)] == names
+    assert len(hub.requests) <= 5
+
+
+def test_an_answer_that_is_used_is_recorded(
+    llama: LoopbackHub, online: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    resolver = online()
+    answer = resolver.resolve(GATED, Wish("bnb-4bit"))
+    with caplog.at_level(logging.WARNING, "mdl"):
+        resolver.record(answer, "load")
+    assert DYNAMIC in caplog.text
+    (row,) = resolver.catalog.history(GATED.upper())
+    assert (row["requested"], row["repo_id"], row["purpose"]) == (GATED, DYNAMIC, "load")
+    assert row["substituted"] is True
+    json.dumps(row)
+
+
+def test_a_read_only_database_still_answers(llama: LoopbackHub, online: Make) -> None:
+    resolver = online()
+    path = resolver.settings.database_path
+    resolver.close()
+    sqlite3.connect(path).execute("PRAGMA journal_mode=DELETE").close()
+    resolver = online()
+    resolver.catalog.database.writable = False
+    assert resolver.resolve(GATED, Wish("bnb-4bit")).repo_id == DYNAMIC

@@ -1,0 +1,233 @@
+"""The rules, on values alone: no database, no Hub, no disk."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mdl.errors import NoAccessError, NotFoundError, UsageError
+from mdl.resolver.names import parse_name
+from mdl.resolver.policy import decide
+from mdl.resolver.types import Cached, Facts, Follow, Need, Request, Resolution, Wish
+from mdl.store.rows import WISHES, BadMirror, Knowledge, MirrorRow
+
+NAME = "Maker/Model-7B"
+DYNAMIC = MirrorRow(NAME, "bnb-4bit", "fast/Model-7B-dyn-bnb-4bit", "bnb-4bit", "dynamic", 0,
+                    "declared", "packaged")  # fmt: skip
+PLAIN = DYNAMIC._replace(repo_id="fast/Model-7B-bnb-4bit", variant="plain", rank=1)
+OPEN = MirrorRow(NAME, "16bit", "fast/Model-7B", "16bit", "ungated", 0, "declared", "packaged")
+BLOCK = MirrorRow(NAME, "fp8", "fast/Model-7B-FP8", "fp8", "block", 0, "declared", "packaged")
+ROW = BLOCK._replace(repo_id="fast/Model-7B-FP8-Dynamic", variant="row", rank=1)
+ALL = (DYNAMIC, PLAIN, OPEN, BLOCK, ROW)
+
+
+def known(*rows: MirrorRow, bad: dict[str, BadMirror] | None = None, **fields: Any) -> Knowledge:
+    found = tuple((row, (bad or {}).get(row.repo_id), None) for row in rows)
+    return Knowledge(**{"repository": None, "bad": None, "quantized": None, "spelling": NAME,
+                        "mirrors": found, "local": (), **fields})  # fmt: skip
+
+
+def ask(
+    wish: Wish,
+    knowledge: Knowledge,
+    facts: tuple[Facts, ...] = (),
+    *,
+    name: str = NAME,
+    online: bool = False,
+    here: tuple[str, ...] = (),
+) -> Resolution | Need | Follow:
+    def cached(repo_id: str, revision: str | None) -> Cached | None:
+        return Cached(True, "/cache", 1, "c" * 40, repo_id) if repo_id in here else None
+
+    request = Request(parse_name(name, allow_local=False), wish, online)
+    return decide(request, knowledge, {f.repo_id.lower(): f for f in facts}, cached)
+
+
+def answered(*args: Any, **fields: Any) -> Resolution:
+    outcome = ask(*args, **fields)
+    assert isinstance(outcome, Resolution)
+    return outcome
+
+
+def seen(repo_id: str, **fields: Any) -> Facts:
+    return Facts(**{"repo_id": repo_id, "state": "ok", "gated": "false", "commit": "d" * 40,
+                    "live": True, **fields})  # fmt: skip
+
+
+def test_four_bit_prefers_the_dynamic_mirror_then_the_plain_one() -> None:
+    assert answered(Wish("bnb-4bit"), known(*ALL)).repo_id == DYNAMIC.repo_id
+    dead = DYNAMIC._replace(status="dead", status_reason="404")
+    answer = answered(Wish("bnb-4bit"), known(dead, PLAIN))
+    assert answer.repo_id == PLAIN.repo_id
+    assert [(s.candidate, s.verdict) for s in answer.trace] == [
+        (DYNAMIC.repo_id, "rejected"),
+        (PLAIN.repo_id, "accepted"),
+    ]
+
+
+def test_without_a_mirror_it_is_quantized_on_load_and_said_so() -> None:
+    answer = answered(Wish("bnb-4bit"), known())
+    assert (answer.repo_id, answer.quantize_on_load, answer.substituted) == (NAME, True, False)
+    assert "on load" in answer.trace[-1].reason
+
+
+def test_a_bad_mirror_is_passed_over_for_what_its_row_names() -> None:
+    bad = BadMirror(DYNAMIC.repo_id, "fast/Model-7B", "16bit", "too big", "packaged")
+    answer = answered(Wish("bnb-4bit"), known(DYNAMIC, PLAIN, bad={DYNAMIC.repo_id: bad}))
+    assert (answer.repo_id, answer.quantize_on_load) == ("fast/Model-7B", True)
+    assert "too big" in answer.trace[0].reason
+
+
+def test_a_name_that_is_4_bit_already_stays_itself() -> None:
+    name = PLAIN.repo_id
+    back = MirrorRow(name, "16bit", "fast/Model-7B", "16bit", "float", 0, "declared", "packaged")
+    other = DYNAMIC._replace(name=name)
+    about = known(other, back, quantized="bnb-4bit", spelling=name)
+    answer = answered(Wish("bnb-4bit"), about, name=name)
+    assert (answer.repo_id, answer.substituted) == (name, False)
+    assert answered(Wish("16bit"), about, name=name).repo_id == "fast/Model-7B"
+    # 4-bit weights cannot become fp8: the float repository can.
+    fp8 = answered(Wish("fp8"), about, name=name)
+    assert (fp8.repo_id, fp8.quantize_on_load) == ("fast/Model-7B", True)
+
+
+@pytest.mark.parametrize(("gated", "expected"), [("false", NAME), ("manual", OPEN.repo_id)])
+def test_16_bit_leaves_a_repository_only_when_it_is_gated(gated: str, expected: str) -> None:
+    facts = (seen(NAME, gated=gated), seen(OPEN.repo_id))
+    assert answered(Wish(), known(*ALL), facts, online=True).repo_id == expected
+
+
+def test_official_is_taken_where_access_is_granted_and_only_there() -> None:
+    wish = Wish("bnb-4bit", prefer="official")
+    granted = answered(wish, known(*ALL), (seen(NAME, gated="manual", access="granted"),),
+                       online=True)  # fmt: skip
+    assert (granted.repo_id, granted.quantize_on_load) == (NAME, True)
+    pending = (seen(NAME, gated="manual", access="pending"), seen(DYNAMIC.repo_id))
+    assert answered(wish, known(*ALL), pending, online=True).repo_id == DYNAMIC.repo_id
+
+
+def test_cached_is_taken_before_a_better_mirror_that_is_not_here() -> None:
+    wish = Wish("bnb-4bit", prefer="cached")
+    assert answered(wish, known(*ALL), here=(PLAIN.repo_id,)).repo_id == PLAIN.repo_id
+    assert answered(wish, known(*ALL)).repo_id == DYNAMIC.repo_id
+
+
+@pytest.mark.parametrize(("scaling", "expected"), [("block", BLOCK), ("row", ROW)])
+def test_fp8_by_its_scaling(scaling: str, expected: MirrorRow) -> None:
+    answer = answered(Wish("fp8", fp8_scaling=scaling), known(*ALL))
+    assert answer.repo_id == expected.repo_id
+
+
+def test_a_persons_own_row_beats_the_catalogue() -> None:
+    own = PLAIN._replace(repo_id="me/mine-bnb-4bit", source="user")
+    answer = answered(Wish("bnb-4bit"), known(own, DYNAMIC))
+    assert (answer.repo_id, answer.rule, answer.source) == ("me/mine-bnb-4bit", "override", "user")
+
+
+def test_exact_gated_without_access_stops_and_names_page_and_mirrors() -> None:
+    facts = (seen(NAME, gated="manual", access="no_token"),)
+    answer = answered(Wish(exact=True), known(*ALL), facts, online=True)
+    assert isinstance(answer.error, NoAccessError)
+    assert answer.error.exit_code == 4
+    assert OPEN.repo_id in answer.error.next
+    assert NAME in answer.error.next
+    assert answer.alternatives
+
+
+def test_a_revision_is_never_dropped_by_a_substitution() -> None:
+    answer = answered(Wish("bnb-4bit", revision="v1"), known(*ALL))
+    assert isinstance(answer.error, UsageError)
+    assert "--exact" in answer.error.next
+    kept = answered(Wish("bnb-4bit", exact=True, revision="v1"), known(*ALL))
+    assert (kept.repo_id, kept.revision, kept.quantize_on_load) == (NAME, "v1", True)
+
+
+def test_a_gone_repository_is_still_answered_by_its_mirror() -> None:
+    gone = Facts(NAME, "missing", message="404", live=True)
+    answer = answered(Wish("bnb-4bit"), known(*ALL), (gone, seen(DYNAMIC.repo_id)), online=True)
+    assert answer.repo_id == DYNAMIC.repo_id
+    exact = answered(Wish(exact=True), known(*ALL), (gone,), online=True)
+    assert isinstance(exact.error, NotFoundError)
+
+
+def test_a_rename_to_another_owner_is_shown_and_refused_to_an_exact_wish() -> None:
+    moved = Facts("Other/Model-7B", "ok", gated="false", live=True)
+    facts = {NAME.lower(): moved}
+    for wish in (Wish(), Wish(exact=True)):
+        request = Request(parse_name(NAME, allow_local=False), wish, True)
+        outcome = decide(request, known(), facts, lambda repo_id, revision: None)
+        if wish.exact:
+            assert isinstance(outcome, Resolution)
+            assert outcome.error is not None
+            assert "Other/Model-7B" in outcome.error.message
+        else:
+            assert outcome == Follow("Other/Model-7B")
+    followed = Request(parse_name("Other/Model-7B", allow_local=False), Wish(), True, NAME)
+    about = known(spelling=None)
+    answer = decide(followed, about, {"other/model-7b": moved}, lambda repo_id, revision: None)
+    assert isinstance(answer, Resolution)
+    assert answer.substituted
+    assert answer.requested == NAME
+    assert "another owner" in answer.trace[0].reason
+
+
+def test_it_asks_only_for_what_it_lacks() -> None:
+    # A 4-bit mirror in the catalogue needs one fact, the mirror's own; a 16-bit wish the gating.
+    assert ask(Wish("bnb-4bit"), known(*ALL), online=True) == Need("facts", DYNAMIC.repo_id)
+    assert ask(Wish(), known(*ALL), online=True) == Need("facts", NAME)
+    gated = (seen(NAME, gated="auto"),)
+    assert ask(Wish(exact=True), known(*ALL), gated, online=True) == Need("access", NAME)
+
+
+def test_a_pinned_commit_that_is_here_asks_nothing() -> None:
+    wish = Wish(exact=True, revision="c" * 40)
+    answer = answered(wish, known(*ALL), online=True, here=(NAME,))
+    assert (answer.repo_id, answer.commit) == (NAME, "c" * 40)
+
+
+ROWS = st.lists(st.sampled_from(ALL), unique=True, max_size=5)
+GATING = st.sampled_from(["false", "auto", "manual", None])
+ACCESS = st.sampled_from(["open", "granted", "no_token", "pending", "rejected", "unknown"])
+
+
+@given(ROWS, st.sampled_from(WISHES), GATING, ACCESS)
+def test_exact_never_substitutes(
+    rows: list[MirrorRow], wish: str, gated: str | None, access: str
+) -> None:
+    facts = (seen(NAME, gated=gated, access=access),)
+    answer = answered(Wish(wish, exact=True), known(*rows), facts)
+    assert answer.repo_id == NAME
+    assert not answer.substituted
+
+
+@given(ROWS, st.sampled_from(WISHES), GATING)
+def test_resolving_an_answer_gives_itself(
+    rows: list[MirrorRow], wish: str, gated: str | None
+) -> None:
+    facts = (seen(NAME, gated=gated, access="granted"),)
+    first = answered(Wish(wish), known(*rows), facts)
+    if first.error is not None or not first.substituted:
+        return
+    quantized = None if first.weights == "16bit" else first.weights
+    about = known(quantized=quantized, spelling=first.repo_id)
+    again = answered(Wish(wish), about, name=first.repo_id)
+    assert again.repo_id == first.repo_id
+
+
+@given(ROWS, st.sampled_from(WISHES), st.sampled_from([str.lower, str.upper, str.title]))
+def test_casing_never_changes_the_answer(rows: list[MirrorRow], wish: str, case: Any) -> None:
+    plain = answered(Wish(wish), known(*rows))
+    other = answered(Wish(wish), known(*rows), name=case(NAME))
+    assert (plain.repo_id, plain.canonical) == (other.repo_id, other.canonical)
+
+
+@given(ROWS, st.sampled_from(WISHES), GATING)
+def test_a_substitution_always_leaves_a_reason(
+    rows: list[MirrorRow], wish: str, gated: str | None
+) -> None:
+    answer = answered(Wish(wish), known(*rows), (seen(NAME, gated=gated, access="unknown"),))
+    if answer.substituted:
+        assert answer.trace[-1].verdict == "accepted"
+        assert answer.trace[-1].candidate == answer.repo_id
+        assert answer.trace[-1].reason
