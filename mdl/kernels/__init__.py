@@ -4,7 +4,8 @@ The twin defines what is right and runs where there is no NVIDIA GPU; the kernel
 answer faster. Importing this package costs torch, never Triton.
 """
 
+from mdl.kernels.linear4bit import linear_4bit
 from mdl.kernels.nf4 import dequantize_4bit, quantize_4bit
 from mdl.kernels.nf4_layout import Nested, Packed4bit
 
-__all__ = ["Nested", "Packed4bit", "dequantize_4bit", "quantize_4bit"]
+__all__ = ["Nested", "Packed4bit", "dequantize_4bit", "linear_4bit", "quantize_4bit"]

@@ -8,15 +8,14 @@ import torch
 from mdl.kernels import nf4_twin
 from mdl.kernels.launch import config, custom_op, launch, on_triton, stored_dtype
 from mdl.kernels.nf4_layout import (
+    Flat,
     Nested,
     Packed4bit,
     blocks_of,
     check_format,
     check_packed,
-    code,
-    numel,
 )
-from mdl.kernels.nf4_tables import bounds, dynamic_code, steps
+from mdl.kernels.nf4_tables import GRID, dynamic_code, grid, steps
 
 _NESTED_BLOCK = 256
 
@@ -36,19 +35,7 @@ def dequantize_4bit(weight: Packed4bit, dtype: torch.dtype | None = None) -> tor
         UsageError: the parts of `weight` do not fit each other.
     """
     check_packed(weight)
-    nested = weight.nested
-    result: torch.Tensor = _dequantize(
-        weight.packed,
-        weight.absmax,
-        nested.code if nested else None,
-        nested.absmax if nested else None,
-        nested.offset if nested else None,
-        list(weight.shape),
-        weight.blocksize,
-        nested.blocksize if nested else 0,
-        weight.quant_type,
-        dtype or weight.dtype,
-    )
+    result: torch.Tensor = _dequantize(*weight.flat(), dtype or weight.dtype)
     return result
 
 
@@ -69,12 +56,7 @@ def dequantize_4bit_into(weight: Packed4bit, out: torch.Tensor) -> torch.Tensor:
         dequantize_4bit_kernel,
         (blocks_of(blocks_of(weight.numel, weight.blocksize), groups),),
         chosen,
-        weight.packed,
-        weight.absmax,
-        nested.code if nested else weight.absmax,
-        nested.absmax if nested else weight.absmax,
-        nested.offset if nested else weight.absmax,
-        code(weight.quant_type, weight.packed.device),
+        *weight.kernel_pointers(),
         out,
         weight.numel,
         HALF=weight.blocksize // 2,
@@ -120,7 +102,7 @@ def _quantize_on_triton(
     whole = n // blocksize * blocksize
     packed = torch.empty((n + 1) // 2, dtype=torch.uint8, device=flat.device)
     absmax = torch.empty(blocks_of(n, blocksize), dtype=torch.float32, device=flat.device)
-    middle, order = bounds(quant_type, flat.device)
+    inside, nibbles = grid(quant_type, flat.device)
     groups = max(1, chosen["WEIGHTS"] // blocksize)
     if whole:
         launch(
@@ -128,14 +110,14 @@ def _quantize_on_triton(
             (blocks_of(whole // blocksize, groups),),
             chosen,
             flat,
-            middle,
-            order,
+            inside,
+            nibbles,
             packed,
             absmax,
             whole,
             HALF=blocksize // 2,
             GROUPS=groups,
-            REMAP=quant_type != "nf4",
+            CELLS=GRID[quant_type],
         )
     if whole < n:
         # A short last block is divided, not multiplied: one block, so the twin's few ops do.
@@ -160,22 +142,6 @@ def _quantize_8bit_on_triton(
     return out, absmax
 
 
-def packed_of(
-    packed: torch.Tensor,
-    absmax: torch.Tensor,
-    nested: tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, int],
-    shape: Sequence[int],
-    form: tuple[int, str, torch.dtype],
-) -> Packed4bit:
-    """A `Packed4bit` from the flat arguments a custom operator can take."""
-    nested_code, nested_absmax, offset, size = nested
-    inner = None
-    if nested_code is not None and nested_absmax is not None and offset is not None:
-        inner = Nested(nested_absmax, nested_code, offset, size)
-    blocksize, quant_type, dtype = form
-    return Packed4bit(packed, absmax, tuple(shape), dtype, blocksize, quant_type, inner)
-
-
 def _dequantize_fake(packed: torch.Tensor, absmax: torch.Tensor, *rest: Any) -> torch.Tensor:
     shape, dtype = rest[3], rest[-1]
     return torch.empty(shape, dtype=dtype, device=packed.device)
@@ -194,12 +160,16 @@ def _dequantize(
     quant_type: str,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    weight = packed_of(
+    flat: Flat = (
         packed,
         absmax,
-        (nested_code, nested_absmax, offset, nested_blocksize),
+        nested_code,
+        nested_absmax,
+        offset,
         shape,
-        (blocksize, quant_type, dtype),
+        blocksize,
+        nested_blocksize,
+        quant_type,
     )
     out = torch.empty(list(shape), dtype=dtype, device=packed.device)
-    return dequantize_4bit_into(weight, out) if numel(shape) else out
+    return dequantize_4bit_into(Packed4bit.from_flat(flat, dtype), out)

@@ -80,20 +80,19 @@ def dequantize_4bit_kernel(
 @triton.jit
 def quantize_4bit_kernel(
     x_ptr,
-    bounds_ptr,
-    order_ptr,
+    inside_ptr,
+    nibbles_ptr,
     packed_ptr,
     absmax_ptr,
     n,
     HALF: tl.constexpr,
     GROUPS: tl.constexpr,
-    REMAP: tl.constexpr,
+    CELLS: tl.constexpr,
 ):
     """Pack whole blocks of x into nibbles and one scale each, reading x once.
 
     x_ptr: float32, float16 or bfloat16 [n], contiguous; n is a multiple of 2 * HALF.
-    bounds_ptr: float32 [15], ascending: the midpoints of the sorted code.
-    order_ptr: int32 [16], the nibble of each sorted value; read only if REMAP (FP4).
+    inside_ptr: float32 [4 * CELLS], nibbles_ptr: int32 [4 * CELLS]: see `nf4_tables.grid`.
     packed_ptr: uint8 [n / 2]. absmax_ptr: float32 [n / (2 * HALF)].
 
     As bitsandbytes' CPU path does it: values are multiplied by the reciprocal of their scale; a NaN
@@ -103,17 +102,16 @@ def quantize_4bit_kernel(
     group = tl.program_id(0).to(tl.int64) * GROUPS + tl.arange(0, GROUPS)
     element = group[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
     x = tl.load(x_ptr + element, mask=element < n, other=0.0).to(tl.float32)
-    nans = tl.max((x != x).to(tl.int32), axis=1)
-    scale = tl.where(nans > 0, float("nan"), tl.max(tl.abs(x), axis=1))
-    floored = tl.where(scale < 1e-38, 1e-38, scale)
-    value = x * tl.div_rn(1.0, floored)[:, None]
-    # Four steps of a binary search; "not <=" sends NaN up at every one of them.
-    index = tl.where(value <= tl.load(bounds_ptr + 7), 0, 8)
-    index += tl.where(value <= tl.load(bounds_ptr + 3 + index), 0, 4)
-    index += tl.where(value <= tl.load(bounds_ptr + 1 + index), 0, 2)
-    index += tl.where(value <= tl.load(bounds_ptr + index), 0, 1)
-    if REMAP:
-        index = tl.load(order_ptr + index)
+    # As integers, magnitudes order like the floats they are, and NaN is above infinity.
+    magnitude = x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+    scale = tl.max(magnitude, axis=1).to(tl.float32, bitcast=True)
+    value = x * tl.div_rn(1.0, tl.where(scale < 1e-38, 1e-38, scale))[:, None]
+    # 1.5 * 2^23 as an addend leaves the cell's number in the low bits. NaN ends in a cell without a
+    # bound (the last on a GPU, the first on a CPU), where only NaN is not below infinity.
+    shifted = value * CELLS + (12582912.0 + CELLS)
+    cell = shifted.to(tl.int32, bitcast=True) & (4 * CELLS - 1)
+    pair = tl.load(nibbles_ptr + cell)
+    index = tl.where(value <= tl.load(inside_ptr + cell), pair & 15, pair >> 4)
     high, low = tl.split(tl.reshape(index, [GROUPS, HALF, 2]))
     byte = group[:, None] * HALF + tl.arange(0, HALF)[None, :]
     tl.store(packed_ptr + byte, ((high << 4) | low).to(tl.uint8), mask=2 * byte < n)

@@ -69,12 +69,50 @@ class Packed4bit:
     def numel(self) -> int:
         return prod(self.shape)
 
+    def flat(self) -> "Flat":
+        """The parts as a custom operator can take them."""
+        nested = self.nested
+        return (
+            self.packed,
+            self.absmax,
+            nested.code if nested else None,
+            nested.absmax if nested else None,
+            nested.offset if nested else None,
+            list(self.shape),
+            self.blocksize,
+            nested.blocksize if nested else 0,
+            self.quant_type,
+        )
+
+    @classmethod
+    def from_flat(cls, flat: "Flat", dtype: torch.dtype) -> "Packed4bit":
+        """The inverse of `flat`."""
+        packed, absmax, nested_code, nested_absmax, offset, shape, blocksize, size, kind = flat
+        nested = None
+        if nested_code is not None and nested_absmax is not None and offset is not None:
+            nested = Nested(nested_absmax, nested_code, offset, size)
+        return cls(packed, absmax, tuple(shape), dtype, blocksize, kind, nested)
+
+    def kernel_pointers(self) -> tuple[torch.Tensor, ...]:
+        """packed, absmax, nested code, nested absmax, offset, code: what every kernel reads.
+
+        Without double quantization the three in the middle are placeholders nobody reads.
+        """
+        nested = self.nested
+        return (
+            self.packed,
+            self.absmax,
+            nested.code if nested else self.absmax,
+            nested.absmax if nested else self.absmax,
+            nested.offset if nested else self.absmax,
+            code(self.quant_type, self.packed.device),
+        )
+
     @classmethod
     def from_bitsandbytes(cls, weight: torch.Tensor, state: Any) -> "Packed4bit":
         """A view of a bitsandbytes weight and its `QuantState`; nothing is copied.
 
-        Any `quant_storage` dtype is read as bytes. A [K, N] packing ([1, bytes]) is refused by
-        nobody here: `shape` is the state's.
+        Any `quant_storage` dtype is read as bytes; `shape` is the state's.
         """
         nested = None
         if state.nested:
@@ -113,6 +151,20 @@ class Packed4bit:
             state2=second,
         )
         return self.packed.view(-1, 1), state
+
+
+Flat = tuple[
+    torch.Tensor,
+    torch.Tensor,
+    torch.Tensor | None,
+    torch.Tensor | None,
+    torch.Tensor | None,
+    Sequence[int],
+    int,
+    int,
+    str,
+]
+"""packed, absmax, nested code, nested absmax, offset, shape, block size, nested size, type."""
 
 
 def as_bytes(weight: torch.Tensor) -> torch.Tensor:
@@ -161,8 +213,3 @@ def check_packed(weight: Packed4bit) -> None:
 def blocks_of(n: int, blocksize: int) -> int:
     """How many blocks `n` elements make, the last one perhaps shorter."""
     return -(-n // blocksize)
-
-
-def numel(shape: Sequence[int]) -> int:
-    """Elements of a tensor of `shape`."""
-    return prod(shape)

@@ -50,6 +50,31 @@ def cells(quant_type: str) -> tuple[torch.Tensor, torch.Tensor]:
     return below.to(torch.uint8), inside
 
 
+GRID = {"nf4": 16, "fp4": 512}
+"""Cells of a unit length, fine enough that no cell holds two bounds."""
+
+
+@functools.cache
+def grid(quant_type: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each cell of an even grid on [-1, 1]: the bound inside it, and the nibbles beside it.
+
+    float32 [4 * c] (infinity where no bound is inside) and int32 [4 * c], the nibble of a value up
+    to the bound in the low four bits, of one above it in the next four; c is `GRID[quant_type]`.
+    A value's cell is `round(value * c) + c`, computed as the kernel does. Above
+    infinity there is only NaN, which gets the largest value.
+    """
+    count = GRID[quant_type]
+    middle, order = bounds(quant_type, torch.device("cpu"))
+    cell = (middle * count + (12582912.0 + count)).view(torch.int32) & (4 * count - 1)
+    inside = torch.full((4 * count,), torch.inf)
+    inside[cell.long()] = middle
+    numbers = torch.arange(4 * count, dtype=torch.int32)
+    below = torch.bucketize(numbers, cell, out_int32=True).clamp(max=15)
+    above = torch.where(inside.isfinite(), below + 1, 15)
+    nibbles = order[below.long()] | order[above.long()] << 4
+    return inside.to(device), nibbles.int().to(device)
+
+
 def _float(bits: torch.Tensor) -> torch.Tensor:
     signed = torch.where(bits >= 1 << 31, bits - (1 << 32), bits)
     return signed.to(torch.int32).view(torch.float32)

@@ -45,6 +45,32 @@ TABLE: dict[str, dict[int, Config]] = {
         Config({"WEIGHTS": 4096}, num_warps=4), Config({"WEIGHTS": 65536})
     ),
     "quantize_8bit": _everywhere(Config(num_warps=2), Config()),
+    # BN: rows of W a program, halved until PROGRAMS programs are left. WEIGHTS: of each row a turn.
+    "gemv_4bit": _everywhere(
+        Config({"BN": 4, "WEIGHTS": 1024, "PROGRAMS": 1024}, num_warps=1),
+        Config({"BN": 16, "WEIGHTS": 256, "PROGRAMS": 1}),
+        blackwell=Config({"BN": 4, "WEIGHTS": 512, "PROGRAMS": 1024}, num_warps=1),
+    ),
+    # By rows of x a program multiplies. ROWS: above so many, dequantize and cuBLAS.
+    "gemm_4bit_16": _everywhere(
+        Config({"BN": 32, "WEIGHTS": 128}, num_warps=1, num_stages=3),
+        Config({"BN": 32, "WEIGHTS": 128}),
+    ),
+    "gemm_4bit_32": _everywhere(
+        Config({"BN": 64, "WEIGHTS": 128}, num_warps=4, num_stages=3),
+        Config({"BN": 32, "WEIGHTS": 128}),
+    ),
+    "gemm_4bit_64": _everywhere(
+        Config({"BN": 64, "WEIGHTS": 64, "ROWS": 64}, num_warps=4, num_stages=3),
+        Config({"BN": 32, "WEIGHTS": 128, "ROWS": 64}),
+        hopper=Config({"BN": 64, "WEIGHTS": 128, "ROWS": 64}, num_warps=4, num_stages=3),
+        blackwell=Config({"BN": 64, "WEIGHTS": 128, "ROWS": 64}, num_warps=4, num_stages=3),
+    ),
+    # For a W so narrow that gemm_4bit_16 would start fewer than PROGRAMS programs.
+    "gemm_4bit_split": _everywhere(
+        Config({"BN": 16, "WEIGHTS": 128, "SPLIT": 4, "PROGRAMS": 512}, 4, 3),
+        Config({"BN": 16, "WEIGHTS": 128, "SPLIT": 4, "PROGRAMS": 2}),
+    ),
 }
 
 CANDIDATES: dict[str, tuple[Config, ...]] = {
@@ -55,6 +81,23 @@ CANDIDATES: dict[str, tuple[Config, ...]] = {
     "quantize_4bit": tuple(
         Config({"WEIGHTS": weights}, num_warps=warps)
         for weights, warps in ((2048, 2), (2048, 4), (4096, 8), (8192, 8))
+    ),
+    "gemv_4bit": tuple(
+        Config({"BN": rows, "WEIGHTS": weights, "PROGRAMS": 1024}, num_warps=warps)
+        for rows, weights, warps in ((2, 1024, 1), (4, 512, 1), (8, 512, 1), (2, 2048, 2))
+    ),
+    "gemm_4bit_16": tuple(
+        Config({"BN": rows, "WEIGHTS": weights}, num_warps=warps, num_stages=stages)
+        for rows, weights, warps, stages in (
+            (16, 128, 1, 4),
+            (64, 128, 4, 3),
+            (64, 256, 4, 2),
+            (128, 128, 4, 3),
+        )
+    ),
+    "gemm_4bit_split": tuple(
+        Config({"BN": 16, "WEIGHTS": 128, "SPLIT": split, "PROGRAMS": 512}, split, stages)
+        for split, stages in ((2, 3), (4, 2), (8, 2))
     ),
 }
 

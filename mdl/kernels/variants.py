@@ -3,28 +3,35 @@
 Derived from the tuning table, so a configuration added there is compiled by the next test run.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from mdl.kernels.aot import Variant
-from mdl.kernels.tune import CANDIDATES, INTERPRETER, TABLE, Config
+from mdl.kernels.linear4bit import gemv_width
+from mdl.kernels.nf4_tables import GRID
+from mdl.kernels.tune import CANDIDATES, Config, config_for
 
 _NF4 = "mdl.kernels.nf4_kernels"
+_LINEAR = "mdl.kernels.linear4bit_kernels"
 
 
-def variants(*, candidates: bool = False) -> list[Variant]:
-    """Every variant a launch can meet; with `candidates`, also those the tuner would try."""
+def variants(capability: int, *, candidates: bool = False) -> list[Variant]:
+    """The variants a launch on `sm_<capability>` can meet; with `candidates`, the tuner's too."""
     found: dict[str, Variant] = {}
-    for build in (_dequantize, _quantize):
-        for variant in build(candidates):
+    for build in BUILDERS:
+        for variant in build(lambda operation: configs(operation, capability, candidates)):
             found.setdefault(variant.name, variant)
     return list(found.values())
 
 
-def configs(operation: str, candidates: bool) -> list[Config]:
-    """The configurations of an operation that a GPU may launch, without repeats."""
-    rows = [config for major, config in TABLE[operation].items() if major != INTERPRETER]
+Configs = Callable[[str], list[Config]]
+
+
+def configs(operation: str, capability: int, candidates: bool) -> list[Config]:
+    """The configurations of an operation on one GPU, without repeats."""
+    tried = CANDIDATES.get(operation, ()) if candidates else ()
     unique: list[Config] = []
-    for config in [*rows, *(CANDIDATES.get(operation, ()) if candidates else ())]:
+    for config in (config_for(operation, capability // 10), *tried):
         if config not in unique:
             unique.append(config)
     return unique
@@ -45,9 +52,9 @@ def _scale_types(nested: int) -> dict[str, str]:
     }
 
 
-def _dequantize(candidates: bool) -> Iterator[Variant]:
+def _dequantize(configs: Configs) -> Iterator[Variant]:
     cases = [("bf16", 64, 256), ("fp16", 64, 256), ("fp32", 64, 256), ("bf16", 64, 0)]
-    for config in configs("dequantize_4bit", candidates):
+    for config in configs("dequantize_4bit"):
         for dtype, size, nested in [*cases, ("bf16", 4096, 256)]:
             groups = max(1, config["WEIGHTS"] // size)
             yield Variant(
@@ -70,28 +77,28 @@ def _dequantize(candidates: bool) -> Iterator[Variant]:
             )
 
 
-def _quantize(candidates: bool) -> Iterator[Variant]:
-    for config in configs("quantize_4bit", candidates):
-        for dtype, remap in (("bf16", False), ("fp16", False), ("fp32", False), ("bf16", True)):
+def _quantize(configs: Configs) -> Iterator[Variant]:
+    for config in configs("quantize_4bit"):
+        for dtype, form in (("bf16", "nf4"), ("fp16", "nf4"), ("fp32", "nf4"), ("bf16", "fp4")):
             groups = max(1, config["WEIGHTS"] // 64)
             yield Variant(
                 "quantize_4bit",
-                f"{dtype}-{'fp4' if remap else 'nf4'}-{label(config)}",
+                f"{dtype}-{form}-{label(config)}",
                 f"{_NF4}:quantize_4bit_kernel",
                 {
                     "x_ptr": f"*{dtype}",
-                    "bounds_ptr": "*fp32",
-                    "order_ptr": "*i32",
+                    "inside_ptr": "*fp32",
+                    "nibbles_ptr": "*i32",
                     "packed_ptr": "*u8",
                     "absmax_ptr": "*fp32",
                     "n": "i32",
                 },
-                {"HALF": 32, "GROUPS": groups, "REMAP": remap},
+                {"HALF": 32, "GROUPS": groups, "CELLS": GRID[form]},
                 config,
                 weights=groups * 64,
                 max_registers=168,
             )
-    for config in configs("quantize_8bit", candidates):
+    for config in configs("quantize_8bit"):
         pointers = {"x_ptr": "*fp32", "table_ptr": "*u8", "out_ptr": "*u8", "absmax_ptr": "*fp32"}
         yield Variant(
             "quantize_8bit",
@@ -102,3 +109,80 @@ def _quantize(candidates: bool) -> Iterator[Variant]:
             config,
             max_registers=64,
         )
+
+
+def _gemv(configs: Configs) -> Iterator[Variant]:
+    for config in configs("gemv_4bit"):
+        for rows in sorted({config["BN"], max(1, config["BN"] // 2), 1}, reverse=True):
+            for dtype in ("bf16", "fp16", "fp32") if rows == config["BN"] else ("bf16",):
+                yield Variant(
+                    "gemv_4bit",
+                    f"{dtype}-rows{rows}-{label(config)}",
+                    f"{_LINEAR}:gemv_4bit_kernel",
+                    {**_linear_types(dtype), "N": "i32", "K": "i32"},
+                    {
+                        **_linear_constants(dtype, config),
+                        "BN": rows,
+                        "GROUPS": gemv_width(config["WEIGHTS"], dtype) // 64,
+                    },
+                    config,
+                    unaligned=frozenset({"offset_ptr"}),
+                    weights=rows * gemv_width(config["WEIGHTS"], dtype),
+                    budget=_budget(config, rows, dtype),
+                )
+
+
+def _budget(config: Config, rows: int, dtype: str) -> dict[int, float]:
+    """Instructions a weight for the decode kernel as it is used for large projections."""
+    if dtype != "bf16" or rows < 4 or config.num_warps > 1:
+        return {}
+    return {80: 6.6, 90: 6.3, 100: 6.6, 120: 6.9}
+
+
+def _gemm(configs: Configs) -> Iterator[Variant]:
+    for operation in ("gemm_4bit_16", "gemm_4bit_32", "gemm_4bit_64", "gemm_4bit_split"):
+        split = operation.endswith("split")
+        height = 16 if split else int(operation[-2:])
+        for config in configs(operation):
+            slices = {"SPLIT": config["SPLIT"]} if split else {}
+            for dtype in ("bf16", "fp16"):
+                yield Variant(
+                    operation,
+                    f"{dtype}-{label(config)}",
+                    f"{_LINEAR}:gemm_4bit_{'split_' if split else ''}kernel",
+                    {**_linear_types(dtype), "M": "i32", "N": "i32", "K": "i32"},
+                    {
+                        **_linear_constants(dtype, config),
+                        "UPCAST": False,
+                        "BN": config["BN"],
+                        "GROUPS": config["WEIGHTS"] // 64,
+                        "BM": height,
+                        **slices,
+                    },
+                    config,
+                    unaligned=frozenset({"offset_ptr", "M"}),
+                    weights=config["BN"] * config["WEIGHTS"] * config.meta.get("SPLIT", 1),
+                )
+
+
+def _linear_types(dtype: str) -> dict[str, str]:
+    return {
+        "x_ptr": "*i64" if dtype == "fp32" else "*i32",
+        "packed_ptr": "*u8",
+        **_scale_types(256),
+        "code_ptr": "*fp32",
+        "bias_ptr": f"*{dtype}",
+        "out_ptr": f"*{dtype}",
+    }
+
+
+def _linear_constants(dtype: str, config: Config) -> dict[str, Any]:
+    return {"HALF": 32, "NESTED": 256, "KIND": dtype, "BIAS": False}
+
+
+BUILDERS: tuple[Callable[[Configs], Iterator[Variant]], ...] = (
+    _dequantize,
+    _quantize,
+    _gemv,
+    _gemm,
+)

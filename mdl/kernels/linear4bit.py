@@ -1,0 +1,305 @@
+"""The 4-bit linear layer: `x @ W.T + bias` with W packed, forward and with the gradient of x.
+
+By rows of x, on a GPU: one row takes the GEMV kernel, a few the small-batch GEMM kernel, more
+dequantize into a reused buffer and go to cuBLAS. Neither direction keeps the dequantized weight.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from mdl.errors import UsageError
+from mdl.kernels.launch import (
+    config,
+    custom_op,
+    interpreting,
+    launch,
+    on_triton,
+    scratch,
+    stored_dtype,
+)
+from mdl.kernels.nf4 import dequantize_4bit_into
+from mdl.kernels.nf4_layout import Flat, Packed4bit, blocks_of, check_packed
+
+__all__ = ["linear_4bit"]
+
+_KINDS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+
+
+def linear_4bit(
+    x: torch.Tensor,
+    weight: Packed4bit,
+    bias: torch.Tensor | None = None,
+    *,
+    batch_invariant: bool = False,
+) -> torch.Tensor:
+    """`x @ weight.T + bias`, differentiable in `x` and `bias`; the packed weight is frozen.
+
+    x: [..., K]; weight of shape (N, K); bias: [N]; result: [..., N] in x's dtype.
+
+    Args:
+        batch_invariant: one kernel for any number of rows, so a row's result does not depend on
+            the rows beside it. Slower for one row and for many.
+
+    Raises:
+        UsageError: the shapes do not fit, or a part of `weight` is missing.
+    """
+    check_packed(weight)
+    if len(weight.shape) != 2 or x.shape[-1] != weight.shape[1]:
+        raise UsageError(
+            f"A 4-bit weight of shape {list(weight.shape)} cannot multiply {list(x.shape)}.",
+            why="The last dimension of x must be K of a weight of shape [N, K].",
+            next="A weight packed as [K, N] has to be quantized again as [N, K].",
+        )
+    flat = weight.flat()
+    result: torch.Tensor
+    if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
+        apply: Any = Linear4bitFunction.apply
+        result = apply(x, bias, batch_invariant, *flat)
+    else:
+        result = forward_4bit(x, bias, batch_invariant, *flat)
+    return result
+
+
+class Linear4bitFunction(torch.autograd.Function):
+    """Saves the packed weight's parts (no copies) and dequantizes again in the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        bias: torch.Tensor | None,
+        batch_invariant: bool,
+        *flat: Any,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(*flat[:5])
+        ctx.form = flat[5:]
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        result: torch.Tensor = forward_4bit(x, bias, batch_invariant, *flat)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
+        (grad,) = grads
+        grad_x = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_x = input_grad_4bit(grad, *ctx.saved_tensors, *ctx.form)
+        if ctx.needs_input_grad[1]:
+            grad_bias = grad.reshape(-1, grad.shape[-1]).sum(0, dtype=ctx.bias_dtype)
+        return (grad_x, grad_bias, *(None,) * 10)
+
+
+def _forward_fake(
+    x: torch.Tensor, bias: torch.Tensor | None, batch_invariant: bool, *flat: Any
+) -> torch.Tensor:
+    return x.new_empty((*x.shape[:-1], flat[5][0]))
+
+
+# A custom operator's schema comes from its signature and knows only tensors and scalars, hence the
+# flat argument lists of the two operators below.
+@custom_op("linear_4bit", _forward_fake)
+def forward_4bit(
+    x: torch.Tensor,
+    bias: torch.Tensor | None,
+    batch_invariant: bool,
+    packed: torch.Tensor,
+    absmax: torch.Tensor,
+    nested_code: torch.Tensor | None,
+    nested_absmax: torch.Tensor | None,
+    offset: torch.Tensor | None,
+    shape: Sequence[int],
+    blocksize: int,
+    nested_blocksize: int,
+    quant_type: str,
+) -> torch.Tensor:
+    """`x @ W.T + bias` without a gradient."""
+    flat: Flat = (
+        packed,
+        absmax,
+        nested_code,
+        nested_absmax,
+        offset,
+        shape,
+        blocksize,
+        nested_blocksize,
+        quant_type,
+    )
+    weight = Packed4bit.from_flat(flat, x.dtype)
+    rows = x.reshape(-1, x.shape[-1])
+    out = _multiply(rows, weight, bias, batch_invariant)
+    return out.view(*x.shape[:-1], shape[0])
+
+
+def _input_grad_fake(grad: torch.Tensor, *flat: Any) -> torch.Tensor:
+    return grad.new_empty((*grad.shape[:-1], flat[5][1]))
+
+
+@custom_op("linear_4bit_input_grad", _input_grad_fake)
+def input_grad_4bit(
+    grad: torch.Tensor,
+    packed: torch.Tensor,
+    absmax: torch.Tensor,
+    nested_code: torch.Tensor | None,
+    nested_absmax: torch.Tensor | None,
+    offset: torch.Tensor | None,
+    shape: Sequence[int],
+    blocksize: int,
+    nested_blocksize: int,
+    quant_type: str,
+) -> torch.Tensor:
+    """`grad @ W`: [..., N] to [..., K], through a reused buffer for W."""
+    flat: Flat = (
+        packed,
+        absmax,
+        nested_code,
+        nested_absmax,
+        offset,
+        shape,
+        blocksize,
+        nested_blocksize,
+        quant_type,
+    )
+    dense = _dense(Packed4bit.from_flat(flat, grad.dtype))
+    return torch.matmul(grad, dense)
+
+
+def _dense(weight: Packed4bit) -> torch.Tensor:
+    """W in `weight.dtype`, in a buffer the next call overwrites."""
+    buffer = scratch.take(weight.shape, weight.dtype, weight.packed.device)
+    return dequantize_4bit_into(weight, buffer)
+
+
+def choose(rows: int, weight: Packed4bit, limit: int, batch_invariant: bool) -> str:
+    """Which way a product goes on a GPU: 'gemv', 'gemm' or 'dense'.
+
+    Args:
+        limit: rows up to which the GEMM kernel beats dequantize and cuBLAS.
+    """
+    whole = weight.shape[1] % weight.blocksize == 0
+    if rows == 0 or not whole or 0 in weight.shape:
+        return "dense"  # blocks that span rows need every element's own scale
+    if weight.dtype == torch.float32:
+        return "gemv" if rows == 1 and not batch_invariant else "dense"
+    if batch_invariant:
+        return "gemm"
+    if rows == 1:
+        return "gemv"
+    return "gemm" if rows <= limit else "dense"
+
+
+def _multiply(
+    x: torch.Tensor, weight: Packed4bit, bias: torch.Tensor | None, batch_invariant: bool
+) -> torch.Tensor:
+    way = "dense"
+    if on_triton(x):
+        way = choose(x.shape[0], weight, config("gemm_4bit_64", x)["ROWS"], batch_invariant)
+    if way == "dense":
+        cast = bias.to(x.dtype) if bias is not None else None
+        return functional.linear(x, _dense(weight), cast)
+    out = torch.empty((x.shape[0], weight.shape[0]), dtype=stored_dtype(x.dtype), device=x.device)
+    if way == "gemv":
+        _gemv(x, weight, bias, out)
+    else:
+        _gemm(x, weight, bias, out, batch_invariant)
+    return out.to(x.dtype)
+
+
+def pairs_of(x: torch.Tensor) -> torch.Tensor:
+    """Neighbouring elements as one integer of twice the width: [..., K] to [..., K / 2].
+
+    Copies a tensor that is not contiguous or whose first element is at an odd place.
+    """
+    x = x.contiguous()
+    if x.data_ptr() % (2 * x.element_size()):
+        x = x.clone()
+    return x.view(torch.int64 if x.dtype == torch.float32 else torch.int32)
+
+
+def gemv_rows(n: int, rows_wanted: int, programs: int) -> int:
+    """Rows of W a GEMV program takes: a power of two that still leaves `programs` programs."""
+    rows = rows_wanted
+    while rows > 1 and n // rows < programs:
+        rows //= 2
+    return rows
+
+
+def gemv_width(width: int, kind: str) -> int:
+    """Elements of each row of W a GEMV program takes a turn: other dtypes need more registers."""
+    return width if kind == "bf16" else width // 2
+
+
+def _gemv(
+    x: torch.Tensor, weight: Packed4bit, bias: torch.Tensor | None, out: torch.Tensor
+) -> None:
+    from mdl.kernels.linear4bit_kernels import gemv_4bit_kernel
+
+    (n, k), chosen = weight.shape, config("gemv_4bit", x)
+    rows = gemv_rows(n, chosen["BN"], chosen["PROGRAMS"])
+    width = gemv_width(chosen["WEIGHTS"], _KINDS[x.dtype])
+    launch(
+        gemv_4bit_kernel,
+        (blocks_of(n, rows),),
+        chosen,
+        pairs_of(x),
+        *weight.kernel_pointers(),
+        out if bias is None else bias,
+        out,
+        n,
+        k,
+        BN=rows,
+        GROUPS=_groups(weight, width),
+        **_constants(weight, x, bias),
+    )
+
+
+def _gemm(
+    x: torch.Tensor,
+    weight: Packed4bit,
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
+    batch_invariant: bool,
+) -> None:
+    from mdl.kernels.linear4bit_kernels import gemm_4bit_kernel, gemm_4bit_split_kernel
+
+    (n, k), m = weight.shape, x.shape[0]
+    # One tile height for all row counts makes "invariant" a property of the program, not of the
+    # hardware's summation order.
+    height = 16 if batch_invariant or m <= 16 else 32 if m <= 32 else 64
+    chosen, constants = config(f"gemm_4bit_{height}", x), _constants(weight, x, bias)
+    kernel = gemm_4bit_kernel
+    split = config("gemm_4bit_split", x)
+    if height == 16 and n // chosen["BN"] < split["PROGRAMS"]:
+        kernel, chosen = gemm_4bit_split_kernel, split
+        constants["SPLIT"] = split["SPLIT"]
+    launch(
+        kernel,
+        (blocks_of(n, chosen["BN"]), blocks_of(m, height)),
+        chosen,
+        pairs_of(x),
+        *weight.kernel_pointers(),
+        out if bias is None else bias,
+        out,
+        m,
+        n,
+        k,
+        BN=chosen["BN"],
+        GROUPS=_groups(weight, chosen["WEIGHTS"]),
+        BM=height,
+        UPCAST=interpreting() and x.dtype == torch.bfloat16,
+        **constants,
+    )
+
+
+def _groups(weight: Packed4bit, width: int) -> int:
+    return max(1, width // weight.blocksize)
+
+
+def _constants(weight: Packed4bit, x: torch.Tensor, bias: torch.Tensor | None) -> dict[str, Any]:
+    return {
+        "HALF": weight.blocksize // 2,
+        "NESTED": weight.nested.blocksize if weight.nested else 0,
+        "KIND": _KINDS[x.dtype],
+        "BIAS": bias is not None,
+    }

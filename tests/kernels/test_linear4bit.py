@@ -1,0 +1,106 @@
+"""The 4-bit linear layer: bitsandbytes' numbers, gradients, and which way a product goes."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+import mdl.kernels as kernels
+from mdl.errors import UsageError
+from mdl.kernels.launch import Scratch
+from mdl.kernels.linear4bit import choose, gemv_rows, pairs_of
+from tests.kernels.weights import packed_weight, rows
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+def test_equals_bitsandbytes(dtype, bias):
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    weight = packed_weight(48, 128, dtype)
+    packed, state = weight.to_bitsandbytes()
+    x, b = rows(5, 128, dtype), rows(1, 48, dtype)[0] if bias else None
+    theirs = bitsandbytes.matmul_4bit(x, packed, bias=b, quant_state=state)
+    assert torch.equal(kernels.linear_4bit(x, weight, b), theirs)
+
+
+@pytest.mark.parametrize("k", [128, 72, 33])
+def test_gradients_equal_a_dense_layer(k):
+    """Also where blocks span rows and where a row has an odd number of elements."""
+    weight = packed_weight(40, k)
+    dense = kernels.dequantize_4bit(weight)
+    x, bias = rows(6, k).view(2, 3, k), rows(1, 40)[0]
+    leaves = [[x.clone().requires_grad_(), bias.clone().requires_grad_()] for _ in range(2)]
+    kernels.linear_4bit(leaves[0][0], weight, leaves[0][1]).square().sum().backward()
+    functional.linear(leaves[1][0], dense, leaves[1][1]).square().sum().backward()
+    for ours, theirs in zip(*leaves, strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_the_backward_pass_keeps_no_dense_weight():
+    weight = packed_weight(64, 64)
+    y = kernels.linear_4bit(rows(4, 64).requires_grad_(), weight)
+    kept = sum(
+        one.numel() * one.element_size() for one in y.grad_fn.saved_tensors if one is not None
+    )
+    assert kept < 64 * 64 + 256 * 4 + 64  # the packed bytes, the scales and their code
+
+
+def test_empty_input():
+    weight = packed_weight(48, 64)
+    assert kernels.linear_4bit(torch.empty(0, 64), weight).shape == (0, 48)
+
+
+def test_inputs_that_do_not_fit_are_refused():
+    with pytest.raises(UsageError, match=r"\[48, 64\] cannot multiply \[2, 48\]"):
+        kernels.linear_4bit(torch.ones(2, 48), packed_weight(48, 64))
+
+
+@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*:DeprecationWarning")  # Dynamo
+def test_compiles_without_graph_breaks():
+    weight, bias = packed_weight(48, 64), rows(1, 48)[0]
+
+    def step(x):
+        return kernels.linear_4bit(x, weight, bias).square().sum()
+
+    x = rows(3, 64).requires_grad_()
+    eager = torch.autograd.grad(step(x), x)[0]
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    assert torch.equal(torch.autograd.grad(compiled(x), x)[0], eager)
+
+
+@pytest.mark.parametrize(
+    ("rows_of_x", "k", "dtype", "invariant", "way"),
+    [
+        (1, 128, torch.bfloat16, False, "gemv"),
+        (1, 128, torch.bfloat16, True, "gemm"),
+        (2, 128, torch.float16, False, "gemm"),
+        (64, 128, torch.bfloat16, False, "gemm"),
+        (65, 128, torch.bfloat16, False, "dense"),
+        (5000, 128, torch.bfloat16, True, "gemm"),
+        (1, 128, torch.float32, False, "gemv"),
+        (2, 128, torch.float32, False, "dense"),
+        (1, 96, torch.bfloat16, False, "dense"),  # blocks span rows
+        (1, 96, torch.bfloat16, True, "dense"),
+        (0, 128, torch.bfloat16, False, "dense"),
+    ],
+)
+def test_which_way_a_product_goes_on_a_gpu(rows_of_x, k, dtype, invariant, way):
+    assert choose(rows_of_x, packed_weight(32, k, dtype), 64, invariant) == way
+
+
+def test_a_gemv_program_takes_fewer_rows_when_there_are_few():
+    assert [gemv_rows(n, 4, 1024) for n in (14336, 4096, 2048, 1024, 8)] == [4, 4, 2, 1, 1]
+
+
+def test_pairs_hold_the_even_element_in_the_low_half():
+    x = torch.arange(6, dtype=torch.int16).view(torch.bfloat16)
+    assert pairs_of(x).tolist() == [0x00010000, 0x00030002, 0x00050004]
+    assert pairs_of(x[1:5]).tolist() == [0x00020001, 0x00040003]  # copied: not aligned
+
+
+def test_scratch_is_reused_and_grows():
+    pool, cpu = Scratch(), torch.device("cpu")
+    first = pool.take((4, 4), torch.float32, cpu)
+    assert pool.take((2, 2), torch.float32, cpu).data_ptr() == first.data_ptr()
+    assert pool.take((4, 4), torch.float16, cpu).data_ptr() != first.data_ptr()
+    assert pool.take((8, 8), torch.float32, cpu).shape == (8, 8)
+    pool.clear()
