@@ -18,11 +18,6 @@ AUTO_CLASSES = {
     "sequence-classification": "AutoModelForSequenceClassification",
     "encoder": "AutoModel",
 }
-_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-_TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt",
-    "spiece.model", "sentencepiece.bpe.model",
-)  # fmt: skip
 
 
 @dataclass
@@ -154,50 +149,6 @@ def quantization_on_load(checkpoint: Checkpoint, request: LoadRequest) -> Any:
     if request.format == "8bit":
         return transformers.BitsAndBytesConfig(load_in_8bit=True)
     return transformers.FineGrainedFP8Config()
-
-
-def build_tokenizer(checkpoint: Checkpoint, request: LoadRequest) -> Any:
-    """The processor of a vision model, else the tokenizer, else None where there are no files.
-
-    Raises:
-        LoadError: the files are there and cannot be read.
-    """
-    import transformers
-
-    folder = checkpoint.folder
-    options = {"local_files_only": True, "trust_remote_code": request.trust_remote_code}
-    with refused_as_load_error(checkpoint), quiet_transformers():
-        if any((folder / name).exists() for name in _PROCESSOR_FILES) and request.task != "text":
-            return transformers.AutoProcessor.from_pretrained(folder, **options)
-        if any((folder / name).exists() for name in _TOKENIZER_FILES):
-            return transformers.AutoTokenizer.from_pretrained(folder, **options)
-    if request.task == "vision":
-        raise LoadError(
-            "The repository has no image processor.",
-            why=f"None of {', '.join(_PROCESSOR_FILES)} is there.",
-            next="Load it with FastLanguageModel, or name the vision model it was made from.",
-        )
-    return None
-
-
-def check_vocabulary(model: Any, tokenizer: Any) -> None:
-    """Refuse a tokenizer that makes ids the embeddings have no row for.
-
-    Raises:
-        LoadError: the tokenizer's largest id is outside the embedding matrix.
-    """
-    tokens = getattr(tokenizer, "tokenizer", tokenizer)
-    if not hasattr(tokens, "get_vocab") or not hasattr(model, "get_input_embeddings"):
-        return
-    embeddings = model.get_input_embeddings()
-    rows = getattr(embeddings, "num_embeddings", None)
-    largest = max(tokens.get_vocab().values(), default=0)
-    if rows is not None and largest >= rows:
-        raise LoadError(
-            f"The tokenizer makes ids up to {largest}, the model has {rows} embeddings.",
-            why="The tokenizer belongs to another model, or the configuration lies.",
-            next="Check the repository, or resize the embeddings from a loaded exact model.",
-        )
 
 
 @contextlib.contextmanager

@@ -8,14 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mdl.errors import DiskError
-from mdl.loader.build import (
-    Built,
-    build_tokenizer,
-    check_vocabulary,
-    memory_bytes,
-    parameter_counts,
-)
+from mdl.loader.build import Built, memory_bytes, parameter_counts
 from mdl.loader.checkpoint import Checkpoint
+from mdl.loader.processor import build_tokenizer, check_vocabulary
 from mdl.loader.progress import Progress
 from mdl.loader.report import Clock, Report, file_records, fingerprint
 from mdl.loader.request import LoadRequest

@@ -127,6 +127,10 @@ class LoopbackHub:
         blobs = {name: make_blob(data, name, name in lfs or None) for name, data in files.items()}
         return self.repos[repo_id].commit(blobs, ref, title).id
 
+    def files(self, repo_id: str) -> dict[str, bytes | str | Path]:
+        """The files at the head of `main`, to commit again with changes."""
+        return {path: blob.source for path, blob in self.repos[repo_id].head().files.items()}
+
     def tag(self, repo_id: str, name: str, commit: str) -> None:
         self.repos[repo_id].refs[f"refs/tags/{name}"] = commit
 

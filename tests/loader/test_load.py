@@ -1,0 +1,193 @@
+"""A script written for Unsloth runs with one import changed, and knows what it loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+import mdl
+from mdl import FastLanguageModel, FastVisionModel
+from mdl.errors import LoadError, NoAccessError, NotFoundError, OfflineError, UsageError
+from tests.hub import LoopbackHub
+from tests.loader import tiny
+
+LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
+QWEN = "Qwen/Qwen2-VL-7B-Instruct"
+pytestmark = pytest.mark.usefixtures("hub_env")
+
+
+@pytest.fixture
+def granted(hub: LoopbackHub, tiny_model: Callable[..., Path], monkeypatch) -> LoopbackHub:
+    """The gated Llama on the Hub, and a token in the environment that may read it."""
+    hub.add_user("hf_granted", "gina")
+    hub.add_repo(
+        LLAMA, folder=tiny_model("llama"), gated="manual", access={"hf_granted": "granted"}
+    )
+    monkeypatch.setenv("HF_TOKEN", "hf_granted")
+    return hub
+
+
+def test_the_exact_gated_model_of_the_first_snippet(
+    granted: LoopbackHub, tiny_model: Callable[..., Path]
+) -> None:
+    model, tokenizer = FastLanguageModel.from_pretrained(
+        model_name="meta-llama/Llama-3.1-8B-Instruct", max_seq_length=9590,
+        dtype=torch.bfloat16, load_in_4bit=False, use_exact_model_name=True)  # fmt: skip
+    theirs = transformers.LlamaForCausalLM.from_pretrained(tiny_model("llama"), dtype="auto")
+    ours = model.state_dict()
+    assert all(torch.equal(ours[key], value) for key, value in theirs.state_dict().items())
+    assert tokenizer("France").input_ids
+    report = model.mdl_report
+    assert (report.repo_id, report.commit) == (LLAMA, granted.repos[LLAMA].head().id)
+    assert report.resolution["substituted"] is False
+    assert model.max_seq_length == 9590
+
+
+def test_the_vision_model_of_the_second_snippet(hub: LoopbackHub, tmp_path: Path) -> None:
+    tiny.add_qwen_processor(tiny.save_model("qwen2-vl", tmp_path / "vl"))
+    hub.add_repo(QWEN, folder=tmp_path / "vl")
+    model, tokenizer = FastVisionModel.from_pretrained(
+        "Qwen/Qwen2-VL-7B-Instruct", use_exact_model_name=True)  # fmt: skip
+    assert type(model).__name__ == "Qwen2VLForConditionalGeneration"
+    report = model.mdl_report
+    assert report.resolution["quantize_on_load"] and report.parameters["quantized"] > 0
+    text = "<|vision_start|><|image_pad|><|vision_end|>What is this?"
+    inputs = tokenizer(text=[text], images=[Image.new("RGB", (56, 56))], return_tensors="pt")
+    assert torch.isfinite(model(**inputs).logits).all()
+
+
+def test_a_second_exact_load_makes_at_most_one_request(granted: LoopbackHub) -> None:
+    first = mdl.load(LLAMA, use_exact_model_name=True)
+    assert first.report.downloaded > 0
+    granted.clear_requests()
+    second = mdl.load(LLAMA.lower(), use_exact_model_name=True)
+    assert second.report.downloaded == 0
+    assert second.report.repo_id == LLAMA
+    assert len(granted.requests) <= 1
+    granted.clear_requests()
+    pinned = mdl.load(LLAMA, use_exact_model_name=True, revision=first.report.commit)
+    assert pinned.report.commit == first.report.commit
+    assert granted.requests == []
+
+
+def test_offline_loads_what_is_here_without_a_socket(granted: LoopbackHub, monkeypatch) -> None:
+    mdl.load(LLAMA, use_exact_model_name=True)
+    granted.clear_requests()
+    model, _ = mdl.load(LLAMA.upper(), use_exact_model_name=True, local_files_only=True)
+    assert model.mdl_report.downloaded == 0
+    assert granted.requests == []
+    with pytest.raises(OfflineError):
+        mdl.load("Org/Never-Seen", local_files_only=True)
+
+
+def test_a_moved_branch_is_loaded_anew_and_the_old_commit_stays(granted: LoopbackHub) -> None:
+    first = mdl.load(LLAMA, use_exact_model_name=True).report
+    changed = granted.commit(LLAMA, {**granted.files(LLAMA), "notes.txt": b"v2"})
+    assert mdl.load(LLAMA, use_exact_model_name=True, revision=changed).report.commit == changed
+    assert Path(first.folder).is_dir()
+
+
+def test_gated_without_access_stops_before_a_byte(
+    hub: LoopbackHub, tiny_model: Callable[..., Path], monkeypatch
+) -> None:
+    hub.add_user("hf_nobody", "nora")
+    hub.add_repo(LLAMA, folder=tiny_model("llama"), gated="manual")
+    monkeypatch.setenv("HF_TOKEN", "hf_nobody")
+    with pytest.raises(NoAccessError) as refused:
+        mdl.load(LLAMA, use_exact_model_name=True)
+    assert "unsloth/" in str(refused.value)  # the ungated mirror is named
+    assert hub.count("*/resolve/*") == 0
+
+
+def test_a_local_folder_wins_over_the_hub(
+    hub: LoopbackHub, tiny_model: Callable[..., Path]
+) -> None:
+    loaded = mdl.load(str(tiny_model("llama")))
+    assert loaded.report.folder == str(tiny_model("llama"))
+    assert hub.requests == []
+
+
+def test_an_unknown_name_is_not_found(hub: LoopbackHub) -> None:
+    with pytest.raises(NotFoundError):
+        mdl.load("Org/Missing")
+
+
+def test_a_repository_that_is_no_model_says_so(hub: LoopbackHub) -> None:
+    hub.add_repo("Org/Data", files={"README.md": "# data", "train.csv": "a,b"})
+    with pytest.raises(LoadError, match="not a model"):
+        mdl.load("Org/Data")
+
+
+def test_pickles_are_refused_with_the_reason(hub: LoopbackHub, tmp_path: Path) -> None:
+    folder = tiny.save_model("llama", tmp_path / "m")
+    state = transformers.LlamaForCausalLM.from_pretrained(folder).state_dict()
+    (folder / "model.safetensors").unlink()
+    torch.save(state, folder / "pytorch_model.bin")
+    hub.add_repo("Org/Pickled", folder=folder)
+    with pytest.raises(LoadError, match="pickle"):
+        mdl.load("Org/Pickled")
+    assert hub.count("*pytorch_model.bin") == 0
+    allowed = mdl.load("Org/Pickled", allow_pickle=True)
+    assert allowed.report.pickles and allowed.report.fingerprint is None
+
+
+def test_remote_code_is_off(hub: LoopbackHub, tmp_path: Path) -> None:
+    folder = tiny.save_model("llama", tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"architectures": ["MyModel"], "auto_map": {"AutoModelForCausalLM": "my.MyModel"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "my.py").write_text("raise SystemExit('executed')")
+    hub.add_repo("Org/Code", folder=folder)
+    with pytest.raises(LoadError, match="Python code from its repository"):
+        mdl.load("Org/Code")
+    assert hub.count("*my.py") == 0
+
+
+def test_unknown_and_contradictory_arguments_are_refused_by_name() -> None:
+    with pytest.raises(UsageError, match="max_lenght"):
+        mdl.load("Org/Name", max_lenght=5)
+    with pytest.raises(UsageError, match="bnb-4bit, 8bit"):
+        mdl.load("Org/Name", load_in_4bit=True, load_in_8bit=True)
+    with pytest.raises(UsageError, match="fast_inference"):
+        FastLanguageModel.from_pretrained("Org/Name", fast_inference=True)
+
+
+def test_a_configuration_that_lies_about_shapes_is_refused(tmp_path: Path) -> None:
+    folder = tiny.save_model("llama", tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_size": 128}))
+    with pytest.raises(LoadError, match=r"shape \(|cannot build"):
+        mdl.load(str(folder))
+
+
+def test_a_tokenizer_larger_than_the_embeddings_is_refused(tmp_path: Path) -> None:
+    folder = tiny.save_model("llama", tmp_path / "m")
+    tokens = tiny.tokenizer()
+    tokens.add_tokens([f"<extra{n}>" for n in range(100)])
+    tokens.save_pretrained(folder)
+    with pytest.raises(LoadError, match="ids up to"):
+        mdl.load(str(folder))
+
+
+def test_missing_weights_of_its_own_class_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tiny.save_model("llama", tmp_path / "m")
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(LoadError, match="lacks 1 weights"):
+        mdl.load(str(folder))
+
+
+def test_a_new_head_is_allowed_where_a_task_asks_for_it(tiny_model: Callable[..., Path]) -> None:
+    loaded = mdl.load(str(tiny_model("llama")), num_labels=3)
+    assert type(loaded.model).__name__ == "LlamaForSequenceClassification"
+    assert loaded.report.new_parameters == ("score.weight",)
+    assert "new" in loaded.report.warnings[0]
