@@ -258,7 +258,9 @@ def _fill(model: Any, tensors: Mapping[str, Any], checkpoint: Checkpoint, dtype:
                 continue
             _check_shape(prefix + name, tensor, parameter, checkpoint)
             value = tensor.to(parameter.dtype)
-            setattr(module, name, torch.nn.Parameter(value, parameter.requires_grad))
+            # As transformers: bitsandbytes freezes a layer's bias too, loading thaws it.
+            made = torch.nn.Parameter(value, requires_grad=value.is_floating_point())
+            setattr(module, name, made)
         for name, buffer in list(module.named_buffers(recurse=False)):
             tensor = tensors.get(prefix + name)
             if tensor is not None:
@@ -289,7 +291,7 @@ def _packed(module: Any, name: str, tensors: Mapping[str, Any], dtype: Any) -> A
     packed, state = made.to_bitsandbytes()
     module.quant_state = state
     return Params4bit(
-        packed.view(empty.quant_storage),
+        packed.view(-1).view(empty.quant_storage).view(-1, 1),
         requires_grad=False,
         quant_state=state,
         blocksize=state.blocksize,

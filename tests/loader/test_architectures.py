@@ -1,0 +1,166 @@
+"""Bit for bit: mdl builds what transformers and bitsandbytes build, on every architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from mdl.errors import UsageError
+from mdl.loader.build import build_with_transformers, memory_bytes
+from mdl.loader.checkpoint import read_checkpoint
+from mdl.loader.fast import build
+from mdl.loader.request import LoadRequest, Quantization
+from tests.loader import tiny
+
+ARCHITECTURES = sorted(tiny.configurations())
+# Those whose checkpoints are renamed or merged on load, which is transformers' own business.
+CONVERTED = {"gemma3", "mixtral", "mllama", "qwen2-vl", "qwen2.5-vl"}
+
+
+def both(folder: Path, **fields: Any) -> tuple[Any, Any]:
+    """The same request built mdl's way and transformers' way."""
+    request = LoadRequest(str(folder), **fields)
+    checkpoint = read_checkpoint(folder)
+    ours, theirs = build(checkpoint, request), build_with_transformers(checkpoint, request)
+    return ours, theirs
+
+
+def assert_same(ours: Any, theirs: Any) -> None:
+    """Same keys, dtypes, bits, configuration, and buffers that are not saved."""
+    mine, reference = ours.state_dict(), theirs.state_dict()
+    assert list(mine) == list(reference)
+    for name, expected in reference.items():
+        assert mine[name].dtype == expected.dtype, name
+        assert torch.equal(mine[name], expected), name
+    buffers = dict(theirs.named_buffers())
+    for name, buffer in ours.named_buffers():
+        assert buffer.dtype == buffers[name].dtype and torch.equal(buffer, buffers[name]), name
+    assert ours.config.to_dict() == theirs.config.to_dict()
+    if theirs.can_generate():
+        assert ours.generation_config.to_dict() == theirs.generation_config.to_dict()
+    assert not ours.training
+    trainable = {name for name, p in theirs.named_parameters() if p.requires_grad}
+    assert {name for name, p in ours.named_parameters() if p.requires_grad} == trainable
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_exact(tiny_model: Callable[..., Path], name: str) -> None:
+    ours, theirs = both(tiny_model(name))
+    assert ours.path == ("transformers" if name in CONVERTED else "mdl")
+    assert bool(ours.note) == (name in CONVERTED)
+    assert_same(ours.model, theirs.model)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_4bit_on_load(tiny_model: Callable[..., Path], name: str) -> None:
+    ours, theirs = both(tiny_model(name), format="bnb-4bit")
+    assert ours.quantized_here
+    assert_same(ours.model, theirs.model)
+    assert memory_bytes(ours.model) == memory_bytes(theirs.model)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Quantization(quant_type="fp4"),
+        Quantization(double_quant=False),
+        Quantization(storage="bfloat16"),
+        Quantization(compute_dtype="float32"),
+        Quantization(skip_modules=("q_proj", "lm_head")),
+    ],
+    ids=["fp4", "single", "storage", "compute", "skip"],
+)
+def test_4bit_settings(tiny_model: Callable[..., Path], settings: Quantization) -> None:
+    ours, theirs = both(tiny_model("llama"), format="bnb-4bit", quantization=settings)
+    assert ours.path == "mdl"
+    assert_same(ours.model, theirs.model)
+    ids = torch.tensor([[1, 5, 9, 11]])
+    assert torch.equal(ours.model(ids).logits, theirs.model(ids).logits)
+
+
+@pytest.mark.parametrize("skip", [None, ("layers.0", "lm_head")], ids=["plain", "dynamic"])
+def test_a_prequantized_checkpoint_as_stored(
+    tiny_model: Callable[..., Path], tmp_path: Path, skip: tuple[str, ...] | None
+) -> None:
+    settings = Quantization(skip_modules=skip)
+    request = LoadRequest("x", format="bnb-4bit", quantization=settings)
+    first = build_with_transformers(read_checkpoint(tiny_model("llama")), request)
+    first.model.save_pretrained(tmp_path)
+    ours, theirs = both(tmp_path, format="bnb-4bit")
+    assert ours.path == "mdl" and not ours.quantized_here
+    assert_same(ours.model, theirs.model)
+    assert_states_equal(ours.model, first.model)
+    with pytest.raises(UsageError, match="already quantized"):
+        build(read_checkpoint(tmp_path), LoadRequest("x", format="8bit"))
+
+
+def assert_states_equal(ours: Any, theirs: Any) -> None:
+    """The same statistics behind every packed weight."""
+    reference = dict(theirs.named_parameters())
+    packed = [(n, p) for n, p in ours.named_parameters() if hasattr(p, "quant_state")]
+    assert packed
+    for name, parameter in packed:
+        expected = reference[name].quant_state.as_dict(packed=True)
+        for key, value in parameter.quant_state.as_dict(packed=True).items():
+            assert torch.equal(value, expected[key]), (name, key)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_dtype_that_was_asked_for(tiny_model: Callable[..., Path], dtype: str) -> None:
+    ours, theirs = both(tiny_model("qwen2"), dtype=dtype)
+    assert ours.model.dtype == getattr(torch, dtype)
+    assert_same(ours.model, theirs.model)
+
+
+def test_shards_and_one_file_give_the_same(tmp_path: Path) -> None:
+    folder = tiny.save_model("llama", tmp_path, max_shard_size="40KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 2
+    ours, theirs = both(folder)
+    assert ours.path == "mdl"
+    assert_same(ours.model, theirs.model)
+
+
+def test_the_model_can_be_trained_without_touching_the_file(
+    tmp_path: Path,
+) -> None:
+    folder = tiny.save_model("llama", tmp_path)
+    before = (folder / "model.safetensors").read_bytes()
+    model = build(read_checkpoint(folder), LoadRequest(str(folder))).model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    ids = torch.tensor([[1, 5, 9, 11]])
+    losses = []
+    for _ in range(3):
+        loss = model(ids, labels=ids).loss
+        losses.append(loss.item())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < losses[0]
+    assert (folder / "model.safetensors").read_bytes() == before
+
+
+def test_8bit_goes_through_transformers(tiny_model: Callable[..., Path]) -> None:
+    ours, theirs = both(tiny_model("llama"), format="8bit")
+    assert (ours.path, ours.note) == ("transformers", "8bit goes through transformers")
+    assert_same(ours.model, theirs.model)
+
+
+@pytest.mark.model
+def test_the_real_model_answers(smollm2: Path) -> None:
+    """SmolLM2 in 4 bits and exact: Paris, and a perplexity within 12 % of the exact model's."""
+    checkpoint = read_checkpoint(smollm2)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(smollm2)
+    text = "The capital of France is Paris. Water boils at one hundred degrees Celsius, and the "
+    ids = tokenizer(text * 2 + "sun rises in the east and sets in the west.", return_tensors="pt")
+    perplexity = {}
+    for format in ("16bit", "bnb-4bit"):
+        model = build(checkpoint, LoadRequest(str(smollm2), format=format)).model
+        with torch.inference_mode():
+            loss = model(**ids, labels=ids["input_ids"]).loss
+        perplexity[format] = float(torch.exp(loss))
+    assert perplexity["bnb-4bit"] < 1.12 * perplexity["16bit"]
