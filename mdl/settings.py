@@ -7,7 +7,6 @@ again, because importing huggingface_hub costs more than a whole `mdl cache ls`.
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -163,6 +162,10 @@ def _token(env: Mapping[str, str], hf_home: Path, user: Path) -> str | None:
 
 def _read_config(home: Path, env: Mapping[str, str]) -> dict[str, Any]:
     path = Path(env.get("MDL_CONFIG") or home / "config.toml")
+    if not path.exists():
+        return {}
+    import tomllib  # only for those who have the file: it is a twentieth of `mdl cache ls`
+
     try:
         config = tomllib.loads(path.read_text())
     except FileNotFoundError:

@@ -5,37 +5,43 @@ something is changed.
 """
 
 import contextlib
-import fnmatch
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mdl.cachemgr.index import Survey, survey, tree_size
-from mdl.cachemgr.layout import COMMIT, REPO_TYPES, parse_folder, repo_key, root_id, spelling_rank
-from mdl.cachemgr.scan import read_tree, scan_folder, store_is_marked
+from mdl.cachemgr.layout import (
+    COMMIT_LENGTH,
+    REPO_TYPES,
+    is_hash,
+    parse_folder,
+    repo_key,
+    root_id,
+    spelling_rank,
+)
+from mdl.cachemgr.probe import store_is_marked
 from mdl.cachemgr.summary import Knowledge, group, physical
-from mdl.cachemgr.values import CachedRepo, Folder, Placement
+from mdl.cachemgr.values import CachedRepo, Placement
 from mdl.errors import NotFoundError, UsageError
 from mdl.settings import Settings
 from mdl.store.cacheindex import CacheIndex
 
 if TYPE_CHECKING:
     from mdl.cachemgr.carry_out import Outcome
+    from mdl.cachemgr.facts import Folder
     from mdl.cachemgr.policy import Policy, PrunePlan
 
 # Named here because `Cache.list` hides the builtin inside the class.
 Repos = list[CachedRepo]
-Folders = list[Folder]
+Folders = list["Folder"]
 Names = list[str]
 Pins = list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Totals:
+class Totals(NamedTuple):
     """A root as a whole, in bytes; `size_on_disk` counts every inode and payload in it once."""
 
     repos: int
@@ -53,7 +59,7 @@ class Totals:
     strangers: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        return {**self.__dict__, "strangers": list(self.strangers)}
+        return {**self._asdict(), "strangers": list(self.strangers)}
 
 
 def open_cache(settings: Settings, root: Path | None = None) -> "Cache":
@@ -157,6 +163,8 @@ class Cache:
 
     def folders_of(self, repo_id: str, repo_type: str = "model") -> Folders:
         """The folders of one repository in every casing, read now; aliases included."""
+        from mdl.cachemgr.scan import scan_folder
+
         key = repo_key(repo_type, repo_id)
         marked = store_is_marked(self._where)
         return [
@@ -232,13 +240,13 @@ class Cache:
             if placed is not None
         ]
         if not found:
-            known = wanted if COMMIT.fullmatch(wanted) else None
+            known = wanted if is_hash(wanted, COMMIT_LENGTH) else None
             return Placement(repo_id, repo_type, None, known, "absent", None, 0)
         order = {"complete": 0, "partial": 1, "broken": 2}
         return min(found, key=lambda p: (order[p.state], -p.bytes, spelling_rank(p.spelling or "")))
 
     def _place(
-        self, folder: Folder, wanted: str, patterns: Sequence[str] | None
+        self, folder: "Folder", wanted: str, patterns: Sequence[str] | None
     ) -> Placement | None:
         commit = folder.refs.get(wanted, wanted)
         snapshot = next((s for s in folder.snapshots if s.commit == commit), None)
@@ -248,6 +256,8 @@ class Cache:
         missing = tuple(path for path in snapshot.missing if matches(path, patterns))
         state = snapshot.state
         if patterns is not None and state == "partial":
+            from mdl.cachemgr.scan import read_tree
+
             tree = read_tree(os.path.join(self._where, folder.name, "trees", f"{commit}.json"))
             state = "complete" if tree is not None and pointers and not missing else "partial"
         return Placement(
@@ -304,6 +314,8 @@ def matches(path: str, patterns: Sequence[str] | None) -> bool:
     """Does a file name match, as huggingface_hub's `allow_patterns` reads patterns?"""
     if patterns is None:
         return True
+    import fnmatch
+
     return any(
         fnmatch.fnmatch(path, f"{pattern}*" if pattern.endswith("/") else pattern)
         for pattern in patterns

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mdl.cachemgr import fileops
+from mdl.cachemgr.facts import Folder
 from mdl.cachemgr.journal import Op, perform_all, recover, revert_all
 from mdl.cachemgr.layout import parse_folder
 from mdl.cachemgr.locks import DownloadLocks, wait_until_quiet
+from mdl.cachemgr.probe import store_is_marked
 from mdl.cachemgr.removal import (
     Doomed,
     Removal,
@@ -23,9 +25,8 @@ from mdl.cachemgr.removal import (
     summary_of,
     unlinked_payloads,
 )
-from mdl.cachemgr.scan import scan_folder, store_is_marked
+from mdl.cachemgr.scan import scan_folder
 from mdl.cachemgr.trash import make_place, regained, trash_place
-from mdl.cachemgr.values import Folder
 from mdl.store.cacheindex import CacheIndex
 
 # Folders whose download locks are held at the same time: each lock is an open file.

@@ -11,15 +11,12 @@ import stat
 import time
 from typing import NamedTuple
 
-from mdl.cachemgr.layout import ROOT_EXTRAS, SHA256, parse_folder
-from mdl.cachemgr.scan import change_stamp, scan_folder, store_is_marked
-from mdl.cachemgr.summary import Summary, from_row, in_folder_order, summarize, to_row
+from mdl.cachemgr.layout import ROOT_EXTRAS, SHA256_LENGTH, is_hash, parse_folder
+from mdl.cachemgr.probe import change_stamp, settled, store_is_marked
+from mdl.cachemgr.summary import Summary, from_row
 from mdl.errors import DiskError
 from mdl.store.cacheindex import CacheIndex
 
-# Two changes within one tick of the file system's clock carry one stamp: a folder that changed
-# this shortly before it was read may have changed again, and is read again next time.
-_TICK_NS = 50_000_000
 _STORE = "blobs"
 
 
@@ -49,28 +46,21 @@ def survey(root: str, index: CacheIndex) -> Survey:
     marked = store_is_marked(root)
     summaries: list[Summary] = []
     rows: list[tuple[str, str, str]] = []
-    for name in in_folder_order(names):
+    for name in sorted(names):
         row = known.pop(name, None)
         if row is not None and row[0] and _unchanged(os.path.join(root, name), row[0]):
             summaries.append(from_row(name, row[1]))
             continue
-        summary, probes = read_folder(root, name, marked=marked)
+        from mdl.cachemgr.reread import read_folder
+
+        summary, fresh = read_folder(root, name, marked=marked)
         summaries.append(summary)
-        rows.append((name, probes, to_row(summary)))
+        rows.append(fresh)
     read = len(rows)
     store = _survey_store(root, known.pop(_STORE, None), rows) if marked else {}
     if rows or known:
         index.put_folders(rows, known)
     return Survey(summaries, store, read, strangers)
-
-
-def read_folder(root: str, name: str, *, marked: bool) -> tuple[Summary, str]:
-    """One folder's summary, and its probes as text: empty where they could not be trusted."""
-    before = time.time_ns()
-    folder = scan_folder(root, name, marked=marked)
-    newest = max((stamp for _, stamp in folder.probes), default=before)
-    settled = not folder.incomplete and folder.readable and newest < before - _TICK_NS
-    return summarize(folder), json.dumps(folder.probes) if settled else ""
 
 
 def _root_entries(root: str) -> tuple[list[str], list[str]]:
@@ -114,8 +104,7 @@ def _survey_store(
         return store
     before = time.time_ns()
     probes, store = read_store(path)
-    settled = max((stamp for _, stamp in probes), default=before) < before - _TICK_NS
-    rows.append((_STORE, json.dumps(probes) if settled else "", json.dumps(store)))
+    rows.append((_STORE, json.dumps(probes) if settled(probes, before) else "", json.dumps(store)))
     return store
 
 
@@ -134,7 +123,7 @@ def read_store(path: str) -> tuple[list[tuple[str, int]], dict[str, int]]:
                     if not relative and len(entry.name) == 2:
                         if entry.is_dir(follow_symlinks=False):
                             waiting.append(entry.name)
-                    elif relative == entry.name[:2] and SHA256.fullmatch(entry.name):
+                    elif relative == entry.name[:2] and is_hash(entry.name, SHA256_LENGTH):
                         status = entry.stat(follow_symlinks=False)
                         if stat.S_ISREG(status.st_mode):
                             store[entry.name] = status.st_size

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mdl.cachemgr.facts import Folder, Snapshot
 from mdl.cachemgr.layout import repo_key, spelling_rank
 from mdl.cachemgr.policy import BlobName, Inventory, Item
 from mdl.cachemgr.summary import Knowledge
-from mdl.cachemgr.values import Folder, Snapshot
 
 
 @dataclass(frozen=True)

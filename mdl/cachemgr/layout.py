@@ -5,22 +5,19 @@
 also has `.locks/<folder>/<etag>.lock` and the cache-wide store `blobs/<2 hex>/<xet hash>`.
 """
 
-import hashlib
 import os
 import re
-from pathlib import Path
 
 from mdl.errors import NameRefusedError
 
 REPO_TYPES = {"models": "model", "datasets": "dataset", "spaces": "space", "kernels": "kernel"}
 PREFIXES = {repo_type: prefix for prefix, repo_type in REPO_TYPES.items()}
-COMMIT = re.compile(r"[0-9a-f]{40}")
-SHA256 = re.compile(r"[0-9a-f]{64}")
+COMMIT_LENGTH, SHA256_LENGTH = 40, 64
 INCOMPLETE = ".incomplete"
 STORE_MARKER = ".huggingface-shared-blobs"
 # What huggingface_hub and operating systems put into the root beside repositories.
 ROOT_EXTRAS = {".locks", "CACHEDIR.TAG", ".DS_Store", "blobs", "version.txt", "desktop.ini"}
-_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HEX = frozenset("0123456789abcdef")
 
 
 def parse_folder(name: str) -> tuple[str, str] | None:
@@ -37,7 +34,7 @@ def folder_name(repo_id: str, repo_type: str = "model") -> str:
     Raises:
         NameRefusedError: a name that could become a path.
     """
-    if not _ID.fullmatch(repo_id) or len(repo_id) > 200 or ".." in repo_id:
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo_id) or len(repo_id) > 200 or ".." in repo_id:
         raise NameRefusedError(
             f"{repo_id!r} is not a repository name.",
             next="Write it as org/name, for example Qwen/Qwen2.5-0.5B-Instruct.",
@@ -47,6 +44,11 @@ def folder_name(repo_id: str, repo_type: str = "model") -> str:
             f"{repo_type!r} is not a repository type.", next=f"Use one of {', '.join(PREFIXES)}."
         )
     return "--".join([PREFIXES[repo_type], *repo_id.split("/")])
+
+
+def is_hash(text: str, length: int) -> bool:
+    """Is this a lower-case hexadecimal hash of that many digits?"""
+    return len(text) == length and _HEX.issuperset(text)
 
 
 def repo_key(repo_type: str, repo_id: str) -> str:
@@ -64,6 +66,13 @@ def spelling_rank(repo_id: str) -> tuple[int, str]:
     return (2 if repo_id == repo_id.upper() else 0, repo_id)
 
 
-def root_id(root: Path) -> str:
-    """A short name for a cache root: the same for every way to write its path."""
-    return hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:16]
+def root_id(root: str | os.PathLike[str]) -> str:
+    """A short name for a cache root: the same for every way to write its path.
+
+    64-bit FNV-1a (http://www.isthe.com/chongo/tech/comp/fnv/): it only tells a machine's few
+    roots apart, and hashlib's import would be a twentieth of a listing.
+    """
+    value = 0xCBF29CE484222325
+    for byte in os.fsencode(os.path.realpath(root)):
+        value = ((value ^ byte) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
+    return f"{value:016x}"

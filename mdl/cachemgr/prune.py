@@ -6,15 +6,16 @@ import time
 from typing import TYPE_CHECKING
 
 from mdl.cachemgr.carry_out import Outcome, carry_out
+from mdl.cachemgr.facts import Folder
 from mdl.cachemgr.inventory import Disk, InUse, protection, take_inventory
 from mdl.cachemgr.layout import repo_key
 from mdl.cachemgr.locks import busy_folders, open_files
 from mdl.cachemgr.policy import Item, Policy, PrunePlan, plan_prune
+from mdl.cachemgr.probe import store_is_marked
 from mdl.cachemgr.removal import Removal
-from mdl.cachemgr.scan import scan_folder, store_is_marked
+from mdl.cachemgr.scan import scan_folder
 from mdl.cachemgr.summary import physical
-from mdl.cachemgr.trash import regained, trash_place
-from mdl.cachemgr.values import Folder
+from mdl.cachemgr.trash import entries
 
 if TYPE_CHECKING:
     from mdl.cachemgr.cache import Cache
@@ -31,7 +32,7 @@ def plan(cache: "Cache", policy: Policy) -> PrunePlan:
     marked = store_is_marked(root)
     folders = [scan_folder(root, summary.name, marked=marked) for summary in found.summaries]
     known = cache.knowledge()
-    in_trash = regained(trash_place(cache.root).path)[1]
+    in_trash = sum(entry.bytes for entry in entries(cache.index.actions()))
     free = shutil.disk_usage(root).free if os.path.isdir(root) else 0
     disk = Disk(physical(found.summaries, found.store), free + in_trash, found.store, time.time())
     downloads: dict[str, str] = {}

@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mdl.cachemgr.facts import Folder
 from mdl.cachemgr.journal import Op
 from mdl.cachemgr.sharedstore import MANIFEST, payload_path, references, still_linked
-from mdl.cachemgr.values import Folder
 
 # After the locks are let go a download that had checked for a blob before they were taken makes
 # its pointer; it needs no longer than this for the two system calls in between.
@@ -26,15 +26,17 @@ class Removal:
         commits: revisions, whole.
         files: (commit, path) of single files.
         names: entries of `blobs`: orphans and unfinished downloads.
+        whole: the folder goes as it is, whatever else stands in it.
     """
 
     commits: frozenset[str] = frozenset()
     files: frozenset[tuple[str, str]] = frozenset()
     names: frozenset[str] = frozenset()
+    whole: bool = False
 
     @property
     def is_empty(self) -> bool:
-        return not (self.commits or self.files or self.names)
+        return not (self.commits or self.files or self.names or self.whole)
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ def doom(root: str, trash: str, folder: Folder, removal: Removal, aliases: Itera
         if name in folder.blobs and folder.blobs[name].inode[0] == "shared"
     )
     commits = {snapshot.commit for snapshot in folder.snapshots}
-    whole = commits <= removal.commits and present <= blobs and not removal.files
+    emptied = commits <= removal.commits and present <= blobs and not removal.files
+    whole = removal.whole or emptied
     if whole:
         ops = [_move(root, trash, alias) for alias in sorted(aliases)]
         ops.append(_move(root, trash, folder.name))
@@ -193,8 +196,9 @@ def _dangling(snapshots: str) -> set[str]:
 
 def summary_of(removals: Mapping[str, Removal]) -> str:
     """One line for the journal."""
+    more = f" and {len(removals) - 3} further folders" if len(removals) > 3 else ""
     commits = sum(len(removal.commits) for removal in removals.values())
     files = sum(len(removal.files) + len(removal.names) for removal in removals.values())
     parts = [f"{commits} revision{'s' if commits != 1 else ''}"] if commits else []
-    parts += [f"{files} file{'s' if files != 1 else ''}"] if files else []
-    return f"{' and '.join(parts) or 'nothing'} from {len(removals)} folder(s)"
+    parts += [f"{files} file{'s' if files != 1 else ''}"] if files and not commits else []
+    return f"{' and '.join(parts) or 'nothing'} of {', '.join(sorted(removals)[:3])}{more}"

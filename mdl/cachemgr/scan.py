@@ -11,59 +11,21 @@ import re
 import stat
 from collections.abc import Iterator
 
-from mdl.cachemgr.layout import INCOMPLETE, SHA256, STORE_MARKER, parse_folder
-from mdl.cachemgr.values import Blob, Folder, Incomplete, Pointer, Snapshot
+from mdl.cachemgr.facts import Blob, Folder, Incomplete, Pointer, Snapshot
+from mdl.cachemgr.layout import INCOMPLETE, SHA256_LENGTH, is_hash, parse_folder
+from mdl.cachemgr.probe import change_stamp, read_small
 
 MAX_ENTRIES = 200_000
 MAX_DEPTH = 32
 MAX_TREE_BYTES = 64 * 2**20
-_MAX_REF_BYTES = 256
 _SHOWN_PROBLEMS = 20
 _REF_TEMPORARY = re.compile(r".*\.[0-9a-f]{8}\.tmp")
 _BLOB_TEMPORARY = re.compile(r"tmp_[0-9a-f-]{36}|\..*\.[0-9a-f]{8}\.shared|\.mdl-.*")
 _IGNORED = {".DS_Store"}
-_POSIX = os.name == "posix"
 
 
 class _TooMany(Exception):
     """A folder with more entries than anyone would want listed."""
-
-
-def store_is_marked(root: str) -> bool:
-    """Is `<root>/blobs` huggingface_hub's shared blob store, in the layout known here?"""
-    store = os.path.join(root, "blobs")
-    try:
-        if not stat.S_ISDIR(os.lstat(store).st_mode):
-            return False
-        return read_small(os.path.join(store, STORE_MARKER)) == b"1\n"
-    except OSError:
-        return False
-
-
-def read_small(path: str, limit: int = _MAX_REF_BYTES) -> bytes | None:
-    """The content of a small regular file; `None` for a link, a FIFO, or anything larger."""
-    fd = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
-            return None
-        data = bytearray()
-        while chunk := os.read(fd, limit + 1 - len(data)):
-            data += chunk
-            if len(data) > limit:
-                return None
-        return bytes(data)
-    finally:
-        os.close(fd)
-
-
-def change_stamp(status: os.stat_result) -> int:
-    """The number that moves whenever a folder's entries do, in nanoseconds.
-
-    ctime, because a restored or touched mtime does not reset it; Windows keeps the creation time
-    there, so mtime.
-    """
-    return status.st_ctime_ns if _POSIX else status.st_mtime_ns
 
 
 def read_tree(path: str) -> dict[str, int] | None:
@@ -263,7 +225,7 @@ class _Reader:
         target = os.path.normpath(os.path.join(blobs, os.readlink(os.path.join(blobs, name))))
         folder, payload = os.path.split(target)
         store = os.path.join(os.path.normpath(self.root), "blobs", payload[:2])
-        if not self.marked or not SHA256.fullmatch(payload) or folder != store:
+        if not self.marked or not is_hash(payload, SHA256_LENGTH) or folder != store:
             self.problem(f"blobs/{name} is a link out of this cache's stores; it was not followed")
             return
         try:

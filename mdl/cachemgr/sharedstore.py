@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from mdl.cachemgr import fileops
 from mdl.cachemgr.locks import lock_waiting
-from mdl.cachemgr.scan import read_small
+from mdl.cachemgr.probe import read_small
 
 MANIFEST = ".refs"
 _MAX_MANIFEST = 64 * 2**20

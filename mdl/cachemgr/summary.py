@@ -6,13 +6,12 @@ so that groups of folders can be counted without counting anything twice.
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from mdl.cachemgr.layout import parse_folder, repo_key, spelling_rank
-from mdl.cachemgr.values import CachedRepo, CachedRevision, Folder
+from mdl.cachemgr.values import CachedRepo, CachedRevision
 
 _STATE_ORDER = {"complete": 0, "partial": 1, "broken": 2}
 
@@ -46,62 +45,6 @@ class Summary(NamedTuple):
         linked: int = sum(link[2] for link in self.links)
         shared: int = sum(payload[1] for payload in self.shared)
         return self.own + linked + shared
-
-
-def summarize(folder: Folder) -> Summary:
-    """Sum a folder up."""
-    own = 0
-    links: list[Any] = []
-    shared: list[Any] = []
-    names_here: Counter[Any] = Counter()
-    repeated = []
-    for blob in folder.blobs.values():
-        if blob.inode[0] == "shared":
-            shared.append((blob.inode[1], blob.size))
-        elif blob.links == 1:
-            own += blob.size
-        else:
-            names_here[blob.inode] += 1
-            repeated.append(blob)
-    for blob in {blob.inode: blob for blob in repeated}.values():
-        if names_here[blob.inode] >= blob.links:
-            own += blob.size
-        else:
-            links.append((*blob.inode, blob.size, blob.links, names_here[blob.inode]))
-    revisions = []
-    logical = 0
-    for snapshot in folder.snapshots:
-        used = [folder.blobs[p.blob] for p in snapshot.pointers if p.blob is not None]
-        size = sum([blob.size for blob in used])
-        logical += size
-        changed = max([blob.mtime for blob in used], default=snapshot.mtime)
-        revisions.append(
-            (snapshot.commit, folder.refs_of(snapshot.commit), size,
-             len(snapshot.pointers), snapshot.state, changed)
-        )  # fmt: skip
-    blobs = folder.blobs.values()
-    return Summary(
-        folder.name,
-        folder.alias_of,
-        own,
-        logical,
-        len(folder.blobs),
-        max((blob.atime for blob in blobs), default=0.0),
-        max((blob.mtime for blob in blobs), default=0.0),
-        len(folder.incomplete),
-        sum(part.size for part in folder.incomplete),
-        folder.no_exist,
-        folder.readable,
-        revisions,
-        list(folder.problems),
-        links,
-        sorted(set(shared)),
-    )
-
-
-def to_row(summary: Summary) -> str:
-    """JSON in ASCII: names that are no UTF-8 stay what they are, as escaped surrogates."""
-    return json.dumps(summary[1:])
 
 
 def from_row(name: str, facts: str) -> Summary:
@@ -251,7 +194,3 @@ def physical(summaries: Iterable[Summary], store: Mapping[str, int]) -> int:
         total += summary.own + summary.incomplete_size
         inodes.update(((link[0], link[1]), link[2]) for link in summary.links)
     return total + sum(inodes.values())
-
-
-def in_folder_order(names: Iterable[str]) -> list[str]:
-    return sorted(names, key=os.fsencode)

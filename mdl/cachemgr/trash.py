@@ -7,25 +7,24 @@ root, where `hf cache` would complain about it, unless there is no other place o
 import os
 import stat
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mdl.cachemgr.layout import root_id
 from mdl.errors import DiskError
-from mdl.store.cacheindex import Action
+
+if TYPE_CHECKING:
+    from mdl.store.cacheindex import Action
 
 
-@dataclass(frozen=True)
-class TrashPlace:
+class TrashPlace(NamedTuple):
     """A root's trash. `note` explains a place that is not beside the root."""
 
     path: str
     note: str = ""
 
 
-@dataclass(frozen=True)
-class TrashEntry:
+class TrashEntry(NamedTuple):
     """What one action left in the trash. `bytes` is what erasing it gives back."""
 
     id: int
@@ -88,7 +87,7 @@ def make_place(place: TrashPlace) -> str:
     return action
 
 
-def entries(actions: list[Action]) -> list[TrashEntry]:
+def entries(actions: "list[Action]") -> list[TrashEntry]:
     """The actions that still have files in the trash, oldest first."""
     found = []
     for action in actions:

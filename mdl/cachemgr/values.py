@@ -1,84 +1,14 @@
-"""What the cache holds, as frozen values.
+"""What the cache holds, as mdl tells it: immutable values with one JSON form.
 
 Sizes are bytes of content (`st_size`), each inode counted once, as huggingface_hub counts them.
-Times are seconds since the epoch.
+Times are seconds since the epoch. Named tuples, because a listing makes thousands of them.
 """
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 
-class Blob(NamedTuple):
-    """One entry of a `blobs` folder, or a regular file that stands in a snapshot itself.
-
-    `inode` is what two names of the same bytes share: `(st_dev, st_ino)`, or
-    `("shared", <xet hash>)` for a link into the cache-wide store.
-    """
-
-    name: str
-    size: int
-    inode: tuple[Any, Any]
-    links: int
-    mtime: float
-    atime: float
-
-
-class Pointer(NamedTuple):
-    """One file of a snapshot; `blob` is its key in `Folder.blobs`, `None` if it leads nowhere."""
-
-    path: str
-    blob: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """One `snapshots/<commit>` folder as found.
-
-    `state` is `complete` (every file the tree listing names is there, or no listing is known),
-    `partial` (some are not) or `broken` (a file leads nowhere or has the wrong size).
-    """
-
-    commit: str
-    pointers: tuple[Pointer, ...]
-    state: str
-    mtime: float
-    missing: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Incomplete:
-    """A download's temporary file."""
-
-    name: str
-    size: int
-    mtime: float
-
-
-@dataclass(frozen=True, slots=True)
-class Folder:
-    """One repository folder as found on disk, every problem in words."""
-
-    name: str
-    repo_type: str
-    repo_id: str
-    alias_of: str | None = None
-    blobs: dict[str, Blob] = field(default_factory=dict)
-    snapshots: tuple[Snapshot, ...] = ()
-    refs: dict[str, str] = field(default_factory=dict)
-    incomplete: tuple[Incomplete, ...] = ()
-    no_exist: int = 0
-    problems: tuple[str, ...] = ()
-    probes: tuple[tuple[str, int], ...] = ()
-    readable: bool = True
-
-    def refs_of(self, commit: str) -> tuple[str, ...]:
-        return tuple(sorted(ref for ref, target in self.refs.items() if target == commit))
-
-
-@dataclass(frozen=True)
-class CachedRevision:
+class CachedRevision(NamedTuple):
     """One commit of a repository, all spellings together."""
 
     commit: str
@@ -105,8 +35,7 @@ class CachedRevision:
         }
 
 
-@dataclass(frozen=True)
-class CachedRepo:
+class CachedRepo(NamedTuple):
     """One repository, whatever its casings on disk.
 
     Attributes:
@@ -165,8 +94,7 @@ class CachedRepo:
         }
 
 
-@dataclass(frozen=True)
-class Placement:
+class Placement(NamedTuple):
     """Where one repository is on this machine: the answer to "is it here?".
 
     `missing` names the files that the tree listing has and the snapshot lacks; without a listing

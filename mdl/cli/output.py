@@ -1,10 +1,7 @@
 """What every command shares: JSON or text on standard output, one clear error, an exit code."""
 
-import json
 import os
-import shutil
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,11 +15,15 @@ _READ_ONLY = {30}  # EROFS
 
 def echo_json(value: Any) -> None:
     """One JSON document; names with bytes that are no UTF-8 are escaped, never a crash."""
+    import json
+
     click.echo(json.dumps(value, indent=2, ensure_ascii=True, sort_keys=False))
 
 
 def echo_json_line(value: Any) -> None:
     """One line of JSON Lines."""
+    import json
+
     click.echo(json.dumps(value, ensure_ascii=True))
 
 
@@ -49,6 +50,8 @@ def human_ago(then: float | None, now: float | None = None) -> str:
     """`5 minutes ago`, `3 days ago`, `-` for never."""
     if then is None:
         return "-"
+    import time
+
     seconds = max(0.0, (time.time() if now is None else now) - then)
     for unit, size in (("year", 31557600), ("month", 2629800), ("week", 604800), ("day", 86400),
                        ("hour", 3600), ("minute", 60)):  # fmt: skip
@@ -67,6 +70,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[
     lines = [list(header), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     if sys.stdout.isatty():
+        import shutil
+
         spare = shutil.get_terminal_size().columns - sum(widths[1:]) - 2 * (len(widths) - 1)
         widths[0] = min(widths[0], max(20, spare))
     rights = set(right)

@@ -12,9 +12,8 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mdl.errors import StoreError
 
@@ -50,8 +49,7 @@ CREATE TABLE IF NOT EXISTS folder (
 """
 
 
-@dataclass(frozen=True)
-class Action:
+class Action(NamedTuple):
     """One line of the journal. `detail` is what its kind needs to be shown and undone."""
 
     id: int

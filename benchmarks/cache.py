@@ -1,0 +1,176 @@
+"""How fast `mdl cache ls` and `verify` are, beside what they are measured against.
+
+    python -m benchmarks.cache                  # 100 and 1,000 repositories
+    python -m benchmarks.cache --repos 5000     # minutes, and 600,000 files
+    python -m benchmarks.cache --verify         # hashing, against hashlib on all cores
+
+Each cache has 2 revisions of 30 files a repository, sparse, and is built anew under a temporary
+folder. Every figure is the median of several runs in one process order, page cache warm.
+"""
+
+import argparse
+import hashlib
+import multiprocessing
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+FILES = 30
+REVISIONS = 2
+
+
+def build(root: Path, repos: int) -> None:
+    """A synthetic cache: every blob its own sparse file, as a new revision of every file."""
+    for number in range(repos):
+        folder = root / f"models--org-{number % 97}--Model-{number}"
+        blobs = folder / "blobs"
+        blobs.mkdir(parents=True)
+        (folder / "refs").mkdir()
+        for revision in range(REVISIONS):
+            commit = hashlib.sha1(b"%d/%d" % (number, revision)).hexdigest()
+            snapshot = folder / "snapshots" / commit
+            snapshot.mkdir(parents=True)
+            for file in range(FILES):
+                etag = hashlib.sha256(b"%d/%d/%d" % (number, revision, file)).hexdigest()
+                with open(blobs / etag, "wb") as blob:
+                    blob.truncate(1_000_000 + file)
+                os.symlink(f"../../blobs/{etag}", snapshot / f"model-{file:05d}.safetensors")
+            if revision == REVISIONS - 1:
+                (folder / "refs" / "main").write_text(commit)
+
+
+def change(root: Path, share: float) -> None:
+    """Add a file to some of the repositories, as a download does."""
+    folders = sorted(root.iterdir())
+    for folder in folders[: max(1, int(len(folders) * share))]:
+        etag = hashlib.sha256(os.urandom(8)).hexdigest()
+        (folder / "blobs" / etag).write_bytes(b"new")
+        snapshot = next((folder / "snapshots").iterdir())
+        os.symlink(f"../../blobs/{etag}", snapshot / etag[:8])
+
+
+def walk(root: Path) -> None:
+    """The floor of a full read: scandir and a stat of everything."""
+    waiting = [str(root)]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                entry.stat(follow_symlinks=False)
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+
+
+class Runner:
+    """Runs processes in the environment of one cache and times them."""
+
+    def __init__(self, base: Path) -> None:
+        self.root = base / "hub"
+        self.home = base / "mdl"
+        self.env = {
+            **os.environ,
+            "HF_HUB_CACHE": str(self.root),
+            "MDL_HOME": str(self.home),
+            "HF_HUB_OFFLINE": "1",
+        }
+        self.bin = Path(sys.executable).parent
+
+    def process(self, *command: str) -> float:
+        start = time.perf_counter()
+        subprocess.run(command, env=self.env, check=True, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL)  # fmt: skip
+        return time.perf_counter() - start
+
+    def mdl(self) -> float:
+        return self.process(str(self.bin / "mdl"), "cache", "ls")
+
+    def forget(self) -> None:
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def first(self) -> float:
+        self.forget()
+        return self.mdl()
+
+    def after_change(self) -> float:
+        change(self.root, 0.01)
+        time.sleep(0.1)
+        return self.mdl()
+
+    def memory(self) -> float:
+        """Peak resident MiB of a first listing, measured by the kernel in a child of its own."""
+        self.forget()
+        code = (
+            "import resource, subprocess, sys;"
+            "subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True);"
+            "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+        )
+        command = [sys.executable, "-c", code, str(self.bin / "mdl"), "cache", "ls"]
+        done = subprocess.run(command, env=self.env, check=True, capture_output=True, text=True)
+        return int(done.stdout) / 1024
+
+
+def median(measure: Callable[[], float], runs: int) -> float:
+    return statistics.median(measure() for _ in range(runs))
+
+
+def timed(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def measure(repos: int, runs: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory(prefix="mdl-benchmark-") as folder:
+        runner = Runner(Path(folder))
+        build(runner.root, repos)
+        from huggingface_hub import scan_cache_dir
+
+        hub_runs = 1 if repos > 1000 else runs
+        walk(runner.root)
+        times = {
+            "bare scandir + stat walk": median(lambda: timed(lambda: walk(runner.root)), runs),
+            "python -c 'import click, sqlite3'": median(
+                lambda: runner.process(sys.executable, "-c", "import click, sqlite3"), runs
+            ),
+            "mdl cache ls, first time": median(runner.first, runs),
+            "mdl cache ls, warm": median(runner.mdl, runs + 2),
+            "mdl cache ls, 1 % changed": median(runner.after_change, runs),
+            "scan_cache_dir": median(lambda: timed(lambda: scan_cache_dir(runner.root)), hub_runs),
+            "hf cache ls": median(
+                lambda: runner.process(str(runner.bin / "hf"), "cache", "ls"), hub_runs
+            ),
+        }
+        times["peak memory of a first mdl cache ls, MiB"] = runner.memory()
+    return times
+
+
+def report(repos: int, times: dict[str, float]) -> None:
+    print(f"\n{repos} repositories x {REVISIONS} revisions x {FILES} files")
+    for name, value in times.items():
+        unit = f"{value:9.1f}" if name.endswith("MiB") else f"{value * 1000:9.0f} ms"
+        print(f"  {name:42} {unit}")
+    warm = times["mdl cache ls, warm"]
+    print(f"  {'hf cache ls / warm mdl cache ls':42} {times['hf cache ls'] / warm:9.1f} x")
+    base = times["python -c 'import click, sqlite3'"]
+    print(f"  {'warm mdl cache ls / click + sqlite3':42} {warm / base:9.2f} x")
+    first = times["mdl cache ls, first time"] / times["bare scandir + stat walk"]
+    print(f"  {'first mdl cache ls / bare walk':42} {first:9.2f} x")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repos", type=int, action="append", help="default: 100 and 1000")
+    parser.add_argument("--runs", type=int, default=5)
+    options = parser.parse_args()
+    for repos in options.repos or [100, 1000]:
+        report(repos, measure(repos, options.runs))
+
+
+if __name__ == "__main__":
+    main()

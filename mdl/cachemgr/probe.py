@@ -1,0 +1,55 @@
+"""The few cheap looks at the disk that every reader starts with."""
+
+import os
+import stat
+from collections.abc import Iterable
+
+from mdl.cachemgr.layout import STORE_MARKER
+
+_MAX_REF_BYTES = 256
+_POSIX = os.name == "posix"
+# Two changes within one tick of the file system's clock carry one stamp: a folder that changed
+# this shortly before it was read may have changed again, and is read again next time.
+_TICK_NS = 50_000_000
+
+
+def store_is_marked(root: str) -> bool:
+    """Is `<root>/blobs` huggingface_hub's shared blob store, in the layout known here?"""
+    store = os.path.join(root, "blobs")
+    try:
+        if not stat.S_ISDIR(os.lstat(store).st_mode):
+            return False
+        return read_small(os.path.join(store, STORE_MARKER)) == b"1\n"
+    except OSError:
+        return False
+
+
+def read_small(path: str, limit: int = _MAX_REF_BYTES) -> bytes | None:
+    """The content of a small regular file; `None` for a link, a FIFO, or anything larger."""
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
+            return None
+        data = bytearray()
+        while chunk := os.read(fd, limit + 1 - len(data)):
+            data += chunk
+            if len(data) > limit:
+                return None
+        return bytes(data)
+    finally:
+        os.close(fd)
+
+
+def change_stamp(status: os.stat_result) -> int:
+    """The number that moves whenever a folder's entries do, in nanoseconds.
+
+    ctime, because a restored or touched mtime does not reset it; Windows keeps the creation time
+    there, so mtime.
+    """
+    return status.st_ctime_ns if _POSIX else status.st_mtime_ns
+
+
+def settled(probes: Iterable[tuple[str, int]], before: int) -> bool:
+    """Can these stamps be trusted to show the next change, read at `before` (nanoseconds)?"""
+    return all(stamp < before - _TICK_NS for _, stamp in probes)

@@ -1,0 +1,75 @@
+"""One folder, from the disk to its row in the index."""
+
+import json
+import time
+from collections import Counter
+from typing import Any
+
+from mdl.cachemgr.facts import Folder
+from mdl.cachemgr.probe import settled
+from mdl.cachemgr.scan import scan_folder
+from mdl.cachemgr.summary import Summary
+
+
+def read_folder(root: str, name: str, *, marked: bool) -> tuple[Summary, tuple[str, str, str]]:
+    """A folder's summary and its (name, probes, facts) row.
+
+    The probes are empty where they could not be trusted: the folder is then read again next time.
+    """
+    before = time.time_ns()
+    folder = scan_folder(root, name, marked=marked)
+    trusted = folder.readable and not folder.incomplete and settled(folder.probes, before)
+    summary = summarize(folder)
+    # JSON in ASCII: names that are no UTF-8 stay what they are, as escaped surrogates.
+    return summary, (name, json.dumps(folder.probes) if trusted else "", json.dumps(summary[1:]))
+
+
+def summarize(folder: Folder) -> Summary:
+    """Sum a folder up."""
+    own = 0
+    links: list[Any] = []
+    shared: list[Any] = []
+    names_here: Counter[Any] = Counter()
+    repeated = []
+    for blob in folder.blobs.values():
+        if blob.inode[0] == "shared":
+            shared.append((blob.inode[1], blob.size))
+        elif blob.links == 1:
+            own += blob.size
+        else:
+            names_here[blob.inode] += 1
+            repeated.append(blob)
+    for blob in {blob.inode: blob for blob in repeated}.values():
+        if names_here[blob.inode] >= blob.links:
+            own += blob.size
+        else:
+            links.append((*blob.inode, blob.size, blob.links, names_here[blob.inode]))
+    revisions = []
+    logical = 0
+    for snapshot in folder.snapshots:
+        used = [folder.blobs[p.blob] for p in snapshot.pointers if p.blob is not None]
+        size = sum([blob.size for blob in used])
+        logical += size
+        changed = max([blob.mtime for blob in used], default=snapshot.mtime)
+        revisions.append(
+            (snapshot.commit, folder.refs_of(snapshot.commit), size,
+             len(snapshot.pointers), snapshot.state, changed)
+        )  # fmt: skip
+    blobs = folder.blobs.values()
+    return Summary(
+        folder.name,
+        folder.alias_of,
+        own,
+        logical,
+        len(folder.blobs),
+        max((blob.atime for blob in blobs), default=0.0),
+        max((blob.mtime for blob in blobs), default=0.0),
+        len(folder.incomplete),
+        sum(part.size for part in folder.incomplete),
+        folder.no_exist,
+        folder.readable,
+        revisions,
+        list(folder.problems),
+        links,
+        sorted(set(shared)),
+    )
