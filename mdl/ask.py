@@ -5,11 +5,14 @@ The resolver and the cache manager do not know each other; here, one is shown to
 
 import os
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mdl.resolver.session import Resolver
 from mdl.resolver.types import Cached, Resolution, Wish
 from mdl.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from mdl.cachemgr import Cache
 
 # What settings are made of: while none of it changes, one resolver serves a whole process.
 _SETTING_NAMES = (
@@ -97,14 +100,25 @@ def resolve_locked(resolver: Resolver, path: str, name: str, wish: Wish) -> Reso
 
 
 class CacheWindow:
-    """The cache as the resolver may see it: one repository at a time, no full scan."""
+    """The cache as the resolver may see it: one repository at a time, no full scan.
+
+    Most names asked for are not here: one listing of the root, kept while its mtime stands, says
+    so without importing the cache manager.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        from mdl.cachemgr import open_cache
-
-        self._cache = open_cache(settings)
+        self._settings = settings
+        self._root = os.fspath(settings.cache_root)
+        self._listed: tuple[int, frozenset[str]] = (-1, frozenset())
+        self._cache: Cache | None = None
 
     def __call__(self, repo_id: str, revision: str | None) -> Cached | None:
+        if not self._has_folder(repo_id):
+            return None
+        if self._cache is None:
+            from mdl.cachemgr import open_cache
+
+            self._cache = open_cache(self._settings)
         placement = self._cache.placement(repo_id, revision=revision)
         if placement.state == "absent":
             return None
@@ -115,3 +129,14 @@ class CacheWindow:
             commit=placement.commit,
             repo_id=placement.repo_id,
         )
+
+    def _has_folder(self, repo_id: str) -> bool:
+        """Whether the root has a folder for this repository, in any casing."""
+        try:
+            stamp = os.stat(self._root).st_mtime_ns  # noqa: PTH116 # hot path
+            if stamp != self._listed[0]:
+                names = frozenset(name.lower() for name in os.listdir(self._root))  # noqa: PTH208
+                self._listed = (stamp, names)
+        except OSError:
+            return False
+        return f"models--{repo_id.replace('/', '--').lower()}" in self._listed[1]

@@ -1,6 +1,5 @@
 """`mdl resolve` and `mdl access`."""
 
-import json
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -136,11 +135,14 @@ def _stream(resolver: "Resolver", names: tuple[str, ...], wish: "Wish") -> int:
             if line.strip():
                 yield line.strip()
 
+    import json
+
     code = 0
     write = sys.stdout.write
     for answer in resolver.resolve_many(lines(), wish):
         error = answer if isinstance(answer, MdlError) else answer.error
         write(json.dumps(_body(answer)) + "\n")
+        sys.stdout.flush()  # the reader may be waiting for this very answer
         code = code or (error.exit_code if error is not None else 0)
     return code
 

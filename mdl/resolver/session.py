@@ -1,15 +1,14 @@
 """Gathering what the policy needs: the database, the Hub, and the cache view it is handed."""
 
-import logging
 import time
 from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
 
 from mdl.errors import MdlError, NotFoundError, OfflineError, UsageError
 from mdl.resolver.formats import config_format
-from mdl.resolver.hub import Hub
 from mdl.resolver.names import Name, parse_name
 from mdl.resolver.policy import decide
-from mdl.resolver.tokens import fingerprint
 from mdl.resolver.types import (
     Cached,
     CacheView,
@@ -25,7 +24,8 @@ from mdl.settings import Settings
 from mdl.store.catalog import Catalog, open_catalog
 from mdl.store.rows import Knowledge, RepositoryRow
 
-log = logging.getLogger("mdl")
+if TYPE_CHECKING:
+    from mdl.resolver.hub import Hub
 
 # Seconds for which an answer of the Hub is taken again without asking.
 _LIVE = 60.0  # what this session itself asked: the commit of a branch
@@ -33,6 +33,7 @@ _FACTS = 86400.0  # name, gating, format: they change rarely, and the load asks 
 _GRANTED, _DENIED = 3600.0, 300.0  # a denial is forgotten soon: people fix it and try again
 # From this many unknown names of one owner on, its listing is cheaper than asking for each.
 _LISTING_PAYS = 8
+_BATCH = 500
 
 
 class Resolver:
@@ -66,8 +67,10 @@ class Resolver:
         self._print: str | None = None
 
     @property
-    def hub(self) -> Hub:
+    def hub(self) -> "Hub":
         if self._hub is None:
+            from mdl.resolver.hub import Hub
+
             self._hub = Hub(self.settings.endpoint, self._token, self.settings.hub_timeout)
         return self._hub
 
@@ -101,7 +104,7 @@ class Resolver:
             if not was_online:
                 raise
             self._dead = error
-            log.warning("%s Answering from what is known here.", error.message)
+            _warn("%s Answering from what is known here.", error.message)
             answer = self._decide(Request(name, wish, online=False))
         if answer.error is not None and answer.error.exit_code in (3, 5):
             self._suggest(answer.error, name)
@@ -110,21 +113,25 @@ class Resolver:
     def resolve_many(
         self, names: Iterable[str], wish: Wish | None = None
     ) -> Iterator[Resolution | MdlError]:
-        """Answer many names, in order; a name that cannot be answered gives its error."""
-        listed = list(names)
-        if self.online:
-            self._prefetch(listed)
-        for text in listed:
-            try:
-                yield self.resolve(text, wish)
-            except MdlError as error:
-                error.details.setdefault("requested", text)
-                yield error
+        """Answer many names, in order, as they come; one that cannot be answered gives its error.
+
+        Online, names are taken in batches, so that whole owners can be asked for at once.
+        """
+        waiting = iter(names)
+        while batch := list(islice(waiting, _BATCH if self.online else 1)):
+            if self.online:
+                self._prefetch(batch)
+            for text in batch:
+                try:
+                    yield self.resolve(text, wish)
+                except MdlError as error:
+                    error.details.setdefault("requested", text)
+                    yield error
 
     def record(self, answer: Resolution, purpose: str, *, announce: bool = True) -> None:
         """Write an answer that is used into the resolution log, and announce a substitution."""
         if answer.substituted and announce:
-            log.warning(
+            _warn(
                 "%s was asked for; %s is used instead (%s).",
                 answer.requested,
                 answer.repo_id,
@@ -213,7 +220,7 @@ class Resolver:
         had_bad_token = self.hub.bad_token
         facts = self.hub.facts(repo_id, revision)
         if self.hub.bad_token and not had_bad_token:
-            log.warning("The Hub does not accept the token; asking without one.")
+            _warn("The Hub does not accept the token; asking without one.")
         self._keep(repo_id.lower(), revision, facts)
         return facts
 
@@ -272,6 +279,8 @@ class Resolver:
 
     def _fingerprint(self) -> str:
         if self._print is None:
+            from mdl.resolver.tokens import fingerprint
+
             self._print = fingerprint(self._token, self.settings.home)
         return self._print
 
@@ -296,7 +305,7 @@ class Resolver:
                     self._prefetch_owner(theirs[0])
         except OfflineError as error:
             self._dead = error
-            log.warning("%s Answering from what is known here.", error.message)
+            _warn("%s Answering from what is known here.", error.message)
 
     def _prefetch_owner(self, one_name: str) -> None:
         # The listing wants the owner as the Hub spells it; one of the names tells.
@@ -316,6 +325,13 @@ class Resolver:
         if close:
             error.next = f"Did you mean {', '.join(names[key] for key in close)}? {error.next}"
             error.details["suggestions"] = [names[key] for key in close]
+
+
+def _warn(text: str, *values: object) -> None:
+    # Most answers have nothing to warn of, and importing logging takes a tenth of their time.
+    import logging
+
+    logging.getLogger("mdl").warning(text, *values)
 
 
 def _row_of(facts: Facts, commit: bool = True) -> RepositoryRow:

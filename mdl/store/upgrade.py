@@ -1,7 +1,6 @@
 """Bring a database to this version's schema, once, under a lock, with a backup first."""
 
 import contextlib
-import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -163,6 +162,8 @@ def _make_private_folder(folder: Path) -> None:
 def _backup(path: Path) -> Path:
     """Copy the database through SQLite's own backup, which sees what is still in the WAL."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    import shutil
+
     target = path.with_name(f"{path.name}.backup-{stamp}")
     if shutil.disk_usage(path.parent).free < path.stat().st_size * 2:
         raise StoreError(

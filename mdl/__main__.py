@@ -1,0 +1,5 @@
+"""`python -m mdl` is `mdl`."""
+
+from mdl.cli import main
+
+main()

@@ -1,0 +1,140 @@
+"""`mdl resolve` and `mdl access` as a person and as a script use them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Run
+from tests.hub import LoopbackHub
+from tests.resolver.conftest import BNB
+
+GATED = "meta-llama/Llama-3.1-8B-Instruct"
+DYNAMIC = "unsloth/Llama-3.1-8B-Instruct-unsloth-bnb-4bit"
+FIELDS = {
+    "requested", "canonical", "repo_id", "revision", "commit", "format", "substituted",
+    "quantize_on_load", "gated", "access", "source", "trace", "alternatives", "cached",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def llama(hub: LoopbackHub) -> None:
+    hub.add_user("hf_in", "in")
+    hub.add_repo(GATED, files={"config.json": "{}"}, gated="manual", access={"hf_in": "granted"})
+    hub.add_repo("unsloth/Llama-3.1-8B-Instruct", files={"config.json": "{}"})
+    hub.add_repo(DYNAMIC, files={"config.json": BNB})
+
+
+def test_json_has_every_promised_field(mdl: Run) -> None:
+    ran = mdl("resolve", GATED.lower(), "--4bit", "--json")
+    assert ran.code == 0
+    assert set(ran.json) >= FIELDS
+    assert (ran.json["repo_id"], ran.json["substituted"]) == (DYNAMIC, True)
+    assert set(ran.json["trace"][0]) == {"candidate", "verdict", "reason"}
+
+
+def test_a_refusal_prints_the_same_object_with_an_error(mdl: Run) -> None:
+    ran = mdl("resolve", GATED, "--exact", "--json")
+    assert ran.code == 4
+    assert set(ran.json) >= FIELDS
+    assert set(ran.json["error"]) >= {"code", "message", "next"}
+    assert (ran.json["error"]["code"], ran.json["access"]) == ("no_access", "no_token")
+    assert "unsloth/Llama-3.1-8B-Instruct" in ran.json["error"]["next"]
+    granted = mdl("resolve", GATED, "--exact", "--json", HF_TOKEN="hf_in")
+    assert (granted.code, granted.json["access"]) == (0, "granted")
+
+
+def test_text_says_what_and_why(mdl: Run) -> None:
+    ran = mdl("resolve", GATED, "--4bit")
+    assert f"{GATED} → {DYNAMIC}" in ran.out
+    assert "the dynamic 4-bit mirror" in ran.out
+    assert mdl("resolve", "--history", GATED).out.count(DYNAMIC) == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["org/none"], 3, "There is no repository"),
+        (["org/../x"], 2, "not a model name"),
+        (["./nowhere"], 3, "There is no folder"),
+        (["x", "--4bit", "--8bit"], 2, "one format at a time"),
+        ([GATED, "--4bit", "--revision", "v1"], 2, "would be lost"),
+        ([GATED, "--exact", "--revision", "nope"], 3, "no revision 'nope'"),
+        (["someone/unheard-of", "--offline"], 5, "Nothing is known here"),
+        ([], 2, "Which name?"),
+        (["x", "--locked", "no.lock"], 3, "cannot be read"),
+        (["x", "--frobnicate"], 2, "No such option"),
+    ],
+)
+def test_each_wrong_use_is_one_clear_message(
+    mdl: Run, args: list[str], code: int, words: str
+) -> None:
+    text = mdl("resolve", *args)
+    assert (text.code, words in text.err) == (code, True), text
+    as_json = mdl("resolve", *args, "--json")
+    assert as_json.code == code
+    assert words in as_json.json["error"]["message"]
+
+
+def test_a_dead_hub_is_answered_from_here(mdl: Run) -> None:
+    dead = "http://127.0.0.1:9"
+    known = mdl("resolve", GATED, "--4bit", HF_ENDPOINT=dead)
+    assert known.code == 0
+    assert "does not answer" in known.err
+    assert mdl("resolve", "some/unknown", HF_ENDPOINT=dead).code == 5
+
+
+def test_names_stream_in_and_json_lines_out(mdl: Run, hub: LoopbackHub) -> None:
+    lines = f"{GATED}\nbad name\n\n{GATED.upper()}\n"
+    ran = mdl("resolve", "--stdin", "--json", "--4bit", stdin=lines)
+    answers = [json.loads(line) for line in ran.out.splitlines()]
+    assert [a.get("repo_id") for a in answers] == [DYNAMIC, None, DYNAMIC]
+    assert answers[1]["requested"] == "bad name"
+    assert answers[1]["error"]["code"] == "name_refused"
+    assert ran.code == 2
+
+
+def test_access_shows_state_page_and_mirrors(mdl: Run) -> None:
+    ran = mdl("access", GATED, "--json")
+    assert (ran.code, ran.json["access"], ran.json["gated"]) == (4, "no_token", "manual")
+    assert ran.json["page"].endswith(GATED)
+    assert "unsloth/Llama-3.1-8B-Instruct" in ran.json["ungated_mirrors"]
+    assert mdl("access", GATED, HF_TOKEN="hf_in").code == 0
+    assert mdl("access", "org/none").code == 3
+
+
+def test_a_lock_holds_until_reality_differs(mdl: Run, hub: LoopbackHub, tmp_path: Path) -> None:
+    lock = str(tmp_path / "mdl.lock")
+    assert mdl("lock", GATED, "--4bit", "-o", lock).code == 0
+    first = Path(lock).read_text()
+    locked = mdl("resolve", GATED.lower(), "--4bit", "--locked", lock, "--json")
+    assert (locked.code, locked.json["rule"], locked.json["repo_id"]) == (0, "locked", DYNAMIC)
+    commit = locked.json["commit"]
+    # The mirror is made anew under the same name: the lock still answers with its commit.
+    hub.commit(DYNAMIC, {"config.json": BNB, "new.txt": "x"})
+    assert mdl("resolve", GATED, "--4bit", "--locked", lock, "--json").json["commit"] == commit
+    assert Path(lock).read_text() == first
+    # The commit is gone, as after a forced push: verification fails.
+    hub.repos[DYNAMIC].commits.pop(commit)
+    gone = mdl("resolve", GATED, "--4bit", "--locked", lock, "--json")
+    assert (gone.code, gone.json["error"]["code"]) == (6, "verification_failed")
+    assert mdl("resolve", GATED, "--exact", "--locked", lock).code == 6
+    assert mdl("resolve", "org/other", "--locked", lock).code == 3
+
+
+def test_a_lock_keeps_both_commits_and_every_hash(
+    mdl: Run, hub: LoopbackHub, tmp_path: Path
+) -> None:
+    import tomllib
+
+    lock = tmp_path / "mdl.lock"
+    assert mdl("lock", GATED, "--4bit", "-o", str(lock)).code == 0
+    assert mdl("lock", DYNAMIC, "--exact", "-o", str(lock), "--add").code == 0
+    models = tomllib.loads(lock.read_text())["model"]
+    assert [m["requested"] for m in models] == [GATED, DYNAMIC]
+    assert models[0]["commit"] == hub.repos[DYNAMIC].head().id
+    assert models[0]["upstream_commit"] == hub.repos[GATED].head().id
+    blob = hub.repos[DYNAMIC].head().files["config.json"]
+    assert models[0]["files"] == {"config.json": f"sha1:{blob.git_sha1}"}
+    lock.write_text("version = 99\n")
+    assert mdl("resolve", GATED, "--locked", str(lock)).code == 2

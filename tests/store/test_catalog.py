@@ -1,0 +1,130 @@
+"""What the catalogue keeps, on SQLite and on PostgreSQL."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from mdl.errors import StoreError
+from mdl.store import packaged
+from mdl.store.catalog import Catalog
+from mdl.store.rows import (
+    PACKAGED,
+    USER,
+    BadMirror,
+    LocalMirror,
+    MirrorRow,
+    RepositoryRow,
+    Source,
+)
+
+ROW = MirrorRow("Org/Name", "bnb-4bit", "x/Name-bnb-4bit", "bnb-4bit", "plain", 0, "declared", "t")
+TEST = Source("t", "1", "a test", "0" * 64, "")
+
+
+def test_the_packaged_rows_are_there_with_their_provenance(catalog: Catalog) -> None:
+    source, rows, bad = packaged.read()
+    assert source.version == packaged.CATALOG_VERSION
+    (held,) = [s for s in catalog.sources() if s["name"] == PACKAGED]
+    assert (held["version"], held["licence"]) == (source.version, "Apache-2.0")
+    assert held["rows"] == len(rows) == len(catalog.mirrors(source=PACKAGED))
+    assert catalog.bad_mirrors() == sorted(bad, key=lambda b: b.repo_id.lower())
+
+
+def test_reimporting_replaces_its_own_rows_and_never_a_persons(catalog: Catalog) -> None:
+    catalog.add([ROW._replace(repo_id="me/Name-bnb-4bit")])
+    catalog.import_rows(TEST, [ROW, ROW._replace(repo_id="x/second-bnb-4bit", rank=1)])
+    catalog.import_rows(TEST._replace(version="2"), [ROW])
+    assert [(r.repo_id, r.source) for r in catalog.mirrors(name="org/name")] == [
+        ("me/Name-bnb-4bit", USER),
+        ("x/Name-bnb-4bit", "t"),
+    ]
+    assert catalog.version("t") == "2"
+
+
+def test_an_import_is_one_transaction(catalog: Catalog) -> None:
+    catalog.import_rows(TEST, [ROW])
+    broken = ROW._replace(repo_id="x/other", name=None)  # type: ignore[arg-type] # meant
+    with pytest.raises((StoreError, AttributeError)):
+        catalog.import_rows(TEST._replace(version="2"), [ROW._replace(rank=5), broken])
+    no_name = ROW._replace(wish=None)  # type: ignore[arg-type] # refused by the table itself
+    with pytest.raises(StoreError):
+        catalog.import_rows(TEST._replace(version="3"), [ROW._replace(rank=5), no_name])
+    assert [(r.rank, catalog.version("t")) for r in catalog.mirrors(source="t")] == [(0, "1")]
+
+
+def test_about_one_name_is_everything_in_order(catalog: Catalog) -> None:
+    bad = BadMirror("x/Name-bnb-4bit", "x/better", "16bit", "too big", "t")
+    catalog.import_rows(TEST, [ROW, ROW._replace(repo_id="x/b-bnb-4bit", rank=1)], [bad])
+    catalog.add([ROW._replace(repo_id="me/mine-bnb-4bit", rank=9)])
+    now = time.time()
+    catalog.remember([("org/name", RepositoryRow("Org/Name", "ok", "manual", "16bit", None,
+                                                 "c" * 40, None, now))])  # fmt: skip
+    catalog.record_local_mirror(LocalMirror("/q/1", "Org/Name", "c" * 40, "bnb-4bit", "s", now))
+    about = catalog.about("org/name")
+    assert about.repository is not None
+    assert (about.repository.gated, about.spelling) == ("manual", "Org/Name")
+    assert [row.repo_id for row, _, _ in about.mirrors] == [
+        "me/mine-bnb-4bit", "x/Name-bnb-4bit", "x/b-bnb-4bit",
+    ]  # fmt: skip
+    assert [b.reason if b else None for _, b, _ in about.mirrors] == [None, "too big", None]
+    assert [m.path for m in about.local] == ["/q/1"]
+    assert catalog.about("x/name-bnb-4bit").quantized == "bnb-4bit"
+    assert catalog.about("nobody/nothing").mirrors == ()
+
+
+def test_what_the_hub_said_later_counts(catalog: Catalog) -> None:
+    late = RepositoryRow("Org/Name", "ok", "false", None, None, "b" * 40, None, 200.0)
+    early = late._replace(gated="manual", checked_at=100.0, format="bnb-4bit")
+    catalog.remember([("org/name", late)])
+    catalog.remember([("org/name", early)])
+    held = catalog.about("org/name").repository
+    assert held is not None
+    assert (held.gated, held.format) == ("false", None)
+
+
+def test_findings_of_a_check_belong_to_one_row(catalog: Catalog) -> None:
+    other = ROW._replace(name="Org/Base")
+    catalog.import_rows(TEST, [ROW, other])
+    catalog.mark([("Org/Name", ROW.repo_id, "mismatch", "made from Base")])
+    assert [(r.name, r.status) for r in catalog.mirrors(source="t")] == [
+        ("Org/Base", None),
+        ("Org/Name", "mismatch"),
+    ]
+
+
+def test_history_is_newest_first_and_by_name(catalog: Catalog) -> None:
+    for n in range(3):
+        catalog.log("load", "Org/Name", "16bit", {
+            "repo_id": f"x/{n}", "commit": None, "substituted": True, "rule": "r", "source": "s",
+        })  # fmt: skip
+    catalog.log("load", "Other/Name", "16bit", {
+        "repo_id": "x/9", "commit": "c", "substituted": False, "rule": "r", "source": "s",
+    })  # fmt: skip
+    assert [row["repo_id"] for row in catalog.history("ORG/NAME", limit=2)] == ["x/2", "x/1"]
+    assert len(catalog.history()) == 4
+
+
+def test_access_is_kept_a_token(catalog: Catalog) -> None:
+    catalog.remember_access("org/name", "f1", "pending", "wait")
+    catalog.remember_access("org/name", "f1", "granted", "")
+    found = catalog.access("org/name", "f1")
+    assert found is not None
+    assert found[:2] == ("granted", "")
+    assert catalog.access("org/name", "f2") is None
+
+
+def test_two_writers_at_once_lose_nothing(opened: Callable[[], Catalog]) -> None:
+    catalogs = [opened(), opened()]
+
+    def write(n: int) -> None:
+        for i in range(25):
+            catalogs[n].add([ROW._replace(name=f"Org/W{n}-{i}")])
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(catalogs[0].mirrors(source=USER)) == 50
