@@ -120,9 +120,18 @@ class Catalog:
         )
 
     def mirrors(
-        self, *, name: str | None = None, source: str | None = None, wish: str | None = None
+        self,
+        *,
+        name: str | None = None,
+        source: str | None = None,
+        wish: str | None = None,
+        after: str | None = None,
+        limit: int | None = None,
     ) -> list[MirrorRow]:
-        """Mirror rows, of one name, source or wish where given, in the order of preference."""
+        """Mirror rows, of one name, source or wish where given, in the order of preference.
+
+        `after` leaves out the names up to that one, and `limit` says how many rows: a page.
+        """
         where, params = ["1 = 1"], dict[str, Any]()
         if name is not None:
             where.append("(m.key = :key OR m.repo_key = :key)")
@@ -133,7 +142,13 @@ class Catalog:
         if wish is not None:
             where.append("m.wish = :wish")
             params["wish"] = wish
+        if after is not None:
+            where.append("m.key > :after")
+            params["after"] = after.lower()
         sql = f"SELECT {_MIRROR} FROM mirrors m WHERE {' AND '.join(where)} ORDER BY m.key, m.wish, {_ORDER}"  # noqa: S608, E501 # values are bound
+        if limit is not None:
+            sql += " LIMIT :limit"
+            params["limit"] = limit
         return [MirrorRow._make(row) for row in self.database.rows(sql, params)]
 
     def bad_mirrors(self) -> list[BadMirror]:
