@@ -270,6 +270,7 @@ def _fill(model: Any, tensors: Mapping[str, Any], checkpoint: Checkpoint, dtype:
 
 def _packed(module: Any, name: str, tensors: Mapping[str, Any], dtype: Any) -> Any:
     """The 4-bit parameter of one linear layer: as stored, or quantized here."""
+    from bitsandbytes.functional import get_4bit_type
     from bitsandbytes.nn import Params4bit
 
     stats = {key.removeprefix(f"{name}."): value for key, value in _parts(name, tensors).items()}
@@ -289,6 +290,8 @@ def _packed(module: Any, name: str, tensors: Mapping[str, Any], dtype: Any) -> A
         tensors[name].to(dtype), quant_type=empty.quant_type, nested=empty.compress_statistics
     )
     packed, state = made.to_bitsandbytes()
+    # bitsandbytes' own table: its FP4 has no negative zero, and checkpoints keep the table.
+    state.code = get_4bit_type(state.quant_type, device="cpu")
     module.quant_state = state
     return Params4bit(
         packed.view(-1).view(empty.quant_storage).view(-1, 1),
