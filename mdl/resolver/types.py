@@ -12,7 +12,7 @@ PREFERENCES = ("default", "cached", "official")
 READABLE = ("open", "granted")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Wish:
     """What should come of a name.
 
@@ -113,7 +113,7 @@ class Step(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)  # generating an unused __eq__ costs a tenth of the import
 class Resolution:
     """The answer to a name, with its reasons; `error` is set when it is a refusal.
 

@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mdl.errors import StoreError
 from mdl.settings import Settings
-from mdl.store.database import Database, Row, Writer, connect
+from mdl.store.database import Row, connect
 from mdl.store.rows import (
     PACKAGED,
     USER,
@@ -17,6 +17,9 @@ from mdl.store.rows import (
     RepositoryRow,
     Source,
 )
+
+if TYPE_CHECKING:
+    from mdl.store.database import Database, Writer
 
 _REPOSITORY = (
     "r.repo_id, r.state, r.gated, r.format, r.base_model, r.revision_commit, r.licence,"
@@ -92,7 +95,7 @@ _REMEMBER = """
 class Catalog:
     """The catalogue over an open database. Every method is one query or one transaction."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: "Database") -> None:
         self.database = database
 
     # -- reading ----------------------------------------------------------------------------
@@ -336,7 +339,7 @@ def open_catalog(settings: Settings) -> Catalog:
     return catalog
 
 
-def _put_source(writer: Writer, source: Source, rows: int) -> None:
+def _put_source(writer: "Writer", source: Source, rows: int) -> None:
     writer.run(_INSERT_SOURCE, {**source._asdict(), "now": time.time(), "rows": rows})
 
 

@@ -11,42 +11,43 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from mdl.errors import BusyError, ConfigError, MdlError, StoreError
 from mdl.settings import Settings
 from mdl.store import upgrade
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from sqlalchemy import Connection, Engine
+
+    class Database(Protocol):
+        """What `mdl.store`'s queries need of a database; safe to share between threads."""
+
+        where: str
+        writable: bool
+
+        def rows(self, sql: str, params: "Params" = ...) -> "Sequence[Row]": ...
+
+        def transaction(self) -> contextlib.AbstractContextManager["Writer"]: ...
+
+        def close(self) -> None: ...
+
+    class Writer(Protocol):
+        """A transaction: everything it ran is kept at its end, or nothing."""
+
+        def run(self, sql: str, params: "Params" = ...) -> int:
+            """Run one statement; how many rows it changed."""
+
+        def run_many(self, sql: str, params: "Sequence[Params]") -> None: ...
+
+        def rows(self, sql: str, params: "Params" = ...) -> "Sequence[Row]": ...
+
 
 Row = tuple[Any, ...]
 Params = Mapping[str, Any]
 NO_PARAMS: Params = {}
-
-
-class Database(Protocol):
-    """What `mdl.store`'s queries need of a database; safe to share between threads."""
-
-    where: str
-    writable: bool
-
-    def rows(self, sql: str, params: Params = NO_PARAMS) -> Sequence[Row]: ...
-
-    def transaction(self) -> contextlib.AbstractContextManager["Writer"]: ...
-
-    def close(self) -> None: ...
-
-
-class Writer(Protocol):
-    """A transaction: everything it ran is kept at its end, or nothing."""
-
-    def run(self, sql: str, params: Params = NO_PARAMS) -> int:
-        """Run one statement; how many rows it changed."""
-
-    def run_many(self, sql: str, params: Sequence[Params]) -> None: ...
-
-    def rows(self, sql: str, params: Params = NO_PARAMS) -> Sequence[Row]: ...
 
 
 class SqliteDatabase:
@@ -67,7 +68,7 @@ class SqliteDatabase:
             raise self._refusal(error) from error
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[Writer]:
+    def transaction(self) -> Iterator["Writer"]:
         connection = self._connection()
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -173,7 +174,7 @@ class ServerDatabase:
             return _server_rows(connection, sql, params)
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[Writer]:
+    def transaction(self) -> Iterator["Writer"]:
         with self._connected() as connection, connection.begin():
             yield _ServerWriter(connection)
 
@@ -224,7 +225,7 @@ def server_refusal(where: str, error: Exception) -> StoreError:
     )
 
 
-def connect(settings: Settings) -> Database:
+def connect(settings: Settings) -> "Database":
     """Open the catalogue's database, creating or upgrading it where needed.
 
     Raises:
@@ -237,7 +238,7 @@ def connect(settings: Settings) -> Database:
     return _connect_server(str(settings.database_url))
 
 
-def _connect_sqlite(path: Path) -> Database:
+def _connect_sqlite(path: Path) -> "Database":
     try:
         found = upgrade.sqlite_revision(path)
         if found is not None and found > upgrade.HEAD:
@@ -253,7 +254,7 @@ def _connect_sqlite(path: Path) -> Database:
     return SqliteDatabase(path)
 
 
-def _connect_server(url: str) -> Database:
+def _connect_server(url: str) -> "Database":
     from sqlalchemy import create_engine
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 

@@ -1,0 +1,116 @@
+"""How long an answer takes, in a process and as one.
+
+    python -m benchmarks.resolve [--rows 1000000] [--wheel PATH_OF_UNPACKED_UNSLOTH_WHEEL]
+
+In one run, interleaved: a warm offline `resolve()` with a thousand and with a million mirror
+rows, a plain dict look-up, and (with --wheel) Unsloth's `get_model_name`; then `mdl resolve NAME
+--offline` as a process beside `python -c "import click, sqlite3"`. Medians, and their ratios.
+"""
+
+import argparse
+import compileall
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import mdl
+from benchmarks.parity import their_functions
+from mdl.resolver import Resolver, Wish
+from mdl.settings import Settings
+from mdl.store.rows import MirrorRow, Source
+
+NAME = "meta-llama/Llama-3.1-8B-Instruct"
+
+
+def filled(home: Path, rows: int) -> Resolver:
+    """A resolver over a catalogue of `rows` mirrors: the packaged ones and made-up ones."""
+    resolver = Resolver(Settings(home, home / "hub", offline=True))
+    mirrors = (
+        MirrorRow(f"Org{n % 997}/Model-{n}", "bnb-4bit", f"x/Model-{n}-bnb-4bit", "bnb-4bit",
+                  "plain", 0, "declared", "made")
+        for n in range(rows)
+    )  # fmt: skip
+    resolver.catalog.import_rows(Source("made", "1", "made up", "", ""), mirrors)
+    return resolver
+
+
+def microseconds(call: Callable[[str], object], names: list[str]) -> float:
+    """Median over single calls."""
+    times = []
+    for name in names:
+        start = time.perf_counter_ns()
+        call(name)
+        times.append(time.perf_counter_ns() - start)
+    return statistics.median(times) / 1000
+
+
+def in_process(rows: int, wheel: Path | None) -> None:
+    wish = Wish("bnb-4bit")
+    with tempfile.TemporaryDirectory() as folder:
+        resolvers = {n: filled(Path(folder) / str(n), n) for n in (1000, rows)}
+        generator = random.Random(0)
+        picks = {
+            n: [f"org{i % 997}/model-{i}" for i in (generator.randrange(n) for _ in range(2000))]
+            for n in resolvers
+        }
+        table = {f"org{n % 997}/model-{n}": f"x/Model-{n}" for n in range(1000)}
+        rounds: dict[str, list[float]] = {}
+        theirs = their_functions(wheel)[0] if wheel else None
+        for _ in range(5):
+            for n, resolver in resolvers.items():
+                took = microseconds(lambda name, r=resolver: r.resolve(name, wish), picks[n])
+                rounds.setdefault(f"resolve(), {n:,} rows", []).append(took)
+            rounds.setdefault("dict look-up", []).append(microseconds(table.get, picks[1000]))
+            if theirs is not None:
+                rounds.setdefault("Unsloth get_model_name", []).append(
+                    microseconds(theirs, [NAME] * 2000)
+                )
+        for label, values in rounds.items():
+            print(f"{label:<28}{statistics.median(values):9.2f} µs")
+        small, large = (statistics.median(rounds[f"resolve(), {n:,} rows"]) for n in resolvers)
+        print(f"{'large / small':<28}{large / small:9.2f}")
+        for resolver in resolvers.values():
+            resolver.close()
+
+
+def as_process(runs: int) -> None:
+    # As pip installs it: compiled.
+    compileall.compile_dir(Path(mdl.__file__).parent, quiet=1)
+    with tempfile.TemporaryDirectory() as home:
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "MDL_"))}
+        env |= {"MDL_HOME": home, "HF_HOME": home}
+        commands = {
+            "mdl resolve --offline": [
+                sys.executable, "-c", "import sys; from mdl.cli import main; main(sys.argv[1:])",
+                "resolve", NAME, "--4bit", "--offline",
+            ],
+            "import click, sqlite3": [sys.executable, "-c", "import click, sqlite3"],
+        }  # fmt: skip
+        times: dict[str, list[float]] = {label: [] for label in commands}
+        for turn in range(runs + 1):
+            for label, command in commands.items():
+                start = time.perf_counter()
+                subprocess.run(command, env=env, check=True, capture_output=True)
+                if turn:  # the first one makes the database
+                    times[label].append((time.perf_counter() - start) * 1000)
+        for label, values in times.items():
+            print(f"{label:<28}{statistics.median(values):9.1f} ms")
+        pairs = [a / b for a, b in zip(*times.values(), strict=True)]
+        print(f"{'ratio (median of pairs)':<28}{statistics.median(pairs):9.2f}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--runs", type=int, default=25)
+    parser.add_argument("--wheel", type=Path)
+    arguments = parser.parse_args()
+    os.environ["UNSLOTH_HAS_FBGEMM"] = "0"
+    in_process(arguments.rows, arguments.wheel)
+    as_process(arguments.runs)
