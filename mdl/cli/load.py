@@ -1,5 +1,6 @@
 """`mdl pull`, `mdl load` and `mdl verify`."""
 
+import logging
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -100,6 +101,8 @@ def load(name: str, **options: Any) -> None:
     from mdl.loader.load import load_request
     from mdl.loader.plan import make_plan
 
+    # bitsandbytes notes at every import on a CPU that an optional kernel package is missing.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     request = request_of(name, options)
     if options["dry_run"]:
         plan = make_plan(request)
