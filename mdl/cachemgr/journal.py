@@ -68,11 +68,16 @@ def recover(index: CacheIndex) -> list[str]:
         _drop_empty(action.detail.get("trash"))
         said.append(f"An interrupted {action.kind} was taken back: {action.summary}.")
     for action in index.actions("emptying"):
-        erase(action.detail["trash"])
-        index.set_action(action.id, "emptied")
-        index.forget_operations(action.id)
+        finish_emptying(index, action.id, action.detail["trash"], action.detail["then"])
         said.append("An interrupted emptying of the trash was finished.")
     return said
+
+
+def finish_emptying(index: CacheIndex, action_id: int, trash: str, then: str) -> None:
+    """Erase an action's trash, for the first time or again; it can no longer be undone."""
+    erase(trash)
+    index.forget_operations(action_id)
+    index.set_action(action_id, then)
 
 
 def undo_action(index: CacheIndex, action_id: int) -> None:

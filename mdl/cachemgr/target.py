@@ -5,7 +5,9 @@
     org/name:path/to/file        a file in every revision; with @ in that one
     <commit, 7 or more characters>
 
-A type in front (`dataset/org/name`) tells repositories of the same name apart.
+A type in front (`dataset/org/name`) tells repositories of the same name apart. Where several
+casings are on disk as folders of their own, the one that is written exactly so is meant, and
+no other; a casing that none of them has is refused.
 """
 
 from collections.abc import Iterable, Sequence
@@ -46,19 +48,21 @@ def parse_target(text: str, repo_type: str | None = None) -> Target:
     return Target(repo_type, repo_id, revision, path)
 
 
-def find(folders: Sequence[Folder], text: str, repo_type: str | None = None) -> dict[str, Removal]:
+def find(
+    folders: Sequence[Folder], text: str, repo_type: str | None = None, *, casings: bool = False
+) -> dict[str, Removal]:
     """What a target means in this cache, by folder.
 
     Args:
         folders: the whole root as it is now, without aliases.
+        casings: mean every casing of the repository.
 
     Raises:
         NotFoundError: nothing here is meant by it.
         UsageError: more than one thing is.
     """
     target = parse_target(text, repo_type)
-    exact = _is_commit(target)
-    if exact:
+    if _is_commit(target):
         return _by_commit(folders, target.repo_id, text)
     keys = {
         repo_key(folder.repo_type, folder.repo_id)
@@ -72,12 +76,25 @@ def find(folders: Sequence[Folder], text: str, repo_type: str | None = None) -> 
         raise UsageError(f"{text} names more than one thing.", next=f"Write: {_all(keys)}.")
     (key,) = keys
     members = [folder for folder in folders if repo_key(folder.repo_type, folder.repo_id) == key]
+    if len(members) > 1 and not casings:
+        members = _spelled(members, target.repo_id)
     commit = _resolve(members, target.revision, text) if target.revision else None
     if target.path:
         return _of_file(members, commit, target.path, text)
     if commit is not None:
         return _of_commit(members, commit)
     return {folder.name: _everything(folder) for folder in members}
+
+
+def _spelled(members: Sequence[Folder], repo_id: str) -> list[Folder]:
+    exact = [folder for folder in members if folder.repo_id == repo_id]
+    if not exact:
+        spellings = _all(folder.repo_id for folder in members)
+        raise UsageError(
+            f"{repo_id} is here in more than one casing, and none is written so.",
+            next=f"Write one of {spellings}, or add --all-casings.",
+        )
+    return exact
 
 
 def _is_commit(target: Target) -> bool:

@@ -1,0 +1,260 @@
+"""`rm`, `trash` and `undo`, from the disk to the disk."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mdl.cachemgr.carry_out import Outcome, aliases_of, carry_out
+from mdl.cachemgr.facts import Folder
+from mdl.cachemgr.inventory import protection
+from mdl.cachemgr.journal import erase, finish_emptying, undo_action
+from mdl.cachemgr.layout import repo_key
+from mdl.cachemgr.locks import busy_folders, open_files
+from mdl.cachemgr.probe import store_is_marked
+from mdl.cachemgr.removal import Doomed, Removal, doom
+from mdl.cachemgr.scan import scan_folder
+from mdl.cachemgr.target import find
+from mdl.cachemgr.trash import TrashEntry, entries, trash_place
+from mdl.errors import BusyError, NotFoundError, UsageError
+from mdl.store.cacheindex import Action
+
+if TYPE_CHECKING:
+    from mdl.cachemgr.cache import Cache
+
+
+class RemovePlan(NamedTuple):
+    """What one `rm` takes. `freed` is what the disk regains when the trash is emptied."""
+
+    target: str
+    removals: dict[str, Removal]
+    freed: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "target": self.target,
+            "remove": [
+                {
+                    "folder": name,
+                    "whole": removal.whole,
+                    "commits": sorted(removal.commits),
+                    "files": sorted(path for _, path in removal.files),
+                }
+                for name, removal in self.removals.items()
+            ],
+            "freed": self.freed,
+        }
+
+
+def plan_remove(
+    cache: "Cache", target: str, repo_type: str | None = None, *, casings: bool = False
+) -> RemovePlan:
+    """What a target means here, and what its removal gives back.
+
+    Raises:
+        NotFoundError, UsageError: it means nothing, or more than one thing.
+        UsageError: it is pinned or in a lock file.
+        BusyError: a download or a process is using it.
+    """
+    root = os.fspath(cache.root)
+    marked = store_is_marked(root)
+    folders = [scan_folder(root, summary.name, marked=marked) for summary in
+               cache.survey().summaries]  # fmt: skip
+    real = [folder for folder in folders if folder.alias_of is None]
+    removals = find(real, target, repo_type, casings=casings)
+    by_name = {folder.name: folder for folder in real}
+    for name, removal in removals.items():
+        reason = _protected(cache, by_name[name], removal)
+        if reason:
+            raise UsageError(
+                f"{target} is protected: {reason}.",
+                next="Unpin it with `mdl cache unpin`, or remove the lock file, first.",
+            )
+    _refuse_in_use(root, removals)
+    aliases = aliases_of(root)
+    doomed = [
+        doom(root, "", by_name[name], removal, aliases.get(name, []))
+        for name, removal in removals.items()
+    ]
+    return RemovePlan(target, removals, gives_back(real, doomed))
+
+
+def _protected(cache: "Cache", folder: Folder, removal: Removal) -> str:
+    known = cache.knowledge()
+    key = repo_key(folder.repo_type, folder.repo_id)
+    commits = removal.commits | {commit for commit, _ in removal.files}
+    reasons = (protection(key, commit, folder.refs_of(commit), known) for commit in commits)
+    return next((reason for reason in reasons if reason), "")
+
+
+def _refuse_in_use(root: str, removals: Mapping[str, Removal]) -> None:
+    busy = busy_folders(root, removals)
+    if busy:
+        name, etag = next(iter(busy.items()))
+        raise BusyError(
+            f"A download into {name} is running ({etag[:12]}).", next="Try again when it is done."
+        )
+    for path, pid in open_files(root).items():
+        name = path.split("/", 1)[0]
+        if name in removals and removals[name].whole:
+            raise BusyError(f"{path} is open in process {pid}.", next="Close it first.")
+
+
+def gives_back(folders: Sequence[Folder], doomed: Sequence[Doomed]) -> int:
+    """Bytes the disk regains: those inodes whose every name goes."""
+    going: Counter[Any] = Counter()
+    names: Counter[Any] = Counter()
+    sizes: dict[Any, int] = {}
+    by_name = {folder.name: folder for folder in folders}
+    for folder in folders:
+        for blob in folder.blobs.values():
+            names[blob.inode] = names[blob.inode] + 1 if blob.inode[0] == "shared" else blob.links
+            sizes[blob.inode] = blob.size
+    freed = 0
+    for one in doomed:
+        folder = by_name[one.folder]
+        for name in folder.blobs if one.whole else one.blobs:
+            if name in folder.blobs:
+                going[folder.blobs[name].inode] += 1
+        freed += sum(part.size for part in folder.incomplete if one.whole or part.name in one.blobs)
+    return freed + sum(sizes[inode] for inode, count in going.items() if count >= names[inode])
+
+
+def apply_remove(cache: "Cache", plan: RemovePlan) -> Outcome:
+    """Carry a removal out, into the trash.
+
+    Raises:
+        BusyError: a download began, or another mdl process is at work; nothing was changed.
+    """
+
+    def objection(folder: Folder, removal: Removal) -> str:
+        return _protected(cache, folder, removal)
+
+    with cache.exclusive() as index:
+        outcome = carry_out(os.fspath(cache.root), index, "rm", plan.removals, objection)
+        expire(cache)
+    if outcome.action_id is None and outcome.skipped:
+        raise BusyError(
+            f"{plan.target} was left alone: {next(iter(outcome.skipped.values()))}.",
+            next="Try again when it is done.",
+        )
+    return outcome
+
+
+# Trash
+
+
+def trash_entries(cache: "Cache") -> list[TrashEntry]:
+    """What is in the trash, oldest first."""
+    return entries(cache.index.actions())
+
+
+def strays(cache: "Cache") -> list[str]:
+    """Folders in the trash that no action of this journal made."""
+    place = trash_place(cache.root).path
+    known = {action.detail.get("trash") for action in cache.index.actions()}
+    try:
+        names = sorted(os.listdir(place))
+    except OSError:
+        return []
+    return [path for name in names if (path := os.path.join(place, name)) not in known]
+
+
+def restore(cache: "Cache", action_id: int) -> Action:
+    """Put back what one action moved into the trash.
+
+    What was downloaded again meanwhile stays; its twin then stays in the trash.
+
+    Raises:
+        NotFoundError: no such action, or nothing of it is in the trash.
+    """
+    with cache.exclusive() as index:
+        found = {entry.id for entry in entries(index.actions())}
+        action = next((a for a in index.actions("done") if a.id == action_id), None)
+        if action is None or action_id not in found:
+            raise NotFoundError(
+                f"There is nothing to restore under number {action_id}.",
+                next="`mdl cache trash ls` lists what is in the trash.",
+            )
+        undo_action(index, action_id)
+        return action
+
+
+def undo(cache: "Cache", *, dry_run: bool = False) -> Action:
+    """Revert the last action that is done.
+
+    Raises:
+        NotFoundError: there is none, or its files have left the trash.
+    """
+    with cache.exclusive() as index:
+        done = [action for action in index.actions() if action.state in ("done", "emptied")]
+        if not done:
+            raise NotFoundError("There is nothing to undo.")
+        last = done[-1]
+        if last.state == "emptied":
+            raise NotFoundError(
+                f"The last action ({last.kind}: {last.summary}) cannot be undone.",
+                why="its files were erased from the trash.",
+                next="Download them again.",
+            )
+        if not dry_run:
+            undo_action(index, last.id)
+        return last
+
+
+def empty(cache: "Cache", ids: Iterable[int] = (), older_than: float | None = None) -> int:
+    """Erase what is in the trash for good; bytes the disk regained.
+
+    Args:
+        ids: only these actions; all of them when none are given.
+        older_than: only what has been there for so many seconds.
+
+    Raises:
+        NotFoundError: one of `ids` has nothing in the trash.
+    """
+    with cache.exclusive():
+        chosen = choose(cache, list(ids), older_than)
+        for entry in chosen:
+            _erase(cache, entry)
+        if not ids and older_than is None:
+            for path in strays(cache):
+                erase(path)
+        return sum(entry.bytes for entry in chosen)
+
+
+def choose(cache: "Cache", ids: list[int], older_than: float | None) -> list[TrashEntry]:
+    """The entries of the trash that `empty` would erase."""
+    present = trash_entries(cache)
+    unknown = set(ids) - {entry.id for entry in present}
+    if unknown:
+        raise NotFoundError(
+            f"Nothing in the trash has the number {min(unknown)}.",
+            next="`mdl cache trash ls` lists what is in the trash.",
+        )
+    now = time.time()
+    return [
+        entry
+        for entry in present
+        if (not ids or entry.id in ids) and (older_than is None or now - entry.at >= older_than)
+    ]
+
+
+def _erase(cache: "Cache", entry: TrashEntry) -> None:
+    finish = "emptied" if entry.state == "done" else entry.state
+    cache.index.set_action(entry.id, "emptying", then=finish)
+    finish_emptying(cache.index, entry.id, entry.path, finish)
+
+
+def expire(cache: "Cache") -> None:
+    """Erase what has been in the trash for longer than the configuration's `trash_days`."""
+    for entry in choose(cache, [], cache.settings.cache.trash_days * 86400):
+        _erase(cache, entry)
+
+
+def remove_empty_trash(cache: "Cache") -> None:
+    """Remove the trash folder itself when nothing is in it."""
+    place = Path(trash_place(cache.root).path)
+    if place.is_dir() and not any(place.iterdir()):
+        place.rmdir()

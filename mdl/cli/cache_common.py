@@ -1,0 +1,58 @@
+"""What the cache commands share: their options, and how a cache is opened."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mdl.cachemgr.cache import Cache, open_cache
+from mdl.errors import MdlError
+from mdl.settings import load_settings, parse_duration, parse_size
+
+
+class Parsed(click.ParamType[Any]):
+    """An option read by one of the settings' parsers."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except MdlError as error:
+            self.fail(error.message, param, ctx)
+
+
+SIZE = Parsed("size", parse_size)
+DURATION = Parsed("duration", parse_duration)
+
+cache_dir_option = click.option(
+    "--cache-dir", type=click.Path(path_type=Path), help="Another cache root than HF_HUB_CACHE."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+dry_option = click.option("--dry-run", is_flag=True, help="Say what would be done; change nothing.")
+yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+type_option = click.option(
+    "--type",
+    "repo_type",
+    type=click.Choice(["model", "dataset", "space", "kernel"]),
+    help="Only repositories of this type.",
+)
+
+
+def opened(cache_dir: Path | None) -> Cache:
+    """The cache of these settings, or of another root."""
+    return open_cache(load_settings(), cache_dir.absolute() if cache_dir else None)
+
+
+def say_notes(found: Cache) -> None:
+    """What recovery did goes to standard error: it is news, not the answer."""
+    if not found.index.persistent:
+        click.echo(f"note: {found.index.path} cannot be written: nothing is remembered.", err=True)
+    for note in found.notes:
+        click.echo(f"note: {note}", err=True)
+    found.notes.clear()
