@@ -4,12 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lint types unit wheel format clean
+.PHONY: help demo test lint types unit catalog format clean
 
 help:
 	@echo "make demo    the whole path on a real model, offline from the Hub"
-	@echo "make test    environment, lint, types, tests, coverage, the built wheel"
-	@echo "make lint types unit wheel    one step of make test"
+	@echo "make test    environment, lint, types, all tests (the built wheel's too), coverage"
+	@echo "make lint types unit    one step of make test"
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	@$(BIN)/python -m demo
 
-test: lint types unit wheel
+test: lint types unit
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -36,8 +36,9 @@ types: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
 
-wheel: $(STAMP)
-	$(BIN)/python -m pytest tests/wheel -m wheel
+# The catalogue in the wheel, made anew: make catalog UNSLOTH=folder/of/an/unpacked/wheel
+catalog: $(STAMP)
+	$(BIN)/python -m mdl.resolver.unsloth $(UNSLOTH)
 
 clean:
 	rm -rf $(VENV) .demo dist build .coverage* .mypy_cache .ruff_cache .pytest_cache
