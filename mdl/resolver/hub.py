@@ -100,6 +100,11 @@ class Hub:
         body: dict[str, Any] = answer.body
         return body
 
+    def whoami(self) -> str | None:
+        """The name behind the token; `None` without a token, or for one that is not accepted."""
+        answer = self._get("/api/whoami-v2")
+        return str(answer.body.get("name")) if answer.status == 200 else None
+
     def file_hashes(self, repo_id: str, commit: str) -> dict[str, str]:
         """Each file's path and content: `sha256:…` for LFS files, `sha1:…` (git blob) else."""
         found: dict[str, str] = {}

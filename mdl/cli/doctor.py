@@ -1,0 +1,164 @@
+"""`mdl doctor`: what this machine has, what is wrong with it, and what to do."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import click
+
+from mdl.cli.output import echo_json, human_size
+from mdl.errors import MdlError
+from mdl.settings import Settings, load_settings
+
+_LIBRARIES = (
+    ("huggingface_hub", "1.33", "core"),
+    ("sqlalchemy", "2.0.40", "core"),
+    ("torch", "2.11", "load"),
+    ("transformers", "5.17", "load"),
+    ("bitsandbytes", "0.49.2", "load"),
+    ("triton", "3.6", "kernels"),
+)
+
+
+class Check(NamedTuple):
+    """One thing looked at: `ok`, `note` (nothing to do) or `problem`."""
+
+    what: str
+    state: str
+    found: str
+    next: str = ""
+
+
+@click.command()
+@click.option("--offline", is_flag=True, help="Do not ask the Hub.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(offline: bool, as_json: bool) -> int:
+    """Check settings, database, cache, Hub, token, libraries and GPU of this machine."""
+    settings = load_settings()
+    checks = list(_checks(settings, offline or settings.offline))
+    if as_json:
+        echo_json({"checks": [check._asdict() for check in checks]})
+    else:
+        for check in checks:
+            mark = {"ok": "✓", "note": "·", "problem": "✗"}[check.state]
+            click.echo(f"{mark} {check.what:<16}{check.found}")
+            if check.next:
+                click.echo(f"  {'':<16}{check.next}")
+    return 1 if any(check.state == "problem" for check in checks) else 0
+
+
+def _checks(settings: Settings, offline: bool) -> Iterator[Check]:
+    yield Check("python", "ok", f"{sys.version.split()[0]} on {sys.platform}")
+    for look in (_database, _cache, _disk):
+        yield _guarded(look, settings)
+    yield _token(settings)
+    yield Check("Hub", "note", "not asked") if offline else _guarded(_hub, settings)
+    yield from _libraries()
+    yield _gpu()
+
+
+def _guarded(look: Callable[[Settings], Check], settings: Settings) -> Check:
+    name = look.__name__.lstrip("_")
+    try:
+        return look(settings)
+    except MdlError as error:
+        return Check(name, "problem", error.message, error.next)
+    except OSError as error:
+        return Check(name, "problem", str(error))
+
+
+def _database(settings: Settings) -> Check:
+    from mdl.store.catalog import open_catalog
+
+    catalog = open_catalog(settings)
+    rows = sum(source["rows"] for source in catalog.sources())
+    where = catalog.database.where
+    catalog.database.close()
+    if not catalog.database.writable:
+        return Check("database", "problem", f"{where} is read-only", "Answers are not recorded.")
+    return Check("database", "ok", f"{where}, {rows} mirrors")
+
+
+def _cache(settings: Settings) -> Check:
+    from mdl.cachemgr import open_cache
+
+    root = settings.cache_root
+    if not root.exists():
+        return Check("cache", "note", f"{root} is not there yet")
+    repos = open_cache(settings).list()
+    broken = [repo.repo_id for repo in repos if repo.problems]
+    twice = [repo.repo_id for repo in repos if len(repo.spellings) > 1]
+    found = f"{root}, {len(repos)} repositories"
+    if broken:
+        return Check("cache", "problem", f"{found}, {len(broken)} with problems", "mdl cache ls")
+    if twice:
+        hint = "`mdl cache normalize --dry-run` shows what sharing them frees."
+        return Check("cache", "note", f"{found}, {len(twice)} in several spellings", hint)
+    return Check("cache", "ok", found)
+
+
+def _disk(settings: Settings) -> Check:
+    import shutil
+
+    root = settings.cache_root
+    while not root.exists():
+        root = root.parent
+    usage = shutil.disk_usage(root)
+    found = f"{human_size(usage.free)} free of {human_size(usage.total)}"
+    if usage.free < 10 * 10**9:
+        return Check("disk", "problem", found, "`mdl cache prune --dry-run` shows what could go.")
+    return Check("disk", "ok", found)
+
+
+def _token(settings: Settings) -> Check:
+    if settings.token is None:
+        return Check("token", "note", "none", "Gated repositories need one: `hf auth login`.")
+    source = "HF_TOKEN" if os.environ.get("HF_TOKEN") else "a file"
+    return Check("token", "ok", f"from {source}")
+
+
+def _hub(settings: Settings) -> Check:
+    from mdl.resolver.hub import Hub
+
+    hub = Hub(settings.endpoint, settings.token, settings.hub_timeout)
+    name = hub.whoami()
+    if hub.bad_token:
+        hint = "Public repositories still work; `hf auth login` makes a new one."
+        return Check("Hub", "problem", f"{settings.endpoint} does not accept the token", hint)
+    return Check("Hub", "ok", f"{settings.endpoint}, as {name or 'nobody (no token)'}")
+
+
+def _libraries() -> Iterator[Check]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    for name, floor, extra in _LIBRARIES:
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            state = "problem" if extra == "core" else "note"
+            yield Check(name, state, "not installed", f'pip install "mdl[{extra}]"')
+            continue
+        if _numbers(found) < _numbers(floor):
+            yield Check(name, "problem", f"{found}, older than {floor}", f"pip install -U {name}")
+        else:
+            yield Check(name, "ok", found)
+
+
+def _gpu() -> Check:
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        return Check("GPU", "note", "torch is not installed")
+    import torch
+
+    if not torch.cuda.is_available():
+        return Check("GPU", "note", "no CUDA device: the kernels' torch twins are used")
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return Check("GPU", "ok", ", ".join(names))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    import re
+
+    return tuple(int(n) for n in re.findall(r"\d+", version.split("+")[0])[:3])

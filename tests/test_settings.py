@@ -1,0 +1,92 @@
+"""Settings: environment before file before defaults, and HF_* as huggingface_hub reads them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mdl.errors import ConfigError
+from mdl.settings import load_settings, parse_duration, parse_size
+
+
+def test_defaults_are_the_users_home(tmp_path: Path) -> None:
+    settings = load_settings({"HOME": str(tmp_path)})
+    assert settings.home == tmp_path / ".mdl"
+    assert settings.cache_root == tmp_path / ".cache" / "huggingface" / "hub"
+    assert settings.endpoint == "https://huggingface.co"
+    assert (settings.offline, settings.token, settings.on_sqlite) == (False, None, True)
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {},
+        {"HF_HOME": "/x/hf"},
+        {"HF_HUB_CACHE": "/x/hub"},
+        {"XDG_CACHE_HOME": "/x/cache"},
+        {"HF_HOME": "~/deep", "HF_HUB_OFFLINE": "1"},
+        {"HF_ENDPOINT": "http://hub.example/", "HF_HUB_OFFLINE": "yes"},
+        {"TRANSFORMERS_OFFLINE": "true"},
+        {"HF_HUB_OFFLINE": "0"},
+    ],
+)
+def test_hf_variables_mean_what_they_mean_to_huggingface_hub(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    full = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", **env}
+    code = (
+        "from huggingface_hub import constants as c;"
+        "print(c.HF_HUB_CACHE, c.ENDPOINT.rstrip('/'), c.HF_HUB_OFFLINE)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], env=full, capture_output=True, text=True)
+    settings = load_settings(full)
+    ours = f"{settings.cache_root} {settings.endpoint} {settings.offline}"
+    assert run.stdout.strip() == ours
+
+
+def test_the_file_gives_way_to_the_environment(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(
+        'server = "http://file"\nprefer = "cached"\n'
+        '[cache]\nmax_size = "200GB"\nunused_for = "30d"\n'
+    )
+    env = {"HOME": str(tmp_path), "MDL_HOME": str(tmp_path), "MDL_SERVER": "http://env"}
+    settings = load_settings(env)
+    assert (settings.server, settings.prefer) == ("http://env", "cached")
+    assert settings.cache.max_size == 200 * 10**9
+    assert settings.cache.unused_for == 30 * 86400
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["not toml [", 'colour = "red"', "[cache]\nmax_size = 'huge'", "[cache]\nnormalize = 'upper'",
+     "[cache]\nsurprise = 1"],
+)  # fmt: skip
+def test_a_wrong_file_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.toml").write_text(text)
+    with pytest.raises(ConfigError):
+        load_settings({"HOME": str(tmp_path), "MDL_HOME": str(tmp_path)})
+
+
+def test_the_token_is_found_and_never_shown(tmp_path: Path) -> None:
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "token").write_text("hf_from_file\n")
+    env = {"HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hf")}
+    assert load_settings(env).token == "hf_from_file"
+    settings = load_settings({**env, "HF_TOKEN": "hf_secret"})
+    assert settings.token == "hf_secret"
+    assert "hf_secret" not in repr(settings)
+
+
+def test_sizes_and_durations() -> None:
+    assert [parse_size(t) for t in ("200GB", "1.5T", "50 GiB", "7", 12)] == [
+        200 * 10**9, 1_500 * 10**9, 50 * 2**30, 7, 12,
+    ]  # fmt: skip
+    assert [parse_duration(t) for t in ("12h", "30d", "2w", "90m", 1)] == [
+        43200, 30 * 86400, 14 * 86400, 5400, 86400,
+    ]  # fmt: skip
+    for wrong in ("", "GB", "-1", "1x", True):
+        with pytest.raises(ConfigError):
+            parse_size(wrong)
+        with pytest.raises(ConfigError):
+            parse_duration(wrong)
