@@ -6,7 +6,7 @@ both, so no configuration can spill registers unnoticed.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 INTERPRETER = 0
 """The key of the configurations for Triton's interpreter: big tiles, because it pays 3-5 ms a
@@ -71,6 +71,14 @@ TABLE: dict[str, dict[int, Config]] = {
         Config({"BN": 16, "WEIGHTS": 128, "SPLIT": 4, "PROGRAMS": 512}, 4, 3),
         Config({"BN": 16, "WEIGHTS": 128, "SPLIT": 4, "PROGRAMS": 2}),
     ),
+    # TILE: elements a program of short rows takes together. PROGRAMS: of the backward pass.
+    "norm_forward": _everywhere(Config({"TILE": 2048}, 4), Config({"TILE": 65536})),
+    "norm_backward": _everywhere(
+        Config({"TILE": 2048, "PROGRAMS": 264}, 4), Config({"TILE": 1024, "PROGRAMS": 2})
+    ),
+    "rope": _everywhere(Config({"HEADS": 16}, 2), Config({"HEADS": 16})),
+    "glu": _everywhere(Config({"BLOCK": 2048}, 4), Config({"BLOCK": 16384})),
+    "cross_entropy": _everywhere(Config({"BLOCK": 4096}, 8), Config({"BLOCK": 16384})),
 }
 
 CANDIDATES: dict[str, tuple[Config, ...]] = {
@@ -100,6 +108,11 @@ CANDIDATES: dict[str, tuple[Config, ...]] = {
         for split, stages in ((2, 3), (4, 2), (8, 2))
     ),
 }
+
+
+def row_config(config: Config, block: int) -> Config:
+    """`config` with enough warps for a program that holds a whole row of `block` elements."""
+    return replace(config, num_warps=min(16, max(config.num_warps, block // 1024)))
 
 
 def config_for(operation: str, major: int) -> Config:

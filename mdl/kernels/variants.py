@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mdl.kernels.aot import Variant
+from mdl.kernels.glu_twin import KINDS
 from mdl.kernels.linear4bit import gemv_width
 from mdl.kernels.nf4_tables import GRID
-from mdl.kernels.tune import CANDIDATES, Config, config_for
+from mdl.kernels.tune import CANDIDATES, Config, config_for, row_config
 
 _NF4 = "mdl.kernels.nf4_kernels"
 _LINEAR = "mdl.kernels.linear4bit_kernels"
@@ -180,9 +181,127 @@ def _linear_constants(dtype: str, config: Config) -> dict[str, Any]:
     return {"HALF": 32, "NESTED": 256, "KIND": dtype, "BIAS": False}
 
 
+def _norm(configs: Configs) -> Iterator[Variant]:
+    module = "mdl.kernels.norm_kernels"
+    rows = {"mean_ptr": "*fp32", "rstd_ptr": "*fp32"}
+    for center, residual in ((False, False), (False, True), (True, False)):
+        what = "layer" if center else "add-rms" if residual else "rms"
+        for width in (128, 4096, 8192):
+            for config in configs("norm_forward"):
+                wide = dict.fromkeys(("x_ptr", "residual_ptr", "weight_ptr"), "*bf16")
+                outs = dict.fromkeys(("bias_ptr", "y_ptr", "sum_ptr"), "*bf16")
+                sizes = dict.fromkeys(("rows", "H", "x_stride", "residual_stride"), "i32")
+                constants = {"CENTER": center, "RESIDUAL": residual, "BIAS": center}
+                tile = {"ROWS": max(1, config["TILE"] // width), "BLOCK": width}
+                yield Variant(
+                    "norm_forward",
+                    f"{what}-H{width}-{label(config)}",
+                    f"{module}:norm_forward_kernel",
+                    {**wide, **outs, **rows, **sizes, "eps": "fp32"},
+                    {**constants, "OFFSET": 0.0, "CAST": not center, **tile},
+                    row_config(config, width),
+                    unaligned=frozenset({"rows"}),
+                )
+            for config in configs("norm_backward"):
+                names = ("grad_ptr", "grad_sum_ptr", "x_ptr", "weight_ptr")
+                parts = dict.fromkeys(("grad_weight_ptr", "grad_bias_ptr"), "*fp32")
+                wide = dict.fromkeys(names, "*bf16")
+                sizes = dict.fromkeys(("rows", "H", "x_stride"), "i32")
+                constants = {"CENTER": center, "RESIDUAL": residual, "BIAS": center}
+                tile = {"ROWS": max(1, config["TILE"] // width), "BLOCK": width}
+                yield Variant(
+                    "norm_backward",
+                    f"{what}-H{width}-{label(config)}",
+                    f"{module}:norm_backward_kernel",
+                    {**wide, **rows, "grad_x_ptr": "*bf16", **parts, **sizes},
+                    {**constants, "OFFSET": 0.0, **tile},
+                    row_config(config, width),
+                    unaligned=frozenset({"rows"}),
+                )
+
+
+def _rope(configs: Configs) -> Iterator[Variant]:
+    pointers = ("q_ptr", "k_ptr", "cos_ptr", "sin_ptr", "q_out_ptr", "k_out_ptr")
+    counts = ("tokens", "q_heads", "k_heads")
+    strides = ("D", "q_batch", "q_head", "q_token", "k_batch", "k_head", "k_token")
+    sizes = (*counts, *strides, "cos_batch", "cos_token")
+    for config in configs("rope"):
+        for backward, half, rest in ((False, 64, 0), (True, 64, 0), (False, 48, 32)):
+            yield Variant(
+                "rope",
+                f"{'backward' if backward else 'forward'}-half{half}-{label(config)}",
+                "mdl.kernels.rope_kernels:rope_kernel",
+                {**dict.fromkeys(pointers, "*bf16"), **dict.fromkeys(sizes, "i32")},
+                {
+                    "HALF": half,
+                    "BACKWARD": backward,
+                    "HEADS": config["HEADS"],
+                    "BLOCK": 64,
+                    "REST": rest,
+                },
+                config,
+                unaligned=frozenset(counts),
+            )
+
+
+def _glu(configs: Configs) -> Iterator[Variant]:
+    module = "mdl.kernels.glu_kernels"
+    sizes = dict.fromkeys(("N", "gate_stride", "up_stride"), "i32")
+    for config in configs("glu"):
+        for kind in KINDS:
+            constants = {"KIND": kind, "BLOCK": config["BLOCK"]}
+            forward = dict.fromkeys(("gate_ptr", "up_ptr", "out_ptr"), "*bf16")
+            names = ("grad_ptr", "gate_ptr", "up_ptr", "grad_gate_ptr", "grad_up_ptr")
+            backward = dict.fromkeys(names, "*bf16")
+            for way, pointers in (("forward", forward), ("backward", backward)):
+                yield Variant(
+                    "glu",
+                    f"{way}-{kind}-{label(config)}",
+                    f"{module}:glu_{way}_kernel",
+                    {**pointers, **sizes},
+                    constants,
+                    config,
+                )
+
+
+def _loss(configs: Configs) -> Iterator[Variant]:
+    module = "mdl.kernels.loss_kernels"
+    rows = {"labels_ptr": "*i64"}
+    plain = {"SMOOTHING": 0.0, "Z_LOSS": 0.0, "SCALE": 1.0, "CAP": 0.0}
+    for config in configs("cross_entropy"):
+        for what, how in (("plain", {}), ("all", {"SMOOTHING": 0.1, "Z_LOSS": 0.1, "CAP": 30.0})):
+            constants = {**plain, **how, "BLOCK": config["BLOCK"]}
+            forward = {"logits_ptr": "*bf16", **rows, "loss_ptr": "*fp32", "lse_ptr": "*fp32"}
+            yield Variant(
+                "cross_entropy",
+                f"forward-{what}-{label(config)}",
+                f"{module}:cross_entropy_forward_kernel",
+                {**forward, "V": "i32", "stride": "i32", "ignore": "i32"},
+                constants,
+                config,
+                unaligned=frozenset({"ignore"}),
+            )
+            backward = {"grad_ptr": "*fp32", "logits_ptr": "*bf16", **rows, "lse_ptr": "*fp32"}
+            yield Variant(
+                "cross_entropy",
+                f"backward-{what}-{label(config)}",
+                f"{module}:cross_entropy_backward_kernel",
+                {**backward, "out_ptr": "*bf16", **dict.fromkeys(_BACKWARD_SIZES, "i32")},
+                constants,
+                config,
+                unaligned=frozenset({"ignore"}),
+            )
+
+
+_BACKWARD_SIZES = ("V", "stride", "out_stride", "ignore")
+
 BUILDERS: tuple[Callable[[Configs], Iterator[Variant]], ...] = (
     _dequantize,
     _quantize,
     _gemv,
     _gemm,
+    _norm,
+    _rope,
+    _glu,
+    _loss,
 )
