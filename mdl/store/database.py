@@ -7,6 +7,7 @@ other database through SQLAlchemy. Both take the same statements: named paramete
 """
 
 import contextlib
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,7 +56,7 @@ class SqliteDatabase:
 
     def __init__(self, path: Path) -> None:
         self.where = str(path)
-        self.writable = True
+        self.writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
         self._path = path
         self._local = threading.local()
         self._open: list[sqlite3.Connection] = []
@@ -90,40 +91,34 @@ class SqliteDatabase:
     def _connection(self) -> sqlite3.Connection:
         found: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if found is None:
-            found = self._local.connection = self._connect()
+            try:
+                found = self._local.connection = self._connect()
+            except sqlite3.Error as error:
+                raise self._refusal(error) from error
             self._open.append(found)
         return found
 
-    def _connect(self) -> sqlite3.Connection:
+    def revision(self) -> str | None:
+        """The schema revision, `None` for a database without tables."""
         try:
-            connection = sqlite3.connect(
-                f"file:{_quoted(self._path)}?mode=rw",
-                uri=True,
-                timeout=10,
-                isolation_level=None,
-                check_same_thread=False,
-            )
-            connection.execute("PRAGMA foreign_keys=ON")
-            # WAL + NORMAL: a power cut can lose the last transactions, never the database.
-            connection.execute("PRAGMA synchronous=NORMAL")
-            connection.execute("PRAGMA mmap_size=268435456")
-            return connection
-        except sqlite3.OperationalError:
-            return self._connect_read_only()
-
-    def _connect_read_only(self) -> sqlite3.Connection:
-        """A read-only disk: `immutable` reads without the -shm file that WAL would create."""
-        try:
-            connection = sqlite3.connect(
-                f"file:{_quoted(self._path)}?mode=ro&immutable=1",
-                uri=True,
-                isolation_level=None,
-                check_same_thread=False,
-            )
-            connection.execute("SELECT 1 FROM alembic_version")
+            return upgrade.revision_of(self._connection(), self._path)
         except sqlite3.Error as error:
             raise self._refusal(error) from error
-        self.writable = False
+
+    def _connect(self) -> sqlite3.Connection:
+        # On a read-only disk `immutable` reads without the -shm file that WAL would create.
+        mode = "rw" if self.writable else "ro&immutable=1"
+        connection = sqlite3.connect(
+            f"file:{_quoted(self._path)}?mode={mode}",
+            uri=True,
+            timeout=10,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        connection.execute("PRAGMA foreign_keys=ON")
+        # WAL + NORMAL: a power cut can lose the last transactions, never the database.
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA mmap_size=268435456")
         return connection
 
     def _refusal(self, error: sqlite3.Error) -> MdlError:
@@ -135,7 +130,11 @@ class SqliteDatabase:
                 next="Another mdl process is writing; try again in a moment.",
             )
         if "readonly" in text:
-            return StoreError(f"The database {self.where} is read-only.", why=text)
+            return StoreError(
+                f"The database {self.where} is read-only.",
+                why=text,
+                next="Make it writable, or set MDL_HOME to a folder you can write to.",
+            )
         if "full" in text:
             return StoreError(
                 f"There is no room on the disk for {self.where}.",
@@ -240,18 +239,23 @@ def connect(settings: Settings) -> "Database":
 
 def _connect_sqlite(path: Path) -> "Database":
     try:
-        found = upgrade.sqlite_revision(path)
+        if not path.exists() or path.stat().st_size == 0:
+            upgrade.upgrade_sqlite(path)
+        database = SqliteDatabase(path)
+        found = database.revision()
+        if found == upgrade.HEAD:
+            return database
+        database.close()
         if found is not None and found > upgrade.HEAD:
             raise upgrade.newer_version(str(path), found)
-        if found != upgrade.HEAD:
-            upgrade.upgrade_sqlite(path)
+        upgrade.upgrade_sqlite(path)
+        return SqliteDatabase(path)
     except OSError as error:
         raise StoreError(
             f"The database {path} cannot be opened or created.",
             why=str(error),
             next="Set MDL_HOME to a folder you can write to.",
         ) from error
-    return SqliteDatabase(path)
 
 
 def _connect_server(url: str) -> "Database":

@@ -74,14 +74,23 @@ def sqlite_revision(path: Path) -> str | None:
         return None
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=10)) as connection:
-            names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
-            if "alembic_version" not in names:
-                if names:
-                    raise not_ours(path)
-                return None
-            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+            return revision_of(connection, path)
     except sqlite3.DatabaseError as error:
         raise damaged(path, error) from error
+
+
+def revision_of(connection: sqlite3.Connection, path: Path) -> str | None:
+    """The schema revision of an open SQLite database, `None` for one without tables.
+
+    Raises:
+        StoreError: it has tables, and none of them is mdl's.
+    """
+    names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+    if "alembic_version" not in names:
+        if names:
+            raise not_ours(path)
+        return None
+    row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     return str(row[0]) if row else None
 
 

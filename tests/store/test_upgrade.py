@@ -120,6 +120,26 @@ def test_an_older_packaged_edition_is_replaced_a_newer_one_kept(file: Settings) 
     catalog.database.close()
 
 
+def test_a_read_only_disk_still_answers(file: Settings) -> None:
+    """On a read-only mount (in a mount namespace of its own: even root cannot write there)."""
+    open_catalog(file).database.close()
+    code = (
+        "from pathlib import Path; from mdl.settings import Settings;"
+        "from mdl.store.catalog import open_catalog;"
+        f"c = open_catalog(Settings(Path({str(file.home)!r}), Path('x')));"
+        "print(c.database.writable, len(c.about('unsloth/gemma-2b').mirrors) > 0)"
+    )
+    home = str(file.home)
+    mount = f"mount --bind {home} {home} && mount -o remount,ro,bind {home} {home}"
+    run = subprocess.run(
+        ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "-", sys.executable, "-c", code],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    if "unshare" in run.stderr or "mount:" in run.stderr:
+        pytest.skip(f"no mount namespace here: {run.stderr.strip()}")
+    assert (run.stdout, run.stderr) == ("False True\n", "")
+
+
 def test_ten_processes_start_on_one_new_database(file: Settings) -> None:
     code = (
         "from pathlib import Path; from mdl.settings import Settings;"
