@@ -45,7 +45,7 @@ def pull(name: str, **options: Any) -> None:
     from mdl.settings import load_settings
 
     request = request_of(name, options)
-    found = answer(request, load_settings(), purpose="pull")
+    found = answer(request, load_settings(), purpose="pull", repairing=options["repair"])
     source = found.source
     body: dict[str, Any] = {
         "requested": name,

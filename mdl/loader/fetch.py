@@ -5,6 +5,7 @@ disk is said before the first byte.
 """
 
 import contextlib
+import errno
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -119,9 +120,10 @@ def fetch(hub: Hub, download: Download, *, progress: Progress | None = None) -> 
     check_space(hub.settings.cache_root, download.bytes)
     weights = [file.path for file in download.files if file.path in download.needed.weights]
     small = [file.path for file in download.files if file.path not in download.needed.weights]
-    with hub_errors(download.repo_id):
+    progress = progress or Progress()
+    with hub_errors(download.repo_id), progress.watching():
         for paths in (small, weights):
-            _fetch_together(hub, download, paths, progress or Progress())
+            _fetch_together(hub, download, paths, progress)
     root = storage_folder(hub.settings.cache_root, download.repo_id)
     return root / "snapshots" / download.commit
 
@@ -278,6 +280,8 @@ def hub_errors(repo_id: str) -> Iterator[None]:
         ) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, httpx2.ConnectError,
             httpx2.TimeoutException) as error:  # fmt: skip
+        if isinstance(error.__cause__, errors.HfHubHTTPError):  # the Hub answered, with an error
+            raise _http_error(repo_id, error.__cause__) from error
         raise OfflineError(
             f"{repo_id} is not wholly here and the Hub cannot be reached.",
             why=(str(error) or type(error).__name__).strip().splitlines()[0],
@@ -286,7 +290,7 @@ def hub_errors(repo_id: str) -> Iterator[None]:
     except errors.HfHubHTTPError as error:
         raise _http_error(repo_id, error) from error
     except OSError as error:
-        if error.errno in (28, 122):  # ENOSPC, EDQUOT
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskError(
                 "The disk became full during the download.",
                 why=str(error),

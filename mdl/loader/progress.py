@@ -1,7 +1,10 @@
 """One progress report for a download made of many files: bytes so far, and a way to stop."""
 
+import contextlib
+import socket
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -21,6 +24,7 @@ class Progress:
         self._report = report
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
     def advance(self, count: int) -> None:
         """Count bytes that arrived.
@@ -35,12 +39,33 @@ class Progress:
             if self._report is not None:
                 self._report(count)
 
-    def cancel(self) -> None:
-        """Stop every file of the download: at its next bytes, or at once where it waits."""
-        from huggingface_hub import close_session
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Know the connections that huggingface_hub opens meanwhile, so `cancel` can end them."""
+        from huggingface_hub import get_session
 
+        client = get_session()
+        hooks = client.event_hooks
+        client.event_hooks = {**hooks, "response": [*hooks["response"], self._connected]}
+        try:
+            yield
+        finally:
+            client.event_hooks = hooks
+
+    def _connected(self, response: Any) -> None:
+        if self._stop.is_set():
+            raise Cancelled
+        stream = response.extensions.get("network_stream")
+        connection = stream.get_extra_info("socket") if stream is not None else None
+        if connection is not None:
+            self._sockets.add(connection)
+
+    def cancel(self) -> None:
+        """Stop every file of the download: those that wait for bytes are cut off at once."""
         self._stop.set()
-        close_session()
+        for connection in list(self._sockets):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def bar_class(self) -> type:
         """A class that huggingface_hub takes for tqdm: each file's bar feeds this object."""

@@ -49,8 +49,14 @@ class Answer:
     hub: Hub
 
 
-def answer(request: LoadRequest, settings: Settings, *, purpose: str = "load") -> Answer:
+def answer(
+    request: LoadRequest, settings: Settings, *, purpose: str = "load", repairing: bool = False
+) -> Answer:
     """Resolve a request, note it in the resolution log, and find its bytes. Fetches nothing.
+
+    Args:
+        purpose: what the log says the answer was for.
+        repairing: damaged files are no reason to stop, they are to be fetched again.
 
     Raises:
         MdlError: as the resolver refuses, or the repository is not a model that may be loaded.
@@ -64,10 +70,13 @@ def answer(request: LoadRequest, settings: Settings, *, purpose: str = "load") -
     resolver = resolver_for(settings, token=request.token)
     resolution = resolver.resolve(request.name, wish).checked()
     resolver.record(resolution, purpose)
-    return Answer(resolution, locate(request, resolution, hub), settings, hub)
+    source = locate(request, resolution, hub, repairing=repairing)
+    return Answer(resolution, source, settings, hub)
 
 
-def locate(request: LoadRequest, resolution: Resolution, hub: Hub) -> Source:
+def locate(
+    request: LoadRequest, resolution: Resolution, hub: Hub, *, repairing: bool = False
+) -> Source:
     """Find what a resolution needs, here or on the Hub, in this order: a local mirror of this
     very commit and these settings, the cache, a download.
 
@@ -96,7 +105,7 @@ def locate(request: LoadRequest, resolution: Resolution, hub: Hub) -> Source:
     if hub.settings.offline:
         raise damage if isinstance(damage, VerificationError) else _not_here(repo_id, damage)
     download = plan_download(hub, repo_id, commit, **reading)
-    if damage is not None and not download.missing:
+    if damage is not None and not download.missing and not repairing:
         raise damage
     return Source(repo_id, commit, None, download)
 
