@@ -37,15 +37,21 @@ def upgrade_sqlite(path: Path) -> None:
             return
         if current is not None:
             _backup(path)
-        if not path.exists():
-            path.touch(mode=0o600)
-        engine = create_engine(f"sqlite:///{path}")
+        # A new database appears whole: killed in the middle, the next start makes it again.
+        there = path.exists() and path.stat().st_size > 0
+        made = path if there else path.with_name(path.name + ".new")
+        if made is not path:
+            made.unlink(missing_ok=True)
+            made.touch(mode=0o600)
+        engine = create_engine(f"sqlite:///{made}")
         event.listen(engine, "connect", _prepare_sqlite)
         try:
             with engine.connect() as connection:
                 _run_alembic(connection)
         finally:
             engine.dispose()
+        if made is not path:
+            made.replace(path)
 
 
 def upgrade_server(engine: "Engine") -> None:
