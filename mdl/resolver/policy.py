@@ -15,10 +15,10 @@ The rules, in order; each leaves a line in the trace:
 6. Nothing left: a refusal that names what could be had instead.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
 
 from mdl.errors import MdlError, NoAccessError, NotFoundError, OfflineError, UsageError
+from mdl.resolver.candidates import Candidate, Field, candidates
 from mdl.resolver.formats import claimed_format
 from mdl.resolver.names import is_commit
 from mdl.resolver.types import (
@@ -32,7 +32,7 @@ from mdl.resolver.types import (
     Resolution,
     Step,
 )
-from mdl.store.rows import USER, BadMirror, Knowledge, MirrorRow
+from mdl.store.rows import Knowledge
 
 FactsByKey = Mapping[str, Facts]
 
@@ -44,22 +44,6 @@ _ACCESS_WORDS = {
     "rejected": "it is gated and its author rejected the request for access",
     "unknown": "it is gated and whether this token may read it is not known",
 }
-
-
-class Candidate(NamedTuple):
-    """One way to keep the wish. `format` is what its weights are, `None` while unknown."""
-
-    repo_id: str
-    format: str | None
-    rule: str
-    source: str
-    reason: str
-    bad: BadMirror | None = None
-    dead: str | None = None
-
-    @property
-    def key(self) -> str:
-        return self.repo_id.lower()
 
 
 def decide(
@@ -245,80 +229,16 @@ class _Decision:
         return self._accept(candidate._replace(reason=reason or candidate.reason))
 
     def _candidates(self) -> Iterator[Candidate]:
-        """Every way to keep the wish, best first."""
-        wish, own_format = self.wish.format, self._own_format()
-        own = Candidate(self.canonical, own_format, "itself", "hub", "", self.known.bad)
-        seen: set[str] = set()
-        for candidate in self._in_order(own, own_format or "16bit", wish):
-            for each in _with_replacement(candidate):
-                if each.key not in seen:
-                    seen.add(each.key)
-                    yield each
-
-    def _in_order(self, own: Candidate, own_format: str, wish: str) -> Iterator[Candidate]:
-        if own_format == wish != "16bit":
-            yield own._replace(reason=f"its weights already are {wish}")
-        if self.wish.prefer == "official":
-            yield from self._official(own, own_format)
-        if wish == "16bit":
-            yield from self._float_order(own, own_format)
-            return
-        yield from self._rows(wish)
-        if own_format == "16bit":
-            yield own._replace(
-                rule="quantize-on-load", reason=f"no {wish} mirror is known: converted on load"
-            )
-        yield from self._floats("quantize-on-load", f"its float repository, made {wish} on load")
-
-    def _float_order(self, own: Candidate, own_format: str) -> Iterator[Candidate]:
-        if own_format != "16bit":
-            yield from self._floats("float", f"the float repository of a {own_format} one")
-            return
-        gated = self.own.gated if self.own else None
-        if gated == "false":
-            yield own._replace(reason="it is open and its weights are 16-bit")
-        why = f"it is gated ({gated})" if gated else "whether it is gated is not known"
-        for row in self._rows("16bit"):
-            yield row._replace(rule="ungated-mirror", reason=f"the ungated mirror: {why}")
-        yield own._replace(reason="the repository itself")
-
-    def _official(self, own: Candidate, own_format: str) -> Iterator[Candidate]:
-        reason = "the publisher's own repository was preferred"
-        official = list(self._rows("16bit", ("official",)))
-        for row in official:
-            yield row._replace(rule="official", reason=reason)
-        if not official and own_format == "16bit":
-            yield own._replace(rule="official", reason=reason)
-
-    def _floats(self, rule: str, reason: str) -> Iterator[Candidate]:
-        for row in (*self._rows("16bit"), *self._rows("16bit", ("official",))):
-            yield row._replace(rule=rule, reason=reason)
-        base = self.own.base_model if self.own else None
-        if base:
-            yield Candidate(base, None, rule, "hub", reason + ", by its card")
-
-    def _rows(self, wish: str, variants: tuple[str, ...] | None = None) -> Iterator[Candidate]:
-        """Catalogue rows for a wish; `official` ones only when asked for."""
-        if wish == "fp8":
-            # Row scaling needs FBGEMM kernels; block scaling runs wherever fp8 does.
-            scalings = ("block",) if self.wish.fp8_scaling == "block" else ("row", "block")
-            for scaling in scalings:
-                yield from self._matching(wish, lambda v, s=scaling: v == s or v == "")  # type: ignore[misc] # the default binds the loop's value
-            return
-        yield from self._matching(wish, lambda v: v in variants if variants else v != "official")
-
-    def _matching(self, wish: str, fits: Callable[[str], bool]) -> Iterator[Candidate]:
-        for row, bad, _ in self.known.mirrors:
-            if row.wish == wish and fits(row.variant):
-                yield Candidate(
-                    row.repo_id,
-                    row.format,
-                    "override" if row.source == USER else "mirror",
-                    row.source,
-                    _row_reason(row),
-                    bad,
-                    _dead_reason(row),
-                )
+        own_facts = self.own
+        field = Field(
+            wish=self.wish,
+            known=self.known,
+            name=self.canonical,
+            format=self._own_format(),
+            gated=own_facts.gated if own_facts else None,
+            base_model=own_facts.base_model if own_facts else None,
+        )
+        return candidates(field)
 
     # -- judging one candidate --------------------------------------------------------------
 
@@ -481,33 +401,6 @@ class _Decision:
         self.trace.append(Step(candidate, verdict, reason))
 
 
-def _with_replacement(candidate: Candidate) -> Iterator[Candidate]:
-    """The candidate, and behind a bad one what its row says to use instead."""
-    yield candidate
-    bad = candidate.bad
-    if bad is not None:
-        yield Candidate(
-            bad.replacement,
-            bad.replacement_format,
-            "bad-mirror",
-            bad.source,
-            f"used instead of {bad.repo_id} ({bad.reason})",
-        )
-
-
-def _row_reason(row: MirrorRow) -> str:
-    if row.source == USER:
-        return "a row added here by hand"
-    kind = {"dynamic": "the dynamic 4-bit mirror", "plain": "the 4-bit mirror"}.get(row.variant)
-    return kind or f"the {row.variant} {row.format} mirror".replace("  ", " ")
-
-
-def _dead_reason(row: MirrorRow) -> str | None:
-    if row.status in ("dead", "mismatch"):
-        return f"found {row.status} by a check: {row.status_reason}"
-    return None
-
-
 def _owner(repo_id: str) -> str:
     return repo_id.partition("/")[0] if "/" in repo_id else ""
 
@@ -524,6 +417,3 @@ def _access(facts: Facts | None) -> str:
     if facts.gated == "false" and facts.access == "unknown" and facts.state == "ok":
         return "open"
     return facts.access
-
-
-__all__ = ["Candidate", "FactsByKey", "decide"]

@@ -125,6 +125,12 @@ def test_a_persons_own_row_beats_the_catalogue() -> None:
     assert (answer.repo_id, answer.rule, answer.source) == ("me/mine-bnb-4bit", "override", "user")
 
 
+def test_a_persons_own_row_beats_even_the_repository_itself() -> None:
+    own = OPEN._replace(repo_id="me/fork", source="user")
+    facts = (seen(NAME, gated="false"), seen("me/fork"))
+    assert answered(Wish(), known(own, OPEN), facts, online=True).repo_id == "me/fork"
+
+
 def test_exact_gated_without_access_stops_and_names_page_and_mirrors() -> None:
     facts = (seen(NAME, gated="manual", access="no_token"),)
     answer = answered(Wish(exact=True), known(*ALL), facts, online=True)

@@ -1,0 +1,144 @@
+"""Every repository that could keep a wish, best first: the order, before anyone is judged."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from mdl.resolver.types import Wish
+from mdl.store.rows import USER, BadMirror, Knowledge, MirrorRow
+
+
+class Candidate(NamedTuple):
+    """One way to keep the wish. `format` is what its weights are, `None` while unknown."""
+
+    repo_id: str
+    format: str | None
+    rule: str
+    source: str
+    reason: str
+    bad: BadMirror | None = None
+    dead: str | None = None
+
+    @property
+    def key(self) -> str:
+        return self.repo_id.lower()
+
+
+class Field(NamedTuple):
+    """What the order depends on: the wish, the rows, and what the named repository is."""
+
+    wish: Wish
+    known: Knowledge
+    name: str
+    format: str | None
+    gated: str | None
+    base_model: str | None
+
+
+def candidates(field: Field) -> Iterator[Candidate]:
+    """Every way to keep the wish, best first, each repository once."""
+    own = Candidate(field.name, field.format, "itself", "hub", "", field.known.bad)
+    seen: set[str] = set()
+    for candidate in _in_order(field, own, field.format or "16bit"):
+        for each in _with_replacement(candidate):
+            if each.key not in seen:
+                seen.add(each.key)
+                yield each
+
+
+def _in_order(field: Field, own: Candidate, own_format: str) -> Iterator[Candidate]:
+    wish = field.wish.format
+    yield from (row for row in _rows(field, wish) if row.rule == "override")
+    if own_format == wish != "16bit":
+        yield own._replace(reason=f"its weights already are {wish}")
+    if field.wish.prefer == "official":
+        yield from _official(field, own, own_format)
+    if wish == "16bit":
+        yield from _float_order(field, own, own_format)
+        return
+    yield from _rows(field, wish)
+    if own_format == "16bit":
+        yield own._replace(
+            rule="quantize-on-load", reason=f"no {wish} mirror is known: converted on load"
+        )
+    yield from _floats(field, "quantize-on-load", f"its float repository, made {wish} on load")
+
+
+def _float_order(field: Field, own: Candidate, own_format: str) -> Iterator[Candidate]:
+    if own_format != "16bit":
+        yield from _floats(field, "float", f"the float repository of a {own_format} one")
+        return
+    gated = field.gated
+    if gated == "false":
+        yield own._replace(reason="it is open and its weights are 16-bit")
+    why = f"it is gated ({gated})" if gated else "whether it is gated is not known"
+    for row in _rows(field, "16bit"):
+        yield row._replace(rule="ungated-mirror", reason=f"the ungated mirror: {why}")
+    yield own._replace(reason="the repository itself")
+
+
+def _official(field: Field, own: Candidate, own_format: str) -> Iterator[Candidate]:
+    reason = "the publisher's own repository was preferred"
+    official = list(_rows(field, "16bit", ("official",)))
+    for row in official:
+        yield row._replace(rule="official", reason=reason)
+    if not official and own_format == "16bit":
+        yield own._replace(rule="official", reason=reason)
+
+
+def _floats(field: Field, rule: str, reason: str) -> Iterator[Candidate]:
+    for row in (*_rows(field, "16bit"), *_rows(field, "16bit", ("official",))):
+        yield row._replace(rule=rule, reason=reason)
+    if field.base_model:
+        yield Candidate(field.base_model, None, rule, "hub", reason + ", by its card")
+
+
+def _rows(field: Field, wish: str, variants: tuple[str, ...] | None = None) -> Iterator[Candidate]:
+    """Catalogue rows for a wish; `official` ones only when asked for."""
+    if wish == "fp8":
+        # Row scaling needs FBGEMM kernels; block scaling runs wherever fp8 does.
+        scalings = ("block",) if field.wish.fp8_scaling == "block" else ("row", "block")
+        for scaling in scalings:
+            yield from _matching(field, wish, lambda v, s=scaling: v == s or v == "")  # type: ignore[misc] # the default binds the loop's value
+        return
+    yield from _matching(field, wish, lambda v: v in variants if variants else v != "official")
+
+
+def _matching(field: Field, wish: str, fits: Callable[[str], bool]) -> Iterator[Candidate]:
+    for row, bad, _ in field.known.mirrors:
+        if row.wish == wish and fits(row.variant):
+            yield Candidate(
+                row.repo_id,
+                row.format,
+                "override" if row.source == USER else "mirror",
+                row.source,
+                _row_reason(row),
+                bad,
+                _dead_reason(row),
+            )
+
+
+def _with_replacement(candidate: Candidate) -> Iterator[Candidate]:
+    """The candidate, and behind a bad one what its row says to use instead."""
+    yield candidate
+    bad = candidate.bad
+    if bad is not None:
+        yield Candidate(
+            bad.replacement,
+            bad.replacement_format,
+            "bad-mirror",
+            bad.source,
+            f"used instead of {bad.repo_id} ({bad.reason})",
+        )
+
+
+def _row_reason(row: MirrorRow) -> str:
+    if row.source == USER:
+        return "a row added here by hand"
+    kind = {"dynamic": "the dynamic 4-bit mirror", "plain": "the 4-bit mirror"}.get(row.variant)
+    return kind or f"the {row.variant} {row.format} mirror".replace("  ", " ")
+
+
+def _dead_reason(row: MirrorRow) -> str | None:
+    if row.status in ("dead", "mismatch"):
+        return f"found {row.status} by a check: {row.status_reason}"
+    return None
