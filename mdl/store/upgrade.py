@@ -41,7 +41,8 @@ def upgrade_sqlite(path: Path) -> None:
         there = path.exists() and path.stat().st_size > 0
         made = path if there else path.with_name(path.name + ".new")
         if made is not path:
-            made.unlink(missing_ok=True)
+            for suffix in ("", "-wal", "-shm"):
+                path.with_name(made.name + suffix).unlink(missing_ok=True)
             made.touch(mode=0o600)
         engine = create_engine(f"sqlite:///{made}")
         event.listen(engine, "connect", _prepare_sqlite)
