@@ -91,18 +91,20 @@ def their_functions(wheel: Path) -> tuple[Callable[..., str], list[str]]:
 def classify(name: str, wish: Wish, theirs: str, ours: Resolution) -> str | None:
     """Which class of WHY a difference belongs to, `None` for an unexplained one."""
     asked, answered = claimed_format(name), claimed_format(theirs)
+    # The tables know fp8 repositories by their own name and with "-dynamic" behind it.
+    is_fp8 = asked == "fp8" or name.lower().endswith("-dynamic")
     found: str | None = None
     if ours.error is not None:
         return None
-    if wish.format == "16bit" and answered == "fp8" and not ours.quantize_on_load:
-        found = "fp8 answer to a 16-bit wish"
-    elif wish.format == "16bit" and asked is None and name.lower().endswith("-bf16"):
+    if wish.format == "16bit" and asked is None and name.lower().endswith("-bf16"):
         found = "bf16 name taken for 4-bit"
     elif wish.format == "16bit" and answered == "bnb-4bit" and not claimed_format(ours.repo_id):
         found = "4-bit answer to a 16-bit wish"
     elif wish.format == "fp8" and answered == "bnb-4bit" and not claimed_format(ours.repo_id):
         found = "4-bit weights cannot become fp8"
-    elif wish.format == "bnb-4bit" and asked == "fp8" and theirs.lower() == name.lower():
+    elif wish.format == "16bit" and answered == "fp8" and claimed_format(ours.repo_id) is None:
+        found = "fp8 answer to a 16-bit wish"
+    elif wish.format == "bnb-4bit" and is_fp8 and theirs.lower() == name.lower():
         found = "fp8 weights for a 4-bit wish"
     elif wish.format == "fp8" and asked == "fp8" and ours.repo_id.lower() == name.lower():
         found = "a repository already in fp8"

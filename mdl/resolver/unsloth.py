@@ -128,6 +128,8 @@ def _claims(family: Family) -> dict[tuple[str, str], list[MirrorRow]]:
 
     quantized = family.quantized
     fp8 = [name for name in family.fp8 or () if name is not None]
+    if fp8:
+        fp8.append(f"{fp8[0]}-dynamic")  # a name that Unsloth's tables know, too
     members = (quantized, *family.floats, *fp8)
     # Some rows hold a second 4-bit repository among the float ones, some a 16-bit one in the
     # 4-bit place (to be quantized on load): the names tell.
@@ -146,8 +148,8 @@ def _claims(family: Family) -> dict[tuple[str, str], list[MirrorRow]]:
     for name in members:
         claim(name, "16bit", official, "official")
     if family.fp8 is not None:
-        first, block, row = family.fp8
-        for name in (*members, f"{first}-dynamic"):
+        _, block, row = family.fp8
+        for name in members:
             claim(name, "fp8", block, "block")
             claim(name, "fp8", row, "row")
     return found
