@@ -39,7 +39,7 @@ def tiny(family, dtype=torch.float32, **more):
 
     prefix, special = FAMILIES[family]
     text = "Text" if family == "gemma3" else ""
-    config = getattr(transformers, f"{prefix}{text}Config")(**SIZES, **special, **more)
+    config = getattr(transformers, f"{prefix}{text}Config")(**{**SIZES, **special, **more})
     torch.manual_seed(0)
     model = getattr(transformers, f"{prefix}ForCausalLM")(config).to(dtype)
     for name, parameter in model.named_parameters():

@@ -248,6 +248,12 @@ class TestFourBit:
         assert all(torch.equal(kept[name], wanted[name]) for name in wanted)
         assert torch.equal(logits(copy.deepcopy(fast)), logits(fast))
 
+    def test_compiles_without_graph_breaks(self):
+        model = quantized(tiny("llama", num_hidden_layers=1))
+        kernels.apply(model)
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        assert torch.equal(logits(compiled), logits(model))
+
     def test_a_weight_that_is_not_quantized_yet_is_left(self):
         import bitsandbytes
 
