@@ -25,6 +25,7 @@ def load_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--allow-pickle", is_flag=True, help="Take pickled weights, which can run code."
         ),
+        click.option("--locked", type=click.Path(dir_okay=False), help="Only what it says."),
         click.option("--trust-remote-code", is_flag=True, help="Run the repository's own Python."),
         click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
         click.option("--progress/--no-progress", default=None, help="Show a progress bar."),
@@ -98,8 +99,8 @@ def show_pull(body: dict[str, Any], as_json: bool) -> None:
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write the report.")
 def load(name: str, **options: Any) -> None:
     """Load NAME, report what was loaded, and try a prompt."""
-    from mdl.loader.load import load_request
-    from mdl.loader.plan import make_plan
+    from mdl.loader.loading import load_request
+    from mdl.loader.planning import make_plan
 
     # bitsandbytes notes at every import on a CPU that an optional kernel package is missing.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -164,6 +165,8 @@ def request_of(name: str, options: dict[str, Any]) -> "LoadRequest":
         trust_remote_code=options["trust_remote_code"],
         allow_pickle=options["allow_pickle"],
         local_files_only=True if options["offline"] else None,
+        prefer=options["prefer"],
+        locked=options["locked"],
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mdl.errors import UsageError
-from mdl.loader.load import Loaded, load_request
+from mdl.loader.loading import Loaded, load_request
 from mdl.loader.request import (
     LoadRequest,
     Quantization,
@@ -14,7 +14,7 @@ from mdl.loader.request import (
 )
 
 if TYPE_CHECKING:
-    from mdl.loader.plan import LoadPlan
+    from mdl.loader.planning import LoadPlan
 
 # What transformers' from_pretrained takes and mdl passes on as it is.
 PASSED_ON = frozenset(
@@ -45,7 +45,7 @@ def plan(model_name: str, *, max_seq_length: int | None = None, **options: Any) 
     Raises:
         MdlError: as `load`.
     """
-    from mdl.loader.plan import make_plan
+    from mdl.loader.planning import make_plan
 
     return make_plan(make_request(model_name, max_seq_length=max_seq_length, **options))
 
@@ -71,6 +71,8 @@ def make_request(
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     local_files_only: bool | None = None,
+    prefer: str | None = None,
+    locked: str | None = None,
     **extra: Any,
 ) -> LoadRequest:
     """A checked request from the arguments of `mdl.load`.
@@ -87,6 +89,8 @@ def make_request(
             `BitsAndBytesConfig`).
         quantize_once: keep what was quantized on load as a local mirror for the next time.
         local_files_only: answer from what is here, without a socket.
+        prefer: `default`, `cached` or `official`; the configuration's when left out.
+        locked: a lock file; what is loaded must be exactly what it says.
         **extra: further arguments of transformers' `from_pretrained` (see PASSED_ON).
 
     Raises:
@@ -122,6 +126,8 @@ def make_request(
         allow_pickle=allow_pickle,
         quantize_once=quantize_once,
         offline=True if local_files_only else None,
+        prefer=prefer,
+        locked=locked,
         token=token,
         extra=_frozen(extra),
     )

@@ -55,6 +55,7 @@ class LoadRequest:
 
     `format` says how the weights are wanted; `exact_name` forbids any other repository than the
     one named, so a 4-bit wish with an exact name quantizes that very repository on load.
+    `locked` is the path of a lock file that says which commit it must be.
     """
 
     name: str
@@ -71,6 +72,8 @@ class LoadRequest:
     allow_pickle: bool = False
     quantize_once: bool = True
     offline: bool | None = None
+    prefer: str | None = None
+    locked: str | None = None
     token: str | bool | None = field(default=None, repr=False)
     extra: Mapping[str, Any] = field(default_factory=dict)
 

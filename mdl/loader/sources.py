@@ -61,14 +61,18 @@ def answer(
     Raises:
         MdlError: as the resolver refuses, or the repository is not a model that may be loaded.
     """
-    from mdl.ask import resolver_for
+    from mdl.ask import resolve_locked, resolver_for
 
     if request.offline is not None:
         settings = replace(settings, offline=request.offline)
     hub = Hub(settings, request.token)
-    wish = Wish(request.format, request.exact_name, request.revision, prefer=settings.prefer)
+    prefer = request.prefer or settings.prefer
+    wish = Wish(request.format, request.exact_name, request.revision, prefer)
     resolver = resolver_for(settings, token=request.token)
-    resolution = resolver.resolve(request.name, wish).checked()
+    if request.locked is not None:
+        resolution = resolve_locked(resolver, request.locked, request.name, wish)
+    else:
+        resolution = resolver.resolve(request.name, wish).checked()
     resolver.record(resolution, purpose)
     source = locate(request, resolution, hub, repairing=repairing)
     return Answer(resolution, source, settings, hub)
@@ -118,14 +122,41 @@ def bring(found: Answer, request: LoadRequest, progress: Progress | None = None)
         VerificationError: what is there is damaged.
     """
     source = found.source
-    if source.checkpoint is not None:
-        return source.checkpoint
-    assert source.download is not None
-    folder = fetch(found.hub, source.download, progress=progress)
-    _remember_ref(found, source.download)
-    return read_checkpoint(
-        folder, allow_pickle=request.allow_pickle, remote_code=request.trust_remote_code
-    )
+    checkpoint = source.checkpoint
+    if checkpoint is None:
+        assert source.download is not None
+        folder = fetch(found.hub, source.download, progress=progress)
+        _remember_ref(found, source.download)
+        checkpoint = read_checkpoint(
+            folder, allow_pickle=request.allow_pickle, remote_code=request.trust_remote_code
+        )
+    if request.locked is not None and not source.mirror:
+        check_locked(request.locked, found.resolution, checkpoint.folder)
+    return checkpoint
+
+
+def check_locked(lock: str, resolution: Resolution, folder: Path) -> None:
+    """Whether a snapshot's files are those of the lock, by the names of their blobs.
+
+    A blob is named by its content's hash, which `mdl verify LOCK` recomputes; here the names are
+    enough, and cost nothing.
+
+    Raises:
+        VerificationError: a file is another one than the lock names.
+    """
+    from mdl.resolver import lockfile
+
+    entries = lockfile.read(Path(lock))
+    entry = next(e for e in entries if e.requested == resolution.requested
+                 and e.commit == resolution.commit)  # fmt: skip
+    for path, digest in entry.files.items():
+        file = folder / path
+        if file.is_symlink() and file.readlink().name != digest.partition(":")[2]:
+            raise VerificationError(
+                f"{path} of {entry.repo_id} is not the file that {lock} names.",
+                why=f"its blob is {file.readlink().name}, the lock says {digest}",
+                next="`mdl pull --repair` fetches damaged files again; else lock anew.",
+            )
 
 
 def current_commit(resolution: Resolution, hub: Hub) -> str:
