@@ -1,31 +1,24 @@
 """Every change mdl makes to a disk goes through here, one function per kind of change.
 
 Each is a single system call that leaves either the old or the new state, or a short sequence
-that hides its half-made part under a temporary name. `steps` counts them: a test that sets
-`MDL_TEST_KILL_AFTER=N` dies, as by SIGKILL, right after the Nth change.
+that hides its half-made part under a temporary name. `after_step` is called after each of them,
+so that a test can kill the process at every point there is.
 """
 
 import ctypes
 import errno
 import os
-import secrets
 import sys
-from pathlib import Path
 
 from mdl.errors import DiskError
 
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
-_kill_after = int(os.environ.get("MDL_TEST_KILL_AFTER", "0"))
-steps = 0
 
 
-def _stepped() -> None:
-    global steps
-    steps += 1
-    if steps == _kill_after:
-        os._exit(137)
+def after_step() -> None:
+    """Nothing; tests put something in its place."""
 
 
 def lexists(path: str) -> bool:
@@ -43,7 +36,7 @@ def make_folder(path: str, mode: int = 0o777) -> None:
         os.mkdir(path, mode)
     except FileExistsError:
         return
-    _stepped()
+    after_step()
 
 
 def remove_folder(path: str) -> bool:
@@ -54,7 +47,7 @@ def remove_folder(path: str) -> bool:
         if error.errno in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             return False
         raise
-    _stepped()
+    after_step()
     return True
 
 
@@ -68,7 +61,7 @@ def rename_new(source: str, target: str) -> None:
         if lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
         os.rename(source, target)
-    _stepped()
+    after_step()
 
 
 def exchange(first: str, second: str) -> None:
@@ -83,23 +76,23 @@ def exchange(first: str, second: str) -> None:
             why="folding one spelling into another needs renameat2 with RENAME_EXCHANGE.",
             next="Use `mdl cache normalize --to shared`, which moves no folder.",
         )
-    _stepped()
+    after_step()
 
 
 def replace(source: str, target: str) -> None:
     """Rename over whatever file is there."""
     os.replace(source, target)
-    _stepped()
+    after_step()
 
 
 def hard_link(source: str, target: str) -> None:
     os.link(source, target, follow_symlinks=False)
-    _stepped()
+    after_step()
 
 
 def soft_link(text: str, target: str) -> None:
     os.symlink(text, target)
-    _stepped()
+    after_step()
 
 
 def remove_file(path: str) -> bool:
@@ -107,24 +100,28 @@ def remove_file(path: str) -> bool:
         os.unlink(path)
     except FileNotFoundError:
         return False
-    _stepped()
+    after_step()
     return True
 
 
-def write_file(path: str, data: bytes, mode: int = 0o644) -> None:
-    """Give a file this content in one step, synced: readers see the old or the new."""
-    temporary = temporary_beside(path)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        _stepped()
-        replace(temporary, path)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+def write_file(path: str, data: bytes, temporary: str) -> None:
+    """Give a file this content in one step, synced: readers see the old or the new.
+
+    Args:
+        temporary: a name on the same device for the half-made file.
+    """
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    after_step()
+    replace(temporary, path)
+
+
+def set_mode(path: str, mode: int) -> None:
+    os.chmod(path, mode)
+    after_step()
 
 
 def append_line(path: str, line: bytes, mode: int = 0o666) -> None:
@@ -137,13 +134,7 @@ def append_line(path: str, line: bytes, mode: int = 0o666) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-    _stepped()
-
-
-def temporary_beside(path: str) -> str:
-    """A hidden name in the same folder that huggingface_hub and mdl's scan both pass over."""
-    folder, name = os.path.split(path)
-    return os.path.join(folder, f".mdl-{secrets.token_hex(4)}-{name[-64:]}")
+    after_step()
 
 
 def _renameat2(source: str, target: str, flags: int) -> bool:

@@ -4,15 +4,19 @@ Every operation can be performed twice and reverted twice with the same end, fro
 a kill left it at. So one rule recovers everything: an action that was being done, or being
 undone, when its process died is reverted from its last operation to its first.
 
-Operations (paths absolute):
-    move      {from, to}        rename, never over anything
-    share     {keep, path}      make `path` another name of `keep`'s bytes
-    link      {from, to}        a further name for a file
-    symlink   {text, path}      a symbolic link
-    write     {path, text, old} a small file's new and former content (`null`: it was not there)
-    mkdir     {path}
-    exchange  {path, other}     a link at `other` and the folder at `path` swap places
-    manifest  {payload, line}   a line more in a shared payload's manifest
+Operations (paths absolute; `temp` is a name in the action's own staging folder, so that no
+half-made file is ever inside the cache):
+    move      {from, to}             rename, never over anything
+    share     {keep, path, temp}     make `path` another name of `keep`'s bytes
+    store     {path, payload, line, text, temp, mode, made}
+                                     make a blob a link into the shared store
+    link      {from, to}             a further name for a file
+    symlink   {text, path}           a symbolic link
+    write     {path, text, old, temp}   a small file's new and former content (null: none)
+    exchange  {path, other}          a link at `other` and the folder at `path` swap places
+    manifest  {payload, line}        a line more in a shared payload's manifest
+`folder` in a link or symlink names the repository folder whose `blobs` it is in: it is taken
+back only while no snapshot there has come to need it.
 """
 
 import contextlib
@@ -22,8 +26,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mdl.cachemgr import fileops
+from mdl.cachemgr.layout import parse_folder
 from mdl.cachemgr.locks import is_link
-from mdl.cachemgr.sharedstore import add_reference, payload_lock
+from mdl.cachemgr.sharedstore import (
+    MANIFEST,
+    add_reference,
+    append_reference,
+    payload_lock,
+    still_linked,
+)
+from mdl.errors import DiskError
 from mdl.store.cacheindex import CacheIndex
 
 Op = dict[str, Any]
@@ -35,10 +47,40 @@ def perform_all(ops: Sequence[Op]) -> None:
         _PERFORM[op["op"]](op)
 
 
-def revert_all(ops: Sequence[Op]) -> None:
-    """Take operations back, last first, as far as each of them happened."""
+def revert_all(ops: Sequence[Op], *, apart: bool = False) -> None:
+    """Take operations back, last first, as far as each of them happened.
+
+    Args:
+        apart: give bytes that were joined a copy each again. Recovery does not: it could need
+            more room than there is, and either way every file has its content.
+    """
+    needed = _Needed()
     for op in reversed(ops):
-        _REVERT[op["op"]](op)
+        if op["op"] == "share":
+            _unshare(op, apart=apart)
+        elif "folder" not in op or _made_name(op) not in needed.of(op["folder"]):
+            _REVERT[op["op"]](op)
+
+
+def _made_name(op: Op) -> str:
+    return os.path.basename(str(op["to"] if op["op"] == "link" else op["path"]))
+
+
+class _Needed:
+    """The blobs that a folder's snapshots name, read when first asked for."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, set[str]] = {}
+
+    def of(self, folder: str) -> set[str]:
+        if folder not in self._names:
+            names: set[str] = set()
+            for where, _, files in os.walk(os.path.join(folder, "snapshots")):
+                for name in files:
+                    with contextlib.suppress(OSError):
+                        names.add(os.path.basename(os.readlink(os.path.join(where, name))))
+            self._names[folder] = names
+        return self._names[folder]
 
 
 def run_action(
@@ -82,11 +124,32 @@ def finish_emptying(index: CacheIndex, action_id: int, trash: str, then: str) ->
 
 def undo_action(index: CacheIndex, action_id: int) -> None:
     """Revert an action that is done."""
+    ops = index.operations(action_id)
+    _check_room(ops)
     index.set_action(action_id, "undoing")
-    revert_all(index.operations(action_id))
+    revert_all(ops, apart=True)
     index.set_action(action_id, "undone")
     (action,) = [action for action in index.actions() if action.id == action_id]
     _drop_empty(action.detail.get("trash"))
+
+
+def _check_room(ops: Sequence[Op]) -> None:
+    """Parting joined bytes takes room: refuse before anything is changed.
+
+    Raises:
+        DiskError: there is less than it takes.
+    """
+    joined = [op for op in ops if op["op"] == "share" and _same_file(op["keep"], op["path"])]
+    if not joined:
+        return
+    wanted = sum(os.path.getsize(op["path"]) for op in joined)
+    free = shutil.disk_usage(os.path.dirname(joined[0]["path"])).free
+    if wanted > free:
+        raise DiskError(
+            "There is not enough room to take this back.",
+            why=f"parting what was joined takes {wanted} bytes, {free} are free.",
+            next="Free some room first; nothing was changed.",
+        )
 
 
 def erase(path: str) -> None:
@@ -151,78 +214,111 @@ def _same_file(first: str, second: str) -> bool:
         return False
 
 
+def _clear(temporary: str) -> str:
+    """A name in the staging folder that is free, with the folder there."""
+    fileops.make_folder(os.path.dirname(temporary))
+    fileops.remove_file(temporary)
+    return temporary
+
+
 def _share(op: Op) -> None:
     if _same_file(op["keep"], op["path"]) or not fileops.lexists(op["path"]):
         return
-    temporary = fileops.temporary_beside(op["path"])
-    fileops.hard_link(op["keep"], temporary)
-    fileops.replace(temporary, op["path"])
+    fileops.hard_link(op["keep"], _clear(op["temp"]))
+    fileops.replace(op["temp"], op["path"])
 
 
-def _unshare(op: Op) -> None:
-    """Give a shared name its own copy again."""
-    if not _same_file(op["keep"], op["path"]):
+def _unshare(op: Op, *, apart: bool) -> None:
+    fileops.remove_file(op["temp"])
+    if apart and _same_file(op["keep"], op["path"]):
+        try:
+            shutil.copy2(op["path"], _clear(op["temp"]))
+            fileops.replace(op["temp"], op["path"])
+        finally:
+            fileops.remove_file(op["temp"])
+
+
+def _store(op: Op) -> None:
+    """Follow huggingface_hub's order: the manifest's line is synced before the link appears."""
+    if is_link(op["path"]) or not fileops.lexists(op["path"]):
         return
-    temporary = fileops.temporary_beside(op["path"])
-    try:
-        shutil.copy2(op["path"], temporary)
-        fileops.replace(temporary, op["path"])
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+    with payload_lock(op["payload"]):
+        append_reference(op["payload"], op["line"])
+        if not fileops.lexists(op["payload"]):
+            fileops.hard_link(op["path"], op["payload"])
+            fileops.set_mode(op["payload"], op["mode"])
+        fileops.soft_link(op["text"], _clear(op["temp"]))
+        fileops.replace(op["temp"], op["path"])
+
+
+def _unstore(op: Op) -> None:
+    fileops.remove_file(op["temp"])
+    with payload_lock(op["payload"]):
+        if is_link(op["path"]) and os.readlink(op["path"]) == op["text"]:
+            fileops.hard_link(op["payload"], _clear(op["temp"]))
+            fileops.replace(op["temp"], op["path"])
+        if op["made"] and not still_linked(op["root"], op["payload"]):
+            fileops.remove_file(op["payload"])
+            fileops.remove_file(f"{op['payload']}{MANIFEST}")
 
 
 def _link(op: Op) -> None:
     if fileops.lexists(op["from"]) and not fileops.lexists(op["to"]):
         fileops.make_folder(os.path.dirname(op["to"]))
-        fileops.hard_link(op["from"], op["to"])
+        with contextlib.suppress(FileExistsError):
+            fileops.hard_link(op["from"], op["to"])
 
 
 def _unlink(op: Op) -> None:
     if _same_file(op["from"], op["to"]):
         fileops.remove_file(op["to"])
+        _tidy(os.path.dirname(op["to"]))
+
+
+def _tidy(folder: str) -> None:
+    """Remove the empty folders that taking something back leaves, the repository's last."""
+    while fileops.remove_folder(folder):
+        if parse_folder(os.path.basename(folder)) or ".mdl-trash" in folder:
+            return
+        folder = os.path.dirname(folder)
 
 
 def _symlink(op: Op) -> None:
     if not fileops.lexists(op["path"]):
         fileops.make_folder(os.path.dirname(op["path"]))
-        fileops.soft_link(op["text"], op["path"])
+        with contextlib.suppress(FileExistsError):  # a download made it just now
+            fileops.soft_link(op["text"], op["path"])
 
 
 def _unsymlink(op: Op) -> None:
     if is_link(op["path"]) and os.readlink(op["path"]) == op["text"]:
         fileops.remove_file(op["path"])
+        _tidy(os.path.dirname(op["path"]))
 
 
 def _read(path: str) -> str | None:
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with open(path, encoding="ascii", newline="") as file:
             return file.read()
-    except FileNotFoundError:
+    except (OSError, UnicodeDecodeError):
         return None
 
 
 def _write(op: Op) -> None:
     if _read(op["path"]) == op["old"]:
         fileops.make_folder(os.path.dirname(op["path"]))
-        fileops.write_file(op["path"], op["text"].encode("utf-8", "surrogateescape"))
+        fileops.write_file(op["path"], op["text"].encode(), _clear(op["temp"]))
 
 
 def _unwrite(op: Op) -> None:
+    fileops.remove_file(op["temp"])
     if _read(op["path"]) != op["text"]:
         return
     if op["old"] is None:
         fileops.remove_file(op["path"])
+        _tidy(os.path.dirname(op["path"]))
     else:
-        fileops.write_file(op["path"], op["old"].encode("utf-8", "surrogateescape"))
-
-
-def _mkdir(op: Op) -> None:
-    fileops.make_folder(op["path"])
-
-
-def _rmdir(op: Op) -> None:
-    fileops.remove_folder(op["path"])
+        fileops.write_file(op["path"], op["old"].encode(), _clear(op["temp"]))
 
 
 def _exchange(op: Op) -> None:
@@ -246,20 +342,19 @@ def _leave_manifest(op: Op) -> None:
 _PERFORM: dict[str, Callable[[Op], None]] = {
     "move": _move,
     "share": _share,
+    "store": _store,
     "link": _link,
     "symlink": _symlink,
     "write": _write,
-    "mkdir": _mkdir,
     "exchange": _exchange,
     "manifest": _manifest,
 }
 _REVERT: dict[str, Callable[[Op], None]] = {
     "move": _move_back,
-    "share": _unshare,
+    "store": _unstore,
     "link": _unlink,
     "symlink": _unsymlink,
     "write": _unwrite,
-    "mkdir": _rmdir,
     "exchange": _exchange_back,
     "manifest": _leave_manifest,
 }

@@ -20,7 +20,7 @@ MAX_DEPTH = 32
 MAX_TREE_BYTES = 64 * 2**20
 _SHOWN_PROBLEMS = 20
 _REF_TEMPORARY = re.compile(r".*\.[0-9a-f]{8}\.tmp")
-_BLOB_TEMPORARY = re.compile(r"tmp_[0-9a-f-]{36}|\..*\.[0-9a-f]{8}\.shared|\.mdl-.*")
+_BLOB_TEMPORARY = re.compile(r"tmp_[0-9a-f-]{36}|\..*\.[0-9a-f]{8}\.shared")
 _IGNORED = {".DS_Store"}
 
 

@@ -38,8 +38,13 @@ def payload_lock(payload: str) -> Iterator[None]:
 def add_reference(payload: str, line: str) -> None:
     """Put a blob on a payload's manifest, unless it is there."""
     with payload_lock(payload):
-        if line not in (references(payload) or ()):
-            fileops.append_line(f"{payload}{MANIFEST}", f"{line}\n".encode())
+        append_reference(payload, line)
+
+
+def append_reference(payload: str, line: str) -> None:
+    """`add_reference` for one who holds the payload's lock."""
+    if line not in (references(payload) or ()):
+        fileops.append_line(f"{payload}{MANIFEST}", f"{line}\n".encode())
 
 
 def references(payload: str) -> tuple[str, ...] | None:

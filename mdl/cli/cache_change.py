@@ -178,6 +178,82 @@ def rm(
         show_outcome(outcome, erased=choice["now"])
 
 
+@click.command("normalize")
+@click.argument("name", required=False)
+@click.option(
+    "--to",
+    type=click.Choice(["shared", "hub", "lower"]),
+    help="shared: one copy of the bytes, no folder moves; hub, lower: one folder, the other"
+    " casings become links to it.",
+)
+@click.option("--across", is_flag=True, help="Join equal files of different repositories too.")
+@click.option("--store", is_flag=True, help="Move older files into hf's shared blob store.")
+@type_option
+@cache_dir_option
+@dry_option
+@yes_option
+@json_option
+def normalize(
+    name: str | None,
+    repo_type: str | None,
+    cache_dir: Path | None,
+    dry_run: bool,
+    as_json: bool,
+    **choice: Any,
+) -> None:
+    """Make every casing of NAME, or of every repository, find one copy.
+
+    `hub` asks the Hub for its spelling; `lower` is what portable caches use. A repository in
+    which a download is running, or a file is open, is left alone and named.
+    """
+    from mdl.cachemgr.normalize_run import apply
+    from mdl.cachemgr.normalizing import Wish, hub_spelling, plan
+
+    found = opened(cache_dir)
+    only = None
+    if name is not None:
+        repo = found.repo(name, repo_type)
+        only = repo_key(repo.repo_type, repo.repo_id)
+    default = found.settings.cache.normalize
+    to = choice["to"] or (default if default != "off" else "shared")
+    wish = Wish(to, only, choice["across"], choice["store"])
+    planned = plan(found, wish, hub_spelling(found))
+    say_notes(found)
+    if not as_json:
+        _show_normalize(planned)
+    if dry_run or not planned.work:
+        if as_json:
+            echo_json({"dry_run": dry_run, **planned.to_json()})
+        return
+    agree(f"Normalize {len(planned.work)} repositories?", yes=choice["yes"])
+    outcome = apply(found, planned)
+    if as_json:
+        done = {"action": outcome.action_id, "saved": outcome.saved, "done": list(outcome.done),
+                "skipped": dict(outcome.skipped)}  # fmt: skip
+        echo_json({"dry_run": False, **planned.to_json(), **done})
+        return
+    for repo_id, reason in outcome.skipped.items():
+        click.echo(f"left alone: {printable(repo_id)}: {reason}")
+    click.echo(f"Normalized {len(outcome.done)}, {human_size(outcome.saved)} saved.")
+
+
+def _show_normalize(planned: Any) -> None:
+    rows = [
+        (
+            group.repo_id,
+            ", ".join(group.spellings),
+            str(group.operations),
+            human_size(group.saved),
+            group.skipped,
+        )
+        for group in planned.groups
+    ]
+    header = ("REPOSITORY", "SPELLINGS", "STEPS", "SAVES", "LEFT ALONE BECAUSE")
+    click.echo(table(header, rows, right=(2, 3)) if rows else "Nothing to normalize.")
+    for note in planned.notes:
+        click.echo(f"note: {note}")
+
+
 @click.command("pin")
 @click.argument("name", required=False)
 @type_option
