@@ -154,7 +154,7 @@ def _print(answer: "Resolution") -> None:
     if answer.commit:
         lines.append(("commit", answer.commit))
     lines.append(("access", _access_line(answer)))
-    lines.append(("source", answer.source))
+    lines.append(("source", f"{answer.source} {answer.source_version or ''}".rstrip()))
     lines.append(("cached", _cached_line(answer)))
     if answer.knowledge_age is not None:
         import time

@@ -17,6 +17,7 @@ class Candidate(NamedTuple):
     reason: str
     bad: BadMirror | None = None
     dead: str | None = None
+    version: str | None = None  # the edition of the source
 
     @property
     def key(self) -> str:
@@ -114,6 +115,7 @@ def _matching(field: Field, wish: str, fits: Callable[[str], bool]) -> Iterator[
                 _row_reason(row),
                 bad,
                 _dead_reason(row),
+                row.source_version,
             )
 
 
@@ -128,6 +130,7 @@ def _with_replacement(candidate: Candidate) -> Iterator[Candidate]:
             "bad-mirror",
             bad.source,
             f"used instead of {bad.repo_id} ({bad.reason})",
+            version=candidate.version,
         )
 
 

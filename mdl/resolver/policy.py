@@ -309,6 +309,7 @@ class _Decision:
             gated=_gated(facts),
             access=_access(facts),
             source=candidate.source,
+            source_version=candidate.version,
             rule=candidate.rule,
             trace=tuple(self.trace),
             alternatives=self._alternatives(candidate.key),

@@ -138,6 +138,7 @@ class Resolution:
     cached: Cached | None
     local_mirrors: tuple[dict[str, Any], ...] = ()
     weights: str | None = None
+    source_version: str | None = None
     knowledge_age: float | None = None
     error: MdlError | None = None
 
@@ -159,6 +160,7 @@ class Resolution:
             "gated": self.gated,
             "access": self.access,
             "source": self.source,
+            "source_version": self.source_version,
             "rule": self.rule,
             "trace": [step._asdict() for step in self.trace],
             "alternatives": list(self.alternatives),
@@ -197,6 +199,7 @@ class Resolution:
             gated=body["gated"],
             access=str(body["access"]),
             source=str(body["source"]),
+            source_version=body.get("source_version"),
             rule=str(body["rule"]),
             trace=tuple(Step(s["candidate"], s["verdict"], s["reason"]) for s in body["trace"]),
             alternatives=tuple(body["alternatives"]),

@@ -28,7 +28,7 @@ _REPOSITORY = (
 _BAD = "b.repo_id, b.replacement, b.replacement_format, b.reason, b.source"
 _MIRROR = (
     "m.name, m.wish, m.repo_id, m.format, m.variant, m.rank, m.relation, m.source,"
-    " m.status, m.status_reason"
+    " m.status, m.status_reason, (SELECT s.version FROM sources s WHERE s.name = m.source)"
 )
 # A person's row beats every import; then the rank; the name last, so that the order is total.
 _ORDER = "CASE m.source WHEN 'user' THEN 0 ELSE 1 END, m.rank, m.repo_key"
@@ -113,9 +113,9 @@ class Catalog:
             spelling=row[15],
             mirrors=tuple(
                 (
-                    MirrorRow._make(r[0:10]),
-                    BadMirror._make(r[10:15]) if r[10] is not None else None,
-                    RepositoryRow._make(r[15:24]) if r[15] is not None else None,
+                    MirrorRow._make(r[0:11]),
+                    BadMirror._make(r[11:16]) if r[11] is not None else None,
+                    RepositoryRow._make(r[16:25]) if r[16] is not None else None,
                 )
                 for r in self.database.rows(_CANDIDATES, {"key": key})
             ),
@@ -187,9 +187,9 @@ class Catalog:
     def history(self, name: str | None = None, limit: int = 50) -> list[dict[str, Any]]:
         """The resolution log, newest first."""
         names = ("at", "purpose", "requested", "wish", "repo_id", "commit", "substituted", "rule",
-                 "source")  # fmt: skip
+                 "source", "source_version")  # fmt: skip
         where = "WHERE key = :key" if name is not None else ""
-        sql = f"SELECT at, purpose, requested, wish, repo_id, revision_commit, substituted, rule, source FROM resolution_log {where} ORDER BY id DESC LIMIT :limit"  # noqa: S608, E501 # values are bound
+        sql = f"SELECT at, purpose, requested, wish, repo_id, revision_commit, substituted, rule, source, source_version FROM resolution_log {where} ORDER BY id DESC LIMIT :limit"  # noqa: S608, E501 # values are bound
         params: dict[str, Any] = {"limit": limit}
         if name is not None:
             params["key"] = name.lower()
@@ -304,14 +304,16 @@ class Catalog:
                 "substituted": int(answer["substituted"]),
                 "rule": answer["rule"],
                 "source": answer["source"],
+                "source_version": answer["source_version"],
             }
             for at, requested, wish, answer in answers
         ]
         with self.database.transaction() as writer:
             writer.run_many(
                 "INSERT INTO resolution_log (at, purpose, requested, key, wish, repo_id,"
-                " revision_commit, substituted, rule, source) VALUES (:at, :purpose, :requested,"
-                " :key, :wish, :repo_id, :commit, :substituted, :rule, :source)",
+                " revision_commit, substituted, rule, source, source_version) VALUES (:at,"
+                " :purpose, :requested, :key, :wish, :repo_id, :commit, :substituted, :rule,"
+                " :source, :source_version)",
                 values,
             )
 
@@ -345,5 +347,5 @@ def _put_source(writer: "Writer", source: Source, rows: int) -> None:
 
 def _mirror_values(row: MirrorRow) -> dict[str, Any]:
     values = row._asdict()
-    del values["status"], values["status_reason"]
+    del values["status"], values["status_reason"], values["source_version"]
     return {**values, "key": row.name.lower(), "repo_key": row.repo_id.lower()}

@@ -26,7 +26,7 @@ def read() -> tuple[Source, list[MirrorRow], list[BadMirror]]:
     content = json.loads(_PATH.read_text())
     return (
         Source(**{**content["source"], "name": PACKAGED}),
-        [MirrorRow._make([*row, PACKAGED, None, None]) for row in content["mirrors"]],
+        [MirrorRow._make([*row, PACKAGED, None, None, None]) for row in content["mirrors"]],
         [BadMirror._make([*row, PACKAGED]) for row in content["bad_mirrors"]],
     )
 

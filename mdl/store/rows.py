@@ -38,6 +38,7 @@ class MirrorRow(NamedTuple):
     source: str
     status: str | None = None
     status_reason: str | None = None
+    source_version: str | None = None
 
 
 class RepositoryRow(NamedTuple):

