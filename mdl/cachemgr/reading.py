@@ -4,7 +4,8 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 
-CHUNK = 8 * 2**20
+CHUNK = 4 * 2**20
+_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 
 
 def open_quietly(path: str) -> int:
@@ -23,20 +24,23 @@ def open_quietly(path: str) -> int:
 def chunks(path: str, pause: Callable[[int], None] | None = None) -> Iterator[memoryview]:
     """A file's content, piece by piece; `pause` is told how much was read, to throttle.
 
-    What was not in the page cache before is dropped from it again. The pieces share one buffer:
-    each is valid until the next is asked for.
+    Pages that were in the page cache stay there; those that had to be read are dropped again.
+    The pieces share one buffer: each is valid until the next is asked for.
     """
     fd = open_quietly(path)
     try:
-        buffer = bytearray(CHUNK)
-        view = memoryview(buffer)
-        offset = 0
+        view = memoryview(bytearray(CHUNK))
         advise = getattr(os, "posix_fadvise", None)
         if advise is not None:
-            advise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-        while count := os.readv(fd, [buffer]):
+            # No reading ahead: pages fetched on a guess would look as if they had been there.
+            advise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+        offset = 0
+        while True:
+            count, cached = _read(fd, view, offset)
+            if count == 0:
+                return
             yield view[:count]
-            if advise is not None:
+            if not cached and advise is not None:
                 advise(fd, offset, count, os.POSIX_FADV_DONTNEED)
             offset += count
             if pause is not None:
@@ -45,12 +49,34 @@ def chunks(path: str, pause: Callable[[int], None] | None = None) -> Iterator[me
         os.close(fd)
 
 
+def _read(fd: int, view: memoryview, offset: int) -> tuple[int, bool]:
+    """(bytes read at an offset, whether they came from the page cache)."""
+    if _NOWAIT:
+        with contextlib.suppress(OSError):
+            count = os.preadv(fd, [view], offset, _NOWAIT)
+            if count:
+                return count, True
+    if hasattr(os, "preadv"):
+        return os.preadv(fd, [view], offset), False
+    os.lseek(fd, offset, os.SEEK_SET)
+    return os.readv(fd, [view]), False
+
+
 def same_content(first: str, second: str) -> bool:
     """Do two files hold the same bytes?"""
-    with contextlib.suppress(OSError):
-        if os.path.samestat(os.stat(first), os.stat(second)):
-            return True
-    if os.path.getsize(first) != os.path.getsize(second):
+    if os.path.samestat(os.stat(first), os.stat(second)):
+        return True
+    size = os.path.getsize(first)
+    if size != os.path.getsize(second):
         return False
-    one, two = chunks(first), chunks(second)
-    return all(a == b for a, b in zip(one, two, strict=False))
+    return _hash(first) == _hash(second)
+
+
+def _hash(path: str) -> bytes:
+    """Pieces of two readings need not have equal lengths; their hashes compare anyway."""
+    import hashlib
+
+    digest = hashlib.blake2b()
+    for chunk in chunks(path):
+        digest.update(chunk)
+    return digest.digest()

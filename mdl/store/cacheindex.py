@@ -221,9 +221,9 @@ class CacheIndex:
 
     # What verify already hashed
 
-    def verified(self) -> dict[str, tuple[str, str]]:
-        """Path → (stamp of the content that was hashed, verdict)."""
-        rows = self._db.execute("SELECT path, stamp, verdict FROM verified")
+    def verified(self, since: float) -> dict[str, tuple[str, str]]:
+        """Path → (stamp of the content that was hashed, verdict), of what was hashed since."""
+        rows = self._db.execute("SELECT path, stamp, verdict FROM verified WHERE at >= ?", (since,))
         return {os.fsdecode(path): (stamp, verdict) for path, stamp, verdict in rows}
 
     def put_verified(self, rows: Iterable[tuple[str, str, str]]) -> None:

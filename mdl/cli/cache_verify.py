@@ -1,0 +1,136 @@
+"""`mdl cache verify`."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mdl.cachemgr.probe import store_is_marked
+from mdl.cachemgr.scan import scan_folder
+from mdl.cachemgr.verify import Report, Verifier
+from mdl.cli.cache_common import (
+    SIZE,
+    cache_dir_option,
+    json_option,
+    opened,
+    say_notes,
+    type_option,
+)
+from mdl.cli.output import echo_json, human_size, printable, table
+from mdl.errors import VerificationError
+
+
+@click.command("verify")
+@click.argument("names", nargs=-1)
+@click.option("--repair", is_flag=True, help="Fetch what is bad again, through huggingface_hub.")
+@click.option("--again", is_flag=True, help="Hash what a run of the last day found right, too.")
+@click.option("--throttle", type=SIZE, help="Read at most so much a second, such as 100MB.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Files hashed at once; default: cores.")
+@type_option
+@cache_dir_option
+@json_option
+def verify(
+    names: tuple[str, ...],
+    repo_type: str | None,
+    cache_dir: Path | None,
+    as_json: bool,
+    **choice: Any,
+) -> None:
+    """Check NAMES, or everything: each file's content against its name, each snapshot against
+    its listing. Offline; a broken-off run goes on where it was.
+
+    Exit code 6 when something is bad.
+    """
+    found = opened(cache_dir)
+    folders = _folders(found, names, repo_type)
+    verifier = Verifier(
+        os.fspath(found.root),
+        found.index,
+        workers=choice["jobs"],
+        rate=choice["throttle"],
+        again=choice["again"],
+        progress=_progress(as_json),
+    )
+    report = verifier.run(folders)
+    say_notes(found)
+    fixed, failed = 0, [(bad, "") for bad in report.bad]
+    if choice["repair"] and report.bad:
+        from mdl.cachemgr.repair import repair
+
+        repaired = repair(found, report.bad)
+        fixed, failed = repaired.fixed, list(repaired.failed)
+    if as_json:
+        still = [{**bad.to_json(), "why": why} for bad, why in failed]
+        shown = {"root": str(found.root), **report.to_json(), "repaired": fixed, "remaining": still}
+        if failed:
+            shown["error"] = _refusal(len(failed)).to_json()
+        echo_json(shown)
+    else:
+        _show(report, fixed, failed)
+    if failed:
+        raise click.exceptions.Exit(VerificationError.exit_code)
+
+
+def _folders(found: Any, names: tuple[str, ...], repo_type: str | None) -> list[Any]:
+    if names:
+        repos = [found.repo(name, repo_type) for name in names]
+        folders = [
+            folder for repo in repos for folder in found.folders_of(repo.repo_id, repo.repo_type)
+        ]
+    else:
+        root = os.fspath(found.root)
+        marked = store_is_marked(root)
+        folders = [
+            scan_folder(root, summary.name, marked=marked) for summary in found.survey().summaries
+        ]
+    return [
+        folder
+        for folder in folders
+        if folder.alias_of is None and repo_type in (None, folder.repo_type)
+    ]
+
+
+def _progress(as_json: bool) -> Callable[[int, int], None]:
+    """A line that renews itself, on a terminal only."""
+    if as_json or not sys.stderr.isatty():
+        return lambda done, total: None
+
+    def say(done: int, total: int) -> None:
+        end = "\n" if done >= total else ""
+        click.echo(f"\r{human_size(done)} of {human_size(total)} hashed ", nl=False, err=True)
+        click.echo(end, nl=False, err=True)
+
+    return say
+
+
+def _refusal(count: int) -> VerificationError:
+    return VerificationError(
+        f"{count} file{'s are' if count > 1 else ' is'} not what they should be.",
+        next="`mdl cache verify --repair` fetches them again.",
+    )
+
+
+def _show(report: Report, fixed: int, failed: list[Any]) -> None:
+    rows = [
+        (
+            bad.folder,
+            ", ".join(path for _, path in bad.files[:2]) or bad.blob or "",
+            bad.problem,
+            why,
+        )
+        for bad, why in failed
+    ]
+    if rows:
+        click.echo(table(("FOLDER", "FILE", "PROBLEM", "NOT REPAIRED BECAUSE"), rows))
+    said = [f"{report.checked} files hashed ({human_size(report.bytes)})"]
+    said += [f"{report.skipped} known to be right"] if report.skipped else []
+    said += [f"{report.unknown} with names that are no hash"] if report.unknown else []
+    said += [f"{fixed} repaired"] if fixed else []
+    click.echo(f"{', '.join(said)}.")
+    if failed:
+        click.echo(f"error: {printable(str(_refusal(len(failed))))}", err=True)
+    elif not fixed:
+        click.echo("Everything is what its name says.")
