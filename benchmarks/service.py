@@ -1,0 +1,180 @@
+"""Resolve requests against a million-row catalogue, beside a bare Starlette route.
+
+    python -m benchmarks.service [--seconds 10] [--rounds 3] [--soak 60]
+
+Builds a SQLite catalogue of a million mirror rows (250,000 names) in a temporary folder, starts
+`mdl serve` on it (offline: the Hub is not what is measured) and, on the same uvicorn with the same
+settings, a Starlette application with one JSON route. Both are asked by the same asyncio client
+over 64 connections, in turn, several rounds; then `mdl serve` alone for a soak. Prints requests
+per second, p50 and p99 of each, their ratios, errors, and the service's memory before and after.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from mdl.settings import Settings, load_settings
+from mdl.store.catalog import open_catalog
+from mdl.store.rows import MirrorRow, Source
+
+NAMES = 250_000
+CONNECTIONS = 64
+BARE = """
+import sys
+import uvicorn
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+async def answer(request):
+    return JSONResponse({"requested": request.query_params["name"]})
+
+print("up", flush=True)
+uvicorn.run(Starlette(routes=[Route("/v1/resolve", answer)]), port=int(sys.argv[1]),
+            access_log=False, log_level="error", server_header=False, loop="asyncio", http="h11")
+"""
+
+
+class Load(NamedTuple):
+    per_second: float
+    p50: float
+    p99: float
+    errors: int
+
+
+def rows() -> Iterator[MirrorRow]:
+    """Four mirrors a name, as the real tables have them."""
+    for i in range(NAMES):
+        name, tail = f"Org{i % 997}/Model-{i}", f"unsloth/Model-{i}"
+        yield MirrorRow(name, "bnb-4bit", f"{tail}-unsloth-bnb-4bit", "bnb-4bit", "dynamic", 0,
+                        "declared", "bench")  # fmt: skip
+        yield MirrorRow(name, "bnb-4bit", f"{tail}-bnb-4bit", "bnb-4bit", "plain", 1, "declared",
+                        "bench")  # fmt: skip
+        yield MirrorRow(name, "16bit", tail, "16bit", "ungated", 0, "declared", "bench")
+        yield MirrorRow(name, "fp8", f"{tail}-FP8", "fp8", "block", 0, "declared", "bench")
+
+
+def build(settings: Settings) -> None:
+    catalog = open_catalog(settings)
+    count = catalog.import_rows(Source("bench", "1", "benchmarks/service.py", "", ""), rows())
+    catalog.database.close()
+    print(f"catalogue: {count:,} rows, {NAMES:,} names")
+
+
+async def one_connection(port: int, until: float, seed: int, times: list[float]) -> int:
+    """Ask for random names, one after another on one kept connection; how many failed."""
+    pick = random.Random(seed)
+    errors = 0
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    while time.perf_counter() < until:
+        i = pick.randrange(NAMES)
+        target = f"/v1/resolve?name=Org{i % 997}/Model-{i}&wish=bnb-4bit"
+        start = time.perf_counter()
+        writer.write(f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+        await reader.readexactly(length)
+        times.append(time.perf_counter() - start)
+        errors += not head.startswith(b"HTTP/1.1 200")
+    writer.close()
+    return errors
+
+
+def ask(port: int, seconds: float, seed: int) -> Load:
+    async def all_connections() -> Load:
+        times: list[float] = []
+        start = time.perf_counter()
+        failed = await asyncio.gather(
+            *(one_connection(port, start + seconds, seed * 1000 + n, times)
+              for n in range(CONNECTIONS))
+        )  # fmt: skip
+        took = time.perf_counter() - start
+        times.sort()
+        return Load(len(times) / took, times[len(times) // 2], times[int(len(times) * 0.99)],
+                    sum(failed))  # fmt: skip
+
+    return asyncio.run(all_connections())
+
+
+def wait_up(port: int) -> None:
+    for _ in range(300):
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/resolve?name=a/b", timeout=1)
+            return
+        time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def running(command: list[str], env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def resident(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def show(name: str, load: Load) -> None:
+    print(f"  {name:<10}{load.per_second:8.0f} requests/s   p50 {load.p50 * 1000:6.1f} ms"
+          f"   p99 {load.p99 * 1000:6.1f} ms   errors {load.errors}")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--soak", type=float, default=60.0)
+    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        env = {"PATH": os.environ["PATH"], "HOME": folder, "MDL_HOME": f"{folder}/mdl",
+               "HF_HOME": f"{folder}/hf", "HF_HUB_OFFLINE": "1"}  # fmt: skip
+        build(load_settings(env))
+        bare_port, port = 18641, 18642
+        bare = [sys.executable, "-c", BARE, str(bare_port)]
+        ours = [sys.executable, "-m", "mdl", "serve", "--port", str(port)]
+        with running(bare, env), running(ours, env) as service:
+            wait_up(bare_port)
+            wait_up(port)
+            pairs = []
+            for n in range(options.rounds):
+                print(f"round {n + 1}, {CONNECTIONS} connections, {options.seconds:.0f} s each")
+                pair = ask(bare_port, options.seconds, n), ask(port, options.seconds, n)
+                show("bare", pair[0])
+                show("mdl serve", pair[1])
+                pairs.append(pair)
+            speed = statistics.median(b.per_second / a.per_second for a, b in pairs)
+            slow = statistics.median(b.p99 / a.p99 for a, b in pairs)
+            print(f"median of {options.rounds} rounds: {speed:.0%} of the bare route's requests/s"
+                  f" (floor 60%), p99 {slow:.1f} times its p99 (ceiling 5)")  # fmt: skip
+            before = resident(service.pid)
+            soak = ask(port, options.soak, 99) if options.soak else None
+            if soak:
+                print(f"soak of {options.soak:.0f} s: memory {before / 2**20:.0f} MiB before,"
+                      f" {resident(service.pid) / 2**20:.0f} MiB after")  # fmt: skip
+                show("mdl serve", soak)
+        if options.json:
+            figures = {"speed": speed, "p99": slow, "soak_seconds": options.soak}
+            options.json.write_text(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

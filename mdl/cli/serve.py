@@ -1,0 +1,48 @@
+"""`mdl serve`."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mdl.settings import load_settings
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8642, show_default=True, help="Port; 0 takes a free one.")
+@click.option(
+    "--allow-host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A name callers may use in the Host header; repeat it for more.",
+)
+@click.option(
+    "--tokens-file",
+    type=_FILE,
+    envvar="MDL_SERVE_TOKENS_FILE",
+    help="Lines of `read TOKEN` or `admin TOKEN`; read again when it changes.",
+)
+@click.option("--tls-cert", "certificate", type=_FILE, help="Certificate chain, PEM.")
+@click.option("--tls-key", "key", type=_FILE, help="Its private key, PEM.")
+@click.option("--max-connections", default=1000, show_default=True, help="Open at once.")
+@click.option("--no-request-log", is_flag=True, help="No JSON line a request on standard error.")
+def serve(no_request_log: bool, **options: Any) -> None:
+    """Answer names and show the cache over HTTP, with a page at /.
+
+    On loopback no token is needed to read. Any other address needs tokens, from --tokens-file
+    or MDL_SERVE_TOKENS (`read TOKEN;admin TOKEN`).
+    """
+    from mdl.service.config import ServiceConfig
+    from mdl.service.run import serve as run
+
+    config = ServiceConfig(
+        **options,
+        tokens=os.environ.get("MDL_SERVE_TOKENS", ""),
+        log_requests=not no_request_log,
+    )
+    run(load_settings(), config)

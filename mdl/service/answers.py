@@ -1,0 +1,280 @@
+"""Names in, resolutions out: what the routes ask, in the event loop or in a thread."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
+
+from mdl.errors import BusyError, MdlError, StoreError
+from mdl.resolver.types import CacheView, Facts, Resolution, Wish
+from mdl.service.callers import CallersResolver, MustAsk, Outage
+from mdl.service.config import ServiceConfig
+from mdl.service.metrics import Metrics
+from mdl.settings import Settings
+from mdl.store.catalog import Catalog, open_catalog
+
+log = logging.getLogger("mdl.service")
+T = TypeVar("T")
+
+_REOPEN_AFTER = 1.0
+_LOG_AGAIN_AFTER = 3600.0
+_LOG_KEYS = 50_000
+_LOG_WAITING = 20_000
+
+
+class Caller(NamedTuple):
+    """Whose request this is.
+
+    Attributes:
+        role: what this service's token allows (see `auth.ROLES`).
+        hub_token: the caller's own Hub token; lives as long as the request.
+    """
+
+    role: str
+    hub_token: str | None = None
+
+
+class Answers:
+    """The resolver behind the service. All its state can be lost: the database is the truth."""
+
+    def __init__(
+        self, settings: Settings, config: ServiceConfig, cached: CacheView, metrics: Metrics
+    ) -> None:
+        self.settings = settings
+        self._cached = cached
+        self._metrics = metrics
+        self._outage = Outage()
+        self._threads = ThreadPoolExecutor(config.threads, thread_name_prefix="mdl-answers")
+        self._waiting = 0
+        self._max_waiting = config.max_waiting
+        self._catalog: Catalog | None = None
+        self._opening = threading.Lock()
+        self._failed: tuple[float, MdlError] | None = None
+        self._anonymous: CallersResolver | None = None
+        self._log = AnswerLog()
+
+    # -- the database -------------------------------------------------------------------------
+
+    def catalog(self) -> Catalog:
+        """The open catalogue; call it in a thread.
+
+        Raises:
+            StoreError, BusyError: it cannot be opened now; tried again at most once a second.
+        """
+        with self._opening:
+            if self._catalog is not None:
+                return self._catalog
+            if self._failed and time.monotonic() - self._failed[0] < _REOPEN_AFTER:
+                raise self._failed[1]
+            try:
+                self._catalog = open_catalog(self.settings)
+            except MdlError as error:
+                self._failed = (time.monotonic(), error)
+                raise
+            return self._catalog
+
+    def ready(self) -> None:
+        """Whether names can be answered: one look-up.
+
+        Raises:
+            StoreError, BusyError: no.
+        """
+        self.catalog().version("packaged")
+
+    def close(self) -> None:
+        self.flush_log()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._catalog is not None:
+            self._catalog.database.close()
+
+    # -- running ------------------------------------------------------------------------------
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Run blocking work; bounded, so that a dead database cannot pile requests up.
+
+        Raises:
+            BusyError: too many wait already.
+        """
+        if self._waiting >= self._max_waiting:
+            raise BusyError("Too many requests are waiting.", next="Try again in a moment.")
+        self._waiting += 1
+        future = self._threads.submit(work)
+        future.add_done_callback(self._done)
+        return await asyncio.wrap_future(future)
+
+    def _done(self, _future: "Future[Any]") -> None:
+        self._waiting -= 1
+
+    @property
+    def waiting(self) -> int:
+        return self._waiting
+
+    # -- answering ----------------------------------------------------------------------------
+
+    def quick(self, name: str, wish: Wish, caller: Caller) -> Resolution:
+        """Answer from what is stored, in the event loop: a SQLite look-up takes microseconds.
+
+        Raises:
+            MustAsk: that needs more; `resolve` does it in a thread.
+            MdlError: the name is refused.
+        """
+        catalog = self._catalog
+        if catalog is None or not self.settings.on_sqlite:
+            raise MustAsk
+        if caller.hub_token is not None:
+            return self._keep(self._resolver(catalog, caller, False).resolve(name, wish))
+        # An offline answer and one while the Hub is dead differ from an online one, so the
+        # resolver is made anew when that changes.
+        held = self._anonymous
+        if held is None or not held.up_to_date:
+            held = self._anonymous = self._resolver(catalog, caller, False)
+        return self._keep(held.resolve(name, wish))
+
+    async def resolve(self, name: str, wish: Wish, caller: Caller) -> Resolution:
+        """Answer one name, asking the Hub as the caller where it must.
+
+        Raises:
+            MdlError: the name is refused, the database does not answer.
+        """
+        try:
+            return self.quick(name, wish, caller)
+        except MustAsk:
+            return self._keep(await self.in_thread(lambda: self._asked(name, wish, caller)))
+
+    async def resolve_many(
+        self, names: Sequence[str], wish: Wish, caller: Caller
+    ) -> list[Resolution | MdlError]:
+        """Answer many names in order; the slow ones share one thread."""
+
+        def work() -> list[Resolution | MdlError]:
+            resolver = self._resolver(self.catalog(), caller, True)
+            try:
+                return [_one(resolver, name, wish) for name in names]
+            finally:
+                resolver.note_outage()
+
+        answers = await self.in_thread(work)
+        return [a if isinstance(a, MdlError) else self._keep(a) for a in answers]
+
+    async def access(self, name: str, caller: Caller) -> tuple[Facts, list[str]]:
+        """The caller's access to a repository, and mirrors of it that are not gated."""
+
+        def work() -> tuple[Facts, list[str]]:
+            resolver = self._resolver(self.catalog(), caller, True)
+            facts = resolver.access(name)
+            resolver.note_outage()
+            mirrors = resolver.catalog.about(facts.repo_id.lower()).mirrors
+            open_ones = {
+                row.repo_id: None
+                for row, bad, known in mirrors
+                if bad is None
+                and row.variant != "official"
+                and (known is None or known.gated in (None, "false"))
+            }
+            return facts, list(open_ones)
+
+        return await self.in_thread(work)
+
+    async def lock(self, names: Sequence[str], wish: Wish, caller: Caller) -> str:
+        """The text of a lock file for these names.
+
+        Raises:
+            MdlError: one of them cannot be locked; none is then.
+        """
+
+        def work() -> tuple[list[Resolution], str]:
+            from mdl.resolver.lockfile import make_entry, to_text
+
+            resolver = self._resolver(self.catalog(), caller, True)
+            answers = [resolver.resolve(name, wish).checked() for name in names]
+            return answers, to_text(make_entry(resolver, answer) for answer in answers)
+
+        answers, text = await self.in_thread(work)
+        for answer in answers:
+            self._keep(answer)
+        return text
+
+    def _asked(self, name: str, wish: Wish, caller: Caller) -> Resolution:
+        resolver = self._resolver(self.catalog(), caller, True)
+        try:
+            return resolver.resolve(name, wish)
+        finally:
+            resolver.note_outage()
+
+    def _resolver(self, catalog: Catalog, caller: Caller, may_ask: bool) -> CallersResolver:
+        return CallersResolver(
+            self.settings,
+            catalog,
+            self._cached,
+            token=caller.hub_token,
+            may_ask=may_ask,
+            outage=self._outage,
+        )
+
+    # -- the resolution log ---------------------------------------------------------------------
+
+    def _keep(self, answer: Resolution) -> Resolution:
+        if answer.error is not None:
+            self._metrics.answers["refused"] += 1
+        elif answer.substituted:
+            self._metrics.answers["substituted"] += 1
+            self._log.add(answer)
+        else:
+            self._metrics.answers["as_named"] += 1
+        return answer
+
+    def flush_log(self) -> None:
+        """Write what waits into the resolution log; call it in a thread."""
+        if self._catalog is not None and self._catalog.database.writable:
+            self._log.write(self._catalog)
+
+
+def _one(resolver: CallersResolver, name: str, wish: Wish) -> Resolution | MdlError:
+    """One name's answer or refusal; a database that is away fails the whole request."""
+    try:
+        return resolver.resolve(name, wish)
+    except StoreError:
+        raise
+    except MdlError as error:
+        error.details.setdefault("requested", name[:200])
+        return error
+
+
+class AnswerLog:
+    """Substitutions on their way into the resolution log: in batches, each once an hour."""
+
+    def __init__(self) -> None:
+        self._seen: OrderedDict[tuple[str, str, str, str | None], float] = OrderedDict()
+        self._waiting: list[tuple[float, Resolution]] = []
+        self._lock = threading.Lock()
+
+    def add(self, answer: Resolution) -> None:
+        key = (answer.requested, answer.format, answer.repo_id, answer.commit)
+        now = time.time()
+        with self._lock:
+            if now - self._seen.get(key, 0.0) < _LOG_AGAIN_AFTER:
+                return
+            self._seen[key] = now
+            if len(self._seen) > _LOG_KEYS:
+                self._seen.popitem(last=False)
+            self._waiting.append((now, answer))
+
+    def write(self, catalog: Catalog) -> None:
+        with self._lock:
+            batch, self._waiting = self._waiting, []
+        if not batch:
+            return
+        try:
+            catalog.log_many(
+                "service", [(at, a.requested, a.format, a.to_json()) for at, a in batch]
+            )
+        except MdlError as error:
+            with self._lock:
+                kept = batch + self._waiting
+                self._waiting = kept[-_LOG_WAITING:]
+            lost = len(kept) - len(self._waiting)
+            log.error("The resolution log cannot be written (%d lost): %s", lost, error.message)

@@ -1,0 +1,289 @@
+"""The versioned routes. Thin: parse, ask, answer."""
+
+import json
+import os
+import time
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+
+from mdl import __version__
+from mdl.cachemgr.remove import restore
+from mdl.resolver.names import parse_name
+from mdl.service import errors, wishes
+from mdl.service.exchange import Exchange
+from mdl.service.guard import check_role
+from mdl.service.keeper import listing_json
+from mdl.service.plans import plan_json, policy_of, prune
+from mdl.service.public import access_json, answer_bytes, answer_json
+from mdl.service.schemas import (
+    AccessAnswer,
+    ActionAnswer,
+    BulkAnswer,
+    BulkRequest,
+    CacheAnswer,
+    ErrorAnswer,
+    Format,
+    HealthAnswer,
+    LockRequest,
+    Name,
+    PlanAnswer,
+    PlanRequest,
+    Preference,
+    PruneAction,
+    ResolutionAnswer,
+    Revision,
+    UndoAction,
+)
+
+if TYPE_CHECKING:
+    from mdl.service.app import Service
+
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer, "description": text}
+    for status, text in {
+        400: "The request itself is wrong.",
+        401: "A token is needed.",
+        403: "The token's role is not enough, or the Hub says no.",
+        404: "No such repository, revision or entry.",
+        424: "The answer needs the Hub, which is out of reach.",
+        503: "Not now; Retry-After says when.",
+    }.items()
+}
+_CHANGED: dict[int | str, dict[str, Any]] = {
+    409: {"model": ErrorAnswer, "description": "The plan has changed; look at it again."},
+    413: {"model": ErrorAnswer, "description": "The body is too large."},
+    415: {"model": ErrorAnswer, "description": "The body is not JSON."},
+}
+_ANSWER: dict[int | str, dict[str, Any]] = {200: {"model": ResolutionAnswer}}
+router = APIRouter(prefix="/v1", responses=_REFUSALS)
+
+
+def service_of(request: Request) -> "Service":
+    service: Service = request.app.state.service
+    return service
+
+
+@router.get("/health", response_model=HealthAnswer)
+async def health() -> Response:
+    """The process answers."""
+    return JSONResponse({"status": "ok", "version": __version__})
+
+
+@router.get("/ready", response_model=HealthAnswer)
+async def ready(request: Request) -> Response:
+    """Names can be answered: the database is there. A load balancer asks this."""
+    answers = service_of(request).answers
+    await answers.in_thread(answers.ready)
+    return JSONResponse({"status": "ready", "version": __version__})
+
+
+@router.get("/resolve", responses=_ANSWER)
+async def resolve(
+    request: Request,
+    name: Annotated[Name, Query()],
+    wish: Format = "16bit",
+    exact: bool = False,
+    revision: Revision | None = None,
+    prefer: Preference | None = None,
+    fp8_scaling: Literal["block", "row"] = "block",
+) -> Response:
+    """What a name gives, and why: the object of `mdl resolve --json`."""
+    service, caller = service_of(request), check_role(request.scope, "read")
+    fields = {"wish": wish, "exact": exact, "revision": revision, "prefer": prefer,
+              "fp8_scaling": fp8_scaling}  # fmt: skip
+    asked = wishes.from_fields(fields, service.settings.prefer)
+    answer = await service.answers.resolve(name, asked, caller)
+    exchange: Exchange = request.scope["mdl.exchange"]
+    exchange.about, exchange.answer = name[:200], answer.repo_id
+    body, status = answer_bytes(answer, caller)
+    return Response(body, status, errors.headers_of(status), "application/json")
+
+
+@router.post("/resolve", response_model=BulkAnswer, responses=_CHANGED)
+async def resolve_many(request: Request, bulk: BulkRequest) -> Response:
+    """Up to a thousand names with one wish, answered in their order, each with its own error."""
+    service, caller = service_of(request), check_role(request.scope, "read")
+    fields = bulk.model_dump(exclude={"names"})
+    asked = wishes.from_fields(fields, service.settings.prefer)
+    answers = await service.answers.resolve_many(bulk.names, asked, caller)
+    return JSONResponse({"answers": [answer_json(answer, caller) for answer in answers]})
+
+
+@router.get("/access", response_model=AccessAnswer)
+async def access(request: Request, name: Annotated[Name, Query()]) -> Response:
+    """Whether the caller's own Hub token (X-Hub-Token) may read a repository, asked now."""
+    service, caller = service_of(request), check_role(request.scope, "read")
+    facts, mirrors = await service.answers.access(name, caller)
+    return JSONResponse(access_json(name, facts, mirrors, service.settings.endpoint))
+
+
+@router.post("/lock", responses=_CHANGED, response_class=PlainTextResponse)
+async def lock(request: Request, wanted: LockRequest) -> Response:
+    """A lock file for these names: commits and hashes of what they give now."""
+    service, caller = service_of(request), check_role(request.scope, "read")
+    fields = wanted.model_dump(exclude={"names"})
+    asked = wishes.from_fields(fields, service.settings.prefer)
+    text = await service.answers.lock(wanted.names, asked, caller)
+    return PlainTextResponse(text, media_type="application/toml")
+
+
+@router.get("/catalog")
+async def catalog(
+    request: Request,
+    source: Annotated[str | None, Query(max_length=200)] = None,
+    wish: Format | None = None,
+    after: Annotated[str | None, Query(max_length=200)] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> JSONResponse:
+    """The table of mirrors, a page at a time: `next` is the following page's `after`."""
+    service = service_of(request)
+    check_role(request.scope, "read")
+
+    def work() -> dict[str, Any]:
+        held = service.answers.catalog()
+        # A name's rows stay together: the page's last name may not be whole, so it goes.
+        rows = held.mirrors(source=source, wish=wish, after=after, limit=limit + 200)
+        names = list(dict.fromkeys(row.name.lower() for row in rows))
+        whole = names if len(rows) < limit + 200 else names[:-1] or names
+        shown: list[Any] = []
+        last = None
+        for name in whole:
+            if len(shown) >= limit:
+                break
+            shown += [row._asdict() for row in rows if row.name.lower() == name]
+            last = name
+        more = last is not None and (last != names[-1] or len(rows) == limit + 200)
+        return {"sources": held.sources(), "mirrors": shown, "next": last if more else None}
+
+    return JSONResponse(await service.answers.in_thread(work))
+
+
+@router.get("/catalog/{name:path}")
+async def catalog_of(request: Request, name: Annotated[Name, Path()]) -> JSONResponse:
+    """The rows about one name, and whether it is known to be a bad mirror."""
+    service = service_of(request)
+    check_role(request.scope, "read")
+    key = parse_name(name, allow_local=False).key
+
+    def work() -> dict[str, Any]:
+        held = service.answers.catalog()
+        known = held.about(key)
+        return {
+            "name": known.spelling or name,
+            "bad": known.bad._asdict() if known.bad else None,
+            "mirrors": [row._asdict() for row in held.mirrors(name=key)],
+        }
+
+    return JSONResponse(await service.answers.in_thread(work))
+
+
+@router.get("/history")
+async def history(
+    request: Request,
+    name: Annotated[Name | None, Query()] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+) -> JSONResponse:
+    """The resolution log, newest first. It tells what others asked for: role admin."""
+    service = service_of(request)
+    check_role(request.scope, "admin")
+    rows = await service.answers.in_thread(lambda: service.answers.catalog().history(name, limit))
+    return JSONResponse({"history": rows})
+
+
+@router.get("/cache", response_model=CacheAnswer)
+async def cache(request: Request) -> Response:
+    """The cache of the service's machine: the object of `mdl cache ls --json`."""
+    service, caller = service_of(request), check_role(request.scope, "read")
+    view = await service.keeper.view()
+    shown = listing_json(service.keeper.root, view, inside=caller.role == "admin")
+    return Response(json.dumps(shown), media_type="application/json")
+
+
+@router.post("/cache/plans", response_model=PlanAnswer, responses=_CHANGED)
+async def plans(request: Request, wanted: PlanRequest) -> Response:
+    """What a prune would remove and keep, and why. Changes nothing."""
+    service = service_of(request)
+    check_role(request.scope, "local")
+    policy = policy_of(wanted, service.settings.cache)
+    plan = await service.keeper.in_thread(lambda held: held.plan_prune(policy))
+    return JSONResponse(plan_json(plan))
+
+
+@router.post("/cache/actions", response_model=ActionAnswer, responses=_CHANGED)
+async def act(request: Request, action: PruneAction | UndoAction) -> Response:
+    """Carry out a plan that was looked at, into the trash; or take an action back. Role admin."""
+    service = service_of(request)
+    check_role(request.scope, "admin")
+    try:
+        if isinstance(action, UndoAction):
+            undone = await service.keeper.in_thread(lambda held: restore(held, action.id))
+            return JSONResponse({"action_id": undone.id, "freed": 0, "skipped": {}})
+        policy = policy_of(action, service.settings.cache)
+        done = await service.keeper.in_thread(lambda held: prune(held, policy, action))
+        return JSONResponse(done)
+    finally:
+        service.keeper.forget()
+
+
+@router.get("/cache/actions")
+async def actions(request: Request) -> JSONResponse:
+    """The journal of what was changed. Role admin."""
+    service = service_of(request)
+    check_role(request.scope, "admin")
+    found = await service.keeper.in_thread(lambda held: held.index.actions())
+    return JSONResponse({"actions": [vars(action) for action in found]})
+
+
+@router.get("/cache/{repo_id:path}")
+async def cached_repo(request: Request, repo_id: Annotated[Name, Path()]) -> JSONResponse:
+    """One repository of the cache, by its name in any casing."""
+    service = service_of(request)
+    check_role(request.scope, "read")
+    key = parse_name(repo_id, allow_local=False).key
+    view = await service.keeper.view()
+    found = [repo.to_json() for repo in view.repos if repo.repo_id.casefold() == key]
+    if not found:
+        error = errors.not_cached(repo_id)
+        return JSONResponse(errors.body_of(error), errors.status_of(error))
+    return JSONResponse({"repos": found})
+
+
+@router.get("/events", response_class=StreamingResponse)
+async def events(request: Request) -> Response:
+    """Server-sent events: `cache`, with the new totals, when the cache changed."""
+    service = service_of(request)
+    check_role(request.scope, "read")
+    service.streams.check_room()
+    return StreamingResponse(service.streams.follow(), media_type="text/event-stream")
+
+
+async def metrics(request: Request) -> PlainTextResponse:
+    """Prometheus metrics of this replica."""
+    service = service_of(request)
+    check_role(request.scope, "read")
+    view = service.keeper.held
+    gauges = [
+        ("mdl_waiting_for_a_thread", "Requests waiting for a thread.", service.answers.waiting),
+        ("mdl_event_streams", "Pages that watch.", service.streams.open),
+        ("mdl_uptime_seconds", "Since the start.", time.monotonic() - service.started),
+        ("mdl_resident_bytes", "Memory of the process.", _resident()),
+    ]
+    if view is not None:
+        gauges += [
+            ("mdl_cache_repos", "Repositories in the cache.", view.totals.repos),
+            ("mdl_cache_bytes", "What the cache occupies.", view.totals.size_on_disk),
+            ("mdl_cache_trash_bytes", "What waits in the trash.", view.totals.trash_size),
+        ]
+    text = service.metrics.text(gauges)
+    return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _resident() -> int:
+    try:
+        pages = FilePath("/proc/self/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return 0

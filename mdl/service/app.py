@@ -1,0 +1,147 @@
+"""Putting the service together: state, routes, and how errors become answers."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from mdl import __version__
+from mdl.errors import MdlError, UsageError
+from mdl.service import api, errors, page
+from mdl.service.answers import Answers
+from mdl.service.auth import Tokens
+from mdl.service.config import ServiceConfig
+from mdl.service.events import Streams
+from mdl.service.exchange import Exchange, Refused
+from mdl.service.guard import Guard
+from mdl.service.keeper import Keeper
+from mdl.service.metrics import Metrics
+from mdl.settings import Settings
+
+log = logging.getLogger("mdl.service")
+
+
+class Service:
+    """Everything one process holds. Another replica would miss none of it."""
+
+    def __init__(self, settings: Settings, config: ServiceConfig) -> None:
+        self.settings = settings
+        self.config = config
+        self.started = time.monotonic()
+        self.metrics = Metrics()
+        self.tokens = Tokens(config.tokens_file, config.tokens)
+        config.check(has_tokens=len(self.tokens) > 0)
+        self.keeper = Keeper(settings)
+        self.answers = Answers(settings, config, self.keeper.cached, self.metrics)
+        self.streams = Streams(self.keeper)
+        self.guard = Guard(_routes(self), config, self.tokens, self.answers, self.metrics)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
+        """Open what can be opened, write logs once a second, close."""
+        for opening in (self.answers.in_thread(self.answers.ready), self.keeper.view()):
+            try:
+                await opening
+            except MdlError as error:
+                # Not the end: /v1/ready says so, and the next request tries again.
+                log.error("Started, but not ready: %s", error)
+        writing = asyncio.create_task(self._write_logs())
+        try:
+            yield
+        finally:
+            writing.cancel()
+            await asyncio.to_thread(self.answers.close)
+            self.keeper.close()
+            self.guard.flush()
+
+    async def _write_logs(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            self.guard.flush()
+            await asyncio.to_thread(self.answers.flush_log)
+
+
+def create_app(settings: Settings, config: ServiceConfig | None = None) -> Guard:
+    """The ASGI application.
+
+    Raises:
+        ConfigError: the address needs tokens or names, the tokens cannot be used.
+    """
+    return Service(settings, config or ServiceConfig()).guard
+
+
+def _routes(service: Service) -> FastAPI:
+    app = FastAPI(
+        title="mdl",
+        version=__version__,
+        description="What will this model name give, is it here: resolver and cache over HTTP.",
+        lifespan=service.lifespan,
+        docs_url=None,  # its pages load scripts from other hosts
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        exception_handlers={
+            MdlError: _mdl_error,
+            Refused: _refused,
+            RequestValidationError: _invalid,
+            HTTPException: _http_error,
+            Exception: _unexpected,
+        },
+    )
+    app.state.service = service
+    app.include_router(api.router)
+    app.add_api_route("/metrics", api.metrics, response_class=Response, include_in_schema=False)
+    app.include_router(page.router)
+    return app
+
+
+def _reply(request: Request, status: int, body: Mapping[str, object]) -> Response:
+    exchange: Exchange = request.scope["mdl.exchange"]
+    shown = {**body, "request_id": exchange.request_id}
+    return Response(json.dumps(shown), status, errors.headers_of(status), "application/json")
+
+
+async def _mdl_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, MdlError)
+    status = errors.status_of(error)
+    if status >= 500:
+        log.error("%s %s", request.scope["mdl.exchange"].request_id, error)
+    inside = request.scope["mdl.caller"].role == "admin"
+    return _reply(request, status, errors.body_of(error, inside=inside))
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    return _reply(request, error.status, error.body)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
+    wrong = UsageError(
+        f"{ascii(where)[1:-1][:80] or 'The request'} is not usable: {first['msg']}.",
+        next="See /openapi.json for what is expected.",
+    )
+    return _reply(request, 400, errors.body_of(wrong))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    kind = "not_found" if error.status_code == 404 else "usage"
+    message = {404: "There is nothing here.", 405: "This cannot be done here."}.get(
+        error.status_code, "The request cannot be answered."
+    )
+    body = {"code": kind, "message": message, "why": "", "next": "See /openapi.json."}
+    reply = _reply(request, error.status_code, {"error": body})
+    reply.headers.update(error.headers or {})
+    return reply
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    return _reply(request, 500, errors.body_of(MdlError(str(error))))

@@ -1,0 +1,97 @@
+"""The resolver as one caller of the service sees it: their Hub token, nobody else's knowledge."""
+
+import time
+
+from mdl.errors import MdlError, OfflineError
+from mdl.resolver.hub import Hub
+from mdl.resolver.names import Name
+from mdl.resolver.session import Resolver
+from mdl.resolver.types import CacheView, Facts
+from mdl.settings import Settings
+from mdl.store.catalog import Catalog
+from mdl.store.rows import RepositoryRow
+
+# Comparing a misspelt name with more names than this takes longer than a request should.
+_SUGGEST_UP_TO = 50_000
+_DEAD_FOR = 10.0
+
+
+class MustAsk(Exception):
+    """Signal, never shown: this answer needs the Hub, a write or time, so it goes to a thread."""
+
+
+class Outage:
+    """For how long the Hub is taken for dead, so that not every caller waits to find out."""
+
+    def __init__(self) -> None:
+        self._until = 0.0
+        self._error: OfflineError | None = None
+
+    @property
+    def error(self) -> OfflineError | None:
+        return self._error if time.monotonic() < self._until else None
+
+    def note(self, error: OfflineError) -> None:
+        self._until, self._error = time.monotonic() + _DEAD_FOR, error
+
+
+class CallersResolver(Resolver):
+    """Answers one caller over a catalogue that all share.
+
+    Args:
+        token: the caller's Hub token, or `None`; the server's own is never used.
+        may_ask: whether the Hub may be asked and rows written; else `MustAsk` is raised.
+        outage: what this process found out about the Hub's health.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        cached: CacheView,
+        *,
+        token: str | None,
+        may_ask: bool,
+        outage: Outage,
+    ) -> None:
+        super().__init__(settings, cached, token=token or False, allow_local=False, catalog=catalog)
+        self._may_ask = may_ask
+        self._outage = outage
+        self._dead = outage.error
+
+    @property
+    def hub(self) -> Hub:
+        if not self._may_ask:
+            raise MustAsk
+        return super().hub
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether the Hub's health is still what it was when this was made."""
+        return self._dead is self._outage.error
+
+    def note_outage(self) -> None:
+        """Tell the process when this request found the Hub dead."""
+        if self._dead is not None and self._outage.error is None:
+            self._outage.note(self._dead)
+
+    def _keep(self, key: str, revision: str | None, facts: Facts) -> None:
+        # Granted without an access check: a private repository, seen by this token alone.
+        if facts.access == "granted":
+            self._facts[(key, revision)] = (time.monotonic(), facts)
+            return
+        super()._keep(key, revision, facts)
+
+    def _write_rows(self, rows: dict[str, RepositoryRow]) -> None:
+        if not self._may_ask:
+            raise MustAsk
+        super()._write_rows(rows)
+
+    def _prefetch(self, names: list[str]) -> None:
+        """An owner's listing mixes what only this token sees with the rest: each name alone."""
+
+    def _suggest(self, error: MdlError, name: Name) -> None:
+        if not self._may_ask:
+            raise MustAsk
+        if sum(source["rows"] for source in self.catalog.sources()) <= _SUGGEST_UP_TO:
+            super()._suggest(error, name)

@@ -1,0 +1,100 @@
+"""What `mdl serve` was told: addresses, limits, and who may speak."""
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+from mdl.errors import ConfigError
+
+DEFAULT_PORT = 8642
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+
+
+@dataclass(frozen=True)
+class ServiceConfig:
+    """Sizes in bytes, durations in seconds.
+
+    Attributes:
+        host: the address to listen on; anything but loopback needs tokens.
+        hosts: further names that callers may use in the Host header; `*` is any.
+        tokens_file: lines of `ROLE TOKEN`, read again when the file changes.
+        tokens: the same lines, from the environment.
+        max_body: the largest request body.
+        max_headers: the largest request head.
+        max_connections: open connections; the next one is told to come back later.
+        max_waiting: requests that may wait for a thread that asks the Hub or the database.
+        threads: how many such threads there are.
+        head_seconds: how long a client may take to send a request's head.
+        request_seconds: how long a request may take as a whole.
+        idle_seconds: how long a connection without a request is kept.
+        log_requests: one JSON line a request on standard error.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    hosts: tuple[str, ...] = ()
+    tokens_file: Path | None = None
+    tokens: str = ""
+    certificate: Path | None = None
+    key: Path | None = None
+    max_body: int = 1 << 20
+    max_headers: int = 16 << 10
+    max_connections: int = 1000
+    max_waiting: int = 256
+    threads: int = 16
+    head_seconds: float = 10.0
+    request_seconds: float = 30.0
+    idle_seconds: int = 30
+    log_requests: bool = True
+
+    @property
+    def on_loopback(self) -> bool:
+        return is_loopback(self.host)
+
+    @property
+    def host_names(self) -> frozenset[str]:
+        """What a Host header may say, without its port, in lower case."""
+        names = {name.lower() for name in self.hosts}
+        if self.on_loopback:
+            names.update(_LOOPBACK_NAMES)
+        elif not _is_any(self.host):
+            names.add(f"[{self.host}]" if ":" in self.host else self.host.lower())
+        return frozenset(names)
+
+    def check(self, *, has_tokens: bool) -> None:
+        """Refuse what would be open to everyone.
+
+        Raises:
+            ConfigError: an address that is not loopback without tokens, or no name for it.
+        """
+        if not self.on_loopback and not has_tokens:
+            raise ConfigError(
+                f"Listening on {self.host} needs tokens.",
+                why="without them everyone who reaches the port could ask and act",
+                next="Give --tokens-file FILE or MDL_SERVE_TOKENS, or listen on 127.0.0.1.",
+            )
+        if not self.host_names:
+            raise ConfigError(
+                f"Listening on {self.host} needs the names that callers use.",
+                why="the Host header is checked, so that no web page can point its own name here",
+                next="Give --allow-host NAME (several times where needed), or --allow-host '*'.",
+            )
+        if (self.certificate is None) != (self.key is None):
+            raise ConfigError("TLS needs both --tls-cert and --tls-key.")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_any(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_unspecified
+    except ValueError:
+        return not host

@@ -1,0 +1,203 @@
+"""What stands before every route: who may speak, how much, and for how long.
+
+One ASGI callable instead of a stack of middlewares: each layer of those costs as much as an answer
+from the catalogue. It answers the commonest request, one name from what is stored, itself.
+"""
+
+import asyncio
+import logging
+import os
+import re
+import time
+from typing import Any
+
+from mdl.errors import MdlError
+from mdl.service import errors, wishes
+from mdl.service.answers import Answers, Caller
+from mdl.service.auth import Tokens, may
+from mdl.service.callers import MustAsk
+from mdl.service.config import ServiceConfig
+from mdl.service.exchange import App, Exchange, Message, Receive, Refused, Scope, Send
+from mdl.service.metrics import Metrics
+from mdl.service.public import answer_bytes
+from mdl.service.requestlog import RequestLog
+
+log = logging.getLogger("mdl.service")
+
+OPEN = frozenset({"/v1/health", "/v1/ready"})
+STREAMS = frozenset({"/v1/events"})
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_HUB_TOKEN = re.compile(rb"[A-Za-z0-9._~+/=-]{1,256}")
+_WANTED = frozenset(
+    (b"host", b"authorization", b"x-request-id", b"x-hub-token", b"content-length",
+     b"content-type", b"origin")
+)  # fmt: skip
+
+
+class Guard:
+    """The ASGI application that uvicorn runs.
+
+    Args:
+        app: the routes.
+    """
+
+    def __init__(
+        self, app: App, config: ServiceConfig, tokens: Tokens, answers: Answers, metrics: Metrics
+    ) -> None:
+        self._app = app
+        self._config = config
+        self._tokens = tokens
+        self._answers = answers
+        self._metrics = metrics
+        self._log = RequestLog(enabled=config.log_requests)
+        self._hosts = config.host_names
+        self._prefix = os.urandom(4).hex()
+        self._count = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+        start = time.perf_counter()
+        headers = {key: value for key, value in scope["headers"] if key in _WANTED}
+        exchange = Exchange(scope, send, self._request_id(headers.get(b"x-request-id")))
+        self._metrics.in_flight += 1
+        try:
+            await self._answer(scope, headers, receive, exchange)
+        except Refused as refusal:
+            await exchange.refuse(refusal.status, refusal.body)
+        except MdlError as error:
+            await exchange.refuse(errors.status_of(error), errors.body_of(error))
+        except TimeoutError:
+            await exchange.refuse(503, _slow(self._config.request_seconds))
+        except Exception:
+            log.exception("Request %s failed.", exchange.request_id)
+            await exchange.refuse(500, errors.body_of(MdlError("")))
+        finally:
+            self._metrics.in_flight -= 1
+            seconds = time.perf_counter() - start
+            route = exchange.route()
+            self._metrics.observe(route, scope["method"], exchange.status, seconds)
+            self._log.write(exchange, scope, route, seconds)
+
+    def _request_id(self, given: bytes | None) -> str:
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            return given.decode()
+        self._count += 1
+        return f"{self._prefix}-{self._count:x}"
+
+    async def _answer(
+        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, exchange: "Exchange"
+    ) -> None:
+        path = scope["path"]
+        self._check_host(scope, headers.get(b"host"))
+        role = self._tokens.role(headers.get(b"authorization"))
+        if role is None and path not in OPEN:
+            raise Refused(401, "no_token", "This service needs a token.",
+                          "Send `Authorization: Bearer TOKEN`.")  # fmt: skip
+        exchange.role = role or "-"
+        caller = Caller(role or "read", _hub_token(headers.get(b"x-hub-token")))
+        if path == "/v1/resolve" and scope["method"] == "GET":
+            try:
+                body, status = self._quick(scope["query_string"], caller, exchange)
+                await exchange.send_json(status, body)
+                return
+            except MustAsk:
+                pass
+        scope["mdl.caller"], scope["mdl.exchange"] = caller, exchange
+        if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+            self._check_body(headers)
+        limited = _limited(receive, self._config.max_body)
+        if path in STREAMS:
+            await self._app(scope, limited, exchange.send)
+            return
+        async with asyncio.timeout(self._config.request_seconds):
+            await self._app(scope, limited, exchange.send)
+
+    def _quick(self, query: bytes, caller: Caller, exchange: "Exchange") -> tuple[bytes, int]:
+        name, wish = wishes.from_query(query, self._answers.settings.prefer)
+        exchange.about = name[:200]
+        answer = self._answers.quick(name, wish, caller)
+        exchange.answer = answer.repo_id
+        return answer_bytes(answer, caller)
+
+    def _check_host(self, scope: Scope, host: bytes | None) -> None:
+        """A web page that points its own name at this address is not one of our callers."""
+        if "*" in self._hosts:
+            return
+        name = (host or b"").decode("latin-1").lower()
+        name = name[: name.index("]") + 1] if name.startswith("[") and "]" in name else (
+            name.partition(":")[0]
+        )  # fmt: skip
+        if name not in self._hosts or sum(key == b"host" for key, _ in scope["headers"]) != 1:
+            raise Refused(421, "wrong_host", "This service is not known under that name.",
+                          "Its operator can allow it with --allow-host.")  # fmt: skip
+
+    def _check_body(self, headers: dict[bytes, bytes]) -> None:
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > self._config.max_body:
+            raise _too_large(self._config.max_body)
+        # What a web page of another origin may send without asking first is not JSON.
+        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if kind != b"application/json":
+            raise Refused(415, "usage", "The body must be JSON.",
+                          "Send `Content-Type: application/json`.")  # fmt: skip
+        origin = headers.get(b"origin")
+        if origin is not None and origin.partition(b"://")[2] != headers.get(b"host"):
+            raise Refused(403, "no_access", "Requests of other web pages are not taken.")
+
+    def flush(self) -> None:
+        self._log.flush()
+
+
+def _hub_token(value: bytes | None) -> str | None:
+    if value is None:
+        return None
+    if not _HUB_TOKEN.fullmatch(value):
+        raise Refused(400, "usage", "X-Hub-Token holds what no token can.")
+    return value.decode()
+
+
+def _limited(receive: Receive, most: int) -> Receive:
+    """Count a body as it comes: a chunked one has no length to be checked before."""
+    size = 0
+
+    async def counted() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > most:
+            raise _too_large(most)
+        return message
+
+    return counted
+
+
+def _too_large(most: int) -> Refused:
+    return Refused(413, "usage", f"The body is larger than {most} bytes.", "Send fewer names.")
+
+
+def _slow(seconds: float) -> dict[str, Any]:
+    return {
+        "error": {
+            "code": "busy",
+            "message": f"The answer took longer than {seconds:.0f} s.",
+            "why": "the database or the Hub is slow",
+            "next": "Try again in a moment.",
+        }
+    }
+
+
+def check_role(scope: Scope, needed: str) -> Caller:
+    """The caller, if their role is enough.
+
+    Raises:
+        Refused: it is not.
+    """
+    caller: Caller = scope["mdl.caller"]
+    if not may(caller.role, needed):
+        how = "admin" if needed == "admin" else "read or admin"
+        raise Refused(403, "no_access", f"This needs a token with the role {how}.",
+                      "Tokens are set with --tokens-file or MDL_SERVE_TOKENS.")  # fmt: skip
+    return caller

@@ -1,0 +1,209 @@
+"""uvicorn with bounds: how many connections, how slowly a head may come, how an end looks."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from mdl.errors import MdlError
+from mdl.service.app import Service
+from mdl.service.config import ServiceConfig
+from mdl.settings import Settings
+
+log = logging.getLogger("mdl.service")
+
+_FULL_BODY = (
+    b'{"error": {"code": "busy", "message": "Too many connections.", "why": "",'
+    b' "next": "Try again in a moment."}}'
+)
+_FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 2\r\n"
+    b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(_FULL_BODY)
+)
+_GRACE = 5
+
+
+def serve(settings: Settings, config: ServiceConfig, *, announce: bool = True) -> None:
+    """Listen and answer until SIGINT or SIGTERM.
+
+    Raises:
+        ConfigError: the address needs tokens or names, the tokens cannot be used.
+        MdlError: the address cannot be listened on.
+    """
+    service = Service(settings, config)
+    _log_to_stderr()
+    _raise_file_limit()
+    listener = _listen(config)
+    port = listener.getsockname()[1]
+    if not config.on_loopback and config.certificate is None:
+        log.warning("Listening on %s without TLS: tokens travel readable.", config.host)
+    if announce:
+        scheme = "https" if config.certificate else "http"
+        host = f"[{config.host}]" if ":" in config.host else config.host
+        print(f"mdl serves on {scheme}://{host}:{port}/", flush=True)
+    server = _Server(_uvicorn_config(service), service)
+    server.run(sockets=[listener])
+
+
+def _uvicorn_config(service: Service) -> uvicorn.Config:
+    config = service.config
+    return uvicorn.Config(
+        service.guard,
+        http=_protocol(service),
+        ws="none",
+        lifespan="on",
+        loop="asyncio",
+        access_log=False,
+        log_config=None,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=config.idle_seconds,
+        timeout_graceful_shutdown=_GRACE,
+        h11_max_incomplete_event_size=config.max_headers,
+        ssl_certfile=config.certificate,
+        ssl_keyfile=config.key,
+    )
+
+
+class _Server(uvicorn.Server):
+    """Tells open event streams to end before uvicorn waits for them."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._service.streams.closing.set()
+        await super().shutdown(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        # uvicorn raises the signal again after its end; a clean stop on SIGTERM is exit code 0.
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+
+class _OneSegment:
+    """A transport that sends an answer's head together with what follows it.
+
+    uvicorn writes head and body apart: two system calls and two packets an answer.
+    """
+
+    __slots__ = ("_head", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 1"):
+            self._flush()
+            self._head = data
+        elif self._head:
+            data, self._head = self._head + data, b""
+            self._transport.write(data)
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._head:
+            data, self._head = self._head, b""
+            self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+def _protocol(service: Service) -> type[H11Protocol]:
+    """uvicorn's HTTP protocol, with a limit on connections and on the time a head may take."""
+    most, head_seconds = service.config.max_connections, service.config.head_seconds
+
+    class Bounded(H11Protocol):
+        _head_timer: asyncio.TimerHandle | None = None
+        _refused = False
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(_OneSegment(transport))  # type: ignore[arg-type]
+            if len(self.connections) > most:
+                self._refused = True
+                service.metrics.refused_connections += 1
+                transport.write(_FULL + _FULL_BODY)
+                transport.close()
+                return
+            self._await_head()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._cancel()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            if self._refused:
+                return
+            before = self.cycle
+            if self._head_timer is None and (before is None or before.response_complete):
+                self._await_head()
+            super().data_received(data)
+            if self.cycle is not before:
+                self._cancel()
+
+        def _await_head(self) -> None:
+            self._head_timer = self.loop.call_later(head_seconds, self._too_slow)
+
+        def _cancel(self) -> None:
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
+
+        def _too_slow(self) -> None:
+            self._head_timer = None
+            if not self.transport.is_closing():
+                self.transport.abort()
+
+    return Bounded
+
+
+def _listen(config: ServiceConfig) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+        # With the protocol named, asyncio sets TCP_NODELAY; without, every answer waits 40 ms for
+        # the client's delayed acknowledgement of its head.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((config.host.strip("[]"), config.port))
+        listener.setblocking(False)
+        return listener
+    except OSError as error:
+        raise MdlError(
+            f"{config.host}:{config.port} cannot be listened on.",
+            why=error.strerror or str(error),
+            next="Is another `mdl serve` running? Choose another --port.",
+        ) from error
+
+
+def _log_to_stderr() -> None:
+    """Warnings and errors of ours and uvicorn's as lines on standard error."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("mdl.service").setLevel(logging.INFO)
+
+
+def _raise_file_limit() -> None:
+    """Connections are descriptors; refusing one politely takes one too."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
