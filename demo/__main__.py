@@ -22,12 +22,13 @@ from pathlib import Path
 from demo.smollm2 import CACHE, CARD, make
 
 NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
-MIRROR = "unsloth/SmolLM2-135M-Instruct-bnb-4bit"
+MIRROR = "mdl-demo/SmolLM2-135M-Instruct-bnb-4bit"
 GATED = "meta-llama/Llama-3.2-1B-Instruct"
 UNGATED = "unsloth/Llama-3.2-1B-Instruct"
 COMMANDS = f"""
 mdl resolve {NAME} {NAME.lower()} {NAME.upper()} --exact
-mdl catalog add {NAME} {MIRROR} --wish bnb-4bit
+mdl resolve {NAME.lower()} --4bit
+mdl catalog sync {NAME}
 mdl resolve {NAME.lower()} --4bit
 mdl resolve {GATED} --exact
 mdl pull {NAME} --exact --progress

@@ -11,7 +11,7 @@ from mdl.resolver.names import parse_name
 from mdl.resolver.types import Facts
 from mdl.store.rows import WISHES, MirrorRow, Source
 
-SYNC = Source("hub-tree", "-", "the Hub's model tree (base_model:quantized)", "", "")
+SYNC = Source("hub-tree", "", "the Hub's model tree (base_model:quantized)", "", "")
 _TAGS = {"4-bit": "bnb-4bit", "8-bit": "8bit", "gguf": "gguf", "awq": "awq", "gptq": "gptq",
          "fp8": "fp8"}  # fmt: skip
 # Well-downloaded mirrors first, and behind whatever the packaged catalogue names.

@@ -219,7 +219,7 @@ class Catalog:
 
     def add(self, rows: Iterable[MirrorRow], source: Source | None = None) -> None:
         """Add or replace single rows: a person's own, or what `sync` found for one name."""
-        source = source or Source(USER, "-", "mdl catalog add", "", "")
+        source = source or Source(USER, "", "mdl catalog add", "", "")
         with self.database.transaction() as writer:
             _put_source(writer, source, 0)
             writer.run_many(
