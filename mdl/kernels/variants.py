@@ -4,9 +4,10 @@ Derived from the tuning table, so a configuration added there is compiled by the
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from mdl.kernels.aot import Variant
+from mdl.kernels.aot import CAPABILITIES, Resources, Variant, compile_variant
 from mdl.kernels.glu_twin import KINDS
 from mdl.kernels.linear4bit import gemv_width
 from mdl.kernels.nf4_tables import GRID
@@ -305,3 +306,16 @@ BUILDERS: tuple[Callable[[Configs], Iterator[Variant]], ...] = (
     _glu,
     _loss,
 )
+
+
+def compile_all(
+    capabilities: tuple[int, ...] = CAPABILITIES, *, candidates: bool = False
+) -> list[Resources]:
+    """Compile every variant for every target, two at a time."""
+    jobs = [
+        (variant, capability)
+        for capability in capabilities
+        for variant in variants(capability, candidates=candidates)
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda job: compile_variant(*job), jobs))

@@ -1,0 +1,122 @@
+"""`mdl kernels`: what the kernels are, whether they are right, how fast they are."""
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from mdl.cli.output import echo_json, table
+from mdl.errors import VerificationError
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+@click.group()
+def kernels() -> None:
+    """The Triton kernels: list, check, measure."""
+
+
+@kernels.command("ls")
+@_JSON
+def ls(as_json: bool) -> None:
+    """List the operations and what runs them on this machine."""
+    import torch
+
+    from mdl.kernels import ls as operations
+    from mdl.kernels.check import face
+    from mdl.kernels.families import RULES
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rows: list[dict[str, Any]] = []
+    for one in operations():
+        modules = sorted(path for path, rule in RULES.items() if rule.operation == one.name)
+        rows.append({"operation": one.name, "what": one.what, "modules": modules})
+    here = face(device)
+    if as_json:
+        echo_json({"device": str(device), "face": here, "operations": rows})
+        return
+    cells = [[one["operation"], str(len(one["modules"])), one["what"]] for one in rows]
+    click.echo(table(["OPERATION", "MODULE TYPES", "WHAT"], cells, right=[1]))
+    click.echo(f"\non {device}: {_FACES[here]}")
+
+
+_FACES = {
+    "triton": "the Triton kernels run",
+    "interpreter": "the Triton kernels run in Triton's interpreter, slowly",
+    "twin": "the torch twins run (no NVIDIA GPU with Triton here)",
+}
+
+
+@kernels.command("check")
+@click.option("--aot", is_flag=True, help="Compile every kernel for sm_80 to sm_120 instead.")
+@click.option("--candidates", is_flag=True, help="With --aot: the tuner's configurations too.")
+@_JSON
+def check(aot: bool, candidates: bool, as_json: bool) -> None:
+    """Compare every operation with a float64 reference, on the GPU or in Triton's interpreter."""
+    if aot:
+        _check_aot(candidates, as_json)
+        return
+    from mdl.kernels.check import check_here, failures
+
+    face, checks = check_here()
+    rows = [{**asdict(one), "ok": one.ok} for one in checks]
+    if as_json:
+        echo_json({"face": face, "checks": rows})
+    else:
+        cells = [
+            [one.operation, one.dtype, f"{one.error:.1e}", f"{one.limit:.0e}", _word(one.ok)]
+            for one in checks
+        ]
+        click.echo(table(["OPERATION", "DTYPE", "ERROR", "LIMIT", ""], cells, right=[2, 3]))
+        click.echo(f"\n{_FACES[face]}")
+    _refuse("operations", list(failures(checks)), as_json)
+
+
+def _check_aot(candidates: bool, as_json: bool) -> None:
+    from mdl.kernels.variants import compile_all
+
+    found = compile_all(candidates=candidates)
+    if as_json:
+        echo_json({"variants": [asdict(one) for one in found]})
+    else:
+        cells = [
+            [
+                one.variant,
+                f"sm_{one.capability}",
+                str(one.registers),
+                str(one.stack + one.local),
+                str(one.shared),
+                f"{one.per_weight:.2f}" if one.per_weight else "-",
+                "; ".join(one.problems) or "ok",
+            ]
+            for one in found
+        ]
+        header = ["KERNEL", "TARGET", "REGISTERS", "SPILLED", "SHARED", "PER WEIGHT", ""]
+        click.echo(table(header, cells, right=[2, 3, 4, 5]))
+    wrong = [f"{one.variant} on sm_{one.capability}" for one in found if one.problems]
+    _refuse("compiled kernels", [] if candidates else wrong, as_json)
+
+
+def _word(ok: bool) -> str:
+    return "ok" if ok else "WRONG"
+
+
+def _refuse(what: str, wrong: list[str], as_json: bool) -> None:
+    if not wrong:
+        return
+    if as_json:  # the object on standard output already says which
+        raise click.exceptions.Exit(VerificationError.exit_code)
+    raise VerificationError(
+        f"{len(wrong)} {what} are not as they must be.",
+        why="; ".join(wrong[:5]),
+        next="Load with kernels=False, and report this with the output of `mdl kernels check`.",
+    )
+
+
+@kernels.command("bench", context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(arguments: tuple[str, ...]) -> None:
+    """Measure everything on a GPU and write one JSON file; `-- --help` lists the options."""
+    from mdl.kernels.bench.main import main
+
+    main(list(arguments))

@@ -1,0 +1,125 @@
+"""The GPU measurement, run on the CPU with tiny shapes: it checks, times, and reports whole."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from mdl.kernels.bench import cases as bench_cases
+from mdl.kernels.bench import main as bench
+from mdl.kernels.bench import models, others
+from mdl.kernels.check import Check
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def report():
+    """One whole run on the CPU, without compiling the torch.compile contender."""
+    options = argparse.Namespace(
+        started=time.monotonic(), minutes=5.0, rounds=2, only=None, no_models=True
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench_cases, "compiled", lambda function: function)
+        return bench.run(CPU, bench_cases.TINY, options)
+
+
+def test_every_operation_is_right_and_timed(report):
+    assert {row["operation"] for row in report["operations"]} == {
+        "dequantize_4bit",
+        "quantize_4bit",
+        "linear_4bit",
+        "linear_4bit, forward and gradient",
+        "lora_4bit, forward and gradients",
+        "rms_norm",
+        "add_rms_norm",
+        "rope",
+        "swiglu",
+        "swiglu, gradients",
+        "geglu",
+        "geglu, gradients",
+        "cross_entropy, with gradient",
+        "fused_linear_cross_entropy, frozen head",
+    }
+    for row in report["operations"]:
+        assert "wrong" not in row, row
+        assert row["contenders"]["ours"]["median_ms"] > 0
+        assert row["contenders"]["ours"]["share"] >= 0
+
+
+def test_the_report_is_json_and_has_a_summary(report):
+    assert json.loads(json.dumps(report))["versions"]["torch"] == torch.__version__
+    assert all(check["ok"] for check in report["checks"])
+    assert len(bench.summary(report).splitlines()) == len(report["operations"])
+
+
+def case(**changes):
+    made = {
+        "operation": "double",
+        "shape": "3",
+        "of": "double",
+        "contenders": {"ours": lambda: torch.full((3,), 2.0)},
+        "exact": lambda: torch.full((3,), 2.0),
+        "bytes": 24.0,
+    }
+    return bench_cases.Case(**{**made, **changes})
+
+
+def test_a_wrong_kernels_time_is_not_reported():
+    clock = bench.Clock(CPU, 1)
+    off = bench.measure(case(exact=lambda: torch.full((3,), 3.0)), clock, [], {})
+    assert off.keys() == {"wrong"}
+    failed = Check("double, 7 rows", "float16", 1.0, 0.1, 0.0)
+    assert "double, 7 rows in float16" in bench.measure(case(), clock, [failed], {})["wrong"]
+
+
+def test_a_contender_that_fails_is_reported_and_the_others_timed():
+    def broken():
+        raise ValueError("no such kernel")
+
+    both = {"ours": lambda: torch.full((3,), 2.0), "theirs": broken}
+    found = bench.measure(
+        case(contenders=both), bench.Clock(CPU, 1), [], {"copy_bytes_per_second": 1e9}
+    )
+    assert found["contenders"]["theirs"]["error"] == "ValueError: no such kernel"
+    assert found["contenders"]["ours"]["median_ms"] is not None
+
+
+def test_out_of_time_is_said():
+    options = argparse.Namespace(
+        started=time.monotonic() - 600, minutes=1.0, rounds=1, only="rope", no_models=True
+    )
+    (row,) = bench.run(CPU, bench_cases.TINY, options)["operations"]
+    assert row["skipped"] == "out of time"
+
+
+def test_whole_models():
+    pytest.importorskip("bitsandbytes")
+    found = models.measure_models(CPU, models.TINY, lambda: False)
+    assert found["applied"]["swapped"]["linear_4bit"] == 7
+    for who in ("transformers + bitsandbytes", "ours"):
+        assert found[who]["prefill_ms"] > 0
+        assert found[who]["decode_tokens_per_second, batch 2"] > 0
+        assert found[who]["qlora_step"]["ms"] > 0
+
+
+def test_without_a_gpu_it_says_so_and_fails():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "benchmarks.gpu"],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: This measurement needs an NVIDIA GPU")
+    assert "Traceback" not in done.stderr
+
+
+def test_versions_name_what_was_measured():
+    assert {"python", "torch"} <= others.versions().keys()
