@@ -74,7 +74,12 @@ def resolver_for(
         from dataclasses import replace
 
         found = replace(found, offline=offline)
-    resolver = Resolver(found, CacheWindow(found), token=token)
+    if found.server:
+        from mdl.service.client import ServedResolver
+
+        resolver: Resolver = ServedResolver(found, CacheWindow(found), token=token)
+    else:
+        resolver = Resolver(found, CacheWindow(found), token=token)
     if held is not None:
         held[1].close()
     _kept.held = (mark, resolver)

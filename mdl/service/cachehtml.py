@@ -66,14 +66,15 @@ def _tile(repo: "CachedRepo", rect: Box, now: float) -> str:
     if twice:
         words += f", {human_size(twice)} of it twice"
     text = ""
-    # Text only where it fits: about 7 units a letter; the title has it all.
-    letters = int((rect.width - 12) / 7.4)
-    if letters >= 6 and rect.height >= 24:
-        name = repo.repo_id if len(repo.repo_id) <= letters else repo.repo_id[: letters - 1] + "…"
-        text = f'<text x="{rect.x + 7:.1f}" y="{rect.y + 18:.1f}">{html.escape(name)}</text>'
-        if rect.height >= 44:
-            size = human_size(repo.size_on_disk)
-            text += f'<text class="small" x="{rect.x + 7:.1f}" y="{rect.y + 36:.1f}">{size}</text>'
+    # Text only where some of it fits, cut off at the tile's edge; the title has it all.
+    if rect.width >= 60 and rect.height >= 24:
+        text = f'<text x="7" y="1.4em">{html.escape(repo.repo_id)}</text>'
+        if rect.height >= 60:
+            text += f'<text class="small" x="7" y="3em">{human_size(repo.size_on_disk)}</text>'
+        text = (
+            f'<svg x="{rect.x:.1f}" y="{rect.y:.1f}" width="{rect.width - 6:.1f}"'
+            f' height="{rect.height:.1f}">{text}</svg>'
+        )
     return (
         f'<a href="#{anchor(repo)}" aria-label="{html.escape(words)}"'
         f' class="tile age{age_of(repo, now)}{" twice" if twice else ""}">'
@@ -85,7 +86,7 @@ def _tile(repo: "CachedRepo", rect: Box, now: float) -> str:
 
 def _legend() -> str:
     items = "".join(
-        f'<li><svg class="treemap" viewBox="0 0 16 16" aria-hidden="true"><g class="tile age{n}">'
+        f'<li><svg viewBox="0 0 16 16" aria-hidden="true"><g class="tile age{n}">'
         f'<rect width="16" height="16"/></g></svg>{text}</li>'
         for n, (_, text) in enumerate(AGES)
     )
@@ -102,7 +103,8 @@ def _table(ordered: Sequence["CachedRepo"], now: float) -> str:
             " <code>mdl cache ls</code> lists them all.</p>"
         )
     return (
-        '<div class="scroll"><table><caption>Largest first</caption><thead><tr>'
+        '<div class="scroll" role="region" tabindex="0" aria-label="Repositories"><table>'
+        "<caption>Largest first</caption><thead><tr>"
         '<th scope="col">Repository</th><th scope="col" class="number">Size</th>'
         '<th scope="col">Used</th><th scope="col" class="number">Twice</th>'
         '<th scope="col">State</th></tr></thead>'
@@ -123,7 +125,8 @@ def _row(repo: "CachedRepo", now: float) -> str:
     twice = duplicated(repo)
     return (
         f'<tr id="{anchor(repo)}"><th scope="row">{names}</th>'
-        f'<td class="number">{human_size(repo.size_on_disk)}</td><td>{age_text(repo, now)}</td>'
+        f'<td class="number">{human_size(repo.size_on_disk)}</td>'
+        f'<td class="when">{age_text(repo, now)}</td>'
         f'<td class="number">{human_size(twice) if twice else "-"}</td><td>{state}</td></tr>'
     )
 

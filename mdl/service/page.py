@@ -178,7 +178,8 @@ def _plan_html(plan: PrunePlan) -> str:
     if not rows:
         return "<p>Nothing would go.</p>"
     return (
-        f'<div class="scroll"><table><caption>{len(plan.remove)} would go, {len(plan.keep)} stay;'
+        '<div class="scroll" role="region" tabindex="0" aria-label="What would go"><table>'
+        f"<caption>{len(plan.remove)} would go, {len(plan.keep)} stay;"
         f" the disk regains {human_size(plan.freed)}.</caption><thead><tr>"
         '<th scope="col">Repository</th><th scope="col">Revision</th>'
         '<th scope="col" class="number">Size</th><th scope="col">Why</th></tr></thead>'
