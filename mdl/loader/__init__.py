@@ -5,7 +5,7 @@ users already have. Importing this package costs no torch and no transformers.
 """
 
 from mdl.loader.api import load, plan
-from mdl.loader.load import Loaded, load_request
+from mdl.loader.loading import Loaded, load_request
 from mdl.loader.report import Report
 from mdl.loader.request import LoadRequest, Quantization
 from mdl.loader.unsloth import FastLanguageModel, FastModel, FastVisionModel

@@ -23,6 +23,7 @@ from mdl.errors import (
 )
 from mdl.loader.files import Needed, choose_files
 from mdl.loader.progress import Progress
+from mdl.resolver.hub import http_library
 from mdl.settings import Settings
 
 WORKERS = 4  # files fetched at once
@@ -255,9 +256,9 @@ def storage_folder(cache_root: Path, repo_id: str) -> Path:
 @contextlib.contextmanager
 def hub_errors(repo_id: str) -> Iterator[None]:
     """Every refusal of the Hub and every failure on the way as an error a person can act on."""
-    import httpx2
     from huggingface_hub import errors
 
+    http = http_library()
     try:
         yield
     except errors.GatedRepoError as error:
@@ -278,8 +279,8 @@ def hub_errors(repo_id: str) -> Iterator[None]:
             why=_server_message(error),
             next="Check the name; for a private repository set HF_TOKEN.",
         ) from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, httpx2.ConnectError,
-            httpx2.TimeoutException) as error:  # fmt: skip
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, http.ConnectError,
+            http.TimeoutException) as error:  # fmt: skip
         if isinstance(error.__cause__, errors.HfHubHTTPError):  # the Hub answered, with an error
             raise _http_error(repo_id, error.__cause__) from error
         raise OfflineError(
@@ -298,7 +299,7 @@ def hub_errors(repo_id: str) -> Iterator[None]:
                 "stays.",
             ) from error
         raise
-    except httpx2.HTTPError as error:
+    except http.HTTPError as error:
         raise MdlError(
             f"The download of {repo_id} broke off.",
             why=f"{type(error).__name__}: {error}",
@@ -326,6 +327,4 @@ def _server_message(error: Any) -> str:
 
 
 def _is_connection_error(error: BaseException) -> bool:
-    import httpx2
-
-    return isinstance(error, httpx2.HTTPError)
+    return isinstance(error, http_library().HTTPError)

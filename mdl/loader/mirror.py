@@ -27,6 +27,7 @@ from mdl.store.rows import LocalMirror
 
 OWNER = "mdl-local"
 PROVENANCE = "mdl-mirror.json"
+ABANDONED = 86400.0  # seconds after which an unfinished mirror belongs to nobody
 
 
 def settings_digest(request: LoadRequest) -> str:
@@ -73,6 +74,7 @@ def write_mirror(
     if not (snapshot / PROVENANCE).exists():
         check_space(settings.cache_root, model.get_memory_footprint())
         home.mkdir(parents=True, exist_ok=True)
+        _sweep(home)
         scratch = Path(tempfile.mkdtemp(dir=home, prefix=".writing-"))
         try:
             _save(model, source, scratch, provenance)
@@ -89,6 +91,13 @@ def write_mirror(
     return LocalMirror(
         str(snapshot), repo_id, commit, "bnb-4bit", settings_digest(request), time.time()
     )
+
+
+def _sweep(home: Path) -> None:
+    """Remove what killed processes left half-written; one that still writes is younger."""
+    for left in home.glob(".writing-*"):
+        if time.time() - left.stat().st_mtime > ABANDONED:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _provenance(model: Any, repo_id: str, commit: str, request: LoadRequest) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from mdl.errors import LoadError
-from mdl.loader.load import Loaded
+from mdl.loader.loading import Loaded
 
 
 def ask(loaded: Loaded, prompt: str, max_new_tokens: int = 64) -> str:

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mdl.errors import UsageError
+from mdl.loader import companions
 from mdl.loader.api import load
-from mdl.loader.load import Loaded
+from mdl.loader.loading import Loaded
 
 # Arguments of Unsloth's own engine: their default asks nothing of mdl. Anything else would change
 # the model or how it runs, so it is refused rather than ignored. name -> (default, what to do).
@@ -41,6 +42,10 @@ class FastModel:
     """A loader with Unsloth's call. `_task` is what the class is for."""
 
     _task = "auto"
+    get_peft_model = staticmethod(companions.get_peft_model)
+    for_inference = staticmethod(companions.for_inference)
+    for_training = staticmethod(companions.for_training)
+    save_pretrained_merged = staticmethod(companions.save_pretrained_merged)
 
     @classmethod
     def from_pretrained(
@@ -142,6 +147,11 @@ def _prepare(
     loaded: Loaded, max_seq_length: int | None, checkpointing: bool | str, full: bool
 ) -> None:
     """What Unsloth's call leaves on the model: its length, and training of all weights if asked."""
+    import types
+
+    # Unsloth's users call it on the model itself; PEFT's wrapper passes the look-up on.
+    merged = types.MethodType(companions.save_pretrained_merged, loaded.model)
+    loaded.model.save_pretrained_merged = merged
     loaded.model.max_seq_length = max_seq_length
     loaded.model.mdl_gradient_checkpointing = checkpointing
     if full:

@@ -10,6 +10,7 @@ from typing import Any
 from mdl.errors import DiskError
 from mdl.loader.build import Built, memory_bytes, parameter_counts
 from mdl.loader.checkpoint import Checkpoint
+from mdl.loader.devices import check_room
 from mdl.loader.processor import build_tokenizer, check_vocabulary
 from mdl.loader.progress import Progress
 from mdl.loader.report import Clock, Report, file_records, fingerprint
@@ -47,6 +48,8 @@ def load_request(
     clock = Clock()
     with clock("resolve"):
         found = answer(request, settings)
+    if found.source.download is not None:
+        check_room(found.source.download, request)
     with clock("fetch"):
         checkpoint = bring(found, request, progress)
     with clock("import"):
@@ -92,13 +95,15 @@ def _build(checkpoint: Checkpoint, request: LoadRequest, found: Answer) -> Built
 
 
 def _apply_kernels(model: Any, request: LoadRequest) -> tuple[str, ...]:
-    """Put the kernels in where the weights are on CUDA; elsewhere there is nothing to gain."""
-    if request.kernels is False or next(model.parameters()).device.type != "cuda":
+    """Put kernels in: those named on any device, all of them only where there is a gain (CUDA)."""
+    on_cuda = any(parameter.is_cuda for parameter in model.parameters())
+    if not request.kernels or (request.kernels is True and not on_cuda):
         return ()
     from mdl import kernels
 
-    only = None if request.kernels is True else request.kernels
-    return tuple(kernels.apply(model, only=only).names)
+    only = request.kernels if isinstance(request.kernels, tuple) else None
+    applied = kernels.apply(model, only=only)
+    return tuple(f"{count} x {name}" for name, count in sorted(applied.counts.items()))
 
 
 def _warnings(built: Built) -> Iterator[str]:

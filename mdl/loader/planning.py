@@ -15,6 +15,7 @@ from typing import Any
 from mdl.errors import LoadError
 from mdl.loader.build import model_class, model_config, quantization_on_load
 from mdl.loader.checkpoint import Checkpoint, read_json
+from mdl.loader.devices import Device, find_devices
 from mdl.loader.fetch import Download, Hub, fetch_small, hub_errors
 from mdl.loader.files import Needed
 from mdl.loader.headers import Header, parse_header
@@ -32,15 +33,6 @@ from mdl.settings import Settings, load_settings
 
 DEFAULT_TOKENS = 2048
 LORA_RANK = 16
-
-
-@dataclass(frozen=True)
-class Device:
-    """Memory of one device, in bytes."""
-
-    name: str
-    total: int
-    free: int
 
 
 @dataclass(frozen=True)
@@ -231,22 +223,6 @@ def _memory(
     if is_4bit:
         training += trained * 4
     return Memory(weights, kv_cache_bytes(shape, tokens, element=element), training)
-
-
-def find_devices(device_map: Any) -> tuple[Device, ...]:
-    """The devices a model could go to: every GPU, else the machine's memory."""
-    import torch
-
-    if torch.cuda.is_available() and device_map not in ("cpu", {"": "cpu"}):
-        found = []
-        for index in range(torch.cuda.device_count()):
-            free, total = torch.cuda.mem_get_info(index)
-            found.append(Device(f"cuda:{index}", total, free))
-        return tuple(found)
-    import psutil
-
-    memory = psutil.virtual_memory()
-    return (Device("cpu", memory.total, memory.available),)
 
 
 def _problems(

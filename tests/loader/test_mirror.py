@@ -1,0 +1,149 @@
+"""Quantize once: the second 4-bit load reads what the first one quantized."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import mdl
+from mdl.cachemgr import open_cache
+from mdl.loader import mirror
+from mdl.loader.verify import verify_folder
+from mdl.settings import load_settings
+from tests.hub import LoopbackHub
+
+NAME = "Org/Name"
+pytestmark = pytest.mark.usefixtures("hub_env")
+
+
+@pytest.fixture
+def served(hub: LoopbackHub, tiny_model: Callable[..., Path]) -> LoopbackHub:
+    hub.add_repo(NAME, folder=tiny_model("llama"))
+    return hub
+
+
+def load(**options: Any) -> Any:
+    return mdl.load(NAME, load_in_4bit=True, **options)
+
+
+def assert_equal_states(ours: Any, theirs: Any) -> None:
+    reference = theirs.state_dict()
+    assert all(torch.equal(value, reference[key]) for key, value in ours.state_dict().items())
+
+
+def test_the_second_load_reads_the_mirror(served: LoopbackHub) -> None:
+    first, second = load(), load()
+    assert first.report.quantized_on_load and not second.report.quantized_on_load
+    assert second.report.folder == first.report.mirror == second.report.mirror
+    assert_equal_states(second.model, first.model)
+    assert second.report.resolution["repo_id"] == NAME
+
+
+def test_the_mirror_is_a_plain_checkpoint_with_its_provenance(served: LoopbackHub) -> None:
+    loaded = load()
+    folder = Path(loaded.report.mirror)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    assert_equal_states(theirs, loaded.model)
+    assert transformers.AutoTokenizer.from_pretrained(folder)("France").input_ids
+    provenance = json.loads((folder / mirror.PROVENANCE).read_text())
+    assert provenance["repo_id"] == NAME
+    assert provenance["commit"] == served.repos[NAME].head().id
+    assert provenance["made_with"]["bitsandbytes"]
+    assert not verify_folder(folder).problems
+
+
+def test_the_cache_manager_counts_it(served: LoopbackHub) -> None:
+    loaded = load()
+    repo = open_cache(load_settings()).repo(mirror.mirror_name(NAME))
+    assert [revision.state for revision in repo.revisions] == ["complete"]
+    assert repo.size_on_disk > loaded.report.memory["weights"] / 2
+    assert repo.problems == ()
+
+
+def test_offline_it_is_enough_without_the_source(served: LoopbackHub) -> None:
+    import shutil
+
+    first = load()
+    shutil.rmtree(load_settings().cache_root / "models--Org--Name")
+    second = load(local_files_only=True, revision=first.report.commit)
+    assert second.report.mirror == first.report.mirror
+
+
+def test_another_commit_or_setting_makes_another_one(served: LoopbackHub) -> None:
+    first = load()
+    changed = served.commit(NAME, {**served.files(NAME), "notes.txt": b"v2"})
+    second = load(revision=changed)
+    third = load(revision=changed, quantization=mdl.loader.Quantization(quant_type="fp4"))
+    made = {loaded.report.mirror for loaded in (first, second, third)}
+    assert len(made) == 3 and all(loaded.report.quantized_on_load for loaded in (second, third))
+
+
+def test_off_by_a_flag(served: LoopbackHub) -> None:
+    for _ in range(2):
+        loaded = load(quantize_once=False)
+        assert loaded.report.quantized_on_load and loaded.report.mirror is None
+    root = load_settings().cache_root
+    assert not list(root.glob(f"models--{mirror.OWNER}--*"))
+
+
+def test_a_disk_too_small_for_the_mirror_only_costs_the_mirror(
+    served: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    load(quantize_once=False)  # the download itself is here
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    loaded = load()
+    assert loaded.model is not None and loaded.report.mirror is None
+    assert "GB free" in loaded.report.warnings[0]
+
+
+def test_killed_while_it_is_written_nothing_half_made_is_found(
+    served: LoopbackHub, hub_env: dict[str, str], tmp_path: Path
+) -> None:
+    """The process stops itself right before the mirror is published, and is killed there."""
+    mark = tmp_path / "writing"
+    code = f"""
+import pathlib, time
+import mdl, mdl.loader.mirror as mirror
+def stop(*args):
+    pathlib.Path({str(mark)!r}).touch()
+    time.sleep(60)
+mirror._publish = stop
+mdl.load({NAME!r}, load_in_4bit=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], env=hub_env) as process:
+        deadline = time.monotonic() + 60
+        while not mark.exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    home = load_settings().cache_root / f"models--{mirror.mirror_name(NAME).replace('/', '--')}"
+    assert list(home.glob(".writing-*")) and not (home / "snapshots").exists()
+    again = load()
+    assert again.report.quantized_on_load and again.report.mirror
+    assert load().report.folder == again.report.mirror
+
+
+def test_two_processes_at_once_make_one_mirror(
+    served: LoopbackHub, hub_env: dict[str, str]
+) -> None:
+    code = f"import mdl; print(mdl.load({NAME!r}, load_in_4bit=True).report.mirror)"
+    both = [
+        subprocess.Popen([sys.executable, "-c", code], env=hub_env, stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    said = {process.communicate(timeout=120)[0] for process in both}
+    assert [process.returncode for process in both] == [0, 0]
+    assert len(said) == 1 and Path(said.pop().decode().strip()).is_dir()

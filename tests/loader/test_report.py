@@ -1,0 +1,115 @@
+"""The report says what was loaded, and `mdl verify` finds out whether it is still there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mdl
+from mdl.cli import cli
+from mdl.cli.output import run
+from mdl.loader import Report
+from mdl.loader.verify import verify_report, verify_target
+from tests.hub import LoopbackHub
+
+NAME = "Org/Name"
+pytestmark = pytest.mark.usefixtures("hub_env")
+
+
+@pytest.fixture
+def report(hub: LoopbackHub, tiny_model: Callable[..., Path]) -> Report:
+    hub.add_repo(NAME, folder=tiny_model("llama"))
+    loaded: Report = mdl.load(NAME).report
+    return loaded
+
+
+def test_it_survives_json(report: Report, tmp_path: Path) -> None:
+    path = report.save(tmp_path / "report.json")
+    again = Report.from_json(json.loads(path.read_text()))
+    assert json.loads(json.dumps(again.to_json())) == json.loads(path.read_text())
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".report")] == []
+
+
+def test_it_states_what_was_loaded(report: Report, hub: LoopbackHub) -> None:
+    head = hub.repos[NAME].head()
+    hashes = {file.path: file.hash for file in report.files}
+    assert hashes == {name: head.files[name].etag for name in hashes}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(hashes)
+    assert report.commit == head.id and report.model_class == "LlamaForCausalLM"
+    assert set(report.seconds) >= {"resolve", "fetch", "build", "tokenizer"}
+    assert report.versions["mdl"] == mdl.__version__
+    assert "Org/Name" in str(report) and "bfloat16" in str(report)
+
+
+def test_a_token_is_nowhere_in_it(hub: LoopbackHub, tiny_model: Callable[..., Path]) -> None:
+    hub.add_user("hf_secret_token", "alice")
+    hub.add_repo(NAME, folder=tiny_model("llama"))
+    loaded = mdl.load(NAME, token="hf_secret_token")
+    assert "hf_secret_token" not in json.dumps(loaded.report.to_json(), default=str)
+
+
+def test_what_was_loaded_verifies(report: Report, tmp_path: Path, capsys: Any) -> None:
+    path = report.save(tmp_path / "report.json")
+    assert run(cli, ["verify", str(path), "--json"]) == 0
+    body = json.loads(capsys.readouterr().out)
+    assert body["ok"] and len(body["checked"]) == len(report.files) + 2
+    assert run(cli, ["verify", report.folder]) == 0
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_each_damaged_file_is_found(report: Report, tmp_path: Path, name: str, capsys: Any) -> None:
+    path = report.save(tmp_path / "report.json")
+    blob = (Path(report.folder) / name).resolve()
+    data = blob.read_bytes()
+    blob.write_bytes(data.replace(b"a", b"b", 1) if name != "model.safetensors" else
+                     data[:-1] + bytes([data[-1] ^ 1]))  # fmt: skip
+    assert run(cli, ["verify", str(path), "--json"]) == 6
+    said = capsys.readouterr().out
+    assert name in said and "Traceback" not in said
+    assert verify_target(Path(report.folder)).problems
+
+
+def test_a_snapshot_that_is_gone_says_how_to_get_it(report: Report) -> None:
+    import shutil
+
+    shutil.rmtree(report.folder)
+    outcome = verify_report(report)
+    assert "mdl pull Org/Name" in outcome.problems[0]
+
+
+def test_a_lock_file_verifies_against_the_cache(
+    report: Report, tmp_path: Path, capsys: Any
+) -> None:
+    lock = tmp_path / "mdl.lock"
+    assert run(cli, ["lock", NAME, "-o", str(lock)]) == 0
+    capsys.readouterr()
+    assert run(cli, ["verify", str(lock), "--json"]) == 0
+    body = json.loads(capsys.readouterr().out)
+    assert any("model.safetensors" in line for line in body["checked"])
+    blob = (Path(report.folder) / "model.safetensors").resolve()
+    blob.write_bytes(blob.read_bytes()[:-1] + b"x")
+    assert run(cli, ["verify", str(lock)]) == 6
+
+
+def test_nonsense_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("[]")
+    assert run(cli, ["verify", str(tmp_path / "x.json")]) == 2
+    assert run(cli, ["verify", str(tmp_path / "absent.json")]) == 3
+
+
+def test_what_is_saved_names_the_canonical_model(
+    hub: LoopbackHub, tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    hub.add_repo(NAME, folder=tiny_model("llama"))
+    for _ in range(2):  # quantized here, then read from the mirror
+        model, _ = mdl.load(NAME.lower(), load_in_4bit=True)
+        assert model.name_or_path == model.config.name_or_path == NAME
+        model = mdl.FastLanguageModel.get_peft_model(model, r=4)
+        # "auto" would look the base model's vocabulary up on the Hub
+        model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+        config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == NAME
