@@ -173,7 +173,7 @@ class Hub:
 
         token = False if self._token is None or self.bad_token else self._token
         session = get_session()
-        library = sys.modules[type(session).__module__.partition(".")[0]]  # httpx or httpx2
+        library = http_library()
         url = path if path.startswith("http") else self.endpoint + path
         self.requests += 1
         try:
@@ -215,6 +215,13 @@ class Hub:
             why=answer.message,
             next="Try again later, or add --offline to use what is here.",
         )
+
+
+def http_library() -> Any:
+    """The HTTP library huggingface_hub speaks with: httpx in 1.x, httpx2 from 2.0 on."""
+    from huggingface_hub.utils import get_session
+
+    return sys.modules[type(get_session()).__module__.partition(".")[0]]
 
 
 def facts_of(body: dict[str, Any], own_token: bool) -> Facts:
