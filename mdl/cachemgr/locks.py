@@ -208,8 +208,9 @@ def last_written(root: str, folder: str) -> float:
     return newest
 
 
-def wait_until_quiet(root: str, folders: Iterable[str], quiet: float = QUIET_SECONDS) -> set[str]:
+def wait_until_quiet(root: str, folders: Iterable[str]) -> set[str]:
     """Watch folders that were just written to; those still being written to after the wait."""
+    quiet = QUIET_SECONDS
     watched = {folder: last_written(root, folder) for folder in folders}
     now = time.time()
     watched = {folder: at for folder, at in watched.items() if -quiet < now - at < quiet}
