@@ -150,7 +150,7 @@ def save_pretrained_merged(
     )
     config.dtype, config.use_cache = dtype, True
     with torch.device("meta"):
-        empty = type(base)(config)
+        empty = type(base)(config).to(dtype)
     empty._weight_conversions = getattr(base, "_weight_conversions", None)
     empty.name_or_path = config.name_or_path = base.name_or_path
     if isinstance(getattr(base, "generation_config", None), GenerationConfig):

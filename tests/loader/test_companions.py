@@ -167,6 +167,15 @@ def test_the_command_answers_paris(smollm2: Path, capsys: Any) -> None:
     from mdl.cli.output import run
 
     question = "What is the capital of France?"
-    arguments = ["load", str(smollm2), "--4bit", "--prompt", question, "--json"]
+    arguments = [
+        "load",
+        str(smollm2),
+        "--4bit",
+        "--prompt",
+        question,
+        "--json",
+        "--max-new-tokens",
+        "7",
+    ]
     assert run(cli, arguments) == 0
     assert "Paris" in json.loads(capsys.readouterr().out)["answer"]
