@@ -1,0 +1,99 @@
+"""Time the torch twins that a machine without a GPU uses, beside bitsandbytes' CPU path.
+
+python -m benchmarks.kernels_cpu [--write benchmarks/results/kernels_cpu.md]
+
+Quantizing is what loading in 4 bits does to every weight. Best of several interleaved rounds, and
+every result is compared with bitsandbytes' byte for byte first.
+"""
+
+import argparse
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes
+import torch
+from bitsandbytes import functional
+
+import mdl.kernels as kernels
+
+SHAPES = ((4096, 4096), (14336, 4096))
+DTYPES = (torch.bfloat16, torch.float32)
+
+
+def best(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """The shortest time of each contender, in seconds, called in turn."""
+    found = dict.fromkeys(contenders, float("inf"))
+    for _ in range(rounds + 1):
+        for name, function in contenders.items():
+            started = time.perf_counter()
+            function()
+            found[name] = min(found[name], time.perf_counter() - started)
+    return found
+
+
+def rows(rounds: int) -> list[str]:
+    """One line a shape, dtype and direction."""
+    lines = []
+    for n, k in SHAPES:
+        for dtype in DTYPES:
+            dense = torch.randn(n, k).to(dtype)
+            how = {"quant_type": "nf4", "compress_statistics": True}
+            packed, state = functional.quantize_4bit(dense, **how)
+            ours = kernels.quantize_4bit(dense)
+            assert torch.equal(ours.packed, packed.view(-1))
+            assert torch.equal(ours.absmax, state.absmax)
+            weight = kernels.Packed4bit.from_bitsandbytes(packed, state)
+            assert torch.equal(
+                kernels.dequantize_4bit(weight), functional.dequantize_4bit(packed, state)
+            )
+            pairs: dict[str, dict[str, Callable[[], Any]]] = {
+                "quantize": {
+                    "mdl": lambda t=dense: kernels.quantize_4bit(t),
+                    "bitsandbytes": lambda t=dense, h=how: functional.quantize_4bit(t, **h),
+                },
+                "dequantize": {
+                    "mdl": lambda w=weight: kernels.dequantize_4bit(w),
+                    "bitsandbytes": lambda p=packed, s=state: functional.dequantize_4bit(p, s),
+                },
+            }
+            for what, contenders in pairs.items():
+                found = best(contenders, rounds)
+                mine, theirs = found["mdl"] * 1e3, found["bitsandbytes"] * 1e3
+                lines.append(
+                    f"| {what} | {n}x{k} | {str(dtype)[6:]} | {mine:.0f} | {theirs:.0f} "
+                    f"| {theirs / mine:.2f} |"
+                )
+    return lines
+
+
+def main() -> None:
+    """Print the table, and keep it where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--write", type=Path)
+    options = parser.parse_args()
+    text = "\n".join(
+        [
+            "# NF4 with double quantization on the CPU",
+            "",
+            f"`python -m benchmarks.kernels_cpu`, {os.cpu_count()} cores ({platform.machine()}), "
+            f"torch {torch.__version__}, bitsandbytes {bitsandbytes.__version__}. Milliseconds, "
+            "best of several; equal byte for byte.",
+            "",
+            "| direction | shape | dtype | mdl | bitsandbytes | times faster |",
+            "|---|---|---|---:|---:|---:|",
+            *rows(options.rounds),
+            "",
+        ]
+    )
+    print(text)
+    if options.write:
+        options.write.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
