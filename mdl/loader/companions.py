@@ -168,6 +168,9 @@ def merged_state(base: Any, dtype: Any) -> Iterable[tuple[str, Any]]:
     from peft.tuners.lora import LoraLayer
     from peft.utils import ModulesToSaveWrapper
 
+    # On some CPUs bitsandbytes repacks 4-bit weights at the first forward pass; asking for the
+    # state dict puts them back.
+    base.state_dict()
     state: dict[str, Any] = {}
     for path, module in base.named_modules(remove_duplicate=False):
         if isinstance(module, LoraLayer):
