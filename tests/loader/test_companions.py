@@ -62,8 +62,8 @@ def test_a_short_training_lowers_the_loss_and_merges(
     assert torch.allclose(found, expected, atol=0.02 * expected.abs().max().item())
     assert torch.equal(found.argmax(-1), expected.argmax(-1))
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "merged")("Paris").input_ids
-    with torch.inference_mode():
-        assert torch.equal(model(IDS).logits, expected)  # saving left the model as it was
+    with torch.inference_mode():  # saving left the model as it was, but for bitsandbytes' repacking
+        assert torch.allclose(model(IDS).logits, expected, atol=0.01)
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT's own
