@@ -11,8 +11,8 @@ from mdl.settings import parse_duration, parse_size
 _FILTER = re.compile(r"\s*([a-z_]+)\s*(==|!=|>=|<=|>|<|=)\s*(.+?)\s*", re.IGNORECASE)
 _NUMBERS: dict[str, Callable[[Any, float], float]] = {
     "size": lambda row, now: float(row.size),
-    "accessed": lambda row, now: now - (row.accessed or 0.0),
-    "modified": lambda row, now: now - (row.modified or 0.0),
+    "accessed": lambda row, now: _age(row.accessed, now),
+    "modified": lambda row, now: _age(row.modified, now),
 }
 _TEXTS: dict[str, Callable[[Any], Iterable[str]]] = {
     "type": lambda row: [row.repo_type],
@@ -29,6 +29,13 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
     "=": lambda a, b: a == b,
     "!=": lambda a, b: a != b,
 }
+
+
+def _age(then: float | None, now: float) -> float:
+    """Seconds since then; what is not known is neither more nor less than anything."""
+    return float("nan") if then is None else now - then
+
+
 SORT_KEYS = ("accessed", "modified", "name", "size")
 
 

@@ -1,0 +1,286 @@
+"""The commands as a user types them: output, exit codes, questions, and what they import."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mdl.cli import cli
+from mdl.cli.cache import COMMANDS
+from mdl.cli.output import run
+from tests.cachemgr.builder import DAY, A, B, CacheBuilder, disk_use
+
+Type = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def mdl(
+    built: CacheBuilder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Type:
+    """Type a command; exit code, standard output, standard error."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(built.root))
+    monkeypatch.setenv("MDL_HOME", str(tmp_path / "mdl"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def typed(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = run(cli, ["cache", *words])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return typed
+
+
+@pytest.fixture
+def filled(built: CacheBuilder) -> CacheBuilder:
+    built.revision("Org/Big", A, {"w": b"w" * 3000}, refs=("main",), age=10 * DAY)
+    built.revision("org/big", A, {"w": b"w" * 3000}, refs=("main",), age=10 * DAY)
+    built.revision("o/small", A, {"w": b"1"}, refs=("main", "v1"))
+    built.revision("o/small", B, {"w": b"2"})
+    built.revision("d/set", A, {"data.csv": b"1,2"}, refs=("main",), kind="datasets")
+    built.revision("o/broken", A, {"w": b"3"}, refs=("main",))
+    next((built.folder("o/broken") / "blobs").iterdir()).unlink()
+    return built
+
+
+def names(out: str) -> list[str]:
+    return [line.split()[0] for line in out.splitlines()[1:] if "/" in line.split(" ")[0]]
+
+
+def test_ls(filled: CacheBuilder, mdl: Type) -> None:
+    code, out, _ = mdl("ls")
+    assert code == 0
+    assert names(out) == ["dataset/d/set", "model/o/broken", "model/o/small", "model/Org/Big"]
+    assert "2 spellings" in out
+    assert "1 problem" in out
+    assert "4 repositories, 5 revisions" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["-f", "size>1KB"], ["model/Org/Big"]),
+        (["-f", "type=dataset"], ["dataset/d/set"]),
+        (["-f", "modified>7d"], ["model/Org/Big"]),
+        (["-f", "accessed<7d", "--sort", "name:desc"], ["model/o/small", "dataset/d/set"]),
+        (["-f", "refs=v*"], ["model/o/small"]),
+        (["-f", "state=broken"], ["model/o/broken"]),
+        (["-f", "name=ORG/*"], ["model/Org/Big"]),
+        (["--sort", "size", "--limit", "2"], ["model/Org/Big", "dataset/d/set"]),
+        (["--sort", "size:asc", "--limit", "1"], ["model/o/broken"]),
+        (["--limit", "0"], []),
+    ],
+)  # fmt: skip
+def test_filters_and_orders(
+    filled: CacheBuilder, mdl: Type, words: list[str], expected: list[str]
+) -> None:
+    assert names(mdl("ls", *words)[1]) == expected
+
+
+@pytest.mark.parametrize(
+    "words", [["-f", "size"], ["-f", "size>much"], ["-f", "refs>main"], ["--sort", "colour"]]
+)
+def test_bad_filters_are_usage_errors(filled: CacheBuilder, mdl: Type, words: list[str]) -> None:
+    code, _, err = mdl("ls", *words)
+    assert code == 2
+    assert err.startswith("error: ")
+
+
+def test_ls_json_is_what_was_promised(filled: CacheBuilder, mdl: Type) -> None:
+    shown = json.loads(mdl("ls", "--json")[1])
+    assert shown["root"] == str(filled.root)
+    repo = next(repo for repo in shown["repos"] if repo["repo_id"] == "Org/Big")
+    assert repo["spellings"] == ["Org/Big", "org/big"]
+    assert (repo["size_on_disk"], repo["logical_size"], repo["reclaimable"]) == (6000, 6000, 6000)
+    assert repo["revisions"][0].items() >= {"commit": A, "refs": ["main"], "size": 3000,
+                                            "files": 1, "state": "complete"}.items()  # fmt: skip
+    assert {"repo_type", "last_used", "pinned", "problems"} <= repo.keys()
+    content = disk_use(filled.root) - 6 * len(A)
+    assert (
+        shown["totals"]["size_on_disk"]
+        == content
+        == sum(repo["size_on_disk"] for repo in shown["repos"])
+    )
+
+
+def test_quiet_csv_and_revisions(filled: CacheBuilder, mdl: Type) -> None:
+    assert mdl("ls", "-q", "-f", "type=dataset")[1] == "dataset/d/set\n"
+    assert mdl("ls", "-q", "-r", "-f", "name=o/small")[1].split() == [B, A]
+    rows = list(csv.DictReader(io.StringIO(mdl("ls", "--format", "csv")[1])))
+    assert [row["repo_id"] for row in rows] == ["d/set", "o/broken", "o/small", "Org/Big"]
+    assert rows[3]["spellings"] == "Org/Big org/big"
+
+
+def test_show(filled: CacheBuilder, mdl: Type) -> None:
+    code, out, _ = mdl("show", "ORG/BIG")
+    assert code == 0
+    assert "spellings  Org/Big, org/big" in out
+    details = json.loads(mdl("show", "o/broken", "--json")[1])
+    assert details["revisions"][0]["files"][0]["state"] == "broken"
+    assert "leads to no blob" in details["problems"][0]
+    assert mdl("show", "o/nothing")[0] == 3
+
+
+def test_du_draws(filled: CacheBuilder, mdl: Type, tmp_path: Path) -> None:
+    code, out, _ = mdl("du", "--plot", str(tmp_path / "t.svg"))
+    assert code == 0
+    assert out.splitlines()[1].split()[0] == "model/Org/Big"
+    svg = (tmp_path / "t.svg").read_text()
+    assert "<title>Org/Big: 6.0K</title>" in svg
+    mdl("du", "--plot", str(tmp_path / "t.png"))
+    assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
+    assert mdl("du", "--plot", str(tmp_path / "t.gif"))[0] == 2
+
+
+def test_prune_shows_asks_and_does(
+    filled: CacheBuilder, mdl: Type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, _ = mdl("prune", "--dry-run")
+    assert code == 0
+    assert "detached: no ref points to it" in out
+    code, _, err = mdl("prune")
+    assert code == 2, "without a terminal nothing is changed unasked"
+    assert "--yes" in err
+    monkeypatch.setattr("mdl.cli.cache_change.confirm", lambda question, yes: False)
+    assert mdl("prune")[0] == 130
+    monkeypatch.undo()
+
+
+def test_prune_json_is_what_was_promised(filled: CacheBuilder, mdl: Type) -> None:
+    planned = json.loads(mdl("prune", "--dry-run", "--json")[1])
+    done = json.loads(mdl("prune", "--yes", "--json")[1])
+    for shown in (planned, done):
+        (removed,) = shown["remove"]
+        assert removed.items() >= {"repo_id": "o/small", "commit": B, "bytes": 1}.items()
+        assert removed["reason"]
+        assert shown["freed"] == 1
+        assert all({"repo_id", "commit", "reason"} <= kept.keys() for kept in shown["keep"])
+    assert json.loads(mdl("prune", "--yes", "--json")[1])["remove"] == []
+
+
+def test_prune_now_leaves_nothing_in_the_trash(filled: CacheBuilder, mdl: Type) -> None:
+    mdl("prune", "--yes", "--now")
+    assert mdl("trash", "ls")[1] == "The trash is empty.\n"
+
+
+def test_the_configuration_is_the_default_policy(
+    filled: CacheBuilder, mdl: Type, tmp_path: Path
+) -> None:
+    (tmp_path / "mdl").mkdir(exist_ok=True)
+    (tmp_path / "mdl" / "config.toml").write_text('[cache]\nolder_than = "7d"\n')
+    planned = json.loads(mdl("prune", "--dry-run", "--json")[1])
+    assert {removed["repo_id"] for removed in planned["remove"]} == {"Org/Big"}
+
+
+def test_pins(filled: CacheBuilder, mdl: Type) -> None:
+    mdl("pin", f"o/small@{B}")
+    assert json.loads(mdl("prune", "--dry-run", "--json")[1])["remove"] == []
+    assert "o/small" in mdl("pin")[1]
+    assert mdl("unpin", f"O/SMALL@{B}")[0] == 0
+    assert mdl("unpin", "o/small")[0] == 3
+    assert mdl("pin", "../../etc")[0] == 2
+
+
+def test_rm_trash_and_undo(filled: CacheBuilder, mdl: Type) -> None:
+    assert "frees 3" in mdl("rm", "dataset/d/set", "--dry-run")[1]
+    assert mdl("rm", "ORG/BIG", "--yes")[0] == 2
+    assert mdl("rm", "o/nothing", "--yes")[0] == 3
+    assert mdl("rm", "org/big", "--yes")[0] == 0
+    assert not filled.folder("org/big").exists()
+    entry = json.loads(mdl("trash", "ls", "--json")[1])["entries"][0]
+    assert (entry["kind"], entry["bytes"]) == ("rm", 3000)
+    assert mdl("undo", "--dry-run")[1].startswith("Would take back rm")
+    assert mdl("undo")[0] == 0
+    assert filled.folder("org/big").exists()
+    assert mdl("undo")[0] == 3
+    mdl("rm", "o/small", "--yes")
+    assert mdl("trash", "restore", "2")[0] == 0
+    mdl("rm", "o/small", "--yes")
+    assert "Would free" in mdl("trash", "empty", "--dry-run")[1]
+    assert json.loads(mdl("trash", "empty", "--yes", "--json")[1])["freed"] == 2
+
+
+def test_normalize(filled: CacheBuilder, mdl: Type) -> None:
+    planned = json.loads(mdl("normalize", "--dry-run", "--json")[1])
+    assert planned["saved"] == 3000
+    done = json.loads(mdl("normalize", "--yes", "--json")[1])
+    assert (done["saved"], done["done"]) == (3000, ["Org/Big"])
+    assert mdl("normalize")[1] == "Nothing to normalize.\n"
+    code, out, _ = mdl("normalize", "--to", "hub", "--yes", "org/big")
+    assert code == 0
+    assert "not known" in out, "offline nobody knows the Hub's spelling"
+    assert mdl("normalize", "--to", "lower", "--yes", "Org/BIG")[0] == 0
+    assert filled.folder("Org/Big").is_symlink()
+
+
+def test_verify(filled: CacheBuilder, mdl: Type) -> None:
+    code, out, _ = mdl("verify")
+    assert code == 6
+    assert "leads to no blob" in out
+    shown = json.loads(mdl("verify", "o/small", "--json")[1])
+    assert shown["bad"] == []
+    assert mdl("verify", "o/small")[0] == 0
+    bad = json.loads(mdl("verify", "--json")[1])
+    assert bad["error"]["code"] == "verification_failed"
+    assert mdl("verify", "--repair")[0] == 5
+
+
+def test_a_refusal_in_json(filled: CacheBuilder, mdl: Type) -> None:
+    code, out, _ = mdl("rm", "o/nothing", "--json")
+    assert code == 3
+    assert json.loads(out)["error"]["code"] == "not_found"
+
+
+def test_an_interrupted_action_is_told(
+    filled: CacheBuilder, mdl: Type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class PowerCut(BaseException):
+        pass
+
+    def cut(*_: Any) -> None:
+        raise PowerCut
+
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        patch.setattr("mdl.cachemgr.carry_out.perform_all", cut)
+        patch.setattr("mdl.cachemgr.carry_out.revert_all", lambda ops: None)
+        patch.setattr("mdl.store.cacheindex.CacheIndex.set_action", lambda *_, **__: None)
+        mdl("rm", "o/small", "--yes")
+    assert "An interrupted rm was taken back" in mdl("ls")[2]
+    assert mdl("ls")[2] == ""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, mdl: Type) -> None:
+    code, out, _ = mdl(command, "--help")
+    assert code == 0
+    assert "Usage:" in out
+
+
+def test_listing_imports_nothing_heavy(filled: CacheBuilder, tmp_path: Path) -> None:
+    """Neither huggingface_hub nor SQLAlchemy: either alone takes longer than the listing."""
+    code = (
+        "import sys\n"
+        "from mdl.cli import cli\n"
+        "from mdl.cli.output import run\n"
+        "run(cli, ['cache', 'ls'])\n"
+        "print(' '.join(sys.modules), file=sys.stderr)\n"
+    )
+    env = {**os.environ, "HF_HUB_CACHE": str(filled.root), "MDL_HOME": str(tmp_path / "mdl")}
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+        )
+    modules = set(done.stderr.split())
+    heavy = {"huggingface_hub", "sqlalchemy", "torch", "transformers", "watchdog", "tomllib",
+             "hashlib", "mdl.cachemgr.scan", "mdl.cachemgr.policy"}  # fmt: skip
+    assert modules & heavy == set()
