@@ -234,7 +234,7 @@ async def actions(request: Request) -> JSONResponse:
     service = service_of(request)
     check_role(request.scope, "admin")
     found = await service.keeper.in_thread(lambda held: held.index.actions())
-    return JSONResponse({"actions": [vars(action) for action in found]})
+    return JSONResponse({"actions": [action._asdict() for action in found]})
 
 
 @router.get("/cache/{repo_id:path}")

@@ -4,6 +4,8 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from starlette.exceptions import HTTPException
+
 from mdl.service import errors
 
 Message = MutableMapping[str, Any]
@@ -17,11 +19,14 @@ _NOSNIFF = (b"x-content-type-options", b"nosniff")
 _JSON = (b"content-type", b"application/json")
 
 
-class Refused(Exception):
-    """An answer before any route: a status, an error code, a sentence."""
+class Refused(HTTPException):
+    """An answer before any route: a status, an error code, a sentence.
+
+    An HTTPException, because FastAPI makes 400 of anything else raised while a body is read.
+    """
 
     def __init__(self, status: int, code: str, message: str, next: str = "") -> None:
-        super().__init__(message)
+        super().__init__(status, message)
         self.status = status
         self.body = {"error": {"code": code, "message": message, "why": "", "next": next}}
 

@@ -27,6 +27,7 @@ _FULL = (
     b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(_FULL_BODY)
 )
 _GRACE = 5
+_BACKLOG = 2048
 
 
 def serve(settings: Settings, config: ServiceConfig, *, announce: bool = True) -> None:
@@ -182,6 +183,7 @@ def _listen(config: ServiceConfig) -> socket.socket:
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((config.host.strip("[]"), config.port))
+        listener.listen(_BACKLOG)  # before it is announced: whoever reads that may connect
         listener.setblocking(False)
         return listener
     except OSError as error:

@@ -1,0 +1,167 @@
+"""Who may speak, how much, and what they may see."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from mdl.errors import ConfigError
+from mdl.service.app import Service
+from mdl.service.auth import Tokens, parse_tokens
+from mdl.service.config import ServiceConfig
+from mdl.settings import load_settings
+from tests.hub import LoopbackHub
+from tests.service.conftest import ADMIN, READ, Start, bearer, cached_repo
+
+BOTH = f"read {READ};admin {ADMIN}"
+
+
+def test_another_address_than_loopback_needs_tokens_and_names(hub_env: dict[str, str]) -> None:
+    for config in (
+        ServiceConfig(host="0.0.0.0"),
+        ServiceConfig(host="::"),
+        ServiceConfig(host="192.168.1.5"),
+        ServiceConfig(host="0.0.0.0", tokens=BOTH),
+    ):
+        with pytest.raises(ConfigError):
+            Service(load_settings(), config)
+    ServiceConfig(host="0.0.0.0", hosts=("mdl.example",)).check(has_tokens=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "role", "status"),
+    [
+        ("/v1/health", None, 200),
+        ("/v1/ready", None, 200),
+        ("/v1/cache", None, 401),
+        ("/metrics", None, 401),
+        ("/", None, 401),
+        ("/v1/resolve?name=a/b", None, 401),
+        ("/v1/cache", READ, 200),
+        ("/metrics", READ, 200),
+        ("/v1/history", READ, 403),
+        ("/v1/cache/actions", READ, 403),
+        ("/v1/cache/actions", ADMIN, 200),
+        ("/v1/cache", "wrong-token-0123456789", 401),
+    ],
+)
+def test_each_role_may_do_its_own(
+    hub: LoopbackHub, start: Start, path: str, role: str | None, status: int
+) -> None:
+    client = start(tokens=BOTH)
+    answer = client.get(path, headers=bearer(role) if role else {})
+    assert answer.status_code == status
+    if status == 401:
+        assert "Bearer" in answer.headers["www-authenticate"]
+
+
+def test_plans_and_actions_are_not_for_readers(hub: LoopbackHub, start: Start) -> None:
+    client = start(tokens=BOTH)
+    rule = {"unused_for": "1d"}
+    assert client.post("/v1/cache/plans", json=rule, headers=bearer(READ)).status_code == 403
+    assert client.post("/v1/cache/plans", json=rule, headers=bearer(ADMIN)).status_code == 200
+    act = {"kind": "undo", "id": 1}
+    assert client.post("/v1/cache/actions", json=act, headers=bearer(READ)).status_code == 403
+
+
+def test_without_tokens_loopback_reads_and_looks_at_plans_but_changes_nothing(
+    hub: LoopbackHub, start: Start
+) -> None:
+    client = start()
+    assert client.get("/v1/cache").status_code == 200
+    assert client.post("/v1/cache/plans", json={"detached": True}).status_code == 200
+    assert client.post("/v1/cache/actions", json={"kind": "undo", "id": 1}).status_code == 403
+
+
+def test_a_browser_can_give_a_token_as_password(hub: LoopbackHub, start: Start) -> None:
+    assert start(tokens=BOTH).get("/", auth=("anyone", READ)).status_code == 200
+
+
+def test_the_name_of_another_site_is_not_answered(hub: LoopbackHub, start: Start) -> None:
+    client = start()
+    for host in ("evil.example", "127.0.0.1.evil.example", "localhost.", ""):
+        assert client.get("/v1/health", headers={"Host": host}).status_code == 421
+    for host in ("localhost:8642", "127.0.0.1", "[::1]:80", "LOCALHOST"):
+        assert client.get("/v1/health", headers={"Host": host}).status_code == 200
+
+
+def test_what_a_web_page_of_another_site_could_post_is_not_taken(
+    hub: LoopbackHub, start: Start
+) -> None:
+    client = start(tokens=BOTH)
+    form = {"Content-Type": "text/plain", **bearer(ADMIN)}
+    body = '{"detached": true}'
+    assert client.post("/v1/cache/plans", content=body, headers=form).status_code == 415
+    other = {"Content-Type": "application/json", "Origin": "http://evil.example", **bearer(ADMIN)}
+    assert client.post("/v1/cache/plans", content=body, headers=other).status_code == 403
+
+
+def test_a_body_over_the_limit_is_refused_with_or_without_a_length(
+    hub: LoopbackHub, start: Start
+) -> None:
+    client = start(max_body=1000)
+    big = b'{"names": ["' + b"a" * 2000 + b'"]}'
+    kind = {"Content-Type": "application/json"}
+    assert client.post("/v1/resolve", content=big, headers=kind).status_code == 413
+    chunks = (big[n : n + 100] for n in range(0, len(big), 100))
+    assert client.post("/v1/resolve", content=chunks, headers=kind).status_code == 413
+
+
+def test_request_ids_are_kept_when_sane_and_made_when_not(hub: LoopbackHub, start: Start) -> None:
+    client = start()
+    given = client.get("/v1/health", headers={"X-Request-ID": "abc-1"})
+    assert given.headers["x-request-id"] == "abc-1"
+    made = client.get("/v1/nothing", headers={"X-Request-ID": 'no spaces, no "quotes"'})
+    assert made.json()["request_id"] == made.headers["x-request-id"] != "abc-1"
+
+
+def test_readers_see_no_path_of_the_servers_disk(hub: LoopbackHub, start: Start) -> None:
+    client = start(tokens=BOTH)
+    root = client.service.keeper.root
+    cached_repo(root, "Org/Name", {"config.json": b"{}"})
+    for path in ("/v1/cache", "/", "/metrics", "/v1/resolve?name=Org/Name", "/v1/cache/Org/Name"):
+        assert str(root.parent) not in client.get(path, headers=bearer(READ)).text
+    assert client.get("/v1/cache", headers=bearer(ADMIN)).json()["root"] == str(root)
+
+
+def test_a_broken_database_is_503_without_its_place(
+    hub: LoopbackHub, start: Start, tmp_path: Path
+) -> None:
+    home = tmp_path / "mdl"
+    home.mkdir()
+    (home / "mdl.db").write_bytes(b"this is no database, it is a sentence of some length" * 50)
+    client = start()
+    for path in ("/v1/ready", "/v1/resolve?name=a/b"):
+        answer = client.get(path)
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"]
+        assert str(tmp_path) not in answer.text
+    assert client.get("/v1/health").status_code == 200
+
+
+def test_a_tokens_file_is_read_again_and_a_broken_one_changes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(f"# the team\nread {READ}\n")
+    file.chmod(0o600)
+    tokens = Tokens(file)
+    new = "another-token-0123456789"
+
+    def role_after(text: str, token: str) -> str | None:
+        file.write_text(text)
+        os.utime(file, ns=(time.time_ns(), time.time_ns()))
+        tokens._looked = -1e9  # a second has passed
+        return tokens.role(f"Bearer {token}".encode())
+
+    assert tokens.role(f"Bearer {READ}".encode()) == "read"
+    assert role_after(f"admin {new}\n", READ) is None
+    assert tokens.role(f"Bearer {new}".encode()) == "admin"
+    assert role_after("admin\n", new) == "admin"
+
+
+@pytest.mark.parametrize("text", ["write abcdefghijklmnopqrst", "read short", "read", "read é" * 9])
+def test_tokens_that_are_none_are_refused_and_never_repeated(text: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_tokens(text)
+    assert "short" not in str(refused.value).replace("too short", "")
+    assert "abcdefghijklmnopqrst" not in str(refused.value)
