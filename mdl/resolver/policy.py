@@ -113,8 +113,7 @@ class _Decision:
         return own.repo_id.lower() != self.name.key
 
     def _follow(self, own: Facts) -> Resolution | Follow:
-        same_owner = _owner(own.repo_id).lower() == _owner(self.name.text).lower()
-        if self.wish.exact and not same_owner:
+        if self.wish.exact and _moved(self.name.text, own.repo_id):
             self._step(own.repo_id, "rejected", "the wish is exact, and this is another owner's")
             return self._refusal(
                 NotFoundError(
@@ -126,13 +125,9 @@ class _Decision:
         return Follow(own.repo_id)
 
     def _note_rename(self, old: str) -> None:
-        other = _owner(old).lower() != _owner(self.name.text).lower()
-        self._step(
-            self.name.text,
-            "noted",
-            f"the Hub redirects {old} here"
-            + ("; it belongs to another owner" if other else ": the repository was renamed"),
-        )
+        moved = _moved(old, self.name.text)
+        why = "; it belongs to another owner" if moved else ": the repository was renamed"
+        self._step(self.name.text, "noted", f"the Hub redirects {old} here{why}")
 
     def _refuse_unknown(self) -> Resolution | None:
         own = self.own
@@ -396,14 +391,20 @@ class _Decision:
 
     def _moved_owner(self) -> bool:
         old = self.request.renamed_from
-        return old is not None and _owner(old).lower() != _owner(self.canonical).lower()
+        return old is not None and _moved(old, self.canonical)
 
     def _step(self, candidate: str, verdict: str, reason: str) -> None:
         self.trace.append(Step(candidate, verdict, reason))
 
 
-def _owner(repo_id: str) -> str:
-    return repo_id.partition("/")[0] if "/" in repo_id else ""
+def _moved(old: str, new: str) -> bool:
+    """Whether a redirect leads to another owner's repository.
+
+    A name without an owner (`gpt2`) is from the Hub's first years; the Hub itself gave each to
+    its publisher, so following one is a rename.
+    """
+    owner, slash, _ = old.lower().partition("/")
+    return bool(slash) and owner != new.lower().partition("/")[0]
 
 
 def _gated(facts: Facts | None) -> bool | str | None:

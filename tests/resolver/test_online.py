@@ -124,6 +124,13 @@ def test_a_rename_to_another_owner_is_announced_and_never_exact(
     assert "Buyer/Model" in exact.error.next
 
 
+def test_a_name_from_before_owners_is_a_rename(hub: LoopbackHub, online: Make) -> None:
+    hub.add_repo("openai-community/gpt2", files={"config.json": "{}"})
+    hub.rename("gpt2", "openai-community/gpt2")
+    answer = online().resolve("gpt2", Wish(exact=True)).checked()
+    assert (answer.repo_id, answer.substituted) == ("openai-community/gpt2", False)
+
+
 def test_missing_private_and_disabled(hub: LoopbackHub, online: Make) -> None:
     hub.add_user("hf_own", "own")
     hub.add_repo(
