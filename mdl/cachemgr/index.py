@@ -46,16 +46,19 @@ def survey(root: str, index: CacheIndex) -> Survey:
     marked = store_is_marked(root)
     summaries: list[Summary] = []
     rows: list[tuple[str, str, str]] = []
+    changed: list[str] = []
     for name in sorted(names):
         row = known.pop(name, None)
-        if row is not None and row[0] and _unchanged(os.path.join(root, name), row[0]):
+        if row is not None and row[0] and _unchanged(f"{root}/{name}", row[0]):
             summaries.append(from_row(name, row[1]))
-            continue
-        from mdl.cachemgr.reread import read_folder
+        else:
+            changed.append(name)
+    if changed:
+        from mdl.cachemgr.reread import read_folders
 
-        summary, fresh = read_folder(root, name, marked=marked)
-        summaries.append(summary)
-        rows.append(fresh)
+        for summary, fresh in read_folders(root, changed, marked=marked):
+            summaries.append(summary)
+            rows.append(fresh)
     read = len(rows)
     store = _survey_store(root, known.pop(_STORE, None), rows) if marked else {}
     if rows or known:

@@ -1,14 +1,33 @@
 """One folder, from the disk to its row in the index."""
 
+import gc
 import json
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mdl.cachemgr.facts import Folder
 from mdl.cachemgr.probe import settled
 from mdl.cachemgr.scan import scan_folder
 from mdl.cachemgr.summary import Summary
+
+
+def read_folders(
+    root: str, names: Iterable[str], *, marked: bool
+) -> Iterator[tuple[Summary, tuple[str, str, str]]]:
+    """`read_folder` for each name, without the garbage collector looking in between.
+
+    It would look at every one of some hundred thousand small values, and find no cycle in them.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        for name in names:
+            yield read_folder(root, name, marked=marked)
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def read_folder(root: str, name: str, *, marked: bool) -> tuple[Summary, tuple[str, str, str]]:

@@ -5,11 +5,13 @@ Whatever is not what it should be (a loop, a FIFO, a folder in a blob's place, a
 can show) becomes a sentence in `problems`; only the file system itself can make this raise.
 """
 
+import contextlib
 import json
 import os
 import re
 import stat
 from collections.abc import Iterator
+from itertools import islice
 
 from mdl.cachemgr.facts import Blob, Folder, Incomplete, Pointer, Snapshot
 from mdl.cachemgr.layout import INCOMPLETE, SHA256_LENGTH, is_hash, parse_folder
@@ -19,6 +21,7 @@ MAX_ENTRIES = 200_000
 MAX_DEPTH = 32
 MAX_TREE_BYTES = 64 * 2**20
 _SHOWN_PROBLEMS = 20
+_ATTEMPTS = 20
 _REF_TEMPORARY = re.compile(r".*\.[0-9a-f]{8}\.tmp")
 _BLOB_TEMPORARY = re.compile(r"tmp_[0-9a-f-]{36}|\..*\.[0-9a-f]{8}\.shared")
 _IGNORED = {".DS_Store"}
@@ -51,9 +54,14 @@ def scan_folder(root: str, name: str, *, marked: bool) -> Folder:
     parsed = parse_folder(name)
     if parsed is None:
         raise ValueError(f"{name!r} is no repository folder")
-    repo_type, repo_id = parsed
-    reader = _Reader(root, name, marked)
-    folder = Folder(name, repo_type, repo_id)
+    for _ in range(_ATTEMPTS):
+        with contextlib.suppress(FileNotFoundError):  # something went while it was read
+            return _scan_once(_Reader(root, name, marked), Folder(name, *parsed))
+    return Folder(name, *parsed, problems=("changes faster than it can be read",), readable=False)
+
+
+def _scan_once(reader: "_Reader", folder: Folder) -> Folder:
+    root, name, repo_type, repo_id = reader.root, folder.name, folder.repo_type, folder.repo_id
     try:
         status = os.lstat(reader.path)
     except OSError as error:
@@ -173,20 +181,17 @@ class _Reader:
             if probe:
                 self.probes.append((relative, change_stamp(status)))
             with os.scandir(path) as entries:
-                return list(self._counted(entries))
+                found = list(islice(entries, self.budget + 1))
         except FileNotFoundError:
             return []
         except OSError as error:
             self.problem(_sentence(relative, error))
             self.unreadable = True
             return []
-
-    def _counted(self, entries: Iterator["os.DirEntry[str]"]) -> Iterator["os.DirEntry[str]"]:
-        for entry in entries:
-            self.budget -= 1
-            if self.budget < 0:
-                raise _TooMany
-            yield entry
+        self.budget -= len(found)
+        if self.budget < 0:
+            raise _TooMany
+        return found
 
     def _names(self, relative: str) -> list[str]:
         if relative == "trees" and not os.path.lexists(os.path.join(self.path, relative)):
@@ -202,20 +207,28 @@ class _Reader:
 
     def _read_blobs(self) -> None:
         for entry in self._entries("blobs", probe=True):
-            name = entry.name
             try:
-                status = entry.stat(follow_symlinks=False)
-            except FileNotFoundError:
+                self._read_blob(entry.name, entry.stat(follow_symlinks=False))
+            except FileNotFoundError:  # a download's temporary file, renamed meanwhile
                 continue
-            if stat.S_ISREG(status.st_mode):
-                if name.endswith(INCOMPLETE):
-                    self.incomplete.append(Incomplete(name, status.st_size, status.st_mtime))
-                elif not _BLOB_TEMPORARY.fullmatch(name):
-                    self.blobs[name] = _blob(name, status)
-            elif stat.S_ISLNK(status.st_mode):
-                self._read_shared(name)
-            else:
-                self.problem(f"blobs/{name} is not a regular file")
+
+    def _read_blob(self, name: str, status: os.stat_result) -> None:
+        if stat.S_ISREG(status.st_mode):
+            if name.endswith(INCOMPLETE):
+                self.incomplete.append(Incomplete(name, status.st_size, status.st_mtime))
+            elif name[0] not in "t." or not _BLOB_TEMPORARY.fullmatch(name):
+                self.blobs[name] = _blob(name, status)
+        elif stat.S_ISLNK(status.st_mode):
+            self._read_shared(name)
+        else:
+            self.problem(f"blobs/{name} is not a regular file")
+
+    def _is_blob(self, name: str) -> bool:
+        """Is there such a blob? One that came after the listing of `blobs` is read now."""
+        if name not in self.blobs:
+            with contextlib.suppress(OSError):
+                self._read_blob(name, os.lstat(os.path.join(self.path, "blobs", name)))
+        return name in self.blobs
 
     def _read_shared(self, name: str) -> None:
         """A blob that is a link: only into the marked store, and only to a plain payload there."""
@@ -301,12 +314,12 @@ class _Reader:
     ) -> Pointer:
         target = os.readlink(item.path)
         name = target[len(up) :]
-        if target.startswith(up) and "/" not in name:
-            return Pointer(prefix + item.name, name if name in self.blobs else None)
+        if name in self.blobs and target.startswith(up):
+            return Pointer(prefix + item.name, name)
         whole = os.path.normpath(os.path.join(self.path, relative, target))
         folder, name = os.path.split(whole)
         own = folder == os.path.join(os.path.normpath(self.path), "blobs")
-        return Pointer(prefix + item.name, name if own and name in self.blobs else None)
+        return Pointer(prefix + item.name, name if own and self._is_blob(name) else None)
 
     def _read_copy(self, item: "os.DirEntry[str]", relative: str, prefix: str) -> Pointer:
         """A file that stands in the snapshot itself, as where links are not supported."""

@@ -70,114 +70,106 @@ class Knowledge(NamedTuple):
 NOTHING_KNOWN = Knowledge({}, {}, {}, {})
 
 
+class Member(NamedTuple):
+    """A folder of one repository, with the spelling that its name has."""
+
+    spelling: str
+    summary: Summary
+
+
 def group(summaries: Iterable[Summary], known: Knowledge = NOTHING_KNOWN) -> list[CachedRepo]:
     """One `CachedRepo` per repository, all casings together, sorted by type and name."""
-    groups: dict[str, list[Summary]] = {}
+    groups: dict[str, list[Member]] = {}
     payload_users: dict[str, set[str]] = {}
     for summary in summaries:
         parsed = parse_folder(summary.name)
         if parsed is None:
             continue
-        key = repo_key(*parsed)
-        groups.setdefault(key, []).append(summary)
+        groups.setdefault(repo_key(*parsed), []).append(Member(parsed[1], summary))
         for payload, _ in summary.shared:
             payload_users.setdefault(payload, set()).add(summary.name)
     return [_repo(key, groups[key], known, payload_users) for key in sorted(groups)]
 
 
 def _repo(
-    key: str, members: list[Summary], known: Knowledge, payload_users: Mapping[str, set[str]]
+    key: str, members: list[Member], known: Knowledge, payload_users: Mapping[str, set[str]]
 ) -> CachedRepo:
-    spellings = {member.name: _spelling(member.name) for member in members}
-    real = sorted(
-        (member for member in members if member.alias_of is None),
-        key=lambda member: (spelling_rank(spellings[member.name]), -member.own),
-    )
-    shown = known.canonical.get(key) or spellings[(real or members)[0].name]
+    if len(members) > 1:
+        members.sort(key=lambda member: (spelling_rank(member.spelling), -member.summary.own))
+    real = [member for member in members if member.summary.alias_of is None]
+    aliases = tuple(m.spelling for m in members if m.summary.alias_of is not None)
     pins = known.pins.get(key, frozenset())
     used = known.used.get(key, {})
-    size, reclaimable = _bytes(members, payload_users)
-    atime = max((member.atime for member in members), default=0.0) or None
-    last_used = max(used.values(), default=None)
+    folders = [member.summary for member in members]
+    size, reclaimable = _bytes(folders, payload_users)
+    atime = max([folder.atime for folder in folders]) or None
+    last_used = max(used.values()) if used else None
     return CachedRepo(
-        repo_id=shown,
-        repo_type=key.split("/", 1)[0],
-        spellings=tuple(spellings[member.name] for member in real)
-        + tuple(sorted(spellings[member.name] for member in members if member.alias_of)),
-        aliases=tuple(sorted(spellings[member.name] for member in members if member.alias_of)),
-        size_on_disk=size,
-        logical_size=sum(member.logical for member in members),
-        reclaimable=reclaimable,
-        last_used=last_used if last_used is not None else atime,
-        last_used_source="journal" if last_used is not None else "atime" if atime else None,
-        last_modified=max((member.mtime for member in members), default=0.0) or None,
-        pinned=bool(pins),
-        revisions=_revisions(real, spellings, pins, used),
-        incomplete_files=sum(member.incomplete_files for member in members),
-        incomplete_size=sum(member.incomplete_size for member in members),
-        problems=tuple(
-            problem if len(members) == 1 else f"{spellings[member.name]}: {problem}"
+        known.canonical.get(key) or (real or members)[0].spelling,
+        key.partition("/")[0],
+        (*[member.spelling for member in real], *aliases),
+        aliases,
+        size,
+        sum([folder.logical for folder in folders]),
+        reclaimable,
+        last_used if last_used is not None else atime,
+        "journal" if last_used is not None else "atime" if atime else None,
+        max([folder.mtime for folder in folders]) or None,
+        bool(pins),
+        _revisions(real, pins, used),
+        sum([folder.incomplete_files for folder in folders]),
+        sum([folder.incomplete_size for folder in folders]),
+        tuple(
+            problem if len(members) == 1 else f"{member.spelling}: {problem}"
             for member in members
-            for problem in member.problems
+            for problem in member.summary.problems
         ),
     )
 
 
-def _spelling(name: str) -> str:
-    parsed = parse_folder(name)
-    return parsed[1] if parsed else name
-
-
-def _bytes(members: list[Summary], payload_users: Mapping[str, set[str]]) -> tuple[int, int]:
+def _bytes(folders: list[Summary], payload_users: Mapping[str, set[str]]) -> tuple[int, int]:
     """(what these folders occupy together, what the disk regains when they all go)."""
-    own = sum(member.own + member.incomplete_size for member in members)
+    own = sum([folder.own + folder.incomplete_size for folder in folders])
     size = reclaimable = own
     names: Counter[tuple[int, int]] = Counter()
     inodes: dict[tuple[int, int], tuple[int, int]] = {}
     payloads: dict[str, int] = {}
-    for member in members:
-        for dev, ino, inode_size, links, here in member.links:
+    for folder in folders:
+        for dev, ino, inode_size, links, here in folder.links:
             names[dev, ino] += here
             inodes[dev, ino] = (inode_size, links)
-        payloads.update((payload, payload_size) for payload, payload_size in member.shared)
+        payloads.update((payload, payload_size) for payload, payload_size in folder.shared)
     for inode, (inode_size, links) in inodes.items():
         size += inode_size
         reclaimable += inode_size if names[inode] >= links else 0
-    folders = {member.name for member in members}
+    ours = {folder.name for folder in folders}
     for payload, payload_size in payloads.items():
         size += payload_size
-        reclaimable += payload_size if payload_users[payload] <= folders else 0
+        reclaimable += payload_size if payload_users[payload] <= ours else 0
     return size, reclaimable
 
 
 def _revisions(
-    real: list[Summary],
-    spellings: Mapping[str, str],
-    pins: frozenset[str],
-    used: Mapping[str, float],
+    real: list[Member], pins: frozenset[str], used: Mapping[str, float]
 ) -> tuple[CachedRevision, ...]:
     """The same commit in two spellings is one revision: refs together, the best state wins."""
     merged: dict[str, CachedRevision] = {}
-    for member in real:
-        for commit, refs, size, files, state, mtime in member.revisions:
+    for spelling, summary in real:
+        for commit, refs, size, files, state, mtime in summary.revisions:
+            together = tuple(refs)
+            shown = spelling
             before = merged.get(commit)
-            together = tuple(sorted({*refs, *(before.refs if before else ())}))
-            if before and _STATE_ORDER[before.state] <= _STATE_ORDER[state]:
-                size, files, state = before.size, before.files, before.state
-                spelling = before.spelling
-            else:
-                spelling = spellings[member.name]
+            if before is not None:
+                together = tuple(sorted({*refs, *before.refs}))
+                mtime = max(mtime, before.last_modified)
+                if _STATE_ORDER[before.state] <= _STATE_ORDER[state]:
+                    size, files, state, shown = (*before[2:5], before.spelling)
             merged[commit] = CachedRevision(
-                commit,
-                together,
-                size,
-                files,
-                state,
-                max(mtime, before.last_modified if before else mtime),
-                spelling,
-                used.get(commit),
+                commit, together, size, files, state, mtime, shown, used.get(commit),
                 is_pinned(pins, commit, together),
-            )
+            )  # fmt: skip
+    if len(merged) == 1:
+        return tuple(merged.values())
     return tuple(sorted(merged.values(), key=lambda revision: -revision.last_modified))
 
 
