@@ -40,7 +40,12 @@ def capability(index: int) -> tuple[int, int]:
 
 
 def on_triton(tensor: torch.Tensor) -> bool:
-    """Whether work on `tensor` goes to the Triton kernel rather than to the torch twin."""
+    """Whether work on `tensor` goes to the Triton kernel rather than to the torch twin.
+
+    The kernels compute in float32, so float64 stays with the twins.
+    """
+    if tensor.dtype == torch.float64:
+        return False
     if tensor.is_cuda:
         return (
             has_triton()

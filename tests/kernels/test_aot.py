@@ -1,6 +1,7 @@
 """Every kernel compiles for every target without spilling, and within its instruction budget."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -31,6 +32,44 @@ def test_no_spills_and_within_budget(capability):
     """In bfloat16; `python -m benchmarks.kernels_aot` compiles every dtype for every target."""
     chosen = [one for one in variants(capability) if not one.detail.startswith(("fp16", "fp32"))]
     assert_clean(compiled(capability, chosen))
+
+
+def other_arguments(variant, constants, types):
+    """The variant as Triton specialises it: sizes of one become constants, large ones 64-bit."""
+    kept = {name: types.get(name, kind) for name, kind in variant.types.items()}
+    for name in constants:
+        del kept[name]
+    return replace(variant, types=kept, constants={**variant.constants, **constants}, weights=0)
+
+
+ONES = {
+    "gemm_4bit_16": ["M"],
+    "gemm_4bit_split": ["M"],
+    "norm_forward": ["rows"],
+    "norm_backward": ["rows"],
+    "rope": ["tokens", "q_heads", "k_heads", "q_head", "k_head"],
+    "quantize_8bit": ["n"],
+}
+LARGE = {
+    "dequantize_4bit": ["n"],
+    "quantize_4bit": ["n"],
+    "cross_entropy": ["stride"],
+    "norm_forward": ["x_stride"],
+}
+
+
+def test_decoding_one_token_and_tensors_past_two_billion_elements():
+    """Triton compiles anew for a size of one (it becomes a constant) and for 64-bit sizes."""
+    chosen = {}
+    for variant in variants(90):
+        if variant.operation in ONES:
+            ones = dict.fromkeys(ONES[variant.operation], 1)
+            chosen[variant.operation, "one"] = other_arguments(variant, ones, {})
+        if variant.operation in LARGE:
+            wide = dict.fromkeys(LARGE[variant.operation], "i64")
+            chosen[variant.operation, "large"] = other_arguments(variant, {}, wide)
+    assert len(chosen) == len(ONES) + len(LARGE)
+    assert_clean(compiled(90, chosen.values()))
 
 
 def test_instructions_of_the_longest_loop_are_counted():

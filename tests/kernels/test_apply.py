@@ -254,6 +254,14 @@ class TestFourBit:
         compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
         assert torch.equal(logits(compiled), logits(model))
 
+    def test_a_lora_training_step_compiles(self):
+        model = with_lora(quantized(tiny("llama", num_hidden_layers=1)))
+        kernels.apply(model)
+        eager = step(model)
+        layer = model.get_submodule("base_model.model.model.layers.0.mlp")
+        layer.forward = torch.compile(layer.forward, backend="aot_eager", fullgraph=True)
+        assert_same_step(step(model), eager)
+
     def test_a_weight_that_is_not_quantized_yet_is_left(self):
         import bitsandbytes
 
