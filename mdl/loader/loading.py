@@ -11,6 +11,7 @@ from mdl.errors import DiskError
 from mdl.loader.build import Built, memory_bytes, parameter_counts
 from mdl.loader.checkpoint import Checkpoint
 from mdl.loader.devices import check_room
+from mdl.loader.prefetch import prefetch
 from mdl.loader.processor import build_tokenizer, check_vocabulary
 from mdl.loader.progress import Progress
 from mdl.loader.report import Clock, Report, file_records, fingerprint
@@ -52,6 +53,7 @@ def load_request(
         check_room(found.source.download, request)
     with clock("fetch"):
         checkpoint = bring(found, request, progress)
+    prefetch(checkpoint)
     with clock("import"):
         _import_libraries()
     with clock("build"):
