@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mdl.errors import LoadError, UsageError
-from mdl.loader.checkpoint import Checkpoint
+from mdl.loader.checkpoint import Checkpoint, read_json
 from mdl.loader.request import LoadRequest
+from mdl.resolver.names import is_commit
 
 AUTO_CLASSES = {
     "text": "AutoModelForCausalLM",
@@ -18,6 +19,7 @@ AUTO_CLASSES = {
     "sequence-classification": "AutoModelForSequenceClassification",
     "encoder": "AutoModel",
 }
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 @dataclass
@@ -63,6 +65,29 @@ def model_class(checkpoint: Checkpoint, request: LoadRequest) -> tuple[type, boo
         why="config.json names an architecture that is not in the installed library.",
         next="Upgrade transformers, or load another model.",
     )
+
+
+def check_remote_code(checkpoint: Checkpoint, request: LoadRequest) -> None:
+    """Allow a repository's own Python for one commit only, not for whatever comes tomorrow.
+
+    Raises:
+        LoadError: the files name code, it is allowed, and the revision is not pinned to a commit.
+    """
+    downloaded = checkpoint.folder.parent.name == "snapshots"
+    if not request.trust_remote_code or not downloaded or is_commit(request.revision):
+        return
+    if request.locked is not None:
+        return
+    for name in ("config.json", "tokenizer_config.json", *PROCESSOR_FILES):
+        path = checkpoint.folder / name
+        if path.exists() and read_json(path).get("auto_map"):
+            raise LoadError(
+                "Remote code is allowed for one commit, and none is named.",
+                why=f"{name} names Python code of the repository (auto_map), which its owner can "
+                "change at any time.",
+                next=f"Read the code in {checkpoint.folder}, then pass "
+                f"revision={checkpoint.folder.name!r}.",
+            )
 
 
 def model_config(checkpoint: Checkpoint, request: LoadRequest) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mdl.errors import DiskError
-from mdl.loader.build import Built, memory_bytes, parameter_counts
+from mdl.loader.build import Built, check_remote_code, memory_bytes, parameter_counts
 from mdl.loader.checkpoint import Checkpoint
 from mdl.loader.devices import check_room
 from mdl.loader.prefetch import prefetch
@@ -56,6 +56,7 @@ def load_request(
     prefetch(checkpoint)
     with clock("import"):
         _import_libraries()
+    check_remote_code(checkpoint, request)
     with clock("build"):
         built = _build(checkpoint, request, found)
     with clock("tokenizer"):

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from mdl.errors import LoadError
-from mdl.loader.build import quiet_transformers, refused_as_load_error
+from mdl.loader.build import PROCESSOR_FILES, quiet_transformers, refused_as_load_error
 from mdl.loader.checkpoint import Checkpoint, read_json
 from mdl.loader.request import LoadRequest
 
 log = logging.getLogger("mdl")
 
-PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt",
     "spiece.model", "sentencepiece.bpe.model",

@@ -149,6 +149,30 @@ def test_remote_code_is_off(hub: LoopbackHub, tmp_path: Path) -> None:
     assert hub.count("*my.py") == 0
 
 
+def test_remote_code_is_allowed_for_one_commit_only(hub: LoopbackHub, tmp_path: Path) -> None:
+    folder = tiny.save_model("llama", tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {
+        "model_type": "mine",
+        "architectures": ["Mine"],
+        "auto_map": {"AutoConfig": "mine.Mine", "AutoModelForCausalLM": "mine.Model"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "mine.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "class Mine(LlamaConfig):\n    model_type = 'mine'\n"
+        "class Model(LlamaForCausalLM):\n    config_class = Mine\n"
+    )
+    hub.add_repo("Org/Code", folder=folder)
+    with pytest.raises(LoadError, match="for one commit") as refused:
+        mdl.load("Org/Code", trust_remote_code=True)
+    commit = hub.repos["Org/Code"].head().id
+    assert commit in refused.value.next
+    loaded = mdl.load("Org/Code", trust_remote_code=True, revision=commit)
+    assert type(loaded.model).__name__ == "Model" and loaded.report.remote_code
+    assert (loaded.report.loaded_by, loaded.report.note) == ("transformers", "remote code")
+
+
 def test_unknown_and_contradictory_arguments_are_refused_by_name() -> None:
     with pytest.raises(UsageError, match="max_lenght"):
         mdl.load("Org/Name", max_lenght=5)
