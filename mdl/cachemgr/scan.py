@@ -10,11 +10,10 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
-from itertools import islice
 
 from mdl.cachemgr.facts import Blob, Folder, Incomplete, Pointer, Snapshot
 from mdl.cachemgr.layout import INCOMPLETE, SHA256_LENGTH, is_hash, parse_folder
+from mdl.cachemgr.opened import NotAFolder, Opened
 from mdl.cachemgr.probe import change_stamp, read_small
 
 MAX_ENTRIES = 200_000
@@ -22,6 +21,9 @@ MAX_DEPTH = 32
 MAX_TREE_BYTES = 64 * 2**20
 _SHOWN_PROBLEMS = 20
 _ATTEMPTS = 20
+_REGULAR = stat.S_IFREG >> 12
+# A named tuple's own constructor is a Python function; hundreds of thousands are made here.
+_new = tuple.__new__
 _REF_TEMPORARY = re.compile(r".*\.[0-9a-f]{8}\.tmp")
 _BLOB_TEMPORARY = re.compile(r"tmp_[0-9a-f-]{36}|\..*\.[0-9a-f]{8}\.shared")
 _IGNORED = {".DS_Store"}
@@ -133,90 +135,111 @@ class _Reader:
     def read(self, folder: Folder) -> Folder:
         self._read_blobs()
         refs = self._read_refs()
-        trees = set(self._names("trees"))
+        trees = self._tree_names()
         snapshots = []
-        for entry in self._entries("snapshots", probe=True):
-            where = f"snapshots/{entry.name}"
-            if entry.name in _IGNORED:
-                continue
-            if not entry.is_dir(follow_symlinks=False):
-                self.problem(f"{where} is not a folder; it was not followed")
-                continue
+        for commit, mtime in self._snapshots():
             tree = None
-            if f"{entry.name}.json" in trees:
-                tree = read_tree(os.path.join(self.path, "trees", f"{entry.name}.json"))
-            snapshots.append(self._read_snapshot(entry, tree))
+            if f"{commit}.json" in trees:
+                tree = read_tree(os.path.join(self.path, "trees", f"{commit}.json"))
+            snapshots.append(self._read_snapshot(commit, mtime, tree))
         commits = {snapshot.commit for snapshot in snapshots}
         for ref, commit in refs.items():
             if commit not in commits:
                 self.problem(f"the ref {ref!r} names {commit[:12]!r}, which is not here")
         if self.incomplete:
-            snapshots = self._interrupted(snapshots)
-        no_exist = sum(1 for _ in self._deep(".no_exist"))
+            snapshots = self._interrupted(snapshots, trees)
+        no_exist = self._count(".no_exist")
         return Folder(
             folder.name, folder.repo_type, folder.repo_id, None, self.blobs, tuple(snapshots),
             refs, tuple(self.incomplete), no_exist,
         )  # fmt: skip
 
-    def _interrupted(self, snapshots: list[Snapshot]) -> list[Snapshot]:
+    def _snapshots(self) -> list[tuple[str, float]]:
+        """(name, mtime) of every folder in `snapshots`."""
+        opened = self._open("snapshots", probe=True)
+        if opened is None:
+            return []
+        found = []
+        with opened:
+            for entry in opened.entries:
+                if entry.is_dir(follow_symlinks=False):
+                    found.append((entry.name, entry.stat(follow_symlinks=False).st_mtime))
+                elif entry.name not in _IGNORED:
+                    self.problem(f"snapshots/{entry.name} is not a folder; it was not followed")
+        return found
+
+    def _interrupted(self, snapshots: list[Snapshot], trees: set[str]) -> list[Snapshot]:
         """Without a listing, an unfinished download belongs to the snapshot touched last."""
         waiting = [part for part in self.incomplete if part.name.split(".")[0] not in self.blobs]
         if not waiting or not snapshots:
             return snapshots
         last = max(snapshots, key=lambda snapshot: snapshot.mtime)
-        if last.state != "complete" or f"{last.commit}.json" in set(self._names("trees")):
+        if last.state != "complete" or f"{last.commit}.json" in trees:
             return snapshots
         cut = Snapshot(last.commit, last.pointers, "partial", last.mtime)
         return [cut if snapshot is last else snapshot for snapshot in snapshots]
 
-    def _entries(self, relative: str, *, probe: bool = False) -> list["os.DirEntry[str]"]:
-        """The entries of a real folder below this one; a link in its place is not followed."""
-        path = os.path.join(self.path, relative)
+    def _open(self, relative: str, *, probe: bool = False) -> Opened | None:
+        """A folder below this one, to be used in a `with`; `None` where there is none to read."""
         try:
-            status = os.lstat(path)
-            if not stat.S_ISDIR(status.st_mode):
-                self.problem(f"{relative} is not a folder; it was not followed")
-                self.unreadable = True
-                return []
-            if probe:
-                self.probes.append((relative, change_stamp(status)))
-            with os.scandir(path) as entries:
-                found = list(islice(entries, self.budget + 1))
+            opened = Opened(f"{self.path}/{relative}", self.budget)
         except FileNotFoundError:
-            return []
+            return None
+        except NotAFolder:
+            self.problem(f"{relative} is not a folder; it was not followed")
         except OSError as error:
             self.problem(_sentence(relative, error))
-            self.unreadable = True
-            return []
-        self.budget -= len(found)
-        if self.budget < 0:
-            raise _TooMany
-        return found
+        else:
+            if probe:
+                self.probes.append((relative, opened.stamp))
+            self.budget -= len(opened.entries)
+            if self.budget < 0:
+                with opened:
+                    raise _TooMany
+            return opened
+        self.unreadable = True
+        return None
 
-    def _names(self, relative: str) -> list[str]:
-        if relative == "trees" and not os.path.lexists(os.path.join(self.path, relative)):
-            return []
-        return [entry.name for entry in self._entries(relative, probe=relative == "trees")]
+    def _tree_names(self) -> set[str]:
+        opened = self._open("trees", probe=True)
+        if opened is None:
+            return set()
+        with opened:
+            return {entry.name for entry in opened.entries}
 
-    def _deep(self, relative: str, depth: int = 0) -> Iterator["os.DirEntry[str]"]:
-        for entry in self._entries(relative):
-            if entry.is_dir(follow_symlinks=False) and depth < MAX_DEPTH:
-                yield from self._deep(f"{relative}/{entry.name}", depth + 1)
-            else:
-                yield entry
+    def _count(self, relative: str, depth: int = 0) -> int:
+        """How many files are below a folder."""
+        opened = self._open(relative)
+        if opened is None:
+            return 0
+        with opened:
+            folders = [e.name for e in opened.entries if e.is_dir(follow_symlinks=False)]
+            files = len(opened.entries) - len(folders)
+        if depth < MAX_DEPTH:
+            files += sum(self._count(f"{relative}/{name}", depth + 1) for name in folders)
+        return files
 
     def _read_blobs(self) -> None:
-        for entry in self._entries("blobs", probe=True):
-            try:
-                self._read_blob(entry.name, entry.stat(follow_symlinks=False))
-            except FileNotFoundError:  # a download's temporary file, renamed meanwhile
-                continue
+        opened = self._open("blobs", probe=True)
+        if opened is None:
+            return
+        with opened:
+            for entry in opened.entries:
+                name = entry.name
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:  # a download's temporary file, renamed meanwhile
+                    continue
+                if status.st_mode >> 12 == _REGULAR and len(name) == SHA256_LENGTH:
+                    self.blobs[name] = _blob(name, status)
+                else:
+                    self._read_blob(name, status)
 
     def _read_blob(self, name: str, status: os.stat_result) -> None:
         if stat.S_ISREG(status.st_mode):
             if name.endswith(INCOMPLETE):
                 self.incomplete.append(Incomplete(name, status.st_size, status.st_mtime))
-            elif name[0] not in "t." or not _BLOB_TEMPORARY.fullmatch(name):
+            elif not _BLOB_TEMPORARY.fullmatch(name):
                 self.blobs[name] = _blob(name, status)
         elif stat.S_ISLNK(status.st_mode):
             self._read_shared(name)
@@ -258,13 +281,17 @@ class _Reader:
         waiting = ["refs"]
         while waiting:
             relative = waiting.pop()
-            for entry in self._entries(relative, probe=True):
-                where = f"{relative}/{entry.name}"
-                if entry.is_dir(follow_symlinks=False):
-                    if where.count("/") < MAX_DEPTH:
-                        waiting.append(where)
-                elif entry.name not in _IGNORED and not _REF_TEMPORARY.fullmatch(entry.name):
-                    self._read_ref(where, refs)
+            opened = self._open(relative, probe=True)
+            if opened is None:
+                continue
+            with opened:
+                for entry in opened.entries:
+                    where = f"{relative}/{entry.name}"
+                    if entry.is_dir(follow_symlinks=False):
+                        if where.count("/") < MAX_DEPTH:
+                            waiting.append(where)
+                    elif entry.name not in _IGNORED and not _REF_TEMPORARY.fullmatch(entry.name):
+                        self._read_ref(where, refs)
         return refs
 
     def _read_ref(self, where: str, refs: dict[str, str]) -> None:
@@ -280,59 +307,72 @@ class _Reader:
             refs.pop(where.removeprefix("refs/"), None)
             self.problem(f"{where} is not a readable reference")
 
-    def _read_snapshot(self, entry: "os.DirEntry[str]", tree: dict[str, int] | None) -> Snapshot:
-        commit = entry.name
+    def _read_snapshot(self, commit: str, mtime: float, tree: dict[str, int] | None) -> Snapshot:
         found: list[Pointer] = []
         problems: list[str] = []
-        waiting = [(f"snapshots/{commit}", "", "../../blobs/", 0)]
+        waiting = [(f"snapshots/{commit}", "", "../../blobs/")]
         while waiting:
-            relative, prefix, up, depth = waiting.pop()
-            for item in self._entries(relative, probe=True):
-                if item.is_symlink():
-                    pointer = self._read_pointer(item, relative, prefix, up)
-                    found.append(pointer)
-                    if pointer.blob is None:
-                        problems.append(f"{commit[:12]}: {pointer.path} leads to no blob")
-                elif item.is_dir(follow_symlinks=False):
-                    if depth >= MAX_DEPTH:
-                        problems.append(f"{commit[:12]}: folders nest deeper than {MAX_DEPTH}")
-                        continue
-                    below = f"{prefix}{item.name}/"
-                    waiting.append((f"{relative}/{item.name}", below, f"../{up}", depth + 1))
-                elif item.is_file(follow_symlinks=False):
-                    found.append(self._read_copy(item, relative, prefix))
-                else:
-                    problems.append(f"{commit[:12]}: {prefix}{item.name} is not a regular file")
-        missing = self._compare(commit, found, tree, problems)
+            relative, prefix, up = waiting.pop()
+            opened = self._open(relative, probe=True)
+            if opened is None:
+                continue
+            with opened:
+                for below in self._read_files(opened, relative, prefix, up, (found, problems)):
+                    if below.count("/") > MAX_DEPTH:
+                        problems.append(f"{below[:20]}… nests deeper than {MAX_DEPTH} folders")
+                    else:
+                        waiting.append((f"snapshots/{commit}/{below[:-1]}", below, f"../{up}"))
+        missing = self._compare(found, tree, problems)
         state = "broken" if problems else "partial" if missing or not found else "complete"
+        problems = [f"{commit[:12]}: {problem}" for problem in problems]
         self.problems.extend(problems)
-        mtime = entry.stat(follow_symlinks=False).st_mtime
         return Snapshot(commit, tuple(found), state, mtime, missing, tuple(problems))
 
-    def _read_pointer(
-        self, item: "os.DirEntry[str]", relative: str, prefix: str, up: str
-    ) -> Pointer:
-        target = os.readlink(item.path)
-        name = target[len(up) :]
-        if name in self.blobs and target.startswith(up):
-            return Pointer(prefix + item.name, name)
-        whole = os.path.normpath(os.path.join(self.path, relative, target))
-        folder, name = os.path.split(whole)
-        own = folder == os.path.join(os.path.normpath(self.path), "blobs")
-        return Pointer(prefix + item.name, name if own and self._is_blob(name) else None)
+    def _read_files(
+        self,
+        opened: Opened,
+        relative: str,
+        prefix: str,
+        up: str,
+        into: tuple[list[Pointer], list[str]],
+    ) -> list[str]:
+        """Add one folder's pointers and problems; the folders in it, each with a `/` behind."""
+        found, problems = into
+        folders = []
+        start = len(up)
+        # Bound once: this loop is most of a first listing.
+        blobs, fd, readlink = self.blobs, opened.fd, os.readlink
+        for item in opened.entries:
+            path = prefix + item.name
+            if item.is_symlink():
+                target = readlink(item.path, dir_fd=fd)
+                name = target[start:]
+                if name not in blobs or not target.startswith(up):
+                    elsewhere = self._leads_to(f"{self.path}/{relative}", target)
+                    found.append(Pointer(path, elsewhere))
+                    if elsewhere is None:
+                        problems.append(f"{path} leads to no blob")
+                else:
+                    found.append(_new(Pointer, (path, name)))
+            elif item.is_dir(follow_symlinks=False):
+                folders.append(f"{path}/")
+            elif item.is_file(follow_symlinks=False):
+                # A copy that stands in the snapshot itself, as where links are not supported.
+                key = f"{relative}/{item.name}"
+                blobs[key] = _blob(key, item.stat(follow_symlinks=False))
+                found.append(Pointer(path, key))
+            else:
+                problems.append(f"{path} is not a regular file")
+        return folders
 
-    def _read_copy(self, item: "os.DirEntry[str]", relative: str, prefix: str) -> Pointer:
-        """A file that stands in the snapshot itself, as where links are not supported."""
-        key = f"{relative}/{item.name}"
-        self.blobs[key] = _blob(key, item.stat(follow_symlinks=False))
-        return Pointer(prefix + item.name, key)
+    def _leads_to(self, folder: str, target: str) -> str | None:
+        """The blob of this repository that a link written in an unusual way leads to."""
+        where, name = os.path.split(os.path.normpath(os.path.join(folder, target)))
+        own = where == os.path.join(os.path.normpath(self.path), "blobs")
+        return name if own and self._is_blob(name) else None
 
     def _compare(
-        self,
-        commit: str,
-        found: list[Pointer],
-        tree: dict[str, int] | None,
-        problems: list[str],
+        self, found: list[Pointer], tree: dict[str, int] | None, problems: list[str]
     ) -> tuple[str, ...]:
         """The listing's files that are missing; a wrong size is a problem."""
         if tree is None:
@@ -341,18 +381,12 @@ class _Reader:
         for path, size in tree.items():
             blob = present.get(path)
             if blob is not None and self.blobs[blob].size != size:
-                problems.append(
-                    f"{commit[:12]}: {path} has {self.blobs[blob].size} bytes instead of {size}"
-                )
+                problems.append(f"{path} has {self.blobs[blob].size} bytes instead of {size}")
         return tuple(sorted(path for path in tree if path not in present))
 
 
 def _blob(name: str, status: os.stat_result) -> Blob:
-    return Blob(
-        name,
-        status.st_size,
-        (status.st_dev, status.st_ino),
-        status.st_nlink,
-        status.st_mtime,
-        status.st_atime,
+    inode = (status.st_dev, status.st_ino)
+    return _new(
+        Blob, (name, status.st_size, inode, status.st_nlink, status.st_mtime, status.st_atime)
     )
