@@ -97,9 +97,9 @@ def run(settings: Settings, announce: bool = True) -> None:
             "/v1/status": lambda: {**keeper.status(), "pid": os.getpid()},
             "/v1/cache": lambda: _listing(settings),
         }
+        keeper.start()
         server = SocketServer(place.socket, answers)
         server.start()
-        keeper.start()
         if announce:
             print(
                 f"mdl daemon keeps {settings.cache_root} ({keeper.watcher.mode.kind})", flush=True

@@ -1,0 +1,145 @@
+"""`mdl daemon`: run, start, stop, status, install."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mdl.cli.output import confirm, echo_json, human_ago, human_size
+from mdl.errors import UsageError
+from mdl.settings import load_settings
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group()
+def daemon() -> None:
+    """The process that keeps the cache right: index, casings, budget, use."""
+    if sys.platform == "win32":
+        raise UsageError(
+            "The daemon does not run on Windows.",
+            next="`mdl cache prune` and `mdl cache normalize` do the same, when asked.",
+        )
+
+
+@daemon.command()
+def run() -> None:
+    """Keep the cache in the foreground, until SIGTERM or Ctrl-C."""
+    from mdl.cachemgr.daemon_control import run as keep
+
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    logging.getLogger("mdl.daemon").setLevel(logging.INFO)
+    keep(load_settings())
+
+
+@daemon.command()
+@_json
+def start(as_json: bool) -> None:
+    """Start one in the background."""
+    from mdl.cachemgr.daemon_control import start as begin
+
+    found = begin(load_settings())
+    if as_json:
+        echo_json({"running": True, **found})
+    else:
+        click.echo(f"started, process {found['pid']}: keeps {found['root']} ({found['mode']})")
+
+
+@daemon.command()
+@_json
+def stop(as_json: bool) -> None:
+    """End it."""
+    from mdl.cachemgr.daemon_control import stop as end
+
+    pid = end(load_settings())
+    if as_json:
+        echo_json({"stopped": pid})
+    else:
+        click.echo(f"stopped process {pid}")
+
+
+@daemon.command()
+@_json
+def status(as_json: bool) -> int:
+    """Say whether one runs, how it notices changes, and what it did. Exit code 3 for none."""
+    from mdl.cachemgr.daemon_control import status as look
+
+    found = look(load_settings())
+    if as_json:
+        echo_json(found)
+    else:
+        _print(found)
+    return 0 if found["running"] else 3
+
+
+def _print(found: dict[str, Any]) -> None:
+    if not found["running"]:
+        click.echo(f"no daemon keeps {found['root']}")
+        return
+    click.echo(f"running, process {found['pid']}: keeps {found['root']}")
+    if "mode" not in found:
+        click.echo(f"  error     {found['last_error']}")
+        return
+    why = f" ({found['why']})" if found["why"] else ""
+    lines = [
+        ("mode", f"{found['mode']}{why}"),
+        ("cache", f"{found['repos']} repositories, {human_size(found['size_on_disk'])}"),
+        ("budget", _budget(found)),
+        ("changed", human_ago(found["last_change"])),
+        ("casings", found["normalize"]),
+    ]
+    done = found["done"]
+    lines.append(
+        ("done", f"{done['normalized']} normalized, {done['pruned']} pruned,"
+         f" {human_size(done['freed'])} freed, {done['uses']} uses noted")
+    )  # fmt: skip
+    for key in ("last_error", "config_error"):
+        if found[key]:
+            lines.append(("error", found[key]))
+    for key, value in lines:
+        click.echo(f"  {key:<10}{value}")
+
+
+def _budget(found: dict[str, Any]) -> str:
+    parts = []
+    if found["max_size"] is not None:
+        parts.append(f"at most {human_size(found['max_size'])}")
+    if found["keep_free"] is not None:
+        parts.append(f"{human_size(found['keep_free'])} kept free")
+    if found["unused_for"] is not None:
+        parts.append(f"unused for {found['unused_for'] / 86400:g} days goes")
+    if found["short"]:
+        parts.append(f"short by {human_size(found['short'])}: what is left is protected")
+    return ", ".join(parts) or "none set"
+
+
+@daemon.command()
+@click.option("--launchd/--systemd", default=sys.platform == "darwin", help="Which kind.")
+@click.option("--print", "only_print", is_flag=True, help="Print the file, write nothing.")
+@click.option("--dry-run", "only_print", is_flag=True, hidden=True)
+@click.option("-y", "--yes", is_flag=True, help="Do not ask before replacing one.")
+def install(launchd: bool, only_print: bool, yes: bool) -> None:
+    """Write a systemd user unit, or a launchd agent, that keeps this cache."""
+    from mdl.cachemgr.daemon_install import launchd_agent, place_of, systemd_unit
+
+    settings = load_settings()
+    text = launchd_agent(settings) if launchd else systemd_unit(settings)
+    if only_print:
+        click.echo(text, nl=False)
+        return
+    place = place_of("launchd" if launchd else "systemd", Path.home())
+    if place.exists() and place.read_text() != text and not confirm(f"Replace {place}?", yes=yes):
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(text)
+    click.echo(f"wrote {place}")
+    if launchd:
+        click.echo(f"next: launchctl load -w {place}")
+    else:
+        click.echo(
+            f"next: systemctl --user daemon-reload && systemctl --user enable --now {place.name}"
+        )
