@@ -10,6 +10,7 @@ from typing import Any
 
 from mdl.errors import LoadError, UsageError
 from mdl.loader.checkpoint import Checkpoint, read_json
+from mdl.loader.devices import device_map_of
 from mdl.loader.request import LoadRequest
 from mdl.resolver.names import is_commit
 
@@ -119,8 +120,8 @@ def build_with_transformers(checkpoint: Checkpoint, request: LoadRequest) -> Bui
         "output_loading_info": True,
         **request.extra,
     }
-    if request.device_map is not None:
-        options["device_map"] = request.device_map
+    if (device_map := device_map_of(request)) is not None:
+        options["device_map"] = device_map
     here = quantization_on_load(checkpoint, request)
     if here is not None:
         options["quantization_config"] = here

@@ -1,5 +1,6 @@
 """The devices of this machine, and whether a download could ever fit on them."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,8 @@ from mdl.errors import LoadError
 from mdl.loader.fetch import Download
 from mdl.loader.request import LoadRequest
 
+# transformers' arguments that place the weights themselves.
+PARALLEL = frozenset(("tp_plan", "tp_size", "device_mesh", "distributed_config"))
 PACKED = 0.28  # bytes of a 4-bit model per byte of its 16-bit weights, statistics included
 
 
@@ -34,6 +37,43 @@ def find_devices(device_map: Any) -> tuple[Device, ...]:
 
     memory = psutil.virtual_memory()
     return (Device("cpu", memory.total, memory.available),)
+
+
+def choose_device_map(asked: Any, *, gpus: int, local_rank: int | None, parallel: bool) -> Any:
+    """The device map to load with.
+
+    Args:
+        asked: the caller's; None leaves the choice to mdl.
+        gpus: CUDA devices here.
+        local_rank: this process's rank on the machine under torchrun, else None.
+        parallel: tensor parallelism or FSDP places the weights; a device map would contradict it.
+
+    One rank, one whole model on its own device; one GPU, all of it; several, spread by size; none,
+    the CPU (None, as transformers means it).
+    """
+    automatic = asked in (None, "auto", "balanced", "balanced_low_0", "sequential")
+    if parallel or not automatic:
+        return asked
+    if gpus == 0:
+        return None
+    if local_rank is not None:
+        return {"": local_rank}
+    if asked is None:
+        return {"": 0} if gpus == 1 else "auto"
+    return asked
+
+
+def device_map_of(request: LoadRequest) -> Any:
+    """`choose_device_map` for a request in this process."""
+    import torch
+
+    rank = os.environ.get("LOCAL_RANK")
+    return choose_device_map(
+        request.device_map,
+        gpus=torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        local_rank=int(rank) if rank is not None else None,
+        parallel=bool(PARALLEL & set(request.extra)),
+    )
 
 
 def check_room(download: Download, request: LoadRequest) -> None:

@@ -96,7 +96,7 @@ class FastModel:
             load_in_fp8=load_in_fp8,
             use_exact_model_name=use_exact_model_name,
             dtype=dtype,
-            device_map=_device_map(device_map),
+            device_map=device_map,
             revision=revision,
             token=token,
             task="text" if text_only else passed.pop("task", cls._task),
@@ -132,15 +132,6 @@ def _sort_out(others: Mapping[str, Any]) -> dict[str, Any]:
             continue
         passed[name] = value
     return passed
-
-
-def _device_map(asked: Any) -> Any:
-    """Unsloth's default `sequential` means the first GPU that is there, or the CPU."""
-    if asked != "sequential":
-        return asked
-    import torch
-
-    return "sequential" if torch.cuda.is_available() else None
 
 
 def _prepare(

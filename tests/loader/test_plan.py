@@ -79,6 +79,27 @@ def test_what_no_device_can_hold_is_refused_before_a_byte_is_fetched(
     assert hub.count("*/resolve/*") == 0
 
 
+@pytest.mark.parametrize(
+    ("asked", "gpus", "rank", "parallel", "expected"),
+    [
+        (None, 0, None, False, None),
+        (None, 1, None, False, {"": 0}),
+        (None, 4, None, False, "auto"),
+        ("sequential", 4, None, False, "sequential"),
+        ("auto", 4, 2, False, {"": 2}),
+        ("auto", 0, 1, False, None),
+        (None, 4, 2, True, None),
+        ({"": "cpu"}, 4, 2, False, {"": "cpu"}),
+        ("cuda:1", 4, None, False, "cuda:1"),
+    ],
+)
+def test_where_a_model_goes(
+    asked: Any, gpus: int, rank: int | None, parallel: bool, expected: Any
+) -> None:
+    chosen = devices.choose_device_map(asked, gpus=gpus, local_rank=rank, parallel=parallel)
+    assert chosen == expected
+
+
 def test_the_dry_run_prints_the_plan(tiny_model: Callable[..., Path], capsys: Any) -> None:
     folder = str(tiny_model("llama"))
     assert run(cli, ["load", folder, "--4bit", "--dry-run", "--max-seq-length", "64"]) == 0
