@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mdl.cachemgr import fileops
 from mdl.cachemgr.facts import Folder
-from mdl.cachemgr.journal import Op, perform_all, recover, revert_all
+from mdl.cachemgr.journal import Op, perform_all, revert_all
 from mdl.cachemgr.layout import parse_folder
 from mdl.cachemgr.locks import DownloadLocks, wait_until_quiet
 from mdl.cachemgr.probe import store_is_marked
@@ -120,6 +120,17 @@ def aliases_of(root: str) -> dict[str, list[str]]:
     return found
 
 
+def heal_aliases(root: str) -> None:
+    """Remove the links between casings whose folder is gone.
+
+    Such a link makes every download of its spelling fail; `hf cache rm` of the folder leaves it.
+    """
+    for name, aliases in aliases_of(root).items():
+        if parse_folder(name) and not os.path.lexists(os.path.join(root, name)):
+            for alias in aliases:
+                fileops.remove_file(os.path.join(root, alias))
+
+
 def carry_out(
     root: str,
     index: CacheIndex,
@@ -130,7 +141,7 @@ def carry_out(
 ) -> Outcome:
     """Move everything asked for into the trash, as one action of the journal.
 
-    The caller holds the root's mutex.
+    The caller holds the root's mutex, and has settled what was left half-done.
 
     Args:
         removals: by folder name.
@@ -140,7 +151,7 @@ def carry_out(
         DiskError: the trash cannot be made; nothing was changed.
         OSError: an operation failed; everything was taken back.
     """
-    recover(index)
+    heal_aliases(root)
     watched = [name for name in removals if name != "blobs"]
     skipped = dict.fromkeys(wait_until_quiet(root, watched), "a download is writing to it")
     names = sorted(name for name in removals if name not in skipped)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mdl.cachemgr import fileops
+from mdl.cachemgr.carry_out import heal_aliases
 from mdl.cachemgr.facts import Folder
 from mdl.cachemgr.journal import Op, perform_all, revert_all
 from mdl.cachemgr.layout import folder_name
@@ -59,6 +60,7 @@ def apply(cache: "Cache", planned: NormalizePlan) -> Normalized:
         return Normalized(None, 0, (), skipped)
     root = os.fspath(cache.root)
     with cache.exclusive() as index:
+        heal_aliases(root)
         place = trash_place(cache.root)
         staging = make_place(place)
         run = _Run(root, index, staging, planned.wish)

@@ -13,6 +13,7 @@ from mdl.cachemgr.locks import busy_folders, open_files
 from mdl.cachemgr.policy import Item, Policy, PrunePlan, plan_prune
 from mdl.cachemgr.probe import store_is_marked
 from mdl.cachemgr.removal import Removal
+from mdl.cachemgr.remove import expire
 from mdl.cachemgr.scan import scan_folder
 from mdl.cachemgr.summary import physical
 from mdl.cachemgr.trash import entries
@@ -73,7 +74,9 @@ def apply(cache: "Cache", planned: PrunePlan) -> Outcome:
         return ""
 
     with cache.exclusive() as index:
-        return carry_out(os.fspath(cache.root), index, "prune", removals, objection, stray)
+        outcome = carry_out(os.fspath(cache.root), index, "prune", removals, objection, stray)
+        expire(cache)
+    return outcome
 
 
 def removals_of(items: list[Item]) -> dict[str, Removal]:

@@ -85,14 +85,14 @@ def _lay(row: Sequence[float], box: Box) -> tuple[list[Box], Box]:
     total = sum(row)
     boxes = []
     if box.width >= box.height:
-        width = total / box.height if box.height else 0.0
+        width = min(total / box.height if box.height else 0.0, box.width)
         y = box.y
         for area in row:
-            height = area / width if width else 0.0
+            height = min(area / width if width else 0.0, max(0.0, box.y + box.height - y))
             boxes.append(Box(box.x, y, width, height))
             y += height
         return boxes, Box(box.x + width, box.y, max(0.0, box.width - width), box.height)
-    height = total / box.width
+    height = min(total / box.width, box.height)
     x = box.x
     for area in row:
         width = area / height if height else 0.0

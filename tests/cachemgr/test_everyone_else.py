@@ -166,3 +166,16 @@ def test_transformers_loads_offline(online: Cache, built: CacheBuilder, tmp_path
         [sys.executable, "-c", code, given], env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_an_alias_whose_folder_hf_removed_is_healed(
+    online: Cache, built: CacheBuilder, hub: LoopbackHub
+) -> None:
+    """A dangling alias makes every download of its spelling fail; mdl's next change removes it."""
+    normalized(online, "hub")
+    shutil.rmtree(built.folder(CASINGS[0]))
+    assert "leads nowhere" in online.list()[0].problems[0]
+    built.revision("o/other", "f" * 40, {"w": b"1"})
+    pruned(online)
+    found = snapshot_download(CASINGS[1], cache_dir=built.root, endpoint=hub.endpoint, token=False)
+    assert json.loads(Path(found, "config.json").read_text()) == CONFIG

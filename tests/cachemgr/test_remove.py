@@ -1,11 +1,12 @@
 """`rm`, the trash and `undo`: exactly what was named goes, and all of it comes back."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mdl.cachemgr import Cache
+from mdl.cachemgr import Cache, open_cache
 from mdl.cachemgr.remove import (
     apply_remove,
     empty,
@@ -16,6 +17,7 @@ from mdl.cachemgr.remove import (
     undo,
 )
 from mdl.errors import BusyError, NotFoundError, UsageError
+from mdl.settings import Settings
 from tests.cachemgr.builder import A, B, CacheBuilder, disk_use, manifest
 
 
@@ -197,3 +199,12 @@ def test_without_room_beside_the_root_the_trash_is_inside_it(
     assert "another device" in outcome.note
     undo(cache)
     assert "models--org--other" in folders(two_casings)
+
+
+def test_the_trash_keeps_things_for_as_long_as_the_configuration_says(
+    two_casings: CacheBuilder, settings: Settings
+) -> None:
+    impatient = replace(settings, cache=replace(settings.cache, trash_days=0.0))
+    cache = open_cache(impatient)
+    remove(cache, "org/other")
+    assert trash_entries(cache) == []

@@ -1,0 +1,56 @@
+"""The treemap: areas are sizes, nothing overlaps, and odd names stay harmless."""
+
+from xml.etree import ElementTree
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mdl.cachemgr.treemap import HEIGHT, WIDTH, Box, Cell, draw_svg, squarify
+
+
+@given(st.lists(st.integers(1, 10**12), min_size=1, max_size=40))
+@settings(max_examples=200, deadline=None)
+def test_areas_are_in_proportion_and_inside(sizes: list[int]) -> None:
+    sizes.sort(reverse=True)
+    boxes = squarify(sizes, Box(0, 0, WIDTH, HEIGHT))
+    scale = WIDTH * HEIGHT / sum(sizes)
+    for size, box in zip(sizes, boxes, strict=True):
+        assert abs(box.width * box.height - size * scale) <= 1e-6 * WIDTH * HEIGHT
+        assert box.x >= -1e-6
+        assert box.y >= -1e-6
+        assert box.x + box.width <= WIDTH + 1e-6
+        assert box.y + box.height <= HEIGHT + 1e-6
+
+
+def test_no_two_overlap() -> None:
+    boxes = squarify([50, 30, 10, 5, 5], Box(0, 0, 100, 60))
+    for number, one in enumerate(boxes):
+        for other in boxes[number + 1 :]:
+            apart = (
+                one.x + one.width <= other.x + 1e-9
+                or other.x + other.width <= one.x + 1e-9
+                or one.y + one.height <= other.y + 1e-9
+                or other.y + other.height <= one.y + 1e-9
+            )
+            assert apart
+
+
+def test_equal_sizes_are_nearly_square() -> None:
+    for box in squarify([1] * 12, Box(0, 0, 400, 300)):
+        assert 0.5 <= box.width / box.height <= 2
+
+
+def test_nothing_to_draw() -> None:
+    assert squarify([], Box(0, 0, 1, 1)) == []
+    assert ElementTree.fromstring(draw_svg([])).tag.endswith("svg")
+
+
+def test_names_cannot_break_the_document() -> None:
+    cells = [
+        Cell('<script>"&', 100, "model"),
+        Cell("two\nlines\x1b[31m", 90, "dataset"),
+        Cell("\udcff not utf-8", 80, "broken"),
+    ]
+    document = ElementTree.fromstring(draw_svg(cells).encode())
+    titles = [element.text for element in document.iter("{http://www.w3.org/2000/svg}title")]
+    assert titles == ['<script>"&: 100', "two?lines?[31m: 90", "? not utf-8: 80"]
