@@ -82,23 +82,21 @@ def _worst(row: Sequence[float], side: float) -> float:
 
 def _lay(row: Sequence[float], box: Box) -> tuple[list[Box], Box]:
     """Place a row along the shorter side of a box; the boxes, and what is left of it."""
-    total = sum(row)
+    along, across = (box.height, box.width) if box.width >= box.height else (box.width, box.height)
+    # Divisions round: what is laid out is kept inside the box it is laid into.
+    depth = min(sum(row) / along, across) if along > 0 else 0.0
     boxes = []
-    if box.width >= box.height:
-        width = min(total / box.height if box.height else 0.0, box.width)
-        y = box.y
-        for area in row:
-            height = min(area / width if width else 0.0, max(0.0, box.y + box.height - y))
-            boxes.append(Box(box.x, y, width, height))
-            y += height
-        return boxes, Box(box.x + width, box.y, max(0.0, box.width - width), box.height)
-    height = min(total / box.width, box.height)
-    x = box.x
+    start = 0.0
     for area in row:
-        width = area / height if height else 0.0
-        boxes.append(Box(x, box.y, width, height))
-        x += width
-    return boxes, Box(box.x, box.y + height, box.width, max(0.0, box.height - height))
+        length = min(area / depth if depth > 0 else 0.0, max(0.0, along - start))
+        if box.width >= box.height:
+            boxes.append(Box(box.x, box.y + start, depth, length))
+        else:
+            boxes.append(Box(box.x + start, box.y, length, depth))
+        start += length
+    if box.width >= box.height:
+        return boxes, Box(box.x + depth, box.y, box.width - depth, box.height)
+    return boxes, Box(box.x, box.y + depth, box.width, box.height - depth)
 
 
 def draw_svg(cells: Sequence[Cell]) -> str:
