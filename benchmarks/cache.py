@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import multiprocessing
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -150,6 +149,58 @@ def measure(repos: int, runs: int) -> dict[str, float]:
     return times
 
 
+def hash_whole(path: str) -> str:
+    """What `verify` is measured against: nothing but reading and hashing, a file a process."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def build_content(root: Path, files: int, size: int) -> list[str]:
+    """Real content under its real names; the large and the small as a model has them."""
+    folder = root / "models--org--content"
+    snapshot = folder / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (folder / "blobs").mkdir()
+    paths = []
+    for number in range(files):
+        data = os.urandom(1 << 20) * (size >> 20 if number % 2 else max(1, size >> 23))
+        path = folder / "blobs" / hashlib.sha256(data).hexdigest()
+        path.write_bytes(data)
+        os.symlink(f"../../blobs/{path.name}", snapshot / f"{number}.safetensors")
+        paths.append(str(path))
+    return paths
+
+
+def measure_verify(runs: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="mdl-benchmark-") as folder:
+        runner = Runner(Path(folder))
+        paths = build_content(runner.root, files=16, size=192 << 20)
+        total = sum(map(os.path.getsize, paths))
+        from mdl.cachemgr import open_cache
+        from mdl.cachemgr.scan import scan_folder
+        from mdl.cachemgr.verify import Verifier
+        from mdl.settings import Settings
+
+        cache = open_cache(Settings(runner.home, runner.root))
+        facts = [scan_folder(str(runner.root), "models--org--content", marked=False)]
+        verifier = Verifier(str(runner.root), cache.index, again=True)
+        with multiprocessing.Pool(os.cpu_count()) as pool:
+            pool.map(hash_whole, paths, chunksize=1)
+            # In turns, so that whatever else the machine does meets both.
+            pairs = [
+                (
+                    timed(lambda: pool.map(hash_whole, paths, chunksize=1)),
+                    timed(lambda: verifier.run(facts)),
+                )
+                for _ in range(runs)
+            ]
+    plain, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
+    print(f"\n{total / 1e9:.2f} GB in {len(paths)} files, {os.cpu_count()} cores")
+    print(f"  {'hashlib, a process a core':42} {plain * 1000:9.0f} ms")
+    print(f"  {'mdl cache verify':42} {ours * 1000:9.0f} ms")
+    print(f"  {'verify / hashlib':42} {ours / plain:9.2f} x")
+
+
 def report(repos: int, times: dict[str, float]) -> None:
     print(f"\n{repos} repositories x {REVISIONS} revisions x {FILES} files")
     for name, value in times.items():
@@ -167,7 +218,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repos", type=int, action="append", help="default: 100 and 1000")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--verify", action="store_true", help="hashing instead of listing")
     options = parser.parse_args()
+    if options.verify:
+        measure_verify(options.runs)
+        return
     for repos in options.repos or [100, 1000]:
         report(repos, measure(repos, options.runs))
 
