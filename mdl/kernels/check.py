@@ -269,10 +269,11 @@ def failures(checks: list[Check]) -> Iterator[str]:
 
 
 def main() -> None:
-    """Check this process's face and print JSON."""
-    checks = run_checks(torch.device("cpu"), (torch.float32, torch.float16, torch.bfloat16))
-    body = {"face": face(torch.device("cpu")), "checks": [asdict(one) for one in checks]}
-    print(json.dumps(body))
+    """Check the face this process has and print JSON."""
+    gpu = torch.cuda.is_available() and not interpreting()
+    device = torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
+    checks = run_checks(device, (torch.float32, torch.float16, torch.bfloat16))
+    print(json.dumps({"face": face(device), "checks": [asdict(one) for one in checks]}))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,13 @@ STEPS = 65536
 
 @functools.cache
 def pairs(quant_type: str, device: torch.device) -> torch.Tensor:
-    """What each byte holds: float32 [256, 2], the high nibble's value first."""
+    """What each byte holds: two float32, the high nibble's first, as one int64; int64 [256].
+
+    One gather of eight bytes is twice as quick as a gather of rows of two.
+    """
     values, byte = code(quant_type, device), torch.arange(256, device=device)
-    return torch.stack([values[byte >> 4], values[byte & 15]], dim=1)
+    both = torch.stack([values[byte >> 4], values[byte & 15]], dim=1)
+    return both.view(torch.int64).view(-1)
 
 
 @functools.cache

@@ -1,18 +1,14 @@
 """The 4-bit formats in plain torch: what is right, and what runs where there is no GPU.
 
-Bit-equal to bitsandbytes' CPU path. Both directions work in chunks that stay in the processor's
-cache and reuse their buffers, which is what makes them quick.
+Bit-equal to bitsandbytes' CPU path. Both directions work in chunks that stay in a core's cache and
+reuse their buffers, which is what makes them quick.
 """
 
 import torch
 
-from mdl.kernels.launch import scratch
 from mdl.kernels.nf4_layout import Nested, Packed4bit, blocks_of
 from mdl.kernels.nf4_tables import STEPS, bounds, cells, pairs, steps
-
-_PACKED_AT_A_TIME = 1 << 18
-_UNPACKED_AT_A_TIME = 1 << 20
-"""Weights: the buffers of a chunk stay in a processor's cache."""
+from mdl.kernels.shares import in_shares
 
 
 def scales(absmax: torch.Tensor, nested: Nested | None) -> torch.Tensor:
@@ -28,20 +24,33 @@ def scales(absmax: torch.Tensor, nested: Nested | None) -> torch.Tensor:
 
 def dequantize_4bit(weight: Packed4bit, out: torch.Tensor) -> torch.Tensor:
     """Write `code[nibble] * scale` into `out` (contiguous, any float dtype), rounding once."""
-    n, size = weight.numel, weight.blocksize
     scale, flat = scales(weight.absmax, weight.nested), out.view(-1)
-    table = pairs(weight.quant_type, weight.packed.device)
-    for start in range(0, n, _UNPACKED_AT_A_TIME):
-        end = min(start + _UNPACKED_AT_A_TIME, n)
-        byte = weight.packed[start // 2 : (end + 1) // 2]
-        values = table.index_select(0, byte.int()).view(-1)[: end - start]
-        whole = (end - start) // size * size
-        first = start // size
-        values[:whole].view(-1, size).mul_(scale[first : first + whole // size, None])
-        if whole < end - start:
-            values[whole:] *= scale[first + whole // size]
-        flat[start:end] = values
+    device = weight.packed.device
+    table = pairs(weight.quant_type, device)
+
+    def share(start: int, stop: int, step: int) -> None:
+        half = (min(step, stop - start) + 1) // 2
+        index = torch.empty(half, dtype=torch.int32, device=device)
+        both = torch.empty(half, dtype=torch.int64, device=device)
+        for first in range(start, stop, step):
+            end = min(first + step, stop)
+            count = (end - first + 1) // 2
+            index[:count].copy_(weight.packed[first // 2 : first // 2 + count])
+            torch.index_select(table, 0, index[:count], out=both[:count])
+            values = both.view(torch.float32)[: end - first]
+            _scale(values, scale[first // weight.blocksize :], weight.blocksize, flat[first:end])
+
+    in_shares(weight.numel, device, share)
     return out
+
+
+def _scale(values: torch.Tensor, scale: torch.Tensor, size: int, out: torch.Tensor) -> None:
+    """out = values * the scale of each one's block; the last block may be short."""
+    blocks = len(values) // size
+    whole = blocks * size
+    torch.mul(values[:whole].view(-1, size), scale[:blocks, None], out=out[:whole].view(-1, size))
+    if whole < len(values):
+        out[whole:] = values[whole:] * scale[blocks]
 
 
 def quantize_4bit(
@@ -52,19 +61,26 @@ def quantize_4bit(
     Byte-exact with bitsandbytes' CPU path, all-zero blocks (0x77), NaN and infinity included. A
     whole block is multiplied by its scale's reciprocal, a short last block divided by its scale.
     """
-    flat, n = tensor.reshape(-1), tensor.numel()
+    flat, n = tensor.detach().reshape(-1), tensor.numel()
     packed = torch.empty((n + 1) // 2, dtype=torch.uint8, device=tensor.device)
     absmax = torch.empty(blocks_of(n, blocksize), dtype=torch.float32, device=tensor.device)
     whole = n // blocksize * blocksize
-    for start in range(0, whole, _PACKED_AT_A_TIME):
-        end = min(start + _PACKED_AT_A_TIME, whole)
-        value = scratch.take((end - start,), torch.float32, tensor.device)
-        value.copy_(flat[start:end])
-        blocks = value.view(-1, blocksize)
-        scale = absmax[start // blocksize : end // blocksize]
-        torch.amax(blocks.abs(), dim=1, out=scale)
-        blocks.mul_((1.0 / scale.clamp(min=1e-38))[:, None])
-        _pack(value, quant_type, packed[start // 2 : end // 2])
+
+    def share(start: int, stop: int, step: int) -> None:
+        size = min(step, stop - start)
+        wide, positive = torch.empty((2, size), dtype=torch.float32, device=tensor.device)
+        for first in range(start, stop, step):
+            end = min(first + step, stop)
+            value = wide[: end - first]
+            value.copy_(flat[first:end])
+            blocks = value.view(-1, blocksize)
+            scale = absmax[first // blocksize : end // blocksize]
+            magnitude = torch.abs(value, out=positive[: end - first])
+            torch.amax(magnitude.view(-1, blocksize), dim=1, out=scale)
+            blocks.mul_((1.0 / scale.clamp(min=1e-38))[:, None])
+            _pack(value, quant_type, packed[first // 2 : end // 2])
+
+    in_shares(whole, tensor.device, share)
     if whole < n:
         quantize_rest(flat[whole:], quant_type, packed[whole // 2 :], absmax[-1:])
     return packed, absmax

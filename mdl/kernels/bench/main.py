@@ -2,6 +2,9 @@
 
 import argparse
 import json
+import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -32,6 +35,7 @@ def main(argv: list[str] | None = None) -> None:
         _print_or_write(tune(device, options.only), options.out)
         return
     report = run(device, REAL, options)
+    report["compute_sanitizer"] = sanitize()
     if not options.no_models:
         deadline = options.started + options.minutes * 60
         report["models"] = measure_models(device, LLAMA_8B, lambda: time.monotonic() > deadline)
@@ -78,6 +82,20 @@ def require_gpu() -> torch.device:
             next='Run: pip install "mdl[kernels]"',
         )
     return device
+
+
+def sanitize() -> dict[str, Any]:
+    """What compute-sanitizer finds in the checks' small shapes, where it is installed."""
+    tool = shutil.which("compute-sanitizer")
+    if tool is None:
+        return {"skipped": "compute-sanitizer is not installed"}
+    command = [tool, "--tool", "memcheck", sys.executable, "-m", "mdl.kernels.check"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    except subprocess.TimeoutExpired:
+        return {"skipped": "it did not finish within 90 seconds"}
+    lines = (done.stdout + done.stderr).splitlines()
+    return {"summary": [line for line in lines if "ERROR SUMMARY" in line], "rc": done.returncode}
 
 
 def run(device: torch.device, sizes: Sizes, options: argparse.Namespace) -> dict[str, Any]:
