@@ -42,6 +42,8 @@ def cross_entropy(
         reduction: `mean` over the labels that are not ignored (NaN if all are, as torch has it),
             `sum`, or `none` ([T]).
 
+    A label outside the vocabulary that is not the ignored one makes its row's loss NaN.
+
     Raises:
         UsageError: shapes that do not fit, or no such reduction.
     """

@@ -36,7 +36,7 @@ def cross_entropy_forward_kernel(
     """The loss and the log-sum-exp of each row, in one pass over it.
 
     logits_ptr: [rows, V], `stride` elements from row to row. labels_ptr: int64 [rows].
-    loss_ptr, lse_ptr: float32 [rows]; an ignored row gets loss 0.
+    loss_ptr, lse_ptr: float32 [rows]; an ignored row gets loss 0, an impossible label NaN.
     """
     row = tl.program_id(0).to(tl.int64)
     label = tl.load(labels_ptr + row)
@@ -64,7 +64,7 @@ def cross_entropy_forward_kernel(
     known = (label >= 0) & (label < V)
     own = tl.load(logits_ptr + row * stride + tl.where(known, label, 0)).to(tl.float32)
     own, _ = scaled_logits(own, SCALE, CAP)
-    loss = lse - own
+    loss = lse - tl.where(known, own, float("nan"))
     if SMOOTHING > 0.0:
         loss = (1.0 - SMOOTHING) * loss + SMOOTHING * (lse - tl.sum(plain, axis=0) / V)
     if Z_LOSS > 0.0:

@@ -26,6 +26,8 @@ def cross_entropy(
     z, _ = _seen(logits, how)
     lse = torch.logsumexp(z, dim=-1)
     own = z.gather(-1, labels.clamp(0, z.shape[-1] - 1)[:, None]).squeeze(-1)
+    # As on a GPU, where raising would cost a wait for the device: the loss says it is no loss.
+    own = torch.where((labels >= 0) & (labels < z.shape[-1]), own, torch.nan)
     loss = lse - own
     if how.label_smoothing:
         smooth = lse - z.mean(-1)

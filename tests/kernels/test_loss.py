@@ -110,6 +110,14 @@ def test_all_labels_ignored():
     assert not grad.any()
 
 
+@pytest.mark.parametrize("label", [37, -1])
+def test_a_label_outside_the_vocabulary_makes_the_loss_nan(label):
+    hidden, head, labels = problem()
+    labels[1] = label
+    found = kernels.cross_entropy(hidden @ head.T, labels, reduction="none")
+    assert found.isnan().nonzero().flatten().tolist() == [1]
+
+
 @pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*:DeprecationWarning")  # Dynamo
 def test_compiles_without_graph_breaks():
     hidden, head, labels = problem()

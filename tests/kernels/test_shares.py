@@ -1,5 +1,6 @@
 """Chunked work is shared out over threads without gaps, and inside the caller's modes."""
 
+import itertools
 import threading
 
 import pytest
@@ -24,7 +25,7 @@ def test_shares_cover_everything_once(n):
     seen.sort()
     assert seen[0][0] == 0
     assert seen[-1][1] == n
-    assert all(one[1] == other[0] for one, other in zip(seen, seen[1:], strict=False))
+    assert all(one[1] == other[0] for one, other in itertools.pairwise(seen))
     assert all(start % CHUNK == 0 for start, _ in seen)
 
 

@@ -136,6 +136,12 @@ def test_cross_entropy(rows, vocabulary, dtype, how):
     assert_near((ours,), (twin,), dtype, 2)
 
 
+def test_a_label_outside_the_vocabulary_makes_the_loss_nan():
+    labels = torch.tensor([1, 300, -100, -7])
+    loss, _ = ce_forward(normal(4, 300), labels, *kernels.LossOptions().flat())
+    assert loss.isnan().tolist() == [False, True, False, True]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_fused_loss_writes_gradients_over_the_logits(dtype):
     hidden, head = normal(5, 16, dtype=dtype).requires_grad_(), normal(300, 16, dtype=dtype, seed=1)
