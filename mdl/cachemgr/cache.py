@@ -86,12 +86,20 @@ class Cache:
 
     def _recover(self, index: CacheIndex) -> None:
         """Finish or take back what a killed process left; one that is still at work is left."""
-        from mdl.cachemgr.journal import recover
         from mdl.cachemgr.locks import root_mutex
         from mdl.errors import BusyError
 
         with contextlib.suppress(BusyError), root_mutex(self._where, self._mutex_file, wait=0.0):
-            self.notes += recover(index)
+            self._settle(index)
+
+    def _settle(self, index: CacheIndex) -> None:
+        """Recover under the mutex; what is then on disk is read anew."""
+        from mdl.cachemgr.journal import recover
+
+        said = recover(index)
+        if said:
+            self.notes += said
+            index.drop_view()
 
     @property
     def _mutex_file(self) -> Path:
@@ -104,12 +112,14 @@ class Cache:
         Raises:
             BusyError: another one is at work.
         """
-        from mdl.cachemgr.journal import recover
         from mdl.cachemgr.locks import root_mutex
 
         with root_mutex(self._where, self._mutex_file, wait=wait):
-            self.notes += recover(self.index)
-            yield self.index
+            self._settle(self.index)
+            try:
+                yield self.index
+            finally:
+                self.index.forget_linked()
 
     # Reading
 

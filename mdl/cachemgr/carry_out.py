@@ -13,7 +13,7 @@ from mdl.cachemgr import fileops
 from mdl.cachemgr.facts import Folder
 from mdl.cachemgr.journal import Op, perform_all, revert_all
 from mdl.cachemgr.layout import parse_folder
-from mdl.cachemgr.locks import DownloadLocks, wait_until_quiet
+from mdl.cachemgr.locks import DownloadLocks, aliases_of, wait_until_quiet
 from mdl.cachemgr.probe import store_is_marked
 from mdl.cachemgr.removal import (
     Doomed,
@@ -107,17 +107,6 @@ class _Run:
             }
             losing |= unlinked_payloads(self.root, self.doomed, folders)
         self._perform(action_id, payload_ops(self.root, trash, losing))
-
-
-def aliases_of(root: str) -> dict[str, list[str]]:
-    """Folder name → the links in the root that lead to it."""
-    found: dict[str, list[str]] = {}
-    with os.scandir(root) as entries:
-        for entry in entries:
-            if entry.is_symlink() and parse_folder(entry.name):
-                target = os.path.normpath(os.path.join(root, os.readlink(entry.path)))
-                found.setdefault(os.path.relpath(target, root), []).append(entry.name)
-    return found
 
 
 def heal_aliases(root: str) -> None:

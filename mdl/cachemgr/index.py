@@ -45,7 +45,7 @@ def survey(root: str, index: CacheIndex) -> Survey:
     known = index.folders()
     marked = store_is_marked(root)
     summaries: list[Summary] = []
-    rows: list[tuple[str, str, str]] = []
+    rows: list[tuple[str, str, str, bool]] = []
     changed: list[str] = []
     for name in sorted(names):
         row = known.pop(name, None)
@@ -99,7 +99,7 @@ def _unchanged(path: str, probes: str) -> bool:
 
 
 def _survey_store(
-    root: str, row: tuple[str, str] | None, rows: list[tuple[str, str, str]]
+    root: str, row: tuple[str, str] | None, rows: list[tuple[str, str, str, bool]]
 ) -> dict[str, int]:
     path = os.path.join(root, _STORE)
     if row is not None and row[0] and _unchanged(path, row[0]):
@@ -107,7 +107,8 @@ def _survey_store(
         return store
     before = time.time_ns()
     probes, store = read_store(path)
-    rows.append((_STORE, json.dumps(probes) if settled(probes, before) else "", json.dumps(store)))
+    trusted = json.dumps(probes) if settled(probes, before) else ""
+    rows.append((_STORE, trusted, json.dumps(store), False))
     return store
 
 

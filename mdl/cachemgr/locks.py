@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from mdl.cachemgr.layout import parse_folder
 from mdl.errors import BusyError
 
 fcntl: Any = None
@@ -97,21 +98,35 @@ def lock_waiting(fd: int, path: str, wait: float = 30.0) -> None:
         time.sleep(0.02)
 
 
+def aliases_of(root: str) -> dict[str, list[str]]:
+    """Folder name → the links in the root that lead to it."""
+    found: dict[str, list[str]] = {}
+    with os.scandir(root) as entries:
+        for entry in entries:
+            if entry.is_symlink() and parse_folder(entry.name):
+                target = os.path.normpath(os.path.join(root, os.readlink(entry.path)))
+                found.setdefault(os.path.relpath(target, root), []).append(entry.name)
+    return found
+
+
 class DownloadLocks:
     """The download locks of some repository folders, held together.
 
+    A download through a link to a folder takes the lock of the link's spelling: those count too.
     `take` is non-blocking and all or nothing per folder; `release` lets everything go.
     """
 
     def __init__(self, root: str) -> None:
         self.root = root
+        self._aliases = aliases_of(root)
         self._held: dict[str, int] = {}
         _raise_file_limit()
 
     def take(self, folder: str) -> str | None:
         """Hold every lock file of a folder; the etag of a busy one, or `None` when all are held."""
         taken: list[str] = []
-        for path in sorted(lock_files(self.root, folder)):
+        names = [folder, *self._aliases.get(folder, ())]
+        for path in sorted(path for name in names for path in lock_files(self.root, name)):
             if path in self._held:
                 continue
             fd = _open_lock(path)
@@ -182,6 +197,9 @@ def _raise_file_limit() -> None:
 def busy_folders(root: str, folders: Iterable[str]) -> dict[str, str]:
     """Folder → etag being downloaded into it right now, among these."""
     busy: dict[str, str] = {}
+    folders = list(folders)
+    if not folders:
+        return busy
     locks = DownloadLocks(root)
     for folder in folders:
         etag = locks.take(folder)
@@ -191,14 +209,15 @@ def busy_folders(root: str, folders: Iterable[str]) -> dict[str, str]:
     return busy
 
 
-def last_written(root: str, folder: str) -> float:
+def last_written(root: str, folder: str, aliases: Iterable[str] = ()) -> float:
     """When a download last made something in a folder; 0 where none ever locked anything."""
     newest = 0.0
-    locks = os.path.join(root, ".locks", folder)
-    if not os.path.isdir(locks):
+    locks = [os.path.join(root, ".locks", name) for name in (folder, *aliases)]
+    locks = [path for path in locks if os.path.isdir(path)]
+    if not locks:
         return newest
     base = os.path.join(root, folder)
-    places = [locks, os.path.join(base, "blobs"), os.path.join(base, "refs")]
+    places = [*locks, os.path.join(base, "blobs"), os.path.join(base, "refs")]
     snapshots = os.path.join(base, "snapshots")
     with contextlib.suppress(OSError):
         places += [os.path.join(snapshots, name) for name in os.listdir(snapshots)]
@@ -211,13 +230,18 @@ def last_written(root: str, folder: str) -> float:
 def wait_until_quiet(root: str, folders: Iterable[str]) -> set[str]:
     """Watch folders that were just written to; those still being written to after the wait."""
     quiet = QUIET_SECONDS
-    watched = {folder: last_written(root, folder) for folder in folders}
+    aliases = aliases_of(root)
+
+    def look(folder: str) -> float:
+        return last_written(root, folder, aliases.get(folder, ()))
+
+    watched = {folder: look(folder) for folder in folders}
     now = time.time()
     watched = {folder: at for folder, at in watched.items() if -quiet < now - at < quiet}
     if not watched:
         return set()
     time.sleep(max(0.0, min(quiet, max(watched.values()) + quiet - now)))
-    return {folder for folder, at in watched.items() if last_written(root, folder) != at}
+    return {folder for folder, at in watched.items() if look(folder) != at}
 
 
 def open_files(root: str) -> dict[str, int]:

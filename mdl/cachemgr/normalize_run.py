@@ -80,6 +80,8 @@ def apply(cache: "Cache", planned: NormalizePlan) -> Normalized:
         )  # fmt: skip
         if not run.performed:
             fileops.remove_folder(staging)
+        # A further name for a blob moves no stamp of the folder that had it already.
+        index.put_folders((), {name for group in planned.work for name in group.folders})
     skipped = {group.repo_id: group.skipped for group in planned.groups if group.skipped}
     return Normalized(
         action_id if run.performed else None, run.saved, tuple(run.done), skipped | run.skipped

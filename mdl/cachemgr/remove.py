@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mdl.cachemgr.carry_out import Outcome, aliases_of, carry_out
+from mdl.cachemgr.carry_out import Outcome, carry_out
 from mdl.cachemgr.facts import Folder
 from mdl.cachemgr.inventory import protection
 from mdl.cachemgr.journal import erase, finish_emptying, undo_action
 from mdl.cachemgr.layout import repo_key
-from mdl.cachemgr.locks import busy_folders, open_files
+from mdl.cachemgr.locks import aliases_of, busy_folders, open_files
 from mdl.cachemgr.probe import store_is_marked
 from mdl.cachemgr.removal import Doomed, Removal, doom
 from mdl.cachemgr.scan import scan_folder

@@ -15,7 +15,7 @@ from mdl.cachemgr.summary import Summary
 
 def read_folders(
     root: str, names: Iterable[str], *, marked: bool
-) -> Iterator[tuple[Summary, tuple[str, str, str]]]:
+) -> Iterator[tuple[Summary, tuple[str, str, str, bool]]]:
     """`read_folder` for each name, without the garbage collector looking in between.
 
     It would look at every one of some hundred thousand small values, and find no cycle in them.
@@ -30,8 +30,10 @@ def read_folders(
             gc.enable()
 
 
-def read_folder(root: str, name: str, *, marked: bool) -> tuple[Summary, tuple[str, str, str]]:
-    """A folder's summary and its (name, probes, facts) row.
+def read_folder(
+    root: str, name: str, *, marked: bool
+) -> tuple[Summary, tuple[str, str, str, bool]]:
+    """A folder's summary and its row for `CacheIndex.put_folders`.
 
     The probes are empty where they could not be trusted: the folder is then read again next time.
     """
@@ -40,7 +42,8 @@ def read_folder(root: str, name: str, *, marked: bool) -> tuple[Summary, tuple[s
     trusted = folder.readable and not folder.incomplete and settled(folder.probes, before)
     summary = summarize(folder)
     # JSON in ASCII: names that are no UTF-8 stay what they are, as escaped surrogates.
-    return summary, (name, json.dumps(folder.probes) if trusted else "", json.dumps(summary[1:]))
+    probes = json.dumps(folder.probes) if trusted else ""
+    return summary, (name, probes, json.dumps(summary[1:]), bool(summary.links))
 
 
 def summarize(folder: Folder) -> Summary:

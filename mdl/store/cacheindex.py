@@ -19,7 +19,7 @@ from mdl.errors import StoreError
 
 SCHEMA_VERSION = 1
 # Raise it when the meaning of a `folder` row changes: old rows are dropped and read again.
-VIEW_VERSION = 1
+VIEW_VERSION = 2
 
 _DURABLE = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -45,7 +45,7 @@ CREATE TABLE IF NOT EXISTS operation (
 """
 _VIEW = """
 CREATE TABLE IF NOT EXISTS folder (
-    name BLOB PRIMARY KEY, probes TEXT NOT NULL, facts TEXT NOT NULL);
+    name BLOB PRIMARY KEY, probes TEXT NOT NULL, facts TEXT NOT NULL, linked INTEGER NOT NULL);
 """
 
 
@@ -142,21 +142,38 @@ class CacheIndex:
         rows = self._db.execute("SELECT name, probes, facts FROM folder")
         return {os.fsdecode(name): (probes, facts) for name, probes, facts in rows}
 
-    def put_folders(self, rows: Iterable[tuple[str, str, str]], gone: Iterable[str] = ()) -> None:
-        """Store (name, probes, facts) rows and forget the folders that are gone."""
+    def put_folders(
+        self, rows: Iterable[tuple[str, str, str, bool]], gone: Iterable[str] = ()
+    ) -> None:
+        """Store (name, probes, facts, linked) rows and forget the folders that are gone.
+
+        `linked` says that some of its bytes have further names elsewhere.
+        """
         with self.transaction():
             self._db.executemany(
-                "INSERT OR REPLACE INTO folder VALUES (?, ?, ?)",
-                ((os.fsencode(name), probes, facts) for name, probes, facts in rows),
+                "INSERT OR REPLACE INTO folder VALUES (?, ?, ?, ?)",
+                (
+                    (os.fsencode(name), probes, facts, linked)
+                    for name, probes, facts, linked in rows
+                ),
             )
             self._db.executemany(
                 "DELETE FROM folder WHERE name = ?", ((os.fsencode(name),) for name in gone)
             )
 
+    def forget_linked(self) -> None:
+        """Forget the folders whose bytes have names elsewhere.
+
+        How many names an inode has changes without any stamp of the other folders.
+        """
+        with self.transaction():
+            self._db.execute("DELETE FROM folder WHERE linked")
+
     def drop_view(self) -> None:
         """Forget everything that can be read from the disk again."""
         with self.transaction():
-            self._db.execute("DELETE FROM folder")
+            self._db.execute("DROP TABLE IF EXISTS folder")
+            self._db.execute(_VIEW)
             self._db.execute(
                 "INSERT OR REPLACE INTO meta VALUES ('view_version', ?)", (str(VIEW_VERSION),)
             )

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -142,3 +143,10 @@ def disk_use(root: Path) -> int:
             if not os.path.islink(os.path.join(folder, name)):
                 inodes[status.st_dev, status.st_ino] = status.st_size
     return sum(inodes.values())
+
+
+def settle(root: Path) -> None:
+    """Wait until the folders' stamps are older than one tick of the file system's clock."""
+    newest = max(os.lstat(folder).st_ctime for folder, _, _ in os.walk(root))
+    while time.time() < newest + 0.06:
+        time.sleep(0.01)

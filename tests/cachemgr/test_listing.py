@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mdl.cachemgr import Cache, open_cache
 from mdl.settings import Settings
-from tests.cachemgr.builder import DAY, A, B, C, CacheBuilder, disk_use
+from tests.cachemgr.builder import DAY, A, B, C, CacheBuilder, disk_use, settle
 
 
 def test_casings_are_one_entry(built: CacheBuilder, cache: Cache) -> None:
@@ -138,12 +138,3 @@ def test_the_index_can_be_dropped_and_pins_survive(built: CacheBuilder, cache: C
     cache.index.drop_view()
     assert cache.list() == before
     assert before[0].pinned
-
-
-def settle(root: Path) -> None:
-    """Wait until the folders' stamps are older than one tick of the file system's clock."""
-    import time
-
-    newest = max(os.lstat(folder).st_ctime for folder, _, _ in os.walk(root))
-    while time.time() < newest + 0.06:
-        time.sleep(0.01)

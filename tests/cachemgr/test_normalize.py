@@ -10,9 +10,9 @@ from huggingface_hub import snapshot_download, try_to_load_from_cache
 from mdl.cachemgr import Cache
 from mdl.cachemgr.normalize_run import Normalized, apply
 from mdl.cachemgr.normalizing import Wish, plan
-from mdl.cachemgr.remove import undo
+from mdl.cachemgr.remove import apply_remove, empty, plan_remove, undo
 from mdl.errors import DiskError
-from tests.cachemgr.builder import A, B, C, CacheBuilder, disk_use, etag, manifest
+from tests.cachemgr.builder import A, B, C, CacheBuilder, disk_use, etag, manifest, settle
 
 WEIGHTS = b"w" * 10_000
 OLD = {"config.json": b"{}", "w": WEIGHTS, "sub/t": b"t"}
@@ -256,3 +256,27 @@ def test_undo_that_has_no_room_changes_nothing(
     with pytest.raises(DiskError, match="not enough room"):
         undo(cache)
     assert manifest(casings.root) == before
+
+
+def test_the_listing_counts_joined_bytes_once_at_every_step(
+    built: CacheBuilder, cache: Cache
+) -> None:
+    """How many names an inode has changes without a stamp of the folder that had it first."""
+    for name, commit in (("o/first", A), ("o/second", B)):
+        built.revision(name, commit, {"w": WEIGHTS}, refs=("main",))
+        settle(built.root)
+    sizes = []
+    for act in (
+        lambda: None,
+        lambda: normalize(cache, Wish("shared", across=True)),
+        lambda: undo(cache),
+        lambda: normalize(cache, Wish("shared", across=True)),
+        lambda: apply_remove(cache, plan_remove(cache, "o/second")),
+        lambda: empty(cache),
+    ):
+        act()
+        totals = cache.listing()[1]
+        sizes.append((totals.size_on_disk, totals.reclaimable))
+    each = len(WEIGHTS)
+    assert sizes == [(2 * each, 2 * each), (each, 0), (2 * each, 2 * each), (each, 0),
+                     (each, 0), (each, each)]  # fmt: skip

@@ -98,6 +98,17 @@ def test_a_running_download_keeps_its_repository(built: CacheBuilder, cache: Cac
     assert removed(cache.plan_prune(DETACHED)) == {A, "incomplete"}
 
 
+def test_a_download_through_an_alias_counts(built: CacheBuilder, cache: Cache) -> None:
+    """huggingface_hub locks under the spelling it was asked for, wherever that leads."""
+    built.revision("Org/Name", A, {"w": b"1"})
+    (built.root / "models--org--name").symlink_to("models--Org--Name")
+    plan = cache.plan_prune(DETACHED)
+    with built.downloading("org/name", b"x"):
+        assert cache.plan_prune(DETACHED).remove == ()
+        assert cache.apply(plan).action_id is None
+    assert len(manifest(built.root)) == 2
+
+
 def test_a_download_that_starts_after_the_plan_is_left_alone(
     built: CacheBuilder, cache: Cache
 ) -> None:
