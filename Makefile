@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lint types unit catalog format clean
+.PHONY: help demo test lint types unit catalog docs format clean
 
 help:
 	@echo "make demo    the whole path on a real model, offline from the Hub"
@@ -35,6 +35,9 @@ types: $(STAMP)
 
 unit: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
+
+docs: $(STAMP)
+	$(BIN)/python docs/reference.py
 
 # The catalogue in the wheel, made anew: make catalog UNSLOTH=folder/of/an/unpacked/wheel
 catalog: $(STAMP)

@@ -162,7 +162,7 @@ def strays(cache: "Cache") -> list[str]:
     return [path for name in names if (path := os.path.join(place, name)) not in known]
 
 
-def restore(cache: "Cache", action_id: int) -> Action:
+def restore(cache: "Cache", action_id: int, *, dry_run: bool = False) -> Action:
     """Put back what one action moved into the trash.
 
     What was downloaded again meanwhile stays; its twin then stays in the trash.
@@ -178,7 +178,8 @@ def restore(cache: "Cache", action_id: int) -> Action:
                 f"There is nothing to restore under number {action_id}.",
                 next="`mdl cache trash ls` lists what is in the trash.",
             )
-        undo_action(index, action_id)
+        if not dry_run:
+            undo_action(index, action_id)
         return action
 
 

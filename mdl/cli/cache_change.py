@@ -19,7 +19,15 @@ from mdl.cli.cache_common import (
     type_option,
     yes_option,
 )
-from mdl.cli.output import confirm, echo_json, human_ago, human_size, printable, table
+from mdl.cli.output import (
+    confirm,
+    echo_json,
+    human_ago,
+    human_size,
+    never_asks,
+    printable,
+    table,
+)
 from mdl.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -258,13 +266,18 @@ def _show_normalize(planned: Any) -> None:
 @click.argument("name", required=False)
 @type_option
 @cache_dir_option
+@dry_option
+@never_asks
 @json_option
-def pin(name: str | None, repo_type: str | None, cache_dir: Path | None, as_json: bool) -> None:
+def pin(
+    name: str | None, repo_type: str | None, cache_dir: Path | None, dry_run: bool, as_json: bool
+) -> None:
     """Keep NAME, NAME@revision or NAME@commit from every prune; without NAME, list the pins."""
     found = opened(cache_dir)
     if name is not None:
         key, revision, repo_id = _pinned_name(name, repo_type)
-        found.index.add_pin(key, revision, repo_id)
+        if not dry_run:
+            found.index.add_pin(key, revision, repo_id)
     say_notes(found)
     if as_json:
         echo_json({"pins": found.pins})
@@ -281,18 +294,24 @@ def pin(name: str | None, repo_type: str | None, cache_dir: Path | None, as_json
 @click.argument("name")
 @type_option
 @cache_dir_option
+@dry_option
+@never_asks
 @json_option
-def unpin(name: str, repo_type: str | None, cache_dir: Path | None, as_json: bool) -> None:
+def unpin(
+    name: str, repo_type: str | None, cache_dir: Path | None, dry_run: bool, as_json: bool
+) -> None:
     """Take a pin away, written as it was set."""
     found = opened(cache_dir)
     key, revision, repo_id = _pinned_name(name, repo_type)
-    if not found.index.remove_pin(key, revision):
+    if (key, revision) not in {row[:2] for row in found.index.pins()}:
         raise NotFoundError(f"{name} is not pinned.", next="`mdl cache pin` lists the pins.")
+    if not dry_run:
+        found.index.remove_pin(key, revision)
     say_notes(found)
     if as_json:
         echo_json({"pins": found.pins})
     else:
-        click.echo(f"{repo_id} is no longer pinned.")
+        click.echo(f"{repo_id} {'would be' if dry_run else 'is'} no longer pinned.")
 
 
 def _pinned_name(name: str, repo_type: str | None) -> tuple[str, str, str]:
@@ -335,15 +354,17 @@ def trash_list(cache_dir: Path | None, as_json: bool) -> None:
 @trash.command("restore")
 @click.argument("number", type=int)
 @cache_dir_option
+@dry_option
+@never_asks
 @json_option
-def trash_restore(number: int, cache_dir: Path | None, as_json: bool) -> None:
+def trash_restore(number: int, cache_dir: Path | None, dry_run: bool, as_json: bool) -> None:
     """Put back what one action moved into the trash."""
     from mdl.cachemgr.remove import restore
 
     found = opened(cache_dir)
-    action = restore(found, number)
+    action = restore(found, number, dry_run=dry_run)
     say_notes(found)
-    _say_undone(action, as_json=as_json)
+    _say_undone(action, as_json=as_json, dry_run=dry_run)
 
 
 @trash.command("empty")
@@ -381,6 +402,7 @@ def trash_empty(
 @click.command("undo")
 @cache_dir_option
 @dry_option
+@never_asks
 @json_option
 def undo(cache_dir: Path | None, dry_run: bool, as_json: bool) -> None:
     """Revert the last action: what was removed comes back, what was joined is parted."""

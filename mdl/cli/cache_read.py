@@ -31,7 +31,13 @@ _COLOURS = {"broken": "red", "partial": "yellow"}
 @click.option("--limit", type=click.IntRange(min=0), help="Only so many.")
 @click.option("-r", "--revisions", is_flag=True, help="One line a revision.")
 @click.option("-q", "--quiet", is_flag=True, help="Names only, one a line.")
-@click.option("--format", "shape", type=click.Choice(["table", "json", "csv"]), default="table")
+@click.option(
+    "--format",
+    "shape",
+    type=click.Choice(["table", "json", "csv"]),
+    default="table",
+    help="How the list is written.",
+)
 @cache_dir_option
 @json_option
 def list_command(cache_dir: Path | None, as_json: bool, shape: str, **choice: Any) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.termui import progressbar
 
-from mdl.cli.output import confirm, echo_json, human_ago, printable, table
+from mdl.cli.output import confirm, echo_json, human_ago, never_asks, printable, table
 from mdl.errors import NotFoundError, UsageError
 from mdl.store.catalog import Catalog, open_catalog
 from mdl.store.rows import USER, WISHES, MirrorRow
@@ -107,6 +107,7 @@ def show(name: str, as_json: bool) -> int:
 @click.option("--format", "format_", help="What its weights are; else by its name.")
 @click.option("--rank", type=int, default=0, show_default=True, help="0 is taken first.")
 @_dry
+@never_asks
 @_json
 def add(name: str, mirror: str, wish: str | None, format_: str | None, rank: int, dry_run: bool,
         as_json: bool) -> int:  # fmt: skip
@@ -163,6 +164,7 @@ def rm(name: str, mirror: str | None, source: str, dry_run: bool, yes: bool, as_
 @click.option("--mapper", type=click.Path(path_type=Path), help="unsloth's mapper.py.")
 @click.option("--loader-utils", type=click.Path(path_type=Path), help="Its loader_utils.py.")
 @_dry
+@never_asks
 @_json
 def import_(what: str, mapper: Path | None, loader_utils: Path | None, dry_run: bool,
             as_json: bool) -> int:  # fmt: skip
@@ -207,6 +209,7 @@ def import_(what: str, mapper: Path | None, loader_utils: Path | None, dry_run: 
 @catalog.command()
 @click.argument("names", nargs=-1, required=True)
 @_dry
+@never_asks
 @_json
 def sync(names: tuple[str, ...], dry_run: bool, as_json: bool) -> int:
     """Ask the Hub's model tree what is quantized from each NAME."""
@@ -233,6 +236,7 @@ def sync(names: tuple[str, ...], dry_run: bool, as_json: bool) -> int:
 @click.option("--source", help="Rows of one source only.")
 @click.option("--workers", type=click.IntRange(1, 32), default=8, show_default=True)
 @_dry
+@never_asks
 @_json
 def check(pattern: str | None, source: str | None, workers: int, dry_run: bool,
           as_json: bool) -> int:  # fmt: skip

@@ -119,27 +119,32 @@ def _budget(found: dict[str, Any]) -> str:
 
 @daemon.command()
 @click.option("--launchd/--systemd", default=sys.platform == "darwin", help="Which kind.")
-@click.option("--print", "only_print", is_flag=True, help="Print the file, write nothing.")
-@click.option("--dry-run", "only_print", is_flag=True, hidden=True)
+@click.option("--dry-run", "--print", "dry_run", is_flag=True, help="Print it, write nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before replacing one.")
-def install(launchd: bool, only_print: bool, yes: bool) -> None:
+@_json
+def install(launchd: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Write a systemd user unit, or a launchd agent, that keeps this cache."""
     from mdl.cachemgr.daemon_install import launchd_agent, place_of, systemd_unit
 
     settings = load_settings()
     text = launchd_agent(settings) if launchd else systemd_unit(settings)
-    if only_print:
-        click.echo(text, nl=False)
-        return
     place = place_of("launchd" if launchd else "systemd", Path.home())
+    if launchd:
+        then = f"launchctl load -w {place}"
+    else:
+        then = f"systemctl --user daemon-reload && systemctl --user enable --now {place.name}"
+    written = not dry_run and _write_unit(place, text, yes=yes)
+    if as_json:
+        echo_json({"path": str(place), "text": text, "written": written, "next": then})
+    elif dry_run:
+        click.echo(text, nl=False)
+    elif written:
+        click.echo(f"wrote {place}\nnext: {then}")
+
+
+def _write_unit(place: Path, text: str, *, yes: bool) -> bool:
     if place.exists() and place.read_text() != text and not confirm(f"Replace {place}?", yes=yes):
-        return
+        return False
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(text)
-    click.echo(f"wrote {place}")
-    if launchd:
-        click.echo(f"next: launchctl load -w {place}")
-    else:
-        click.echo(
-            f"next: systemctl --user daemon-reload && systemctl --user enable --now {place.name}"
-        )
+    return True

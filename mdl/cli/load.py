@@ -1,22 +1,17 @@
 """`mdl pull`, `mdl load` and `mdl verify`."""
 
 import logging
-import sys
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mdl.cli.output import echo_json, human_size
+from mdl.cli.output import echo_json, human_size, never_asks
 from mdl.cli.resolve import wish_of, wish_options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mdl.loader import LoadRequest
-    from mdl.loader.progress import Progress
 
 
 def load_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -29,6 +24,7 @@ def load_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--trust-remote-code", is_flag=True, help="Run the repository's own Python."),
         click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
         click.option("--progress/--no-progress", default=None, help="Show a progress bar."),
+        never_asks,
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
     ):
         command = option(command)
@@ -42,11 +38,12 @@ def load_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--repair", is_flag=True, help="Check every file's hash; fetch damaged ones again.")
 def pull(name: str, **options: Any) -> None:
     """Download what NAME resolves to: the files a model needs, and no others."""
+    from mdl.loader.progress import progress_for
     from mdl.loader.sources import answer, bring
     from mdl.settings import load_settings
 
     request = request_of(name, options)
-    found = answer(request, load_settings(), purpose="pull", repairing=options["repair"])
+    found = answer(request, load_settings(), purpose="pull")
     source = found.source
     body: dict[str, Any] = {
         "requested": name,
@@ -62,8 +59,7 @@ def pull(name: str, **options: Any) -> None:
         from mdl.loader.verify import repair_snapshot
 
         body["repaired"] = repair_snapshot(found, request)
-    with progress_bar(f"pull {source.repo_id}", source.bytes_to_fetch, options) as progress:
-        checkpoint = bring(found, request, progress)
+    checkpoint = bring(found, request, progress_for(f"pull {name}", options["progress"]))
     body |= {"path": str(checkpoint.folder), "done": True}
     return show_pull(body, options["as_json"])
 
@@ -101,6 +97,7 @@ def load(name: str, **options: Any) -> None:
     """Load NAME, report what was loaded, and try a prompt."""
     from mdl.loader.loading import load_request
     from mdl.loader.planning import make_plan
+    from mdl.loader.progress import progress_for
 
     # bitsandbytes notes at every import on a CPU that an optional kernel package is missing.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -108,8 +105,7 @@ def load(name: str, **options: Any) -> None:
     if options["dry_run"]:
         plan = make_plan(request)
         return echo_json(plan.to_json()) if options["as_json"] else click.echo(str(plan))
-    with progress_bar(f"load {name}", None, options) as progress:
-        loaded = load_request(request, progress=progress)
+    loaded = load_request(request, progress=progress_for(f"load {name}", options["progress"]))
     if options["report"]:
         loaded.report.save(options["report"])
     said = None
@@ -168,22 +164,3 @@ def request_of(name: str, options: dict[str, Any]) -> "LoadRequest":
         prefer=options["prefer"],
         locked=options["locked"],
     )
-
-
-@contextmanager
-def progress_bar(
-    title: str, total: int | None, options: dict[str, Any]
-) -> "Iterator[Progress | None]":
-    """A bar of bytes on standard error: on a terminal, or where `--progress` asks for it."""
-    from mdl.loader.progress import Progress
-
-    wanted = options.get("progress")
-    if wanted is None:
-        wanted = sys.stderr.isatty()
-    if not wanted or total == 0:
-        yield None
-        return
-    from tqdm import tqdm
-
-    with tqdm(desc=title, total=total, unit="B", unit_scale=True, file=sys.stderr) as bar:
-        yield Progress(bar.update)

@@ -9,6 +9,11 @@ import click
 
 from mdl.errors import DiskError, MdlError, UsageError
 
+# Every command that changes something takes --yes, so that a script need not know which ones ask.
+never_asks = click.option(
+    "-y", "--yes", is_flag=True, expose_value=False, help="Nothing is asked here; for scripts."
+)
+
 _NO_SPACE = {28, 122}  # ENOSPC, EDQUOT
 _READ_ONLY = {30}  # EROFS
 

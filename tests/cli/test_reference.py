@@ -1,0 +1,62 @@
+"""Each command has help, and the reference page is what the commands say."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import click
+
+from mdl.cli import COMMANDS, cli
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def reference() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("reference", DOCS / "reference.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_each_command_and_option_says_what_it_does() -> None:
+    for path, command in reference().commands(cli, "mdl"):
+        assert command.help, path
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                named = parameter.help or parameter.name in ("output", "workers", "version", "help")
+                assert named, f"{path} {parameter.name}"
+
+
+def test_the_one_line_help_of_each_command_is_there() -> None:
+    context = click.Context(cli)
+    for name, (_, line) in COMMANDS.items():
+        assert cli.get_command(context, name) is not None, name
+        assert line.endswith(".")
+
+
+def test_each_command_takes_json() -> None:
+    for path, command in reference().commands(cli, "mdl"):
+        if not isinstance(command, click.Group) and path not in TEXT_ONLY:
+            assert any("--json" in p.opts for p in command.params), path
+
+
+def test_what_changes_something_can_be_tried_and_scripted() -> None:
+    for path, command in reference().commands(cli, "mdl"):
+        if path in CHANGING:
+            options = {name for p in command.params for name in p.opts}
+            assert {"--dry-run", "--yes"} <= options, path
+
+
+CHANGING = {
+    *("mdl lock", "mdl pull", "mdl load", "mdl catalog add", "mdl catalog rm"),
+    *("mdl catalog import", "mdl catalog sync", "mdl catalog check", "mdl cache prune"),
+    *("mdl cache rm", "mdl cache normalize", "mdl cache pin", "mdl cache unpin"),
+    *("mdl cache trash restore", "mdl cache trash empty", "mdl cache undo", "mdl daemon install"),
+}
+# What prints something else than an answer: a file, a log, a running service.
+TEXT_ONLY = {"mdl catalog export", "mdl serve", "mdl daemon run"}
+
+
+def test_the_reference_page_is_up_to_date() -> None:
+    assert (DOCS / "cli.md").read_text() == reference().reference(), "run `make docs`"
