@@ -211,7 +211,9 @@ def show(name: str, repo_type: str | None, cache_dir: Path | None, as_json: bool
 
 
 @click.command("du")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Only so many."
+)
 @click.option(
     "--plot",
     type=click.Path(path_type=Path, dir_okay=False),

@@ -234,7 +234,9 @@ def sync(names: tuple[str, ...], dry_run: bool, as_json: bool) -> int:
 @catalog.command()
 @click.argument("pattern", required=False)
 @click.option("--source", help="Rows of one source only.")
-@click.option("--workers", type=click.IntRange(1, 32), default=8, show_default=True)
+@click.option(
+    "--workers", type=click.IntRange(1, 32), default=8, show_default=True, help="Requests at once."
+)
 @_dry
 @never_asks
 @_json
@@ -275,7 +277,9 @@ def check(pattern: str | None, source: str | None, workers: int, dry_run: bool,
 @click.option(
     "--format", "kind", type=click.Choice(["toml", "json", "csv"]), help="Else by the file's name."
 )
-@click.option("--output", "-o", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--output", "-o", type=click.Path(path_type=Path, dir_okay=False), help="Else it is printed."
+)
 def export(source: str | None, kind: str | None, output: Path | None) -> int:
     """Write rows as TOML, JSON or CSV, to share and to import elsewhere."""
     from mdl.resolver.catalogfile import write_text

@@ -18,6 +18,7 @@ from mdl.errors import UsageError
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("mdl.lock"),
     show_default=True,
+    help="The file to write.",
 )
 @click.option("--add", is_flag=True, help="Keep the other entries of an existing file.")
 @wish_options
