@@ -31,10 +31,11 @@ log = logging.getLogger("mdl.daemon")
 
 PERIODS = {"look": 1.0, "probe": 30.0, "floor": 5.0, "use": 15.0, "prune": 3600.0, "tidy": 3600.0,
            "config": 5.0}  # fmt: skip
-# No job may take more than this share of the time: a slower disk is looked at less often, down to
-# a tenth as often.
+# No job should take more than this share of the time: a slower disk is looked at less often, but
+# the light look never so seldom that the index would follow later than in two seconds.
 _SHARE = 0.005
 _SLOWEST = 10.0
+_SLOWEST_LOOK = 1.5
 # A repository that could not be normalized, or a budget that could not be met, is tried again.
 _RETRY = 60.0
 
@@ -56,7 +57,8 @@ def beats(
         for job, at in due.items():
             if now >= at:
                 yield job
-                stretched = min(took.get(job, 0.0) / _SHARE, PERIODS[job] * _SLOWEST)
+                most = PERIODS[job] * (_SLOWEST_LOOK if job == "look" else _SLOWEST)
+                stretched = min(took.get(job, 0.0) / _SHARE, most)
                 due[job] = clock() + max(PERIODS[job], stretched)
         why = wait(max(0.0, min(due.values()) - clock()))
         if why == "stop":

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mdl.daemon")
 
-_PROBED = ("blobs", "snapshots", "refs")
+_PROBED = ("blobs", "snapshots")
 # Each watch of watchdog's is an inotify instance, of which a user has 128.
 _MOST_ACTIVE = 8
 _REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre"}

@@ -79,6 +79,9 @@ class Client:
     def access(self, name: str) -> dict[str, Any]:
         return self._ask("GET", f"/v1/access?{urlencode({'name': name}, quote_via=quote)}")
 
+    def close(self) -> None:
+        self._connection.close()
+
     def _ask(self, method: str, target: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         headers = dict(self._headers)
         data = None
@@ -131,6 +134,10 @@ class ServedResolver(Resolver):
         self._here = cached
         self._client = Client(str(settings.server), settings.server_token, self._token)
         self._away = False
+
+    def close(self) -> None:
+        self._client.close()
+        super().close()
 
     def resolve(self, text: str, wish: Wish | None = None) -> Resolution:
         wish = wish or Wish(prefer=self.settings.prefer)

@@ -43,11 +43,12 @@ def test_a_note_wakes_the_look_and_nothing_else() -> None:
 
 def test_a_slow_disk_is_looked_at_less_often_but_within_bounds() -> None:
     clock = Clock(until=100)
-    calm = Counter(beats(clock, clock.wait, {"look": 0.02}))
+    slow = Counter(beats(clock, clock.wait, {"floor": 0.05, "look": 60.0}))
     clock = Clock(until=100)
-    slowest = Counter(beats(clock, clock.wait, {"look": 60.0}))
-    assert calm["look"] == 25
-    assert slowest["look"] == 10
+    slowest = Counter(beats(clock, clock.wait, {"floor": 60.0}))
+    assert slow["floor"] == 10
+    assert slow["look"] == 67  # every second and a half: the index follows within two
+    assert slowest["floor"] == 2
 
 
 def test_hours_of_idle_leave_nothing_behind(keep: Keep, settings: object) -> None:
