@@ -1,6 +1,7 @@
 """Loading beside transformers: wall time, the load call alone, memory, Hub requests.
 
-    python -m benchmarks.loading [--repeats 3] [--cells warm,cold,requests] [--small]
+    python -m benchmarks.loading [--repeats 3] [--cells warm,cold,once,requests]
+                                 [--kinds bf16,nf4,on-load] [--small]
 
 The model has Llama-3.2-1B's shape (1.2 B parameters, bf16, five shards, random weights) and is made
 on the spot below `.demo/bench`, with its NF4 form. Every run is a fresh process; the two loaders
@@ -143,12 +144,14 @@ def drop_pages(folder: Path) -> None:
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def compare(cold: bool, repeats: int, models: tuple[Path, Path], home: str) -> None:
+def compare(
+    cold: bool, repeats: int, models: tuple[Path, Path], home: str, kinds: list[str]
+) -> None:
     """Print a table: the medians of both loaders and how many times faster mdl is."""
     folders = {"bf16": models[0], "nf4": models[1], "on-load": models[0]}
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     for _ in range(repeats):
-        for kind in KINDS:
+        for kind in kinds:
             for loader in LOADERS:
                 if cold:
                     drop_pages(folders[kind])
@@ -156,7 +159,7 @@ def compare(cold: bool, repeats: int, models: tuple[Path, Path], home: str) -> N
                 found.setdefault((kind, loader), []).append(figures)
     print(f"\n{'cold' if cold else 'warm'} page cache, {repeats} runs each, medians")
     print(f"{'':10}{'':16}{'transformers':>14}{'mdl':>10}{'ratio':>8}")
-    for kind in KINDS:
+    for kind in kinds:
         for name in found[(kind, "mdl")][0]:
             theirs, ours = (
                 statistics.median(f[name] for f in found[(kind, loader)]) for loader in LOADERS
@@ -246,18 +249,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--cells", default="warm,cold,once,requests")
+    parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--child", nargs=3, metavar=("LOADER", "KIND", "FOLDER"))
     arguments = parser.parse_args()
     if arguments.child:
         return child(*arguments.child)
-    cells = arguments.cells.split(",")
+    cells, kinds = arguments.cells.split(","), arguments.kinds.split(",")
     models = make_models(arguments.small)
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    load = f"{os.getloadavg()[0]:.1f}"
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores (load before: {load}), "
+        f"Python {platform.python_version()}"
+    )
     with tempfile.TemporaryDirectory() as home:
         for cell in ("warm", "cold"):
             if cell in cells:
-                compare(cell == "cold", arguments.repeats, models, home)
+                compare(cell == "cold", arguments.repeats, models, home, kinds)
         if "once" in cells:
             second_load(arguments.repeats, models, home)
         if "requests" in cells:

@@ -122,7 +122,11 @@ def fetch(hub: Hub, download: Download, *, progress: Progress | None = None) -> 
     weights = [file.path for file in download.files if file.path in download.needed.weights]
     small = [file.path for file in download.files if file.path not in download.needed.weights]
     progress = progress or Progress()
-    with hub_errors(download.repo_id), progress.watching():
+    with (
+        hub_errors(download.repo_id),
+        progress.watching(),
+        progress.fetching(download.bytes),
+    ):
         for paths in (small, weights):
             _fetch_together(hub, download, paths, progress)
     root = storage_folder(hub.settings.cache_root, download.repo_id)

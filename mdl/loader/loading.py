@@ -13,7 +13,7 @@ from mdl.loader.checkpoint import Checkpoint
 from mdl.loader.devices import check_room
 from mdl.loader.prefetch import prefetch
 from mdl.loader.processor import build_tokenizer, check_vocabulary
-from mdl.loader.progress import Progress
+from mdl.loader.progress import Progress, progress_for
 from mdl.loader.report import Clock, Report, file_records, fingerprint
 from mdl.loader.request import LoadRequest
 from mdl.loader.sources import Answer, answer, bring
@@ -46,7 +46,8 @@ def load_request(
         MdlError: each refusal with its reason; nothing half-made stays behind.
     """
     settings = settings or load_settings()
-    clock = Clock()
+    progress = progress or progress_for(f"load {request.name}")
+    clock = Clock(progress.phase)
     with clock("resolve"):
         found = answer(request, settings)
     if found.source.download is not None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -25,6 +26,14 @@ class Progress:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+    def phase(self, name: str) -> None:
+        """Say what is being done now; nothing here."""
+
+    @contextlib.contextmanager
+    def fetching(self, total: int) -> Iterator[None]:
+        """Around a download of `total` bytes; nothing here."""
+        yield
 
     def advance(self, count: int) -> None:
         """Count bytes that arrived.
@@ -92,3 +101,42 @@ class Progress:
                 return None
 
         return FileBar
+
+
+class TerminalProgress(Progress):
+    """One line on standard error: the phase, and a bar of bytes while there is a download."""
+
+    def __init__(self, title: str) -> None:
+        super().__init__()
+        self._title = title
+
+    def phase(self, name: str) -> None:
+        """Show the phase in place of the last one; an empty name clears the line."""
+        text = f"{self._title}: {name} …" if name else ""
+        sys.stderr.write(f"\r\033[K{text}")
+        sys.stderr.flush()
+
+    @contextlib.contextmanager
+    def fetching(self, total: int) -> Iterator[None]:
+        """Show a bar of `total` bytes."""
+        from tqdm import tqdm
+
+        if not total:
+            yield
+            return
+        with tqdm(desc=self._title, total=total, unit="B", unit_scale=True, file=sys.stderr) as bar:
+            self._report = bar.update
+            try:
+                yield
+            finally:
+                self._report = None
+
+
+def progress_for(title: str, wanted: bool | None = None) -> Progress:
+    """Progress on the terminal where there is one, or where it is asked for; else silence.
+
+    Args:
+        wanted: True and False decide; None asks whether standard error is a terminal.
+    """
+    shown = sys.stderr.isatty() if wanted is None else wanted
+    return TerminalProgress(title) if shown else Progress()

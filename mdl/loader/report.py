@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,17 +130,20 @@ class Report:
 
 
 class Clock:
-    """Seconds by phase, in the order the phases ran."""
+    """Seconds by phase, in the order the phases ran; `announce` hears each, "" after the last."""
 
-    def __init__(self) -> None:
+    def __init__(self, announce: Callable[[str], None]) -> None:
         self.seconds: dict[str, float] = {}
+        self._announce = announce
 
     @contextlib.contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         start = time.perf_counter()
+        self._announce(phase)
         try:
             yield
         finally:
+            self._announce("")
             spent = time.perf_counter() - start
             self.seconds[phase] = self.seconds.get(phase, 0.0) + spent
 

@@ -49,14 +49,11 @@ class Answer:
     hub: Hub
 
 
-def answer(
-    request: LoadRequest, settings: Settings, *, purpose: str = "load", repairing: bool = False
-) -> Answer:
+def answer(request: LoadRequest, settings: Settings, *, purpose: str = "load") -> Answer:
     """Resolve a request, note it in the resolution log, and find its bytes. Fetches nothing.
 
     Args:
         purpose: what the log says the answer was for.
-        repairing: damaged files are no reason to stop, they are to be fetched again.
 
     Raises:
         MdlError: as the resolver refuses, or the repository is not a model that may be loaded.
@@ -74,13 +71,11 @@ def answer(
     else:
         resolution = resolver.resolve(request.name, wish).checked()
     resolver.record(resolution, purpose)
-    source = locate(request, resolution, hub, repairing=repairing)
+    source = locate(request, resolution, hub)
     return Answer(resolution, source, settings, hub)
 
 
-def locate(
-    request: LoadRequest, resolution: Resolution, hub: Hub, *, repairing: bool = False
-) -> Source:
+def locate(request: LoadRequest, resolution: Resolution, hub: Hub) -> Source:
     """Find what a resolution needs, here or on the Hub, in this order: a local mirror of this
     very commit and these settings, the cache, a download.
 
@@ -108,10 +103,9 @@ def locate(
             damage = error  # a pull that broke off, or a damaged file: the listing tells
     if hub.settings.offline:
         raise damage if isinstance(damage, VerificationError) else _not_here(repo_id, damage)
-    download = plan_download(hub, repo_id, commit, **reading)
-    if damage is not None and not download.missing and not repairing:
-        raise damage
-    return Source(repo_id, commit, None, download)
+    # Where another process downloads at this moment, the folder is only not whole yet: fetching
+    # waits for its files, and what is still wrong then is damage.
+    return Source(repo_id, commit, None, plan_download(hub, repo_id, commit, **reading))
 
 
 def bring(found: Answer, request: LoadRequest, progress: Progress | None = None) -> Checkpoint:

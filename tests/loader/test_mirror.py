@@ -109,18 +109,21 @@ def test_a_disk_too_small_for_the_mirror_only_costs_the_mirror(
     assert "GB free" in loaded.report.warnings[0]
 
 
-def test_killed_while_it_is_written_nothing_half_made_is_found(
-    served: LoopbackHub, hub_env: dict[str, str], tmp_path: Path
+@pytest.mark.parametrize(
+    "step", ["mirror._save", "mirror._publish", "catalog.Catalog.record_local_mirror"]
+)
+def test_killed_while_it_is_made_nothing_half_made_is_found(
+    served: LoopbackHub, hub_env: dict[str, str], tmp_path: Path, step: str
 ) -> None:
-    """The process stops itself right before the mirror is published, and is killed there."""
+    """The process stops itself right before a step, and is killed there."""
     mark = tmp_path / "writing"
     code = f"""
 import pathlib, time
-import mdl, mdl.loader.mirror as mirror
+import mdl, mdl.loader.mirror as mirror, mdl.store.catalog as catalog
 def stop(*args):
     pathlib.Path({str(mark)!r}).touch()
     time.sleep(60)
-mirror._publish = stop
+{step} = stop
 mdl.load({NAME!r}, load_in_4bit=True)
 """
     with subprocess.Popen([sys.executable, "-c", code], env=hub_env) as process:
@@ -130,7 +133,7 @@ mdl.load({NAME!r}, load_in_4bit=True)
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
     home = load_settings().cache_root / f"models--{mirror.mirror_name(NAME).replace('/', '--')}"
-    assert list(home.glob(".writing-*")) and not (home / "snapshots").exists()
+    assert (home / "snapshots").exists() == (step.startswith("catalog"))
     again = load()
     assert again.report.quantized_on_load and again.report.mirror
     assert load().report.folder == again.report.mirror

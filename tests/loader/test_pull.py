@@ -122,12 +122,13 @@ def test_stopped_in_the_middle_of_a_download(
         assert Path(source[name]).read_bytes() == data
 
 
-def test_two_pulls_at_once_fetch_each_file_once(
-    served: LoopbackHub, hub_env: dict[str, str]
-) -> None:
+def test_pulls_at_once_fetch_each_file_once(served: LoopbackHub, hub_env: dict[str, str]) -> None:
     command = [sys.executable, "-m", "mdl", "pull", NAME]
-    both = [subprocess.Popen(command, env=hub_env, stdout=subprocess.DEVNULL) for _ in range(2)]
-    assert [process.wait(60) for process in both] == [0, 0]
+    running = [
+        subprocess.Popen(command, env=hub_env, stderr=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    said = [process.communicate(timeout=120)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0], said
     shards = len(list(snapshot(served).glob("*.safetensors")))
     assert served.count("/cdn/*", "GET") == shards
 
