@@ -288,10 +288,15 @@ class _Decision:
         quantize = weights != wish and wish != "16bit"
         here = self.cached(repo_id, self.wish.revision if is_own else None)
         commit = self._commit(facts, here, is_own)
+        substituted = not is_own or self._moved_owner()
+        local = tuple(
+            made for made in self.known.local
+            if is_own and quantize and made.format == wish and commit in (None, made.commit)
+        )  # fmt: skip
+        for made in local:
+            self._step(made.path, "noted", f"quantized here before, from {made.commit[:12]}")
         self._step(repo_id, "accepted", candidate.reason + (", converted on load"
             if quantize and "on load" not in candidate.reason else ""))  # fmt: skip
-        substituted = not is_own or self._moved_owner()
-        local = self.known.local if is_own and quantize else ()
         return Resolution(
             requested=self._requested(),
             canonical=self.canonical,

@@ -174,7 +174,7 @@ class Resolver:
         while True:
             outcome = decide(request, known, facts, self.cached)
             if isinstance(outcome, Resolution):
-                return outcome
+                return self._with_local(outcome, request)
             if isinstance(outcome, Follow):
                 name = parse_name(outcome.repo_id, allow_local=False)
                 self._remember_rename(request.name.key, outcome.repo_id)
@@ -183,6 +183,18 @@ class Resolver:
                 known = self._knowledge(request, facts)
                 continue
             self._gather(outcome, request, facts)
+
+    def _with_local(self, answer: Resolution, request: Request) -> Resolution:
+        """What was quantized here before, when another repository than the named one answers."""
+        key = answer.repo_id.lower()
+        if not answer.quantize_on_load or key == request.name.key:
+            return answer
+        made = [m for m in self.catalog.about(key).local if m.commit == answer.commit]
+        if not made:
+            return answer
+        from dataclasses import replace
+
+        return replace(answer, local_mirrors=tuple(m._asdict() for m in made))
 
     def _knowledge(self, request: Request, facts: dict[str, Facts]) -> Knowledge:
         """The catalogue's rows about a name, and the stored facts that are still good."""

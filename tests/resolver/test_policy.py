@@ -10,7 +10,7 @@ from mdl.errors import NoAccessError, NotFoundError, UsageError
 from mdl.resolver.names import parse_name
 from mdl.resolver.policy import decide
 from mdl.resolver.types import Cached, Facts, Follow, Need, Request, Resolution, Wish
-from mdl.store.rows import WISHES, BadMirror, Knowledge, MirrorRow
+from mdl.store.rows import WISHES, BadMirror, Knowledge, LocalMirror, MirrorRow
 
 NAME = "Maker/Model-7B"
 DYNAMIC = MirrorRow(NAME, "bnb-4bit", "fast/Model-7B-dyn-bnb-4bit", "bnb-4bit", "dynamic", 0,
@@ -70,6 +70,15 @@ def test_without_a_mirror_it_is_quantized_on_load_and_said_so() -> None:
     answer = answered(Wish("bnb-4bit"), known())
     assert (answer.repo_id, answer.quantize_on_load, answer.substituted) == (NAME, True, False)
     assert "on load" in answer.trace[-1].reason
+
+
+def test_what_was_quantized_here_from_this_commit_is_named() -> None:
+    made = LocalMirror("/q/1", NAME, "d" * 40, "bnb-4bit", "s", 1.0)
+    about = known(local=(made, made._replace(path="/q/2", commit="e" * 40)))
+    answer = answered(Wish("bnb-4bit"), about, (seen(NAME),), online=True)
+    assert [m["path"] for m in answer.local_mirrors] == ["/q/1"]
+    assert ("/q/1", "noted") in [(s.candidate, s.verdict) for s in answer.trace]
+    assert answered(Wish("8bit"), about, (seen(NAME),), online=True).local_mirrors == ()
 
 
 def test_a_bad_mirror_is_passed_over_for_what_its_row_names() -> None:
