@@ -14,10 +14,10 @@ COMMANDS = {
     "rm": ("cache_change", "rm", "Remove one repository, revision or file, into the trash."),
     "normalize": ("cache_change", "normalize", "Make every casing find one copy."),
     "verify": ("cache_verify", "verify", "Check content against its names, offline."),
-    "pin": ("cache_change", "pin", "Keep a repository, revision or commit from every prune."),
-    "unpin": ("cache_change", "unpin", "Take a pin away."),
-    "trash": ("cache_change", "trash", "List, restore or empty the trash."),
-    "undo": ("cache_change", "undo", "Revert the last action."),
+    "pin": ("cache_keep", "pin", "Keep a repository, revision or commit from every prune."),
+    "unpin": ("cache_keep", "unpin", "Take a pin away."),
+    "trash": ("cache_keep", "trash", "List, restore or empty the trash."),
+    "undo": ("cache_keep", "undo", "Revert the last action."),
 }
 
 

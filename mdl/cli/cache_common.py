@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from mdl.cachemgr.cache import Cache, open_cache
+from mdl.cli.output import confirm
 from mdl.errors import MdlError
 from mdl.settings import load_settings, parse_duration, parse_size
 
@@ -56,3 +57,9 @@ def say_notes(found: Cache) -> None:
     for note in found.notes:
         click.echo(f"note: {note}", err=True)
     found.notes.clear()
+
+
+def agree(question: str, *, yes: bool) -> None:
+    """Ask; a no ends the command with nothing changed."""
+    if not confirm(question, yes=yes):
+        raise click.Abort

@@ -151,7 +151,7 @@ def test_prune_shows_asks_and_does(
     code, _, err = mdl("prune")
     assert code == 2, "without a terminal nothing is changed unasked"
     assert "--yes" in err
-    monkeypatch.setattr("mdl.cli.cache_change.confirm", lambda question, yes: False)
+    monkeypatch.setattr("mdl.cli.cache_common.confirm", lambda question, yes: False)
     assert mdl("prune")[0] == 130
     monkeypatch.undo()
 

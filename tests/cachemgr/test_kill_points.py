@@ -161,7 +161,7 @@ def test_every_kill_point(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert not [path for path in settings.cache_root.rglob("*") if "tmp-" in path.name]
         if done:
             break
-        if case.undone and now == original:
+        if case.undone and now == original and count % 4 == 1:
             case.act(cache)
             assert manifest(settings.cache_root) == wanted
             undo(cache)

@@ -150,7 +150,7 @@ POLICIES = st.builds(
 
 
 @given(stocks(), POLICIES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_properties(stock: Inventory, policy: Policy) -> None:
     plan = plan_prune(stock, policy)
     removed = {remove.item for remove in plan.remove}

@@ -1,0 +1,185 @@
+"""The cache commands that keep things: pins, the trash, undo."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mdl.cachemgr.cache import split_name
+from mdl.cachemgr.layout import folder_name, repo_key
+from mdl.cli.cache_common import (
+    DURATION,
+    agree,
+    cache_dir_option,
+    dry_option,
+    json_option,
+    opened,
+    say_notes,
+    type_option,
+    yes_option,
+)
+from mdl.cli.output import echo_json, human_ago, human_size, printable, table
+from mdl.errors import NotFoundError
+
+
+@click.command("pin")
+@click.argument("name", required=False)
+@type_option
+@cache_dir_option
+@dry_option
+@never_asks
+@json_option
+def pin(
+    name: str | None, repo_type: str | None, cache_dir: Path | None, dry_run: bool, as_json: bool
+) -> None:
+    """Keep NAME, NAME@revision or NAME@commit from every prune; without NAME, list the pins."""
+    found = opened(cache_dir)
+    if name is not None:
+        key, revision, repo_id = _pinned_name(name, repo_type)
+        if not dry_run:
+            found.index.add_pin(key, revision, repo_id)
+    say_notes(found)
+    if as_json:
+        echo_json({"pins": found.pins})
+        return
+    rows = [
+        (f"{row['repo_type']}/{row['repo_id']}", row["revision"] or "everything",
+         human_ago(row["at"]))
+        for row in found.pins
+    ]  # fmt: skip
+    click.echo(table(("REPOSITORY", "PINNED", "SINCE"), rows) if rows else "Nothing is pinned.")
+
+
+@click.command("unpin")
+@click.argument("name")
+@type_option
+@cache_dir_option
+@dry_option
+@never_asks
+@json_option
+def unpin(
+    name: str, repo_type: str | None, cache_dir: Path | None, dry_run: bool, as_json: bool
+) -> None:
+    """Take a pin away, written as it was set."""
+    found = opened(cache_dir)
+    key, revision, repo_id = _pinned_name(name, repo_type)
+    if (key, revision) not in {row[:2] for row in found.index.pins()}:
+        raise NotFoundError(f"{name} is not pinned.", next="`mdl cache pin` lists the pins.")
+    if not dry_run:
+        found.index.remove_pin(key, revision)
+    say_notes(found)
+    if as_json:
+        echo_json({"pins": found.pins})
+    else:
+        click.echo(f"{repo_id} {'would be' if dry_run else 'is'} no longer pinned.")
+
+
+def _pinned_name(name: str, repo_type: str | None) -> tuple[str, str, str]:
+    """(repo_key, revision or '', repo_id)."""
+    text, _, revision = name.partition("@")
+    kind, repo_id = split_name(text, repo_type)
+    folder_name(repo_id, kind or "model")
+    return repo_key(kind or "model", repo_id), revision, repo_id
+
+
+@click.group("trash")
+def trash() -> None:
+    """List, restore or empty the trash."""
+
+
+@trash.command("ls")
+@cache_dir_option
+@json_option
+def trash_list(cache_dir: Path | None, as_json: bool) -> None:
+    """List what is in the trash, oldest first."""
+    from mdl.cachemgr.remove import strays, trash_entries
+
+    found = opened(cache_dir)
+    present, unknown = trash_entries(found), strays(found)
+    say_notes(found)
+    if as_json:
+        entries = [entry.to_json() for entry in present]
+        echo_json({"entries": entries, "unknown": unknown})
+        return
+    rows = [
+        (str(entry.id), entry.kind, human_size(entry.bytes), human_ago(entry.at), entry.summary)
+        for entry in present
+    ]
+    header = ("NUMBER", "ACTION", "SIZE", "WHEN", "WHAT")
+    click.echo(table(header, rows, right=(2,)) if rows else "The trash is empty.")
+    for path in unknown:
+        click.echo(f"unknown, goes with `mdl cache trash empty`: {printable(path)}")
+
+
+@trash.command("restore")
+@click.argument("number", type=int)
+@cache_dir_option
+@dry_option
+@never_asks
+@json_option
+def trash_restore(number: int, cache_dir: Path | None, dry_run: bool, as_json: bool) -> None:
+    """Put back what one action moved into the trash."""
+    from mdl.cachemgr.remove import restore
+
+    found = opened(cache_dir)
+    action = restore(found, number, dry_run=dry_run)
+    say_notes(found)
+    _say_undone(action, as_json=as_json, dry_run=dry_run)
+
+
+@trash.command("empty")
+@click.argument("numbers", type=int, nargs=-1)
+@click.option("--older-than", type=DURATION, help="Only what has been there for so long.")
+@cache_dir_option
+@dry_option
+@yes_option
+@json_option
+def trash_empty(
+    numbers: tuple[int, ...],
+    older_than: float | None,
+    cache_dir: Path | None,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Erase the trash for good, or only the actions with these NUMBERS."""
+    from mdl.cachemgr.remove import choose, empty
+
+    found = opened(cache_dir)
+    chosen = choose(found, list(numbers), older_than)
+    size = sum(entry.bytes for entry in chosen)
+    say_notes(found)
+    if not dry_run:
+        agree(f"Erase {human_size(size)} for good?", yes=yes)
+        size = empty(found, numbers, older_than)
+    if as_json:
+        ids = [entry.id for entry in chosen]
+        echo_json({"dry_run": dry_run, "erased": ids, "freed": size})
+    else:
+        click.echo(f"{'Would free' if dry_run else 'Freed'} {human_size(size)}.")
+
+
+@click.command("undo")
+@cache_dir_option
+@dry_option
+@never_asks
+@json_option
+def undo(cache_dir: Path | None, dry_run: bool, as_json: bool) -> None:
+    """Revert the last action: what was removed comes back, what was joined is parted."""
+    from mdl.cachemgr.remove import undo as undo_last
+
+    found = opened(cache_dir)
+    action = undo_last(found, dry_run=dry_run)
+    say_notes(found)
+    _say_undone(action, as_json=as_json, dry_run=dry_run)
+
+
+def _say_undone(action: Any, *, as_json: bool, dry_run: bool = False) -> None:
+    if as_json:
+        echo_json(
+            {"dry_run": dry_run, "action": action.id, "kind": action.kind,
+             "summary": action.summary}
+        )  # fmt: skip
+    else:
+        done = "Would take back" if dry_run else "Took back"
+        click.echo(f"{done} {action.kind} ({printable(action.summary)}).")
