@@ -98,10 +98,15 @@ def child(loader: str, kind: str, folder: str) -> None:
     """One fresh process: load, one token, memory, then the load call with everything imported."""
     started = float(os.environ["STARTED"])
     model, tokenizer = load_with(loader, kind, folder)
-    ready = time.time() - started
+    ready, cpu = time.time() - started, time.process_time()
     model.generate(**tokenizer("Hello", return_tensors="pt"), max_new_tokens=1, do_sample=False)
     first = time.time() - started
-    figures = {"ready s": ready, "first token s": first, "private MB": private_mb()}
+    figures = {
+        "ready s": ready,
+        "ready CPU s": cpu,
+        "first token s": first,
+        "private MB": private_mb(),
+    }
     del model, tokenizer
     calls = []
     for _ in range(1 if kind == "on-load" else 3):

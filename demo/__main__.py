@@ -113,7 +113,10 @@ def run(command: str, env: dict[str, str]) -> str:
         SystemExit: it ended otherwise than expected.
     """
     print(f"\n\033[1m$ {command}\033[0m" if sys.stdout.isatty() else f"\n$ {command}", flush=True)
-    done = subprocess.run(shlex.split(command), env=env, stdout=subprocess.PIPE, text=True)
+    errors = subprocess.DEVNULL if command.startswith("hf ") else None  # hints about itself
+    done = subprocess.run(
+        shlex.split(command), env=env, stdout=subprocess.PIPE, stderr=errors, text=True, check=False
+    )
     print(done.stdout, end="", flush=True)
     if done.returncode != EXPECTED.get(command, 0):
         raise SystemExit(f"{command!r} ended with {done.returncode}")

@@ -96,13 +96,7 @@ def make_request(
     Raises:
         UsageError: contradictory or unknown arguments, by name.
     """
-    unknown = sorted(set(extra) - PASSED_ON)
-    if unknown:
-        raise UsageError(
-            f"Unknown arguments: {', '.join(unknown)}.",
-            why="An argument that is swallowed changes nothing and says nothing.",
-            next=f"Known besides mdl's own: {', '.join(sorted(PASSED_ON))}.",
-        )
+    _refuse_unknown(extra)
     wanted = one_format(
         in_4bit=load_in_4bit, in_8bit=load_in_8bit, in_16bit=load_in_16bit, fp8=load_in_fp8
     )
@@ -131,6 +125,16 @@ def make_request(
         token=token,
         extra=_frozen(extra),
     )
+
+
+def _refuse_unknown(extra: Mapping[str, Any]) -> None:
+    unknown = sorted(set(extra) - PASSED_ON)
+    if unknown:
+        raise UsageError(
+            f"Unknown arguments: {', '.join(unknown)}.",
+            why="An argument that is swallowed changes nothing and says nothing.",
+            next=f"Known besides mdl's own: {', '.join(sorted(PASSED_ON))}.",
+        )
 
 
 def _frozen(extra: Mapping[str, Any]) -> dict[str, Any]:
