@@ -18,7 +18,7 @@ from mdl.cli.cache_common import (
     type_option,
     yes_option,
 )
-from mdl.cli.output import echo_json, human_ago, human_size, printable, table
+from mdl.cli.output import echo_json, human_ago, human_size, never_asks, printable, table
 from mdl.errors import NotFoundError
 
 
