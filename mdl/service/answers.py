@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from mdl.errors import BusyError, MdlError, StoreError
 from mdl.resolver.types import CacheView, Facts, Resolution, Wish
-from mdl.service.callers import CallersResolver, MustAsk, Outage
+from mdl.service.callers import CallersResolver, Memory, MustAsk, Outage
 from mdl.service.config import ServiceConfig
 from mdl.service.metrics import Metrics
 from mdl.settings import Settings
@@ -48,6 +48,7 @@ class Answers:
         self._cached = cached
         self._metrics = metrics
         self._outage = Outage()
+        self._memory = Memory()
         self._threads = ThreadPoolExecutor(config.threads, thread_name_prefix="mdl-answers")
         self._waiting = 0
         self._max_waiting = config.max_waiting
@@ -125,14 +126,12 @@ class Answers:
         catalog = self._catalog
         if catalog is None or not self.settings.on_sqlite:
             raise MustAsk
-        if caller.hub_token is not None:
-            return self._keep(self._resolver(catalog, caller, False).resolve(name, wish))
-        # An offline answer and one while the Hub is dead differ from an online one, so the
-        # resolver is made anew when that changes.
-        held = self._anonymous
-        if held is None or not held.up_to_date:
-            held = self._anonymous = self._resolver(catalog, caller, False)
-        return self._keep(held.resolve(name, wish))
+        # Offline, nothing about an anonymous caller's resolver changes between two requests.
+        if self.settings.offline and caller.hub_token is None:
+            if self._anonymous is None:
+                self._anonymous = self._resolver(catalog, caller, False)
+            return self._keep(self._anonymous.resolve(name, wish))
+        return self._keep(self._resolver(catalog, caller, False).resolve(name, wish))
 
     async def resolve(self, name: str, wish: Wish, caller: Caller) -> Resolution:
         """Answer one name, asking the Hub as the caller where it must.
@@ -213,6 +212,7 @@ class Answers:
             token=caller.hub_token,
             may_ask=may_ask,
             outage=self._outage,
+            memory=self._memory,
         )
 
     # -- the resolution log ---------------------------------------------------------------------

@@ -1,6 +1,9 @@
 """The resolver as one caller of the service sees it: their Hub token, nobody else's knowledge."""
 
+import hashlib
+import threading
 import time
+from collections import OrderedDict
 
 from mdl.errors import MdlError, OfflineError
 from mdl.resolver.hub import Hub
@@ -35,6 +38,37 @@ class Outage:
         self._until, self._error = time.monotonic() + _DEAD_FOR, error
 
 
+LiveFacts = dict[tuple[str, str | None], tuple[float, Facts]]
+
+
+class Memory:
+    """What each caller's token was told by the Hub within the last minute, apart by token.
+
+    Without it every answer would cost the Hub a request. Tokens themselves are not in it.
+    """
+
+    _TOKENS, _FACTS, _LIFE = 200, 20_000, 60.0
+
+    def __init__(self) -> None:
+        self._by_token: OrderedDict[bytes, LiveFacts] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, token: str | None) -> LiveFacts:
+        key = hashlib.sha256((token or "").encode()).digest()
+        with self._lock:
+            facts = self._by_token.setdefault(key, {})
+            self._by_token.move_to_end(key)
+            while len(self._by_token) > self._TOKENS:
+                self._by_token.popitem(last=False)
+            if len(facts) > self._FACTS:
+                oldest = time.monotonic() - self._LIFE
+                facts = {k: held for k, held in list(facts.items()) if held[0] > oldest}
+                if len(facts) > self._FACTS:
+                    facts = {}
+                self._by_token[key] = facts
+            return facts
+
+
 class CallersResolver(Resolver):
     """Answers one caller over a catalogue that all share.
 
@@ -42,6 +76,7 @@ class CallersResolver(Resolver):
         token: the caller's Hub token, or `None`; the server's own is never used.
         may_ask: whether the Hub may be asked and rows written; else `MustAsk` is raised.
         outage: what this process found out about the Hub's health.
+        memory: what the Hub told it lately.
     """
 
     def __init__(
@@ -53,8 +88,10 @@ class CallersResolver(Resolver):
         token: str | None,
         may_ask: bool,
         outage: Outage,
+        memory: Memory,
     ) -> None:
         super().__init__(settings, cached, token=token or False, allow_local=False, catalog=catalog)
+        self._facts = memory.of(token)
         self._may_ask = may_ask
         self._outage = outage
         self._dead = outage.error
@@ -64,11 +101,6 @@ class CallersResolver(Resolver):
         if not self._may_ask:
             raise MustAsk
         return super().hub
-
-    @property
-    def up_to_date(self) -> bool:
-        """Whether the Hub's health is still what it was when this was made."""
-        return self._dead is self._outage.error
 
     def note_outage(self) -> None:
         """Tell the process when this request found the Hub dead."""
