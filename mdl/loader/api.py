@@ -78,15 +78,12 @@ def make_request(
     """A checked request from the arguments of `mdl.load`.
 
     Args:
-        load_in_4bit, load_in_8bit, load_in_16bit, load_in_fp8: how the weights are wanted; none
-            of them is 16-bit (or whatever float the repository has).
+        load_in_*: how the weights are wanted; none of them is 16-bit, or the float that is there.
         use_exact_model_name: that repository and no other, whatever the catalogue knows.
         dtype: a torch dtype or its name; None keeps the checkpoint's.
         kernels: put mdl's kernels in on CUDA: all, none, or those named.
-        task: auto (the class the checkpoint was saved from), text, vision,
-            sequence-classification or encoder.
-        quantization, quantization_config: settings for quantizing on load (ours, or a
-            `BitsAndBytesConfig`).
+        task: auto (the checkpoint's own class), text, vision, sequence-classification, encoder.
+        quantization, quantization_config: settings on load (ours, or a `BitsAndBytesConfig`).
         quantize_once: keep what was quantized on load as a local mirror for the next time.
         local_files_only: answer from what is here, without a socket.
         prefer: `default`, `cached` or `official`; the configuration's when left out.
@@ -103,8 +100,7 @@ def make_request(
     if quantization_config is not None:
         quantization, asked = from_bnb_config(quantization_config)
         wanted = asked or wanted
-    if "num_labels" in extra and task == "auto":
-        task = "sequence-classification"
+    classifies = "num_labels" in extra and task == "auto"
     return LoadRequest(
         name=str(model_name),
         format=wanted,
@@ -112,7 +108,7 @@ def make_request(
         revision=revision,
         dtype=dtype_name(dtype),
         quantization=quantization or Quantization(),
-        task=task,
+        task="sequence-classification" if classifies else task,
         device_map=device_map,
         max_seq_length=max_seq_length,
         kernels=kernels if isinstance(kernels, bool) else tuple(kernels),

@@ -27,6 +27,7 @@ from mdl.loader.memory import (
     shape_of,
     training_bytes,
 )
+from mdl.loader.report import two_columns
 from mdl.loader.request import LoadRequest
 from mdl.loader.sources import Answer, answer
 from mdl.settings import Settings, load_settings
@@ -88,9 +89,7 @@ class LoadPlan:
         return [*shown, *(("too small", text) for text in self.problems)]
 
     def __str__(self) -> str:
-        lines = self.lines()
-        width = max(len(name) for name, _ in lines)
-        return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+        return two_columns(self.lines())
 
 
 def make_plan(request: LoadRequest, settings: Settings | None = None) -> LoadPlan:

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,9 +124,7 @@ class Report:
         return [*shown, *(("warning", text) for text in self.warnings)]
 
     def __str__(self) -> str:
-        lines = self.lines()
-        width = max(len(name) for name, _ in lines)
-        return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+        return two_columns(self.lines())
 
 
 class Clock:
@@ -154,6 +152,12 @@ def _format_line(report: Report) -> str:
     how = report.quantization.get("bnb_4bit_quant_type") or report.quantization.get("quant_method")
     when = "quantized on load" if report.quantized_on_load else "as stored"
     return f"{report.resolution['format']}, {how}, {report.dtype}, {when}"
+
+
+def two_columns(lines: Sequence[tuple[str, str]]) -> str:
+    """Names and values under each other."""
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
 
 
 def file_records(checkpoint: Checkpoint) -> tuple[FileRecord, ...]:
