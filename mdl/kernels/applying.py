@@ -7,7 +7,7 @@ hooks and state-dict keys stay, so it can be done before or after PEFT, and `rem
 import types
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -66,10 +66,6 @@ class Applied:
                 for (operation, kind, reason), count in sorted(why.items())
             ],
         }
-
-    def full_json(self) -> dict[str, Any]:
-        """Every module by name."""
-        return asdict(self)
 
     def __str__(self) -> str:
         lines = [f"{count} x {operation}" for operation, count in sorted(self.counts.items())]

@@ -25,6 +25,9 @@ from mdl.kernels.nf4_layout import Flat, Packed4bit, blocks_of, check_packed
 
 __all__ = ["linear_4bit"]
 
+_LARGEST_BLOCK = 128
+"""A program holds whole blocks of several rows in registers; larger ones would spill."""
+
 _KINDS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
@@ -178,7 +181,7 @@ def choose(rows: int, weight: Packed4bit, limit: int, batch_invariant: bool) -> 
         limit: rows up to which the GEMM kernel beats dequantize and cuBLAS.
     """
     whole = weight.shape[1] % weight.blocksize == 0
-    if rows == 0 or not whole or 0 in weight.shape:
+    if rows == 0 or not whole or 0 in weight.shape or weight.blocksize > _LARGEST_BLOCK:
         return "dense"  # blocks that span rows need every element's own scale
     if weight.dtype == torch.float32:
         return "gemv" if rows == 1 and not batch_invariant else "dense"
@@ -254,6 +257,11 @@ def _gemv(
     )
 
 
+def gemm_rows(rows: int, width: int, blocksize: int) -> int:
+    """Rows of W a GEMM program takes: fewer where one block is wider than a turn should be."""
+    return max(16, rows * width // max(width, blocksize))
+
+
 def _gemm(
     x: torch.Tensor,
     weight: Packed4bit,
@@ -273,9 +281,10 @@ def _gemm(
     if height == 16 and n // chosen["BN"] < split["PROGRAMS"]:
         kernel, chosen = gemm_4bit_split_kernel, split
         constants["SPLIT"] = split["SPLIT"]
+    rows = gemm_rows(chosen["BN"], chosen["WEIGHTS"], weight.blocksize)
     launch(
         kernel,
-        (blocks_of(n, chosen["BN"]), blocks_of(m, height)),
+        (blocks_of(n, rows), blocks_of(m, height)),
         chosen,
         pairs_of(x),
         *weight.kernel_pointers(),
@@ -284,7 +293,7 @@ def _gemm(
         m,
         n,
         k,
-        BN=chosen["BN"],
+        BN=rows,
         GROUPS=_groups(weight, chosen["WEIGHTS"]),
         BM=height,
         UPCAST=interpreting() and x.dtype == torch.bfloat16,

@@ -9,7 +9,7 @@ from typing import Any
 
 from mdl.kernels.aot import CAPABILITIES, Resources, Variant, compile_variant
 from mdl.kernels.glu_twin import KINDS
-from mdl.kernels.linear4bit import gemv_width
+from mdl.kernels.linear4bit import gemm_rows, gemv_width
 from mdl.kernels.nf4_tables import GRID
 from mdl.kernels.tune import CANDIDATES, Config, config_for, row_config
 
@@ -132,23 +132,22 @@ def _quantize(configs: Configs) -> Iterator[Variant]:
 
 def _gemv(configs: Configs) -> Iterator[Variant]:
     for config in configs("gemv_4bit"):
-        for rows in sorted({config["BN"], max(1, config["BN"] // 2), 1}, reverse=True):
-            for dtype in ("bf16", "fp16", "fp32") if rows == config["BN"] else ("bf16",):
-                yield Variant(
-                    "gemv_4bit",
-                    f"{dtype}-rows{rows}-{label(config)}",
-                    f"{_LINEAR}:gemv_4bit_kernel",
-                    {**_linear_types(dtype), "N": "i32", "K": "i32"},
-                    {
-                        **_linear_constants(dtype, config),
-                        "BN": rows,
-                        "GROUPS": gemv_width(config["WEIGHTS"], dtype) // 64,
-                    },
-                    config,
-                    unaligned=frozenset({"offset_ptr"}),
-                    weights=rows * gemv_width(config["WEIGHTS"], dtype),
-                    budget=_budget(config, rows, dtype),
-                )
+        narrow = sorted({1, max(1, config["BN"] // 2)} - {config["BN"]}, reverse=True)
+        cases = [(dtype, 64, config["BN"]) for dtype in ("bf16", "fp16", "fp32")]
+        cases += [("bf16", block, config["BN"]) for block in (32, 128)]
+        for dtype, block, rows in [*cases, *(("bf16", 64, rows) for rows in narrow)]:
+            width = gemv_width(config["WEIGHTS"], dtype)
+            yield Variant(
+                "gemv_4bit",
+                f"{dtype}-block{block}-rows{rows}-{label(config)}",
+                f"{_LINEAR}:gemv_4bit_kernel",
+                {**_linear_types(dtype), "N": "i32", "K": "i32"},
+                {**_linear_constants(dtype, block, width), "BN": rows},
+                config,
+                unaligned=frozenset({"offset_ptr"}),
+                weights=rows * width,
+                budget=_budget(config, rows, dtype),
+            )
 
 
 def _budget(config: Config, rows: int, dtype: str) -> dict[int, float]:
@@ -164,24 +163,25 @@ def _gemm(configs: Configs) -> Iterator[Variant]:
         height = 16 if split else int(operation[-2:])
         for config in configs(operation):
             slices = {"SPLIT": config["SPLIT"]} if split else {}
-            for dtype in ("bf16", "fp16"):
+            for dtype, block in (("bf16", 64), ("bf16", 32), ("bf16", 128), ("fp16", 64)):
+                width = max(config["WEIGHTS"], block)
+                rows = gemm_rows(config["BN"], config["WEIGHTS"], block)
                 yield Variant(
                     operation,
-                    f"{dtype}-{label(config)}",
+                    f"{dtype}-block{block}-{label(config)}",
                     f"{_LINEAR}:gemm_4bit_{'split_' if split else ''}kernel",
                     {**_linear_types(dtype), "M": "i32", "N": "i32", "K": "i32"},
                     {
-                        **_linear_constants(dtype, config),
+                        **_linear_constants(dtype, block, config["WEIGHTS"]),
                         "UPCAST": False,
-                        "BN": config["BN"],
-                        "GROUPS": config["WEIGHTS"] // 64,
+                        "BN": rows,
                         "BM": height,
                         **slices,
                     },
                     config,
                     unaligned=frozenset({"offset_ptr", "M"}),
-                    weights=config["BN"] * config["WEIGHTS"] * config.meta.get("SPLIT", 1),
-                    budget=_everywhere(operation),
+                    weights=rows * width * config.meta.get("SPLIT", 1),
+                    budget=_everywhere(operation) if block == 64 else {},
                 )
 
 
@@ -196,8 +196,9 @@ def _linear_types(dtype: str) -> dict[str, str]:
     }
 
 
-def _linear_constants(dtype: str, config: Config) -> dict[str, Any]:
-    return {"HALF": 32, "NESTED": 256, "KIND": dtype, "BIAS": False}
+def _linear_constants(dtype: str, block: int, width: int) -> dict[str, Any]:
+    groups = max(1, width // block)
+    return {"HALF": block // 2, "NESTED": 256, "KIND": dtype, "BIAS": False, "GROUPS": groups}
 
 
 def _norm(configs: Configs) -> Iterator[Variant]:

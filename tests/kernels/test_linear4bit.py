@@ -87,6 +87,14 @@ def test_which_way_a_product_goes_on_a_gpu(rows_of_x, k, dtype, invariant, way):
     assert choose(rows_of_x, packed_weight(32, k, dtype), 64, invariant) == way
 
 
+def test_large_blocks_are_dequantized_first():
+    ways = {
+        size: choose(1, packed_weight(32, 4096, torch.bfloat16, blocksize=size), 64, False)
+        for size in (32, 64, 128, 256, 4096)
+    }
+    assert ways == {32: "gemv", 64: "gemv", 128: "gemv", 256: "dense", 4096: "dense"}
+
+
 def test_a_gemv_program_takes_fewer_rows_when_there_are_few():
     assert [gemv_rows(n, 4, 1024) for n in (14336, 4096, 2048, 1024, 8)] == [4, 4, 2, 1, 1]
 
