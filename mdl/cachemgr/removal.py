@@ -72,7 +72,7 @@ def doom(root: str, trash: str, folder: Folder, removal: Removal, aliases: Itera
         if snapshot.commit in removal.commits or (snapshot.commit, pointer.path) in removal.files
     }
     present = set(folder.blobs) | {part.name for part in folder.incomplete}
-    blobs = ({name for name in leaving if name} - staying) | (removal.names & present)
+    blobs = ({name for name in leaving if name} | (removal.names & present)) - staying
     payloads = frozenset(
         folder.blobs[name].inode[1]
         for name in blobs

@@ -16,7 +16,7 @@ from mdl.cachemgr.locks import aliases_of, busy_folders, open_files
 from mdl.cachemgr.probe import store_is_marked
 from mdl.cachemgr.removal import Doomed, Removal, doom
 from mdl.cachemgr.scan import scan_folder
-from mdl.cachemgr.target import find
+from mdl.cachemgr.target import find, may_mean
 from mdl.cachemgr.trash import TrashEntry, entries, trash_place
 from mdl.errors import BusyError, NotFoundError, UsageError
 from mdl.store.cacheindex import Action
@@ -60,8 +60,12 @@ def plan_remove(
     """
     root = os.fspath(cache.root)
     marked = store_is_marked(root)
-    folders = [scan_folder(root, summary.name, marked=marked) for summary in
-               cache.survey().summaries]  # fmt: skip
+    folders = [
+        scan_folder(root, summary.name, marked=marked)
+        for summary in cache.survey().summaries
+        # Who else leads to a shared payload decides what goes with the last of them.
+        if summary.shared or may_mean(summary, target)
+    ]
     real = [folder for folder in folders if folder.alias_of is None]
     removals = find(real, target, repo_type, casings=casings)
     by_name = {folder.name: folder for folder in real}
@@ -179,7 +183,8 @@ def restore(cache: "Cache", action_id: int, *, dry_run: bool = False) -> Action:
                 next="`mdl cache trash ls` lists what is in the trash.",
             )
         if not dry_run:
-            undo_action(index, action_id)
+            _check_trash(action)
+        undo_action(index, action_id)
         return action
 
 
@@ -200,9 +205,22 @@ def undo(cache: "Cache", *, dry_run: bool = False) -> Action:
                 why="its files were erased from the trash.",
                 next="Download them again.",
             )
+        _check_trash(last)
         if not dry_run:
             undo_action(index, last.id)
         return last
+
+
+def _check_trash(action: Action) -> None:
+    """Refuse what can no longer be taken back because somebody removed the trash by hand."""
+    if action.detail.get("freed") and action.kind in ("rm", "prune"):
+        path = action.detail["trash"]
+        if not os.path.isdir(path):
+            raise NotFoundError(
+                f"The {action.kind} ({action.summary}) cannot be taken back.",
+                why=f"{path} is gone, and not through `mdl cache trash empty`.",
+                next="Download the files again.",
+            )
 
 
 def empty(cache: "Cache", ids: Iterable[int] = (), older_than: float | None = None) -> int:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 from mdl.cachemgr.cache import split_name
 from mdl.cachemgr.facts import Folder
-from mdl.cachemgr.layout import COMMIT_LENGTH, is_hash, repo_key
+from mdl.cachemgr.layout import COMMIT_LENGTH, is_hash, parse_folder, repo_key
 from mdl.cachemgr.removal import Removal
+from mdl.cachemgr.summary import Summary
 from mdl.errors import NotFoundError, UsageError
 
 _SHORTEST_COMMIT = 7
@@ -46,6 +47,17 @@ def parse_target(text: str, repo_type: str | None = None) -> Target:
             f"{text!r} names nothing.", next="Write org/name, org/name@revision or a commit."
         )
     return Target(repo_type, repo_id, revision, path)
+
+
+def may_mean(summary: Summary, text: str) -> bool:
+    """Could a target mean this folder? Spares reading the others."""
+    target = parse_target(text)
+    parsed = parse_folder(summary.name)
+    if parsed is not None and parsed[1].casefold() == target.repo_id.casefold():
+        return True
+    return _is_commit(target) and any(
+        str(revision[0]).startswith(target.repo_id) for revision in summary.revisions
+    )
 
 
 def find(

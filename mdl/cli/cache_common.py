@@ -8,7 +8,7 @@ import click
 
 from mdl.cachemgr.cache import Cache, open_cache
 from mdl.cli.output import confirm
-from mdl.errors import MdlError
+from mdl.errors import MdlError, NotFoundError
 from mdl.settings import load_settings, parse_duration, parse_size
 
 
@@ -46,7 +46,15 @@ type_option = click.option(
 
 
 def opened(cache_dir: Path | None) -> Cache:
-    """The cache of these settings, or of another root."""
+    """The cache of these settings, or of another root.
+
+    Raises:
+        NotFoundError: the root that was named is not there.
+    """
+    if cache_dir is not None and not cache_dir.is_dir():
+        raise NotFoundError(
+            f"{cache_dir} is not a folder.", next="Name the folder that holds models--org--name."
+        )
     return open_cache(load_settings(), cache_dir.absolute() if cache_dir else None)
 
 

@@ -235,6 +235,13 @@ def test_verify(filled: CacheBuilder, mdl: Type) -> None:
     assert mdl("verify", "--repair")[0] == 5
 
 
+def test_another_root(filled: CacheBuilder, mdl: Type, tmp_path: Path) -> None:
+    other = CacheBuilder(tmp_path / "other")
+    other.revision("o/there", A, {"w": b"1"})
+    assert names(mdl("ls", "--cache-dir", str(other.root))[1]) == ["model/o/there"]
+    assert mdl("ls", "--cache-dir", str(tmp_path / "nowhere"))[0] == 3
+
+
 def test_a_refusal_in_json(filled: CacheBuilder, mdl: Type) -> None:
     code, out, _ = mdl("rm", "o/nothing", "--json")
     assert code == 3

@@ -292,3 +292,16 @@ def test_a_download_that_comes_back_for_a_taken_blob_gets_it(
     monkeypatch.setattr("mdl.cachemgr.removal.time.sleep", pointer_made)
     prune(cache)
     assert (snapshot / "late").read_bytes() == data
+
+
+def test_an_orphan_that_found_its_snapshot_after_the_plan_stays(
+    built: CacheBuilder, cache: Cache
+) -> None:
+    """As when a download had the blob in place and its pointer not yet."""
+    snapshot = built.revision("o/n", A, {"w": b"1"}, refs=("main",))
+    blob = built.blob(built.folder("o/n"), b"orphan")
+    plan = cache.plan_prune(DETACHED)
+    assert removed(plan) == {"orphan"}
+    built.pointer(snapshot, "late", blob.name)
+    cache.apply(plan)
+    assert (snapshot / "late").read_bytes() == b"orphan"

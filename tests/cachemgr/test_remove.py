@@ -1,6 +1,7 @@
 """`rm`, the trash and `undo`: exactly what was named goes, and all of it comes back."""
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -208,3 +209,10 @@ def test_the_trash_keeps_things_for_as_long_as_the_configuration_says(
     cache = open_cache(impatient)
     remove(cache, "org/other")
     assert trash_entries(cache) == []
+
+
+def test_a_trash_that_was_removed_by_hand_is_said(two_casings: CacheBuilder, cache: Cache) -> None:
+    remove(cache, "org/other")
+    shutil.rmtree(trash_entries(cache)[0].path)
+    with pytest.raises(NotFoundError, match="cannot be taken back"):
+        undo(cache)
