@@ -8,7 +8,7 @@ from mdl.cachemgr.values import CachedRepo
 from mdl.errors import MdlError, UsageError
 from mdl.settings import parse_duration, parse_size
 
-_FILTER = re.compile(r"\s*([a-z_]+)\s*(==|!=|>=|<=|>|<|=)\s*(.+?)\s*", re.IGNORECASE)
+_FILTER = r"\s*([a-z_]+)\s*(==|!=|>=|<=|>|<|=)\s*(.+?)\s*"
 _NUMBERS: dict[str, Callable[[Any, float], float]] = {
     "size": lambda row, now: float(row.size),
     "accessed": lambda row, now: _age(row.accessed, now),
@@ -77,7 +77,7 @@ def compile_filter(text: str, now: float) -> Callable[[Row], bool]:
     Raises:
         UsageError: it is not a filter.
     """
-    match = _FILTER.fullmatch(text)
+    match = re.fullmatch(_FILTER, text, re.IGNORECASE)
     key = match[1].lower() if match else ""
     if match is None or key not in {*_NUMBERS, *_TEXTS}:
         raise UsageError(

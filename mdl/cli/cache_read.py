@@ -1,5 +1,6 @@
 """`mdl cache ls`, `show` and `du`: reading, and nothing else."""
 
+import gc
 import os
 import sys
 import time
@@ -45,11 +46,19 @@ def list_command(cache_dir: Path | None, as_json: bool, shape: str, **choice: An
 
     SIZE counts every byte once; `mdl cache show NAME` says what a broken repository lacks.
     """
-    found = opened(cache_dir)
+    # Thousands of small values and no cycle among them: the collector would look in vain.
+    gc.disable()
+    try:
+        _list(opened(cache_dir), "json" if as_json else shape, choice)
+    finally:
+        gc.enable()
+
+
+def _list(found: Cache, shape: str, choice: dict[str, Any]) -> None:
     repos, totals = found.listing()
     say_notes(found)
     rows = _chosen(repos, **choice)
-    if as_json or shape == "json":
+    if shape == "json":
         shown = list({id(row.repo): row.repo for row in rows}.values())
         echo_json(
             {
