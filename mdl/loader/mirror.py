@@ -65,6 +65,8 @@ def write_mirror(
     Raises:
         DiskError: the disk is too small; nothing is left behind.
     """
+    from safetensors import SafetensorError
+
     repo_id, commit = origin
     provenance = _provenance(model, repo_id, commit, request)
     identity = {key: provenance[key] for key in ("repo_id", "commit", "settings")}
@@ -79,7 +81,7 @@ def write_mirror(
         try:
             _save(model, source, scratch, provenance)
             _publish(scratch, home, snapshot)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise DiskError(
                 f"The 4-bit mirror of {repo_id} could not be written.",
                 why=str(error),

@@ -21,6 +21,7 @@ from mdl.loader import mirror
 from mdl.loader.verify import verify_folder
 from mdl.settings import load_settings
 from tests.hub import LoopbackHub
+from tests.loader import tiny
 
 NAME = "Org/Name"
 pytestmark = pytest.mark.usefixtures("hub_env")
@@ -107,6 +108,30 @@ def test_a_disk_too_small_for_the_mirror_only_costs_the_mirror(
     loaded = load()
     assert loaded.model is not None and loaded.report.mirror is None
     assert "GB free" in loaded.report.warnings[0]
+
+
+def test_a_disk_that_becomes_full_while_it_is_written_leaves_nothing(
+    hub: LoopbackHub, hub_env: dict[str, str], tmp_path: Path
+) -> None:
+    """A limit on the size of files stands in for the full disk."""
+    sizes = {**tiny.SMALL, "vocab_size": 40_000, "tie_word_embeddings": True}
+    large = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)).to(torch.bfloat16)
+    large.save_pretrained(tmp_path / "large")
+    hub.add_repo(NAME, folder=tmp_path / "large")
+    load(quantize_once=False)
+    code = f"""
+import resource, signal, mdl
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000))
+report = mdl.load({NAME!r}, load_in_4bit=True).report
+assert report.mirror is None and "could not be written" in report.warnings[0], report.warnings
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=hub_env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    home = load_settings().cache_root / f"models--{mirror.mirror_name(NAME).replace('/', '--')}"
+    assert not list(home.rglob("*.safetensors")) and not list(home.glob(".writing-*"))
 
 
 @pytest.mark.parametrize(
