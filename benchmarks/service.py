@@ -5,8 +5,9 @@
 Builds a SQLite catalogue of a million mirror rows (250,000 names) in a temporary folder, starts
 `mdl serve` on it (offline: the Hub is not what is measured) and, on the same uvicorn with the same
 settings, a Starlette application with one JSON route. Both are asked by the same asyncio client
-over 64 connections, in turn, several rounds; then `mdl serve` alone for a soak. Prints requests
-per second, p50 and p99 of each, their ratios, errors, and the service's memory before and after.
+over 64 connections, in turn, several rounds, once for names as popular as Zipf's law has them and
+once for names drawn alike; then `mdl serve` alone for a soak. Prints requests per second, p50 and
+p99 of each, their ratios, errors, and the service's memory before and after.
 """
 
 import argparse
@@ -73,13 +74,15 @@ def build(settings: Settings) -> None:
     print(f"catalogue: {count:,} rows, {NAMES:,} names")
 
 
-async def one_connection(port: int, until: float, seed: int, times: list[float]) -> int:
+async def one_connection(
+    port: int, until: float, pick: random.Random, times: list[float], popular: bool
+) -> int:
     """Ask for random names, one after another on one kept connection; how many failed."""
-    pick = random.Random(seed)
     errors = 0
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     while time.perf_counter() < until:
-        i = pick.randrange(NAMES)
+        # Popular: Zipf's law with exponent 1, as download counts have it; else each name alike.
+        i = int(NAMES ** pick.random()) - 1 if popular else pick.randrange(NAMES)
         target = f"/v1/resolve?name=Org{i % 997}/Model-{i}&wish=bnb-4bit"
         start = time.perf_counter()
         writer.write(f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
@@ -92,12 +95,12 @@ async def one_connection(port: int, until: float, seed: int, times: list[float])
     return errors
 
 
-def ask(port: int, seconds: float, seed: int) -> Load:
+def ask(port: int, seconds: float, seed: int, popular: bool) -> Load:
     async def all_connections() -> Load:
         times: list[float] = []
         start = time.perf_counter()
         failed = await asyncio.gather(
-            *(one_connection(port, start + seconds, seed * 1000 + n, times)
+            *(one_connection(port, start + seconds, random.Random(seed * 1000 + n), times, popular)
               for n in range(CONNECTIONS))
         )  # fmt: skip
         took = time.perf_counter() - start
@@ -137,6 +140,22 @@ def show(name: str, load: Load) -> None:
           f"   p99 {load.p99 * 1000:6.1f} ms   errors {load.errors}")  # fmt: skip
 
 
+def compare(bare_port: int, port: int, seconds: float, rounds: int, kind: str) -> dict[str, float]:
+    """Both in turn, several rounds; medians of the ratios within a round."""
+    pairs = []
+    for n in range(rounds):
+        print(f"{kind} names, round {n + 1}, {CONNECTIONS} connections, {seconds:.0f} s each")
+        pair = tuple(ask(p, seconds, n, kind == "popular") for p in (bare_port, port))
+        show("bare", pair[0])
+        show("mdl serve", pair[1])
+        pairs.append(pair)
+    speed = statistics.median(b.per_second / a.per_second for a, b in pairs)
+    slow = statistics.median(b.p99 / a.p99 for a, b in pairs)
+    print(f"{kind} names, median of {rounds} rounds: {speed:.0%} of the bare route's requests/s"
+          f" (floor 60%), p99 {slow:.1f} times its p99 (ceiling 5)")  # fmt: skip
+    return {"speed": speed, "p99": slow}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--seconds", type=float, default=10.0)
@@ -154,26 +173,18 @@ def main() -> None:
         with running(bare, env), running(ours, env) as service:
             wait_up(bare_port)
             wait_up(port)
-            pairs = []
-            for n in range(options.rounds):
-                print(f"round {n + 1}, {CONNECTIONS} connections, {options.seconds:.0f} s each")
-                pair = ask(bare_port, options.seconds, n), ask(port, options.seconds, n)
-                show("bare", pair[0])
-                show("mdl serve", pair[1])
-                pairs.append(pair)
-            speed = statistics.median(b.per_second / a.per_second for a, b in pairs)
-            slow = statistics.median(b.p99 / a.p99 for a, b in pairs)
-            print(f"median of {options.rounds} rounds: {speed:.0%} of the bare route's requests/s"
-                  f" (floor 60%), p99 {slow:.1f} times its p99 (ceiling 5)")  # fmt: skip
+            figures = {
+                kind: compare(bare_port, port, options.seconds, options.rounds, kind)
+                for kind in ("popular", "uniform")
+            }
             before = resident(service.pid)
-            soak = ask(port, options.soak, 99) if options.soak else None
+            soak = ask(port, options.soak, 99, True) if options.soak else None
             if soak:
                 print(f"soak of {options.soak:.0f} s: memory {before / 2**20:.0f} MiB before,"
                       f" {resident(service.pid) / 2**20:.0f} MiB after")  # fmt: skip
                 show("mdl serve", soak)
         if options.json:
-            figures = {"speed": speed, "p99": slow, "soak_seconds": options.soak}
-            options.json.write_text(json.dumps(figures))
+            options.json.write_text(json.dumps({**figures, "soak_seconds": options.soak}))
 
 
 if __name__ == "__main__":

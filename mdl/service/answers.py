@@ -1,12 +1,14 @@
 """Names in, resolutions out: what the routes ask, in the event loop or in a thread."""
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from mdl.errors import BusyError, MdlError, StoreError
@@ -21,6 +23,7 @@ log = logging.getLogger("mdl.service")
 T = TypeVar("T")
 
 _REOPEN_AFTER = 1.0
+_READ_AHEAD = 1 << 31  # bytes of a catalogue at most
 _LOG_AGAIN_AFTER = 3600.0
 _LOG_KEYS = 50_000
 _LOG_WAITING = 20_000
@@ -73,6 +76,8 @@ class Answers:
                 raise self._failed[1]
             try:
                 self._catalog = open_catalog(self.settings)
+                if self.settings.on_sqlite:
+                    _read_ahead(self.settings.database_path)
             except MdlError as error:
                 self._failed = (time.monotonic(), error)
                 raise
@@ -218,19 +223,31 @@ class Answers:
     # -- the resolution log ---------------------------------------------------------------------
 
     def _keep(self, answer: Resolution) -> Resolution:
-        if answer.error is not None:
-            self._metrics.answers["refused"] += 1
-        elif answer.substituted:
-            self._metrics.answers["substituted"] += 1
+        outcome = outcome_of(answer)
+        self._metrics.answers[outcome] += 1
+        if outcome == "substituted":
             self._log.add(answer)
-        else:
-            self._metrics.answers["as_named"] += 1
         return answer
 
     def flush_log(self) -> None:
         """Write what waits into the resolution log; call it in a thread."""
         if self._catalog is not None and self._catalog.database.writable:
             self._log.write(self._catalog)
+
+
+def outcome_of(answer: Resolution) -> str:
+    """What the metrics call it: `refused`, `substituted` or `as_named`."""
+    if answer.error is not None:
+        return "refused"
+    return "substituted" if answer.substituted else "as_named"
+
+
+def _read_ahead(path: Path) -> None:
+    """Read the file once, in a piece: page by page, the first answers would wait for the disk."""
+    with contextlib.suppress(OSError), path.open("rb", buffering=0) as file:
+        for _ in range(_READ_AHEAD >> 20):
+            if not file.read(1 << 20):
+                break
 
 
 def _one(resolver: CallersResolver, name: str, wish: Wish) -> Resolution | MdlError:
