@@ -47,7 +47,7 @@ def label(config: Config) -> str:
 
 BUDGETS = {
     "dequantize_4bit": 18.0,
-    "quantize_4bit": 32.0,
+    "quantize_4bit": 33.0,
     "gemm_4bit_16": 8.8,
     "gemm_4bit_32": 11.0,
     "gemm_4bit_64": 15.0,

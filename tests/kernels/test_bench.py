@@ -10,6 +10,8 @@ import time
 import pytest
 import torch
 
+from mdl.errors import UsageError
+from mdl.kernels import tune
 from mdl.kernels.bench import cases as bench_cases
 from mdl.kernels.bench import main as bench
 from mdl.kernels.bench import models, others
@@ -99,16 +101,6 @@ def test_out_of_time_is_said():
     assert row["skipped"] == "out of time"
 
 
-def test_whole_models():
-    pytest.importorskip("bitsandbytes")
-    found = models.measure_models(CPU, models.TINY, lambda: False)
-    assert found["applied"]["swapped"]["linear_4bit"] == 7
-    for who in ("transformers + bitsandbytes", "ours"):
-        assert found[who]["prefill_ms"] > 0
-        assert found[who]["decode_tokens_per_second, batch 2"] > 0
-        assert found[who]["qlora_step"]["ms"] > 0
-
-
 def test_without_a_gpu_it_says_so_and_fails():
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "benchmarks.gpu"],
@@ -119,6 +111,43 @@ def test_without_a_gpu_it_says_so_and_fails():
     assert done.returncode == 1
     assert done.stderr.startswith("error: This measurement needs an NVIDIA GPU")
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def on_the_cpu(monkeypatch):
+    """The command, with the CPU in place of a GPU and tiny shapes in place of real ones."""
+    monkeypatch.setattr(bench, "require_gpu", lambda: CPU)
+    monkeypatch.setattr(bench, "REAL", bench_cases.TINY)
+    monkeypatch.setattr(bench, "LLAMA_8B", models.TINY)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+
+
+def test_the_command_writes_one_json_file(on_the_cpu, tmp_path, capsys):
+    pytest.importorskip("bitsandbytes")
+    out = tmp_path / "new" / "gpu.json"
+    bench.main(["--out", str(out), "--only", "rope", "--rounds", "1"])
+    body = json.loads(out.read_text())
+    assert body["models"]["applied"]["swapped"]["linear_4bit"] == 7
+    for who in ("transformers + bitsandbytes", "ours"):
+        assert body["models"][who]["prefill_ms"] > 0
+        assert body["models"][who]["decode_tokens_per_second, batch 2"] > 0
+        assert body["models"][who]["qlora_step"]["ms"] > 0
+    assert "compute_sanitizer" in body
+    assert capsys.readouterr().out.startswith("rope, 8 tokens")
+
+
+def test_tuning_times_every_candidate_and_leaves_the_table(on_the_cpu, capsys):
+    before = dict(tune.TABLE["gemv_4bit"])
+    bench.main(["--tune", "--only", "gemv"])
+    found = json.loads(capsys.readouterr().out)["tuning"]
+    assert len(found) == 1 + len(tune.CANDIDATES["gemv_4bit"])
+    assert all(ms > 0 for times in found.values() for ms in times.values())
+    assert tune.TABLE["gemv_4bit"] == before
+
+
+def test_tuning_something_unknown_is_refused(on_the_cpu):
+    with pytest.raises(UsageError, match="Nothing to tune"):
+        bench.main(["--tune", "--only", "softmax"])
 
 
 def test_versions_name_what_was_measured():
