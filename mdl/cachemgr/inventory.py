@@ -18,7 +18,6 @@ class InUse:
     Attributes:
         downloads: folder → the etag being downloaded into it.
         open_files: path relative to the root → a process that has it open.
-        quiet: false for a folder still being written to.
     """
 
     downloads: Mapping[str, str] = field(default_factory=dict)

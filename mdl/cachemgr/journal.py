@@ -83,24 +83,6 @@ class _Needed:
         return self._names[folder]
 
 
-def run_action(
-    index: CacheIndex, kind: str, summary: str, detail: dict[str, Any], ops: Sequence[Op]
-) -> int:
-    """Journal and perform an action; when an operation fails, revert it and raise.
-
-    The caller holds the root's mutex and marks the action done when its own after-care is.
-    """
-    action_id = index.begin_action(kind, summary, detail, ops)
-    try:
-        perform_all(ops)
-    except BaseException:
-        revert_all(ops)
-        index.set_action(action_id, "reverted")
-        _drop_empty(detail.get("trash"))
-        raise
-    return action_id
-
-
 def recover(index: CacheIndex) -> list[str]:
     """Bring actions that a killed process left half-done to one side; what was done, in words."""
     said = []

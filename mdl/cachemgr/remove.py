@@ -4,9 +4,9 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mdl.cachemgr import fileops
 from mdl.cachemgr.carry_out import Outcome, carry_out
 from mdl.cachemgr.facts import Folder
 from mdl.cachemgr.inventory import protection
@@ -240,6 +240,7 @@ def empty(cache: "Cache", ids: Iterable[int] = (), older_than: float | None = No
         if not ids and older_than is None:
             for path in strays(cache):
                 erase(path)
+            fileops.remove_folder(trash_place(cache.root).path)
         return sum(entry.bytes for entry in chosen)
 
 
@@ -270,10 +271,3 @@ def expire(cache: "Cache") -> None:
     """Erase what has been in the trash for longer than the configuration's `trash_days`."""
     for entry in choose(cache, [], cache.settings.cache.trash_days * 86400):
         _erase(cache, entry)
-
-
-def remove_empty_trash(cache: "Cache") -> None:
-    """Remove the trash folder itself when nothing is in it."""
-    place = Path(trash_place(cache.root).path)
-    if place.is_dir() and not any(place.iterdir()):
-        place.rmdir()

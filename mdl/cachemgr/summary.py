@@ -40,12 +40,6 @@ class Summary(NamedTuple):
     links: list[Any]
     shared: list[Any]
 
-    @property
-    def size(self) -> int:
-        linked: int = sum(link[2] for link in self.links)
-        shared: int = sum(payload[1] for payload in self.shared)
-        return self.own + linked + shared
-
 
 def from_row(name: str, facts: str) -> Summary:
     return Summary(name, *json.loads(facts))

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from mdl.cachemgr.facts import Folder
@@ -222,11 +223,9 @@ class Verifier:
         report.skipped += good
         return good
 
-    @property
+    @cached_property
     def _verified(self) -> dict[str, tuple[str, str]]:
-        if not hasattr(self, "_rows"):
-            self._rows = self.index.verified(time.time() - FRESH_SECONDS)
-        return self._rows
+        return self.index.verified(time.time() - FRESH_SECONDS)
 
     def _hashes(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, str, str]]:
         """(job, stamp, hash) as they come; files that go or change meanwhile are left out."""

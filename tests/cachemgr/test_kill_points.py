@@ -140,9 +140,16 @@ def fresh(path: Path, case: Case) -> Settings:
     return settings
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_every_kill_point(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else is here: neither waiting for downloads nor asking /proc for readers is needed."""
     monkeypatch.setattr("mdl.cachemgr.removal.SETTLE_SECONDS", 0.0)
+    for user in ("prune", "remove", "normalize_run"):
+        monkeypatch.setattr(f"mdl.cachemgr.{user}.open_files", lambda root: {})
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_kill_point(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     whole = fresh(tmp_path / "whole", case)
     original = manifest(whole.cache_root)
@@ -170,11 +177,8 @@ def test_every_kill_point(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     print(f"{name}: {count - 1} kill points")
 
 
-def test_a_recovery_that_is_killed_is_recovered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recovery_that_is_killed_is_recovered(tmp_path: Path) -> None:
     """Kill a prune in its middle, then the recovery after each of its own changes."""
-    monkeypatch.setattr("mdl.cachemgr.removal.SETTLE_SECONDS", 0.0)
     case = CASES["prune"]
     count = 0
     while True:
