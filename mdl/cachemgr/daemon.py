@@ -235,8 +235,6 @@ class Keeper:
                 from mdl.cachemgr.normalize_run import apply
 
                 done = apply(self.cache, plan)
-                # A further name for a blob moves no folder's time: what was counted alone is shared.
-                self.cache.index.put_folders((), [n for g in plan.work for n in g.folders])
                 self.state.counts.normalized += len(done.done)
                 for name in done.done:
                     log.info("Normalized %s to %s, %d bytes saved.", name, to, done.saved)
