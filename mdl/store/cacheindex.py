@@ -62,7 +62,7 @@ class Action(NamedTuple):
 
 
 class CacheIndex:
-    """An open index. Use it as a context manager, from one thread.
+    """An open index, to be used from one thread.
 
     Args:
         path: the file; its folder is made when missing. A path that cannot be written gives an
@@ -111,14 +111,13 @@ class CacheIndex:
                 "INSERT OR IGNORE INTO meta VALUES ('view_version', ?)", (str(VIEW_VERSION),)
             )
 
-    def __enter__(self) -> "CacheIndex":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         self._db.close()
+
+    def __del__(self) -> None:
+        # An index lives as long as the cache that opened it; nobody else would close it.
+        with contextlib.suppress(AttributeError, sqlite3.Error):
+            self.close()
 
     @contextlib.contextmanager
     def transaction(self, *, durable: bool = False) -> Iterator[None]:
