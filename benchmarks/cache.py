@@ -124,7 +124,7 @@ def timed(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def measure(repos: int, runs: int) -> dict[str, float]:
+def measure(repos: int, runs: int) -> None:
     with tempfile.TemporaryDirectory(prefix="mdl-benchmark-") as folder:
         runner = Runner(Path(folder))
         build(runner.root, repos)
@@ -146,7 +146,7 @@ def measure(repos: int, runs: int) -> dict[str, float]:
             ),
         }
         times["peak memory of a first mdl cache ls, MiB"] = runner.memory()
-    return times
+        report(repos, times)
 
 
 def hash_whole(path: str) -> str:
@@ -211,7 +211,7 @@ def report(repos: int, times: dict[str, float]) -> None:
     base = times["python -c 'import click, sqlite3'"]
     print(f"  {'warm mdl cache ls / click + sqlite3':42} {warm / base:9.2f} x")
     first = times["mdl cache ls, first time"] / times["bare scandir + stat walk"]
-    print(f"  {'first mdl cache ls / bare walk':42} {first:9.2f} x")
+    print(f"  {'first mdl cache ls / bare walk':42} {first:9.2f} x", flush=True)
 
 
 def main() -> None:
@@ -224,7 +224,7 @@ def main() -> None:
         measure_verify(options.runs)
         return
     for repos in options.repos or [100, 1000]:
-        report(repos, measure(repos, options.runs))
+        measure(repos, options.runs)
 
 
 if __name__ == "__main__":
