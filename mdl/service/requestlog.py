@@ -22,19 +22,18 @@ class RequestLog:
         if not self._enabled:
             return
         client = scope.get("client")
-        line = {
-            "at": round(time.time(), 3),
-            "request": exchange.request_id,
-            "client": client[0] if client else None,
-            "role": exchange.role,
-            "method": scope["method"],
-            "route": route,
-            "status": exchange.status,
-            "ms": round(seconds * 1000, 2),
-        }
+        # Written out by hand: everything but the name is ours and needs no escaping.
+        about = ""
         if exchange.about:
-            line |= {"name": exchange.about, "answer": exchange.answer}
-        self._lines.append(json.dumps(line))
+            about = (
+                f', "name": {json.dumps(exchange.about)}, "answer": {json.dumps(exchange.answer)}'
+            )
+        self._lines.append(
+            f'{{"at": {time.time():.3f}, "request": "{exchange.request_id}",'
+            f' "client": "{client[0] if client else "-"}", "role": "{exchange.role}",'
+            f' "method": {json.dumps(scope["method"])}, "route": "{route}",'
+            f' "status": {exchange.status}, "ms": {seconds * 1000:.2f}{about}}}'
+        )
         if len(self._lines) >= _HELD:
             self.flush()
 

@@ -158,11 +158,11 @@ def _protocol(service: Service) -> type[H11Protocol]:
             if self._refused:
                 return
             before = self.cycle
-            if self._head_timer is None and (before is None or before.response_complete):
-                self._await_head()
             super().data_received(data)
             if self.cycle is not before:
                 self._cancel()
+            elif self._head_timer is None and (before is None or before.response_complete):
+                self._await_head()  # the beginning of a head: the rest has to come in time
 
         def _await_head(self) -> None:
             self._head_timer = self.loop.call_later(head_seconds, self._too_slow)
