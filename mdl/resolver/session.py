@@ -238,7 +238,7 @@ class Resolver:
 
     def _keep(self, key: str, revision: str | None, facts: Facts) -> None:
         self._facts[(key, revision)] = (time.monotonic(), facts)
-        if facts.state == "no_revision" or not self.catalog.database.writable:
+        if facts.state == "no_revision" or _is_private(facts):
             return
         row = _row_of(facts, commit=revision is None)
         rows = {facts.repo_id.lower(): row}
@@ -326,12 +326,12 @@ class Resolver:
         now = time.monotonic()
         for facts in listed:
             self._facts[(facts.repo_id.lower(), None)] = (now, facts)
-        self._write_rows({f.repo_id.lower(): _row_of(f) for f in listed})
+        self._write_rows({f.repo_id.lower(): _row_of(f) for f in listed if not _is_private(f)})
 
     def _suggest(self, error: MdlError, name: Name) -> None:
         from difflib import get_close_matches
 
-        names = {known.lower(): known for known in self.catalog.all_names()}
+        names = {known.lower(): known for known in self.catalog.names_near(name.key)}
         close = get_close_matches(name.key, names, n=3, cutoff=0.75)
         close = [key for key in close if key != name.key]
         if close:
@@ -344,6 +344,11 @@ def _warn(text: str, *values: object) -> None:
     import logging
 
     logging.getLogger("mdl").warning(text, *values)
+
+
+def _is_private(facts: Facts) -> bool:
+    """Granted without an access check: seen by this token alone, so never written down."""
+    return facts.gated == "false" and facts.access == "granted"
 
 
 def _row_of(facts: Facts, commit: bool = True) -> RepositoryRow:

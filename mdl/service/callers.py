@@ -14,8 +14,6 @@ from mdl.settings import Settings
 from mdl.store.catalog import Catalog
 from mdl.store.rows import RepositoryRow
 
-# Comparing a misspelt name with more names than this takes longer than a request should.
-_SUGGEST_UP_TO = 50_000
 _DEAD_FOR = 10.0
 
 
@@ -107,13 +105,6 @@ class CallersResolver(Resolver):
         if self._dead is not None and self._outage.error is None:
             self._outage.note(self._dead)
 
-    def _keep(self, key: str, revision: str | None, facts: Facts) -> None:
-        # Granted without an access check: a private repository, seen by this token alone.
-        if facts.access == "granted":
-            self._facts[(key, revision)] = (time.monotonic(), facts)
-            return
-        super()._keep(key, revision, facts)
-
     def _write_rows(self, rows: dict[str, RepositoryRow]) -> None:
         if not self._may_ask:
             raise MustAsk
@@ -125,5 +116,4 @@ class CallersResolver(Resolver):
     def _suggest(self, error: MdlError, name: Name) -> None:
         if not self._may_ask:
             raise MustAsk
-        if sum(source["rows"] for source in self.catalog.sources()) <= _SUGGEST_UP_TO:
-            super()._suggest(error, name)
+        super()._suggest(error, name)

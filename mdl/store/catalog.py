@@ -171,10 +171,26 @@ class Catalog:
         rows = self.database.rows("SELECT version FROM sources WHERE name = :n", {"n": source})
         return str(rows[0][0]) if rows else None
 
-    def all_names(self) -> list[str]:
-        """Every repository name the catalogue has in any role, in the Hub's spelling."""
-        sql = "SELECT name FROM mirrors UNION SELECT repo_id FROM mirrors UNION SELECT repo_id FROM repositories WHERE state = 'ok'"  # noqa: E501
-        return [str(row[0]) for row in self.database.rows(sql)]
+    def names_near(self, key: str, few: int = 50_000) -> list[str]:
+        """Names to look for a misspelled one among, in the Hub's spelling.
+
+        All of them in a catalogue of at most `few` rows, else those with the same first letters.
+        """
+        bounds, params = "1 = 1", dict[str, Any]()
+        if self.database.rows("SELECT COALESCE(SUM(rows), 0) FROM sources")[0][0] > few:
+            bounds = "{0} >= :low AND {0} < :high"
+            params = {"low": key[:3], "high": key[:3] + "~", "few": few}
+        parts = (
+            ("name", "mirrors", "key", ""),
+            ("repo_id", "mirrors", "repo_key", ""),
+            ("repo_id", "repositories", "key", " AND state = 'ok'"),
+        )
+        sql = " UNION ".join(
+            f"SELECT {shown} FROM {table} WHERE {bounds.format(by)}{only}"  # noqa: S608 # constants
+            for shown, table, by, only in parts
+        )
+        limit = " LIMIT :few" if params else ""
+        return [str(row[0]) for row in self.database.rows(sql + limit, params)]
 
     def access(self, key: str, fingerprint: str) -> tuple[str, str, float] | None:
         """(state, the Hub's message, when) as last found for this token, or `None`."""

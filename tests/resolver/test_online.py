@@ -145,6 +145,16 @@ def test_missing_private_and_disabled(hub: LoopbackHub, online: Make) -> None:
     assert "disabled" in str(online().resolve("org/off").error)
 
 
+def test_a_private_repository_is_never_written_down(hub: LoopbackHub, online: Make) -> None:
+    hub.add_user("hf_own", "own")
+    hub.add_repo(
+        "own/secret", files={"config.json": "{}"}, private=True, access={"hf_own": "granted"}
+    )
+    resolver = online("hf_own")
+    assert resolver.resolve("own/secret", Wish(exact=True)).access == "granted"
+    assert resolver.catalog.about("own/secret").repository is None
+
+
 def test_an_unknown_name_gets_its_nearest_names(hub: LoopbackHub, online: Make) -> None:
     answer = online().resolve("meta-lama/Llama-3.1-8B-Instruct")
     assert answer.error is not None

@@ -74,6 +74,14 @@ def test_about_one_name_is_everything_in_order(catalog: Catalog) -> None:
     assert catalog.about("nobody/nothing").mirrors == ()
 
 
+def test_near_names_are_few_in_a_large_catalogue(catalog: Catalog) -> None:
+    catalog.import_rows(TEST, [ROW])
+    assert "Org/Name" in catalog.names_near("meta/x")
+    near = catalog.names_near("org/nome", few=10)
+    assert "Org/Name" in near
+    assert all(name.lower().startswith("org") for name in near)
+
+
 def test_what_the_hub_said_later_counts(catalog: Catalog) -> None:
     late = RepositoryRow("Org/Name", "ok", "false", None, None, "b" * 40, None, 200.0)
     early = late._replace(gated="manual", checked_at=100.0, format="bnb-4bit")
