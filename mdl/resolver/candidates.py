@@ -69,6 +69,8 @@ def _float_order(field: Field, own: Candidate, own_format: str) -> Iterator[Cand
         yield from _floats(field, "float", f"the float repository of a {own_format} one")
         return
     gated = field.gated
+    if field.wish.revision is not None:
+        yield own._replace(reason="the revision given is its own")
     if gated == "false":
         yield own._replace(reason="it is open and its weights are 16-bit")
     why = f"it is gated ({gated})" if gated else "whether it is gated is not known"

@@ -100,7 +100,7 @@ class _Decision:
         if not self.request.online or self.own is not None:
             return None
         wish = self.wish
-        if wish.revision is not None and is_commit(wish.revision) and wish.exact:
+        if is_commit(wish.revision) and (wish.exact or wish.format == "16bit"):
             here = self.cached(self.name.text, wish.revision)
             if here is not None and here.complete:
                 return None

@@ -1,11 +1,18 @@
 """Gathering what the policy needs: the database, the Hub, and the cache view it is handed."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from mdl.errors import MdlError, NotFoundError, OfflineError, UsageError
+from mdl.errors import (
+    BusyError,
+    MdlError,
+    NotFoundError,
+    OfflineError,
+    StoreError,
+    UsageError,
+)
 from mdl.resolver.formats import config_format
 from mdl.resolver.names import Name, parse_name
 from mdl.resolver.policy import decide
@@ -137,8 +144,9 @@ class Resolver:
                 answer.repo_id,
                 answer.trace[-1].reason if answer.trace else answer.rule,
             )
-        if self.catalog.database.writable:
-            self.catalog.log(purpose, answer.requested, answer.format, answer.to_json())
+        self._write(
+            lambda: self.catalog.log(purpose, answer.requested, answer.format, answer.to_json())
+        )
 
     def access(self, text: str) -> Facts:
         """Gating of a repository and the caller's own access to it, asked now.
@@ -251,8 +259,16 @@ class Resolver:
         self._write_rows({old: row})
 
     def _write_rows(self, rows: dict[str, RepositoryRow]) -> None:
-        if self.catalog.database.writable:
-            self.catalog.remember(rows.items())
+        self._write(lambda: self.catalog.remember(rows.items()))
+
+    def _write(self, write: Callable[[], None]) -> None:
+        """Keep what was learnt. A full or busy disk must not keep a good answer from its asker."""
+        if not self.catalog.database.writable:
+            return
+        try:
+            write()
+        except (StoreError, BusyError) as error:
+            _warn("%s The answer stands, but nothing was recorded.", error.message)
 
     def _stored(self, key: str, row: RepositoryRow | None) -> Facts | None:
         """A stored row as facts, with what is known of this token's access."""
@@ -285,8 +301,8 @@ class Resolver:
             if time.time() - held[2] < life:
                 return facts._replace(access=held[0], message=held[1])
         state, message = self.hub.access(facts.repo_id)
-        if state not in ("unknown", "no_token") and self.catalog.database.writable:
-            self.catalog.remember_access(key, mark, state, message)
+        if state not in ("unknown", "no_token"):
+            self._write(lambda: self.catalog.remember_access(key, mark, state, message))
         return facts._replace(access=state, message=message or state)
 
     def _fingerprint(self) -> str:

@@ -242,6 +242,25 @@ def test_an_answer_that_is_used_is_recorded(
     json.dumps(row)
 
 
+def test_a_database_that_cannot_be_written_does_not_stop_the_answer(
+    llama: LoopbackHub, online: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    resolver = online()
+    with sqlite3.connect(resolver.settings.database_path) as other:
+        # Nothing more fits, as on a full disk: SQLite's own limit says it.
+        pages = other.execute("PRAGMA page_count").fetchone()[0]
+    other.close()
+    resolver.catalog.database.rows(f"PRAGMA max_page_count = {pages}")
+    with caplog.at_level(logging.WARNING, "mdl"):
+        for n in range(3000):
+            if "nothing was recorded" in caplog.text:
+                break
+            answer = resolver.resolve(GATED, Wish("bnb-4bit"))
+            resolver.record(answer, f"load {n} " + "x" * 2000)
+    assert answer.repo_id == DYNAMIC
+    assert "nothing was recorded" in caplog.text
+
+
 def test_a_read_only_database_still_answers(llama: LoopbackHub, online: Make) -> None:
     resolver = online()
     path = resolver.settings.database_path

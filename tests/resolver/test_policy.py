@@ -195,10 +195,19 @@ def test_it_asks_only_for_what_it_lacks() -> None:
     assert ask(Wish(exact=True), known(*ALL), gated, online=True) == Need("access", NAME)
 
 
-def test_a_pinned_commit_that_is_here_asks_nothing() -> None:
-    wish = Wish(exact=True, revision="c" * 40)
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_pinned_commit_that_is_here_asks_nothing(exact: bool) -> None:
+    wish = Wish(exact=exact, revision="c" * 40)
     answer = answered(wish, known(*ALL), online=True, here=(NAME,))
     assert (answer.repo_id, answer.commit) == (NAME, "c" * 40)
+
+
+def test_a_revision_of_a_gated_repository_is_kept_where_it_may_be_read() -> None:
+    wish = Wish(revision="v1")
+    granted = (seen(NAME, gated="manual", access="granted"),)
+    assert answered(wish, known(*ALL), granted, online=True).repo_id == NAME
+    denied = (seen(NAME, gated="manual", access="pending"), seen(OPEN.repo_id))
+    assert isinstance(answered(wish, known(*ALL), denied, online=True).error, UsageError)
 
 
 ROWS = st.lists(st.sampled_from(ALL), unique=True, max_size=5)
