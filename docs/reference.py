@@ -28,7 +28,13 @@ def reference() -> str:
     """The whole page."""
     parts = [HEAD]
     for path, command in commands(cli, "mdl"):
-        context = click.Context(command, info_name=path, max_content_width=90, terminal_width=90)
+        context = click.Context(
+            command,
+            info_name=path,
+            max_content_width=90,
+            terminal_width=90,
+            help_option_names=["-h", "--help"],  # as below the real `mdl`
+        )
         parts.append(f"\n## {path}\n\n```\n{command.get_help(context)}\n```\n")
     return "".join(parts)
 
