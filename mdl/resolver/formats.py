@@ -14,15 +14,18 @@ _CLAIMS = (
     (re.compile(r"[-_]fp8"), "fp8"),
     (re.compile(r"[-_](mlx|nvfp4|mxfp4|exl2|exl3)|[-_][48]bit$"), "other"),
 )
+# Most names claim nothing, and one search says so.
+_ANY_CLAIM = re.compile("|".join(pattern.pattern for pattern, _ in _CLAIMS))
 _METHODS = {"fp8": "fp8", "fbgemm_fp8": "fp8", "awq": "awq", "gptq": "gptq"}
 
 
 def claimed_format(name: str) -> str | None:
     """The format a name claims, `None` when it claims nothing (then it is most likely 16-bit)."""
     lowered = name.lower()
-    for pattern, found in _CLAIMS:
-        if pattern.search(lowered):
-            return found
+    if _ANY_CLAIM.search(lowered):
+        for pattern, found in _CLAIMS:
+            if pattern.search(lowered):
+                return found
     return None
 
 

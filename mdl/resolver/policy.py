@@ -190,14 +190,12 @@ class _Decision:
     # -- a choice among candidates ----------------------------------------------------------
 
     def _choose(self) -> Resolution | Need:
-        candidates = list(self._candidates())
         if self.wish.prefer == "cached":
-            here = [c for c in candidates if self._is_here(c)]
-            for candidate in here:
-                if not self._passed_over(candidate):
+            for candidate in self._candidates():
+                if self._is_here(candidate) and not self._passed_over(candidate):
                     return self._finish(candidate, "it is in the cache, and that was preferred")
             self._step(self.canonical, "noted", "no candidate is in the cache; the usual order")
-        for candidate in candidates:
+        for candidate in self._candidates():
             reason = self._passed_over(candidate)
             if reason is None:
                 verdict = self._judge(candidate)
@@ -207,7 +205,7 @@ class _Decision:
             if reason is None:
                 return self._finish(candidate)
             self._step(candidate.repo_id, "rejected", reason)
-        return self._refusal(self._nothing_left(candidates))
+        return self._refusal(self._nothing_left())
 
     def _finish(self, candidate: Candidate, reason: str = "") -> Resolution:
         if self.wish.revision is not None and candidate.key != self.canonical.lower():
@@ -357,14 +355,14 @@ class _Decision:
             next=page + ".",
         )
 
-    def _nothing_left(self, candidates: list[Candidate]) -> MdlError:
+    def _nothing_left(self) -> MdlError:
         last = self.trace[-1].reason if self.trace else "nothing is known of it"
         if any(step.reason in _ACCESS_WORDS.values() for step in self.trace):
             return self._no_access(self.canonical, last)
         others = self._alternatives("")
         return NotFoundError(
             f"Nothing keeps the wish for {self.wish.format} of {self.canonical}.",
-            why=f"{len(candidates)} candidates were passed over; the last: {last}",
+            why=f"{len(self.trace)} candidates were passed over; the last: {last}",
             next=f"Other formats: {', '.join(others)}." if others else "Wish for what it is.",
         )
 
