@@ -8,11 +8,12 @@ The rules, in order; each leaves a line in the trace:
 
 1. A local folder is taken as it is.
 2. An exact wish is that repository and no other.
-3. A name whose weights already are what is wished for stays itself (unless known to be bad).
-4. A person's own rows, then the catalogue's mirrors by rank; bad, dead and unreadable ones are
-   passed over, with the reason.
-5. The repository itself, converted on load; then its float repositories, converted on load.
-6. Nothing left: a refusal that names what could be had instead.
+3. A person's own rows.
+4. A name whose weights already are what is wished for stays itself (unless known to be bad; a
+   16-bit one that is gated, or may be, goes to its ungated mirror).
+5. The catalogue's mirrors by rank; bad, dead and unreadable ones are passed over, with the reason.
+6. The repository itself, converted on load; then its float repositories, converted on load.
+7. Nothing left: a refusal that names what could be had instead.
 """
 
 from collections.abc import Iterator, Mapping

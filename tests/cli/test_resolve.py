@@ -1,6 +1,7 @@
 """`mdl resolve` and `mdl access` as a person and as a script use them."""
 
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,20 @@ def test_a_dead_hub_is_answered_from_here(mdl: Run) -> None:
     assert known.code == 0
     assert "does not answer" in known.err
     assert mdl("resolve", "some/unknown", HF_ENDPOINT=dead).code == 5
+
+
+def test_a_database_from_a_newer_version_is_left_alone(mdl: Run, hub_env: dict[str, str]) -> None:
+    assert mdl("resolve", GATED, "--4bit", "--offline").code == 0
+    path = Path(hub_env["MDL_HOME"]) / "mdl.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+    before = path.read_bytes()
+    ran = mdl("resolve", GATED, "--4bit", "--json")
+    assert (ran.code, ran.json["error"]["code"]) == (1, "store")
+    assert "newer version of mdl" in ran.json["error"]["message"]
+    assert "Upgrade mdl" in ran.json["error"]["next"]
+    assert path.read_bytes() == before
 
 
 def test_names_stream_in_and_json_lines_out(mdl: Run, hub: LoopbackHub) -> None:
