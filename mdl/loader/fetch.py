@@ -24,7 +24,7 @@ from mdl.errors import (
 from mdl.loader.files import Needed, choose_files
 from mdl.loader.progress import Progress
 from mdl.resolver.hub import http_library
-from mdl.settings import Settings
+from mdl.settings import Settings, StrPath
 
 WORKERS = 4  # files fetched at once
 ATTEMPTS = 3  # a connection that breaks in the middle of a file is not retried by the client
@@ -157,7 +157,7 @@ def _fetch_one(hub: Hub, download: Download, path: str, progress: Progress) -> N
                 download.repo_id,
                 path,
                 revision=download.commit,
-                cache_dir=hub.settings.cache_root,
+                cache_dir=Path(hub.settings.cache_root),
                 tqdm_class=progress.bar_class(),
                 **hub.options,
             )
@@ -225,23 +225,20 @@ def repair(hub: Hub, download: Download, damaged: Sequence[str]) -> None:
                 download.repo_id,
                 path,
                 revision=download.commit,
-                cache_dir=hub.settings.cache_root,
+                cache_dir=Path(hub.settings.cache_root),
                 force_download=True,
                 tqdm_class=Progress().bar_class(),
                 **hub.options,
             )
 
 
-def check_space(folder: Path, needed: int) -> None:
+def check_space(folder: StrPath, needed: int) -> None:
     """Refuse a download that cannot fit.
 
     Raises:
         DiskError: fewer bytes are free on the folder's disk than needed, plus a reserve.
     """
-    there = folder
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(existing(folder)).free
     if needed and needed + RESERVE > free:
         raise DiskError(
             f"The disk of {folder} has {free / 1e9:.2f} GB free and {needed / 1e9:.2f} GB are "
@@ -252,9 +249,17 @@ def check_space(folder: Path, needed: int) -> None:
         )
 
 
-def storage_folder(cache_root: Path, repo_id: str) -> Path:
+def existing(folder: StrPath) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    there = Path(folder)
+    while not there.exists():
+        there = there.parent
+    return there
+
+
+def storage_folder(cache_root: StrPath, repo_id: str) -> Path:
     """Where huggingface_hub keeps a model repository of this spelling."""
-    return cache_root / f"models--{repo_id.replace('/', '--')}"
+    return Path(cache_root) / f"models--{repo_id.replace('/', '--')}"
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from mdl.errors import LoadError
 from mdl.loader.build import model_class, model_config, quantization_on_load
 from mdl.loader.checkpoint import Checkpoint, read_json
 from mdl.loader.devices import Device, find_devices
-from mdl.loader.fetch import Download, Hub, fetch_small, hub_errors
+from mdl.loader.fetch import Download, Hub, existing, fetch_small, hub_errors
 from mdl.loader.files import Needed
 from mdl.loader.headers import Header, parse_header
 from mdl.loader.memory import (
@@ -117,7 +117,7 @@ def plan_checkpoint(checkpoint: Checkpoint, request: LoadRequest, found: Answer)
         and found.source.commit is not None
     )  # fmt: skip
     download = found.source.download
-    free = shutil.disk_usage(_existing(found.settings.cache_root)).free
+    free = shutil.disk_usage(existing(found.settings.cache_root)).free
     devices = find_devices(request.device_map)
     to_write = (download.bytes if download else 0) + (weights if keeps_mirror else 0)
     return LoadPlan(
@@ -282,12 +282,6 @@ def check_fits(plan: LoadPlan) -> None:
             next="Ask for 4-bit weights, a shorter max_seq_length, or a device with more memory.",
             details={"plan": plan.to_json()},
         )
-
-
-def _existing(folder: Path) -> Path:
-    while not folder.exists():
-        folder = folder.parent
-    return folder
 
 
 def _mb(size: int) -> str:

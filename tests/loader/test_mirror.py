@@ -75,7 +75,7 @@ def test_offline_it_is_enough_without_the_source(served: LoopbackHub) -> None:
     import shutil
 
     first = load()
-    shutil.rmtree(load_settings().cache_root / "models--Org--Name")
+    shutil.rmtree(Path(load_settings().cache_root) / "models--Org--Name")
     second = load(local_files_only=True, revision=first.report.commit)
     assert second.report.mirror == first.report.mirror
 
@@ -93,7 +93,7 @@ def test_off_by_a_flag(served: LoopbackHub) -> None:
     for _ in range(2):
         loaded = load(quantize_once=False)
         assert loaded.report.quantized_on_load and loaded.report.mirror is None
-    root = load_settings().cache_root
+    root = Path(load_settings().cache_root)
     assert not list(root.glob(f"models--{mirror.OWNER}--*"))
 
 
@@ -130,7 +130,7 @@ assert report.mirror is None and "could not be written" in report.warnings[0], r
         [sys.executable, "-c", code], env=hub_env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    home = load_settings().cache_root / f"models--{mirror.mirror_name(NAME).replace('/', '--')}"
+    home = Path(load_settings().cache_root) / f"models--{mirror.mirror_name(NAME).replace('/', '--')}"
     assert not list(home.rglob("*.safetensors")) and not list(home.glob(".writing-*"))
 
 
@@ -157,7 +157,7 @@ mdl.load({NAME!r}, load_in_4bit=True)
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
-    home = load_settings().cache_root / f"models--{mirror.mirror_name(NAME).replace('/', '--')}"
+    home = Path(load_settings().cache_root) / f"models--{mirror.mirror_name(NAME).replace('/', '--')}"
     assert (home / "snapshots").exists() == (step.startswith("catalog"))
     again = load()
     assert again.report.quantized_on_load and again.report.mirror
