@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from mdl.errors import UsageError
+from mdl.kernels.decoder import norm_after_sum
 from mdl.kernels.families import OPERATIONS, Operation, class_for, rule_for
 from mdl.kernels.forwards import activation_kind, packed_weight, single_adapter
 from mdl.kernels.swapped import original_of, path_of
@@ -174,6 +175,10 @@ def _unfit(module: Any, operation: str) -> str:
         return "several, merged or unusual adapters: PEFT's own code runs them"
     if operation == "layer_norm" and (module.weight is None or len(module.normalized_shape) != 1):
         return "it normalises several dimensions, or has no weight"
+    if operation == "add_rms_norm":
+        norm = type(norm_after_sum(module))
+        if path_of(norm) != path_of(type(module)).replace("DecoderLayer", "RMSNorm"):
+            return f"its norm is a {norm.__name__}"
     if operation == "glu":
         activation = getattr(module, "act_fn", None) or getattr(module, "activation_fn", None)
         if activation_kind(activation) is None:

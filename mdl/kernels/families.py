@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mdl.kernels import forwards
+from mdl.kernels import decoder, forwards
 from mdl.kernels.swapped import path_of, subclass
 
 
@@ -21,6 +21,7 @@ OPERATIONS = (
     Operation("linear_4bit", "bitsandbytes' 4-bit linear layers, forward and gradient"),
     Operation("lora_4bit", "PEFT's LoRA layers over 4-bit linear layers, in one product"),
     Operation("rms_norm", "RMSNorm"),
+    Operation("add_rms_norm", "the residual add and the RMSNorm after it, in a decoder layer"),
     Operation("layer_norm", "LayerNorm"),
     Operation("rope", "rotary position embedding of Q and K"),
     Operation("glu", "SwiGLU and GeGLU in the MLP"),
@@ -61,11 +62,23 @@ _MLP = {
 }
 _CAUSAL = {name: prefix for name, prefix in {**_PLAIN, **_GEMMA}.items() if "vl" not in name}
 
+
+def _layer(parts: decoder.Parts) -> Callable[[Any], forwards.Forward | None]:
+    return lambda original: decoder.decoder_forward(original, parts)
+
+
 _GROUPS: tuple[tuple[str, Callable[[Any], forwards.Forward | None], list[str]], ...] = (
     ("linear_4bit", forwards.linear_4bit_forward, ["bitsandbytes.nn.modules.Linear4bit"]),
     ("lora_4bit", forwards.lora_4bit_forward, ["peft.tuners.lora.bnb.Linear4bit"]),
     ("rms_norm", forwards.rms_norm_forward, _types("{}RMSNorm", _PLAIN)),
     ("rms_norm", forwards.gemma_norm_forward, _types("{}RMSNorm", _GEMMA)),
+    (
+        "add_rms_norm",
+        _layer(decoder.LLAMA),
+        _types("{}DecoderLayer", {name: _PLAIN[name] for name in _PLAIN if name != "phi3"}),
+    ),
+    ("add_rms_norm", _layer(decoder.PHI3), _types("{}DecoderLayer", {"phi3": "Phi3"})),
+    ("add_rms_norm", _layer(decoder.GEMMA), _types("{}DecoderLayer", _GEMMA)),
     ("layer_norm", forwards.layer_norm_forward, ["torch.nn.modules.normalization.LayerNorm"]),
     ("rope", forwards.attention_forward, _types("{}Attention", {**_PLAIN, **_GEMMA})),
     ("glu", forwards.mlp_forward, _types("{}MLP", _MLP)),

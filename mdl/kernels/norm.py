@@ -45,7 +45,13 @@ def add_rms_norm(
     offset: float = 0.0,
     cast: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`rms_norm(x + residual)` and `x + residual`, reading both once."""
+    """`rms_norm(x + residual)` and `x + residual`, reading both once.
+
+    x, residual: [..., H]. Of different shapes or dtypes they are added first, as torch does it.
+    """
+    if x.dtype != residual.dtype or x.shape != residual.shape:
+        total = x + residual
+        return rms_norm(total, weight, eps, offset=offset, cast=cast), total
     apply: Any = RMSNormFunction.apply
     y, total = apply(x, residual, weight, eps, offset, cast)
     return y, total

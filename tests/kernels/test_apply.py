@@ -14,7 +14,7 @@ pytest.importorskip("transformers")
 # transformers, bitsandbytes and PEFT warn about things these tests do not touch.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-EXPECTED = {"rms_norm", "rope", "glu", "cross_entropy"}
+EXPECTED = {"rms_norm", "add_rms_norm", "rope", "glu", "cross_entropy"}
 
 
 def assert_same_step(one, other):
@@ -64,6 +64,7 @@ def test_only_and_skip():
     assert set(kernels.apply(tiny("llama"), only="rms_norm").counts) == {"rms_norm"}
     assert set(kernels.apply(tiny("llama"), skip=["rope", "glu"]).counts) == {
         "rms_norm",
+        "add_rms_norm",
         "cross_entropy",
     }
     with pytest.raises(UsageError, match="'norm'"):

@@ -34,15 +34,20 @@ def assert_near(ours, theirs, dtype, factor=1.0):
     dtype=DTYPES,
     offset=st.sampled_from([0.0, 1.0]),
     cast=st.booleans(),
+    add=st.booleans(),
 )
-def test_rms_norm(rows, width, dtype, offset, cast):
+def test_rms_norm(rows, width, dtype, offset, cast, add):
     x, weight = normal(rows, width, dtype=dtype), normal(width, dtype=dtype, seed=1)
-    y, _, rstd = rms_forward(x, None, weight, 1e-5, offset, cast)
-    twin, twin_rstd = norm_twin.rms_norm(x, weight, 1e-5, offset, cast)
+    residual, upper = (normal(rows, width, dtype=dtype, seed=s) if add else None for s in (3, 4))
+    total = x + residual if add else x
+    y, kept, rstd = rms_forward(x, residual, weight, 1e-5, offset, cast)
+    assert torch.equal(kept, total) == add
+    twin, twin_rstd = norm_twin.rms_norm(total, weight, 1e-5, offset, cast)
     assert_near((y, rstd), (twin, twin_rstd), dtype)
     grad = normal(rows, width, dtype=dtype, seed=2)
-    ours = rms_backward(grad, None, x, weight, rstd, offset)
-    assert_near(ours, norm_twin.rms_norm_backward(grad, x, weight, rstd, offset), dtype, 10)
+    ours = rms_backward(grad, upper, total, weight, rstd, offset)
+    of_x, of_weight = norm_twin.rms_norm_backward(grad, total, weight, rstd, offset)
+    assert_near(ours, (of_x + upper if add else of_x, of_weight), dtype, 10)
 
 
 def test_add_rms_norm_of_strided_rows():

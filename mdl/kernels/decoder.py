@@ -1,0 +1,99 @@
+"""The forward of a decoder layer whose residual add and the norm after it are one operation.
+
+Every layer has two adds. The first is followed by a norm of the same layer and is fused with it;
+the second's norm belongs to the next layer, behind hooks and checkpoints, and stays an add.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mdl.kernels.norm import add_rms_norm
+from mdl.kernels.swapped import original_of
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a family's decoder layer calls its children.
+
+    norm: the norm of the sum. after_attention, after_mlp: what a branch passes before it is added;
+    '' for nothing. gemma: the norm's weight is stored minus one and applied before rounding.
+    """
+
+    norm: str = "post_attention_layernorm"
+    after_attention: str = ""
+    after_mlp: str = ""
+    gemma: bool = False
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Everything a layer of this form looks up."""
+        found = {"input_layernorm", "self_attn", self.norm, "mlp"}
+        return frozenset(found | {self.after_attention, self.after_mlp} - {""})
+
+
+LLAMA = Parts()
+PHI3 = Parts(after_attention="resid_attn_dropout", after_mlp="resid_mlp_dropout")
+GEMMA = Parts(
+    "pre_feedforward_layernorm", "post_attention_layernorm", "post_feedforward_layernorm", True
+)
+
+
+def decoder_forward(original: Any, parts: Parts) -> Callable[..., Any] | None:
+    """norm(residual + attention) in one operation, the rest as the original has it.
+
+    None if the original's code looks up other names than `parts` has: it is another layer.
+    """
+    theirs = inspect.unwrap(original.forward)
+    code = getattr(theirs, "__code__", None)
+    if code is None or set(code.co_names) != parts.names:
+        return None
+    norm_type = theirs.__globals__.get(original.__name__.replace("DecoderLayer", "RMSNorm"))
+    defaults = {
+        name: one.default
+        for name, one in inspect.signature(theirs).parameters.items()
+        if one.default is not inspect.Parameter.empty
+    }
+
+    def forward(self: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        norm = getattr(self, parts.norm)
+        if args or not _bare(norm) or (original_of(type(norm)) or type(norm)) is not norm_type:
+            return original.forward(self, hidden_states, *args, **kwargs)
+        attended = self.self_attn(
+            hidden_states=self.input_layernorm(hidden_states), **{**defaults, **kwargs}
+        )[0]
+        if parts.after_attention:
+            attended = getattr(self, parts.after_attention)(attended)
+        normed, total = _add_norm(norm, attended, hidden_states, parts.gemma)
+        branch = self.mlp(normed)
+        if parts.after_mlp:
+            branch = getattr(self, parts.after_mlp)(branch)
+        return total + branch
+
+    return forward
+
+
+def norm_after_sum(layer: Any) -> Any:
+    """The norm that a decoder layer of a known family applies to its first sum."""
+    return getattr(layer, GEMMA.norm, None) or getattr(layer, LLAMA.norm)
+
+
+def _add_norm(
+    norm: Any, x: torch.Tensor, residual: torch.Tensor, gemma: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if gemma:
+        return add_rms_norm(x, residual, norm.weight, norm.eps, offset=1.0, cast=False)
+    return add_rms_norm(x, residual, norm.weight, norm.variance_epsilon)
+
+
+def _bare(module: Any) -> bool:
+    """Whether calling a module does nothing beside its class's forward."""
+    return "forward" not in module.__dict__ and not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
