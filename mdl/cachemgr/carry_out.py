@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mdl.cachemgr import fileops
 from mdl.cachemgr.facts import Folder
@@ -54,6 +55,14 @@ class Outcome:
     skipped: Mapping[str, str]
     trash: str | None
     note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "action": self.action_id,
+            "freed": self.freed,
+            "trash": self.trash,
+            "skipped": dict(self.skipped),
+        }
 
 
 class _Run:

@@ -47,6 +47,14 @@ class Normalized:
     done: tuple[str, ...]
     skipped: Mapping[str, str]
 
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "action": self.action_id,
+            "saved": self.saved,
+            "done": list(self.done),
+            "skipped": dict(self.skipped),
+        }
+
 
 def apply(cache: "Cache", planned: NormalizePlan) -> Normalized:
     """Carry a plan out.

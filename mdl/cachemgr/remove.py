@@ -182,23 +182,33 @@ def restore(cache: "Cache", action_id: int, *, dry_run: bool = False) -> Action:
                 f"There is nothing to restore under number {action_id}.",
                 next="`mdl cache trash ls` lists what is in the trash.",
             )
+        _check_trash(action)
         if not dry_run:
-            _check_trash(action)
-        undo_action(index, action_id)
+            undo_action(index, action_id)
         return action
 
 
-def undo(cache: "Cache", *, dry_run: bool = False) -> Action:
+def undo(cache: "Cache", *, only: int | None = None, dry_run: bool = False) -> Action:
     """Revert the last action that is done.
+
+    Args:
+        only: the number it must have.
 
     Raises:
         NotFoundError: there is none, or its files have left the trash.
+        BusyError: it is another one by now.
     """
     with cache.exclusive() as index:
         done = [action for action in index.actions() if action.state in ("done", "emptied")]
         if not done:
             raise NotFoundError("There is nothing to undo.")
         last = done[-1]
+        if only is not None and last.id != only:
+            raise BusyError(
+                f"Action {only} is no longer the last one.",
+                why=f"{last.kind} ({last.summary}) came after it",
+                next="Look at what undo would take back now.",
+            )
         if last.state == "emptied":
             raise NotFoundError(
                 f"The last action ({last.kind}: {last.summary}) cannot be undone.",

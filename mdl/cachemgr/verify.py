@@ -13,15 +13,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mdl.cachemgr.facts import Folder
 from mdl.cachemgr.layout import COMMIT_LENGTH, SHA256_LENGTH, is_hash
-from mdl.cachemgr.probe import read_small
+from mdl.cachemgr.probe import read_small, store_is_marked
 from mdl.cachemgr.reading import chunks
-from mdl.cachemgr.scan import MAX_TREE_BYTES
+from mdl.cachemgr.scan import MAX_TREE_BYTES, scan_folder
 from mdl.cachemgr.sharedstore import payload_path
+from mdl.errors import VerificationError
 from mdl.store.cacheindex import CacheIndex
+
+if TYPE_CHECKING:
+    from mdl.cachemgr.cache import Cache
 
 # A verdict on content that did not change since is believed for a day: enough to go on after a
 # break, and not so long that bits which rot on the disk are never met again.
@@ -162,6 +166,38 @@ def stamp_of(path: str) -> str | None:
     except OSError:
         return None
     return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}"
+
+
+def chosen(cache: "Cache", names: Sequence[str], repo_type: str | None = None) -> list[Folder]:
+    """The folders of these repositories in every casing, aliases left out; of all without names.
+
+    Raises:
+        NotFoundError, UsageError: a name is not here, or means more than one repository.
+    """
+    if names:
+        repos = [cache.repo(name, repo_type) for name in names]
+        folders = [
+            folder for repo in repos for folder in cache.folders_of(repo.repo_id, repo.repo_type)
+        ]
+    else:
+        root = os.fspath(cache.root)
+        marked = store_is_marked(root)
+        folders = [
+            scan_folder(root, summary.name, marked=marked) for summary in cache.survey().summaries
+        ]
+    return [
+        folder
+        for folder in folders
+        if folder.alias_of is None and repo_type in (None, folder.repo_type)
+    ]
+
+
+def refusal(count: int) -> VerificationError:
+    """What a run that found something bad ends with."""
+    return VerificationError(
+        f"{count} file{'s are' if count > 1 else ' is'} not what they should be.",
+        next="`mdl cache verify --repair` fetches them again.",
+    )
 
 
 class Verifier:

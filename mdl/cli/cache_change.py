@@ -66,7 +66,7 @@ def prune(
     outcome = found.apply(plan)
     _erase_now(found, outcome, now=now)
     if as_json:
-        echo_json({"dry_run": False, **plan.to_json(), **outcome_json(outcome)})
+        echo_json({"dry_run": False, **plan.to_json(), **outcome.to_json()})
     else:
         show_outcome(outcome, erased=now)
 
@@ -89,15 +89,6 @@ def _erase_now(found: Cache, outcome: Outcome, *, now: bool) -> None:
         from mdl.cachemgr.remove import empty
 
         empty(found, [outcome.action_id])
-
-
-def outcome_json(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "action": outcome.action_id,
-        "freed": outcome.freed,
-        "trash": outcome.trash,
-        "skipped": dict(outcome.skipped),
-    }
 
 
 def show_outcome(outcome: Outcome, *, erased: bool = False) -> None:
@@ -172,7 +163,7 @@ def rm(
     outcome = apply_remove(found, plan)
     _erase_now(found, outcome, now=choice["now"])
     if as_json:
-        echo_json({"dry_run": False, **plan.to_json(), **outcome_json(outcome)})
+        echo_json({"dry_run": False, **plan.to_json(), **outcome.to_json()})
     else:
         show_outcome(outcome, erased=choice["now"])
 
@@ -227,9 +218,7 @@ def normalize(
     agree(f"Normalize {len(planned.work)} repositories?", yes=choice["yes"])
     outcome = apply(found, planned)
     if as_json:
-        done = {"action": outcome.action_id, "saved": outcome.saved, "done": list(outcome.done),
-                "skipped": dict(outcome.skipped)}  # fmt: skip
-        echo_json({"dry_run": False, **planned.to_json(), **done})
+        echo_json({"dry_run": False, **planned.to_json(), **outcome.to_json()})
         return
     for repo_id, reason in outcome.skipped.items():
         click.echo(f"left alone: {printable(repo_id)}: {reason}")

@@ -5,8 +5,7 @@ from typing import Any
 
 import click
 
-from mdl.cachemgr.cache import split_name
-from mdl.cachemgr.layout import folder_name, repo_key
+from mdl.cachemgr.pins import parse_pin
 from mdl.cli.cache_common import (
     DURATION,
     agree,
@@ -35,7 +34,7 @@ def pin(
     """Keep NAME, NAME@revision or NAME@commit from every prune; without NAME, list the pins."""
     found = opened(cache_dir)
     if name is not None:
-        key, revision, repo_id = _pinned_name(name, repo_type)
+        key, revision, repo_id = parse_pin(name, repo_type)
         if not dry_run:
             found.index.add_pin(key, revision, repo_id)
     say_notes(found)
@@ -62,7 +61,7 @@ def unpin(
 ) -> None:
     """Take a pin away, written as it was set."""
     found = opened(cache_dir)
-    key, revision, repo_id = _pinned_name(name, repo_type)
+    key, revision, repo_id = parse_pin(name, repo_type)
     if (key, revision) not in {row[:2] for row in found.index.pins()}:
         raise NotFoundError(f"{name} is not pinned.", next="`mdl cache pin` lists the pins.")
     if not dry_run:
@@ -72,14 +71,6 @@ def unpin(
         echo_json({"pins": found.pins})
     else:
         click.echo(f"{repo_id} {'would be' if dry_run else 'is'} no longer pinned.")
-
-
-def _pinned_name(name: str, repo_type: str | None) -> tuple[str, str, str]:
-    """(repo_key, revision or '', repo_id)."""
-    text, _, revision = name.partition("@")
-    kind, repo_id = split_name(text, repo_type)
-    folder_name(repo_id, kind or "model")
-    return repo_key(kind or "model", repo_id), revision, repo_id
 
 
 @click.group("trash")

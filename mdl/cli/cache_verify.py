@@ -8,9 +8,7 @@ from typing import Any
 
 import click
 
-from mdl.cachemgr.probe import store_is_marked
-from mdl.cachemgr.scan import scan_folder
-from mdl.cachemgr.verify import Report, Verifier
+from mdl.cachemgr.verify import Report, Verifier, chosen, refusal
 from mdl.cli.cache_common import (
     SIZE,
     cache_dir_option,
@@ -45,7 +43,7 @@ def verify(
     Exit code 6 when something is bad.
     """
     found = opened(cache_dir)
-    folders = _folders(found, names, repo_type)
+    folders = chosen(found, names, repo_type)
     verifier = Verifier(
         os.fspath(found.root),
         found.index,
@@ -66,31 +64,12 @@ def verify(
         still = [{**bad.to_json(), "why": why} for bad, why in failed]
         shown = {"root": str(found.root), **report.to_json(), "repaired": fixed, "remaining": still}
         if failed:
-            shown["error"] = _refusal(len(failed)).to_json()
+            shown["error"] = refusal(len(failed)).to_json()
         echo_json(shown)
     else:
         _show(report, fixed, failed)
     if failed:
         raise click.exceptions.Exit(VerificationError.exit_code)
-
-
-def _folders(found: Any, names: tuple[str, ...], repo_type: str | None) -> list[Any]:
-    if names:
-        repos = [found.repo(name, repo_type) for name in names]
-        folders = [
-            folder for repo in repos for folder in found.folders_of(repo.repo_id, repo.repo_type)
-        ]
-    else:
-        root = os.fspath(found.root)
-        marked = store_is_marked(root)
-        folders = [
-            scan_folder(root, summary.name, marked=marked) for summary in found.survey().summaries
-        ]
-    return [
-        folder
-        for folder in folders
-        if folder.alias_of is None and repo_type in (None, folder.repo_type)
-    ]
 
 
 def _progress(as_json: bool) -> Callable[[int, int], None]:
@@ -104,13 +83,6 @@ def _progress(as_json: bool) -> Callable[[int, int], None]:
         click.echo(end, nl=False, err=True)
 
     return say
-
-
-def _refusal(count: int) -> VerificationError:
-    return VerificationError(
-        f"{count} file{'s are' if count > 1 else ' is'} not what they should be.",
-        next="`mdl cache verify --repair` fetches them again.",
-    )
 
 
 def _show(report: Report, fixed: int, failed: list[Any]) -> None:
@@ -131,6 +103,6 @@ def _show(report: Report, fixed: int, failed: list[Any]) -> None:
     said += [f"{fixed} repaired"] if fixed else []
     click.echo(f"{', '.join(said)}.")
     if failed:
-        click.echo(f"error: {printable(str(_refusal(len(failed))))}", err=True)
+        click.echo(f"error: {printable(str(refusal(len(failed))))}", err=True)
     elif not fixed:
         click.echo("Everything is what its name says.")

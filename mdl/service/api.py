@@ -6,20 +6,21 @@ import time
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Body, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
 from mdl import __version__
-from mdl.cachemgr.remove import restore
 from mdl.resolver.names import parse_name
 from mdl.service import errors, wishes
 from mdl.service.exchange import Exchange
 from mdl.service.guard import check_role
 from mdl.service.keeper import listing_json
-from mdl.service.plans import plan_json, policy_of, prune
+from mdl.service.plans import act, plan_json
 from mdl.service.public import access_json, answer_bytes, answer_json
+from mdl.service.reports import rate_of, trash_json, verified
 from mdl.service.schemas import (
     AccessAnswer,
+    Action,
     ActionAnswer,
     BulkAnswer,
     BulkRequest,
@@ -29,13 +30,13 @@ from mdl.service.schemas import (
     HealthAnswer,
     LockRequest,
     Name,
+    Plan,
     PlanAnswer,
-    PlanRequest,
     Preference,
-    PruneAction,
     ResolutionAnswer,
     Revision,
-    UndoAction,
+    Verify,
+    VerifyAnswer,
 )
 
 if TYPE_CHECKING:
@@ -203,37 +204,68 @@ async def cache(request: Request) -> Response:
 
 
 @router.post("/cache/plans", response_model=PlanAnswer, responses=_CHANGED)
-async def plans(request: Request, wanted: PlanRequest) -> Response:
-    """What a prune would remove and keep, and why. Changes nothing."""
+async def plans(request: Request, wanted: Annotated[Plan, Body()]) -> Response:
+    """What a change would do: the command's `--dry-run --json`, and a digest. Changes nothing."""
     service = service_of(request)
     check_role(request.scope, "local")
-    policy = policy_of(wanted, service.settings.cache)
-    plan = await service.keeper.in_thread(lambda held: held.plan_prune(policy))
-    return JSONResponse(plan_json(plan))
+    planned = await service.keeper.changing.run(lambda held: plan_json(held, wanted))
+    return JSONResponse(planned)
 
 
 @router.post("/cache/actions", response_model=ActionAnswer, responses=_CHANGED)
-async def act(request: Request, action: PruneAction | UndoAction) -> Response:
-    """Carry out a plan that was looked at, into the trash; or take an action back. Role admin."""
+async def act_on(request: Request, wanted: Action) -> Response:
+    """Carry out a plan that was looked at: the command's `--yes --json`. Role admin.
+
+    Answers when it is done, however long that takes; it is done also when nobody waits for the
+    answer, and `GET /v1/cache/actions` tells how it went.
+    """
     service = service_of(request)
     check_role(request.scope, "admin")
     try:
-        if isinstance(action, UndoAction):
-            undone = await service.keeper.in_thread(lambda held: restore(held, action.id))
-            return JSONResponse({"action_id": undone.id, "freed": 0, "skipped": {}})
-        policy = policy_of(action, service.settings.cache)
-        done = await service.keeper.in_thread(lambda held: prune(held, policy, action))
+        done = await service.keeper.changing.run(lambda held: act(held, wanted.plan, wanted.digest))
         return JSONResponse(done)
     finally:
         service.keeper.forget()
 
 
-@router.get("/cache/actions")
-async def actions(request: Request) -> JSONResponse:
-    """The journal of what was changed. Role admin."""
+@router.post("/cache/verify", response_model=VerifyAnswer, responses=_CHANGED)
+async def verify(request: Request, wanted: Verify) -> Response:
+    """Hash what is here against its names: `mdl cache verify --json`. Role admin.
+
+    409 when something is bad, with the report all the same. One runs at a time; what it found
+    right is remembered for a day.
+    """
     service = service_of(request)
     check_role(request.scope, "admin")
-    found = await service.keeper.in_thread(lambda held: held.index.actions())
+    rate = rate_of(wanted)
+    found = await service.keeper.verify(
+        lambda held: verified(held, wanted, rate, service.keeper.closing)
+    )
+    return JSONResponse(found, 409 if "error" in found else 200)
+
+
+@router.get("/cache/pins")
+async def pins(request: Request) -> JSONResponse:
+    """What no prune removes: `mdl cache pin --json`."""
+    service = service_of(request)
+    check_role(request.scope, "read")
+    return JSONResponse({"pins": await service.keeper.reading.run(lambda held: held.pins)})
+
+
+@router.get("/cache/trash")
+async def trash(request: Request) -> JSONResponse:
+    """What waits in the trash: `mdl cache trash ls --json`. Role admin."""
+    service = service_of(request)
+    check_role(request.scope, "admin")
+    return JSONResponse(await service.keeper.reading.run(trash_json))
+
+
+@router.get("/cache/actions")
+async def journal(request: Request) -> JSONResponse:
+    """The journal of what was changed and what is under way. Role admin."""
+    service = service_of(request)
+    check_role(request.scope, "admin")
+    found = await service.keeper.reading.run(lambda held: held.index.actions())
     return JSONResponse({"actions": [action._asdict() for action in found]})
 
 

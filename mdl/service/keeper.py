@@ -1,8 +1,9 @@
-"""The cache as the service holds it: read in one thread, asked from everywhere."""
+"""The cache as the service holds it: read in a thread of its own, asked from everywhere."""
 
 import asyncio
 import hashlib
 import json
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mdl.cachemgr import CachedRepo, Totals, open_cache
-from mdl.errors import MdlError
+from mdl.errors import BusyError, MdlError
 from mdl.resolver.types import Cached
 from mdl.settings import Settings
 
@@ -36,23 +37,72 @@ class View:
     took: float
 
 
-class Keeper:
-    """Holds the last view; everything that touches the disk runs in its one thread."""
+class Lane:
+    """One thread with the cache open in it; what is given to it waits its turn."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.root: Path = settings.cache_root
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mdl-cache")
+    def __init__(self, name: str, settings: Settings) -> None:
+        self._settings = settings
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"mdl-cache-{name}")
         self._cache: Cache | None = None
-        self._view: View | None = None
-        self._reading: asyncio.Future[View] | None = None
+        self.waiting = 0
+
+    async def run(self, work: "Callable[[Cache], T]") -> T:
+        return await self.start(work)
+
+    def start(self, work: "Callable[[Cache], T]") -> "asyncio.Future[T]":
+        self.waiting += 1
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self._thread, lambda: work(self._opened()))
+        future.add_done_callback(self._done)
+        return future
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
+    def _done(self, _future: "asyncio.Future[T]") -> None:
+        self.waiting -= 1
+
+    def _opened(self) -> "Cache":
+        if self._cache is None:
+            self._cache = open_cache(self._settings)
+        return self._cache
+
+
+class Keeper:
+    """Holds the last view. Reading, changing and verifying have a thread each: the view goes on
+    while gigabytes are compared.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        # Where the Hub is asked (for its spelling of a name), it is asked as nobody.
+        self.settings = settings._replace(token=None)
+        self.root = Path(settings.cache_root)
+        self.reading = Lane("read", self.settings)
+        self.changing = Lane("change", self.settings)
+        self._verifying = Lane("verify", self.settings)
+        self.closing = threading.Event()
+        self._view: View | None = None
+        self._now_reading: asyncio.Future[View] | None = None
+
+    def close(self) -> None:
+        """An action that has begun is finished, a verification ends at the next file."""
+        self.closing.set()
+        for lane in (self.reading, self.changing, self._verifying):
+            lane.close()
+
     @property
     def held(self) -> View | None:
         return self._view
+
+    async def verify(self, work: "Callable[[Cache], T]") -> T:
+        """Run a verification; one at a time.
+
+        Raises:
+            BusyError: one is running.
+        """
+        if self._verifying.waiting:
+            raise BusyError("A verification is running.", next="Try again when it is done.")
+        return await self._verifying.run(work)
 
     def cached(self, repo_id: str, revision: str | None) -> Cached | None:
         """The resolver's view of the disk: never older than a few seconds, never waiting."""
@@ -81,11 +131,6 @@ class Keeper:
             return view
         return await self._start_reading()
 
-    async def in_thread(self, work: "Callable[[Cache], T]") -> T:
-        """Run `work` with the cache in its thread; others wait their turn."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, lambda: work(self._opened()))
-
     def forget(self) -> None:
         """What is held is out of date: something was changed."""
         self._view = None
@@ -102,20 +147,14 @@ class Keeper:
         self._start_reading()
 
     def _start_reading(self) -> "asyncio.Future[View]":
-        if self._reading is None or self._reading.done():
-            loop = asyncio.get_running_loop()
-            self._reading = loop.run_in_executor(self._thread, self._read)
-            self._reading.add_done_callback(_looked_at)
-        return self._reading
+        if self._now_reading is None or self._now_reading.done():
+            self._now_reading = self.reading.start(self._read)
+            self._now_reading.add_done_callback(_looked_at)
+        return self._now_reading
 
-    def _opened(self) -> "Cache":
-        if self._cache is None:
-            self._cache = open_cache(self.settings)
-        return self._cache
-
-    def _read(self) -> View:
+    def _read(self, cache: "Cache") -> View:
         start = time.monotonic()
-        repos, totals = self._opened().listing()
+        repos, totals = cache.listing()
         text = json.dumps([[r.to_json() for r in repos], totals.to_json()], sort_keys=True)
         self._view = View(
             repos=tuple(repos),

@@ -18,7 +18,7 @@ from mdl.service.auth import may
 from mdl.service.cachehtml import cache_html
 from mdl.service.guard import check_role
 from mdl.service.plans import policy_of
-from mdl.service.schemas import PruneFields
+from mdl.service.schemas import Prune
 from mdl.store.rows import WISHES
 
 if TYPE_CHECKING:
@@ -149,9 +149,9 @@ async def _preview(service: "Service", max_size: str, unused_for: str) -> str:
     shown = ""
     if max_size or unused_for:
         try:
-            fields = PruneFields(max_size=max_size or None, unused_for=unused_for or None)
+            fields = Prune(kind="prune", max_size=max_size or None, unused_for=unused_for or None)
             policy = policy_of(fields, service.settings.cache)
-            plan = await service.keeper.in_thread(lambda held: held.plan_prune(policy))
+            plan = await service.keeper.reading.run(lambda held: held.plan_prune(policy))
             shown = _plan_html(plan)
         except MdlError as error:
             shown = refusal_html(error)

@@ -37,32 +37,106 @@ class LockRequest(WishFields):
     names: Annotated[list[Name], Field(min_length=1, max_length=100)]
 
 
-class PruneFields(_Request):
-    """Sizes as `200GB` or bytes, durations as `30d` or days; nothing given is the configuration."""
+Size = str | int
+Duration = str | float
+RepoType = Literal["model", "dataset", "space", "kernel"]
+Target = Annotated[str, Field(max_length=1000, examples=["org/name@main"])]
 
-    kind: Literal["prune"] = "prune"
-    max_size: str | int | None = None
-    keep_free: str | int | None = None
-    older_than: str | float | None = None
-    unused_for: str | float | None = None
+
+class Prune(_Request):
+    """`mdl cache prune`: sizes as `200GB` or bytes, durations as `30d` or days.
+
+    Nothing given is the configured policy; `now` erases instead of keeping it in the trash.
+    """
+
+    kind: Literal["prune"]
+    max_size: Size | None = None
+    keep_free: Size | None = None
+    older_than: Duration | None = None
+    unused_for: Duration | None = None
     detached: bool = False
     incomplete: bool = False
     keep_last: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    now: bool = False
 
 
-class PlanRequest(PruneFields):
-    pass
+class Remove(_Request):
+    """`mdl cache rm`: exactly one repository, revision or file."""
+
+    kind: Literal["rm"]
+    target: Target
+    repo_type: RepoType | None = None
+    all_casings: bool = False
+    now: bool = False
 
 
-class PruneAction(PruneFields):
-    """Carries a plan out if it still is the plan whose digest is given."""
+class Normalize(_Request):
+    """`mdl cache normalize`: one repository, or all without `name`; `to` as configured."""
 
+    kind: Literal["normalize"]
+    name: Target | None = None
+    repo_type: RepoType | None = None
+    to: Literal["shared", "hub", "lower"] | None = None
+    across: bool = False
+    store: bool = False
+
+
+class Pin(_Request):
+    """`mdl cache pin`: `org/name` or `org/name@revision`."""
+
+    kind: Literal["pin"]
+    name: Target
+    repo_type: RepoType | None = None
+
+
+class Unpin(_Request):
+    """`mdl cache unpin`, written as it was pinned."""
+
+    kind: Literal["unpin"]
+    name: Target
+    repo_type: RepoType | None = None
+
+
+class Undo(_Request):
+    """`mdl cache undo`: the last action."""
+
+    kind: Literal["undo"]
+
+
+class Restore(_Request):
+    """`mdl cache trash restore`: what one action moved into the trash."""
+
+    kind: Literal["restore"]
+    id: Annotated[int, Field(ge=1, le=2**31)]
+
+
+class Empty(_Request):
+    """`mdl cache trash empty`: erase for good, all of it or the actions with these numbers."""
+
+    kind: Literal["empty"]
+    ids: Annotated[list[Annotated[int, Field(ge=1, le=2**31)]], Field(max_length=1000)] = []
+    older_than: Duration | None = None
+
+
+Plan = Annotated[
+    Prune | Remove | Normalize | Pin | Unpin | Undo | Restore | Empty, Field(discriminator="kind")
+]
+
+
+class Action(_Request):
+    """Carries a plan out if it still is the one whose digest is given."""
+
+    plan: Plan
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 
-class UndoAction(_Request):
-    kind: Literal["undo"]
-    id: Annotated[int, Field(ge=1, le=2**31)]
+class Verify(_Request):
+    """`mdl cache verify`, without repair; `throttle` is bytes a second, as `100MB`."""
+
+    names: Annotated[list[Target], Field(max_length=1000)] = []
+    repo_type: RepoType | None = None
+    again: bool = False
+    throttle: Size | None = None
 
 
 class ErrorFields(_Answer):
@@ -140,14 +214,24 @@ class CacheAnswer(_Answer):
 
 
 class PlanAnswer(_Answer):
-    keep: list[dict[str, Any]]
-    remove: list[dict[str, Any]]
-    freed: int
-    short: int
+    """What the command prints with `--dry-run --json`, and the plan's digest."""
+
+    dry_run: bool
     digest: str
 
 
 class ActionAnswer(_Answer):
-    action_id: int | None
-    freed: int
-    skipped: dict[str, str]
+    """What the command prints with `--yes --json`."""
+
+    dry_run: bool
+
+
+class VerifyAnswer(_Answer):
+    """What the command prints with `--json`; `error` is there when something is bad."""
+
+    root: str
+    checked: int
+    skipped: int
+    bytes: int
+    bad: list[dict[str, Any]]
+    error: ErrorFields | None = None

@@ -58,10 +58,10 @@ def test_each_role_may_do_its_own(
 
 def test_plans_and_actions_are_not_for_readers(hub: LoopbackHub, start: Start) -> None:
     client = start(tokens=BOTH)
-    rule = {"unused_for": "1d"}
+    rule = {"kind": "prune", "unused_for": "1d"}
     assert client.post("/v1/cache/plans", json=rule, headers=bearer(READ)).status_code == 403
     assert client.post("/v1/cache/plans", json=rule, headers=bearer(ADMIN)).status_code == 200
-    act = {"kind": "undo", "id": 1}
+    act = {"plan": {"kind": "undo"}, "digest": "0" * 16}
     assert client.post("/v1/cache/actions", json=act, headers=bearer(READ)).status_code == 403
 
 
@@ -70,8 +70,11 @@ def test_without_tokens_loopback_reads_and_looks_at_plans_but_changes_nothing(
 ) -> None:
     client = start()
     assert client.get("/v1/cache").status_code == 200
-    assert client.post("/v1/cache/plans", json={"detached": True}).status_code == 200
-    assert client.post("/v1/cache/actions", json={"kind": "undo", "id": 1}).status_code == 403
+    rule = {"kind": "prune", "detached": True}
+    assert client.post("/v1/cache/plans", json=rule).status_code == 200
+    act = {"plan": rule, "digest": "0" * 16}
+    assert client.post("/v1/cache/actions", json=act).status_code == 403
+    assert client.post("/v1/cache/verify", json={}).status_code == 403
 
 
 def test_a_browser_can_give_a_token_as_password(hub: LoopbackHub, start: Start) -> None:
@@ -91,7 +94,7 @@ def test_what_a_web_page_of_another_site_could_post_is_not_taken(
 ) -> None:
     client = start(tokens=BOTH)
     form = {"Content-Type": "text/plain", **bearer(ADMIN)}
-    body = '{"detached": true}'
+    body = '{"kind": "prune", "detached": true}'
     assert client.post("/v1/cache/plans", content=body, headers=form).status_code == 415
     other = {"Content-Type": "application/json", "Origin": "http://evil.example", **bearer(ADMIN)}
     assert client.post("/v1/cache/plans", content=body, headers=other).status_code == 403

@@ -1,0 +1,59 @@
+"""What the cache tells about itself over HTTP, besides its listing: verification, the trash."""
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+from mdl.cachemgr.verify import Verifier, chosen, refusal
+from mdl.errors import BusyError, ConfigError, UsageError
+from mdl.service.schemas import Verify
+from mdl.settings import parse_size
+
+if TYPE_CHECKING:
+    from mdl.cachemgr import Cache
+
+
+def rate_of(wanted: Verify) -> int | None:
+    """Bytes a second a verification may read, `None` for as many as it can.
+
+    Raises:
+        UsageError: not a size.
+    """
+    try:
+        return None if wanted.throttle is None else parse_size(wanted.throttle)
+    except ConfigError as error:
+        raise UsageError(error.message, next=error.next) from error
+
+
+def verified(
+    cache: "Cache", wanted: Verify, rate: int | None, closing: threading.Event
+) -> dict[str, Any]:
+    """The object of `mdl cache verify --json`.
+
+    Args:
+        rate: bytes a second.
+        closing: set when the service ends; what was hashed until then is remembered.
+
+    Raises:
+        NotFoundError, UsageError: a name is not here, or means more than one repository.
+        BusyError: the service ends.
+    """
+
+    def go_on(_done: int, _total: int) -> None:
+        if closing.is_set():
+            raise BusyError("The service ends.", next="Ask again: it goes on where it was.")
+
+    root = os.fspath(cache.root)
+    verifier = Verifier(root, cache.index, rate=rate, again=wanted.again, progress=go_on)
+    report = verifier.run(chosen(cache, wanted.names, wanted.repo_type))
+    remaining = [{**bad.to_json(), "why": ""} for bad in report.bad]
+    shown = {"root": root, **report.to_json(), "repaired": 0, "remaining": remaining}
+    return {**shown, "error": refusal(len(report.bad)).to_json()} if report.bad else shown
+
+
+def trash_json(cache: "Cache") -> dict[str, Any]:
+    """The object of `mdl cache trash ls --json`."""
+    from mdl.cachemgr.remove import strays, trash_entries
+
+    entries = [entry.to_json() for entry in trash_entries(cache)]
+    return {"entries": entries, "unknown": strays(cache)}
