@@ -71,9 +71,7 @@ def resolver_for(
         return held[1]
     found = load_settings() if settings is None else settings
     if offline is not None and offline != found.offline:
-        from dataclasses import replace
-
-        found = replace(found, offline=offline)
+        found = found._replace(offline=offline)
     if found.server:
         from mdl.service.client import ServedResolver
 
@@ -138,9 +136,9 @@ class CacheWindow:
     def _has_folder(self, repo_id: str) -> bool:
         """Whether the root has a folder for this repository, in any casing."""
         try:
-            stamp = os.stat(self._root).st_mtime_ns  # noqa: PTH116 # hot path
+            stamp = os.stat(self._root).st_mtime_ns
             if stamp != self._listed[0]:
-                names = frozenset(name.lower() for name in os.listdir(self._root))  # noqa: PTH208
+                names = frozenset(name.lower() for name in os.listdir(self._root))
                 self._listed = (stamp, names)
         except OSError:
             return False

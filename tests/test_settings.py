@@ -12,8 +12,8 @@ from mdl.settings import load_settings, parse_duration, parse_size
 
 def test_defaults_are_the_users_home(tmp_path: Path) -> None:
     settings = load_settings({"HOME": str(tmp_path)})
-    assert settings.home == tmp_path / ".mdl"
-    assert settings.cache_root == tmp_path / ".cache" / "huggingface" / "hub"
+    assert Path(settings.home) == tmp_path / ".mdl"
+    assert Path(settings.cache_root) == tmp_path / ".cache" / "huggingface" / "hub"
     assert settings.endpoint == "https://huggingface.co"
     assert (settings.offline, settings.token, settings.on_sqlite) == (False, None, True)
 

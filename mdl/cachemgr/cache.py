@@ -64,7 +64,7 @@ class Totals(NamedTuple):
 
 def open_cache(settings: Settings, root: Path | None = None) -> "Cache":
     """The cache manager of `settings.cache_root`, or of another root."""
-    return Cache(settings, root or settings.cache_root)
+    return Cache(settings, Path(root or settings.cache_root))
 
 
 class Cache:
@@ -79,7 +79,7 @@ class Cache:
 
     @cached_property
     def index(self) -> CacheIndex:
-        index = CacheIndex(self.settings.home / "cache" / f"{root_id(self.root)}.db")
+        index = CacheIndex(self._file("db"))
         if index.actions("running", "undoing", "emptying"):
             self._recover(index)
         return index
@@ -103,7 +103,11 @@ class Cache:
 
     @property
     def _mutex_file(self) -> Path:
-        return self.settings.home / "cache" / f"{root_id(self.root)}.lock"
+        return self._file("lock")
+
+    def _file(self, suffix: str) -> Path:
+        """A file of mdl's own about this root."""
+        return Path(self.settings.home, "cache", f"{root_id(self.root)}.{suffix}")
 
     @contextlib.contextmanager
     def exclusive(self, *, wait: float = 10.0) -> Iterator[CacheIndex]:

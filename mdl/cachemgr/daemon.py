@@ -192,7 +192,7 @@ class Keeper:
             self.state = replace(self.state, config_error=str(error))
             return
         # The root is what this process is for; another one needs another process.
-        self.settings = replace(found, cache_root=self.settings.cache_root)
+        self.settings = found._replace(cache_root=self.settings.cache_root)
         self.cache.settings = self.settings
         self.state = replace(self.state, config_error="")
         self._prune_after = 0.0
@@ -287,7 +287,7 @@ class Keeper:
         self.notes.wake.set()
 
     def _stamp_of_config(self) -> tuple[int, int] | None:
-        path = Path(os.environ.get("MDL_CONFIG") or self.settings.home / "config.toml")
+        path = Path(os.environ.get("MDL_CONFIG") or Path(self.settings.home, "config.toml"))
         try:
             status = path.stat()
         except OSError:

@@ -33,10 +33,10 @@ class Place:
 
     def __init__(self, settings: Settings) -> None:
         name = f"daemon-{root_id(settings.cache_root)[:8]}"
-        self.home = settings.home
-        self.lock = settings.home / f"{name}.lock"
-        self.socket = settings.home / f"{name}.sock"
-        self.log = settings.home / f"{name}.log"
+        self.home = Path(settings.home)
+        self.lock = self.home / f"{name}.lock"
+        self.socket = self.home / f"{name}.sock"
+        self.log = self.home / f"{name}.log"
 
     def holder(self) -> int | None:
         """The process that holds the lock, `None` for nobody."""

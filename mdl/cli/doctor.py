@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import click
@@ -83,8 +84,8 @@ def _database(settings: Settings) -> Check:
 def _cache(settings: Settings) -> Check:
     from mdl.cachemgr import open_cache
 
-    root = settings.cache_root
-    if not root.exists():
+    root = Path(settings.cache_root)
+    if not root.is_dir():
         return Check("cache", "note", f"{root} is not there yet")
     repos = open_cache(settings).list()
     broken = [repo.repo_id for repo in repos if repo.problems]
@@ -101,10 +102,9 @@ def _cache(settings: Settings) -> Check:
 def _disk(settings: Settings) -> Check:
     import shutil
 
-    root = settings.cache_root
-    while not root.exists():
-        root = root.parent
-    usage = shutil.disk_usage(root)
+    from mdl.loader.fetch import existing
+
+    usage = shutil.disk_usage(existing(settings.cache_root))
     found = f"{human_size(usage.free)} free of {human_size(usage.total)}"
     if usage.free < 10 * 10**9:
         return Check("disk", "problem", found, "`mdl cache prune --dry-run` shows what could go.")

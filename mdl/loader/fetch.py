@@ -240,13 +240,18 @@ def check_space(folder: StrPath, needed: int) -> None:
     """
     free = shutil.disk_usage(existing(folder)).free
     if needed and needed + RESERVE > free:
-        raise DiskError(
-            f"The disk of {folder} has {free / 1e9:.2f} GB free and {needed / 1e9:.2f} GB are "
-            "to be fetched.",
-            why="The download would fill the disk.",
-            next="Free some: `mdl cache prune --dry-run` shows what could go; or set HF_HUB_CACHE.",
-            details={"free": free, "needed": needed},
-        )
+        raise too_full(folder, free, needed)
+
+
+def too_full(folder: StrPath, free: int, needed: int) -> DiskError:
+    """The refusal of a download that the disk of `folder` has no room for; sizes in bytes."""
+    return DiskError(
+        f"The disk of {folder} has {free / 1e9:.2f} GB free and {needed / 1e9:.2f} GB are "
+        "to be fetched.",
+        why="The download would fill the disk.",
+        next="Free some: `mdl cache prune --dry-run` shows what could go; or set HF_HUB_CACHE.",
+        details={"free": free, "needed": needed},
+    )
 
 
 def existing(folder: StrPath) -> Path:

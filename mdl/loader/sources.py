@@ -4,7 +4,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def answer(request: LoadRequest, settings: Settings, *, purpose: str = "load") -
     from mdl.ask import resolve_locked, resolver_for
 
     if request.offline is not None:
-        settings = replace(settings, offline=request.offline)
+        settings = settings._replace(offline=request.offline)
     hub = Hub(settings, request.token)
     prefer = request.prefer or settings.prefer
     wish = Wish(request.format, request.exact_name, request.revision, prefer)

@@ -6,16 +6,16 @@ from typing import Any
 
 # Publishers' habits, seen in the names of the packaged catalogue; a claim, not a proof.
 _CLAIMS = (
-    (re.compile(r"bnb-?_?4bit|nf4|[-_]4bit-bnb"), "bnb-4bit"),
-    (re.compile(r"bnb-?_?8bit|[-_]int8$"), "8bit"),
-    (re.compile(r"gguf"), "gguf"),
-    (re.compile(r"[-_]awq"), "awq"),
-    (re.compile(r"[-_]gptq"), "gptq"),
-    (re.compile(r"[-_]fp8"), "fp8"),
-    (re.compile(r"[-_](mlx|nvfp4|mxfp4|exl2|exl3)|[-_][48]bit$"), "other"),
+    (r"bnb-?_?4bit|nf4|[-_]4bit-bnb", "bnb-4bit"),
+    (r"bnb-?_?8bit|[-_]int8$", "8bit"),
+    (r"gguf", "gguf"),
+    (r"[-_]awq", "awq"),
+    (r"[-_]gptq", "gptq"),
+    (r"[-_]fp8", "fp8"),
+    (r"[-_](mlx|nvfp4|mxfp4|exl2|exl3)|[-_][48]bit$", "other"),
 )
 # Most names claim nothing, and one search says so.
-_ANY_CLAIM = re.compile("|".join(pattern.pattern for pattern, _ in _CLAIMS))
+_ANY_CLAIM = re.compile("|".join(pattern for pattern, _ in _CLAIMS))
 _METHODS = {"fp8": "fp8", "fbgemm_fp8": "fp8", "awq": "awq", "gptq": "gptq"}
 
 
@@ -24,7 +24,7 @@ def claimed_format(name: str) -> str | None:
     lowered = name.lower()
     if _ANY_CLAIM.search(lowered):
         for pattern, found in _CLAIMS:
-            if pattern.search(lowered):
+            if re.search(pattern, lowered):
                 return found
     return None
 

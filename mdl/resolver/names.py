@@ -12,8 +12,9 @@ _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 _REPOSITORY = re.compile(rf"(?:{_PART}/)?{_PART}")
 _MAX_LENGTH = 96
 _PATH_STARTS = ("/", "./", "../", "~", ".\\", "..\\")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]*")
+# Compiled by `re` when a revision is given: most names come without one.
+_COMMIT = r"[0-9a-f]{40}"
+_REVISION = r"[A-Za-z0-9][A-Za-z0-9._/+-]*"
 
 
 class Name(NamedTuple):
@@ -44,10 +45,10 @@ def parse_name(text: str, *, allow_local: bool = True) -> Name:
     if allow_local and name.startswith(_PATH_STARTS):
         return _folder(name)
     if _REPOSITORY.fullmatch(name) and len(name) <= _MAX_LENGTH and not _reserved(name):
-        if allow_local and os.path.isdir(name) and _is_model_folder(name):  # noqa: PTH112 # hot path
-            return Name(name, name, os.path.abspath(name))  # noqa: PTH100
+        if allow_local and os.path.isdir(name) and _is_model_folder(name):
+            return Name(name, name, os.path.abspath(name))
         return Name(name, name.lower())
-    if allow_local and name and "\0" not in name and len(name) < 4096 and os.path.isdir(name):  # noqa: PTH112
+    if allow_local and name and "\0" not in name and len(name) < 4096 and os.path.isdir(name):
         return _folder(name)
     raise NameRefusedError(
         f"{shown(name)} is not a model name.",
@@ -65,7 +66,7 @@ def parse_revision(text: str | None) -> str | None:
     """
     if text is None:
         return None
-    if len(text) > 255 or not _REVISION.fullmatch(text) or ".." in text or "//" in text:
+    if len(text) > 255 or not re.fullmatch(_REVISION, text) or ".." in text or "//" in text:
         raise NameRefusedError(
             f"{shown(text)} is not a revision.",
             next="Write a branch, a tag, refs/pr/N or a commit hash.",
@@ -75,7 +76,7 @@ def parse_revision(text: str | None) -> str | None:
 
 def is_commit(revision: str | None) -> bool:
     """Whether a revision is a full commit hash, which can never move."""
-    return revision is not None and _COMMIT.fullmatch(revision) is not None
+    return revision is not None and re.fullmatch(_COMMIT, revision) is not None
 
 
 def shown(text: str, limit: int = 60) -> str:
@@ -89,14 +90,14 @@ def _reserved(name: str) -> bool:
 
 
 def _is_model_folder(path: str) -> bool:
-    return any(os.path.isfile(f"{path}/{f}") for f in ("config.json", "params.json"))  # noqa: PTH113
+    return any(os.path.isfile(f"{path}/{f}") for f in ("config.json", "params.json"))
 
 
 def _folder(name: str) -> Name:
-    path = os.path.abspath(os.path.expanduser(name)) if "\0" not in name else ""  # noqa: PTH100, PTH111
-    if os.path.isdir(path):  # noqa: PTH112
+    path = os.path.abspath(os.path.expanduser(name)) if "\0" not in name else ""
+    if os.path.isdir(path):
         return Name(name, path, path)
-    kind = "is a file" if os.path.exists(path) else "does not exist"  # noqa: PTH110
+    kind = "is a file" if os.path.exists(path) else "does not exist"
     raise NotFoundError(
         f"There is no folder {shown(name)}.",
         why=f"{shown(path) if path else 'the path'} {kind}",

@@ -200,9 +200,7 @@ class Resolver:
         made = [m for m in self.catalog.about(key).local if m.commit == answer.commit]
         if not made:
             return answer
-        from dataclasses import replace
-
-        return replace(answer, local_mirrors=tuple(m._asdict() for m in made))
+        return answer._replace(local_mirrors=tuple(m._asdict() for m in made))
 
     def _knowledge(self, request: Request, facts: dict[str, Facts]) -> Knowledge:
         """The catalogue's rows about a name, and the stored facts that are still good."""

@@ -6,8 +6,10 @@ import os
 import secrets
 from pathlib import Path
 
+from mdl.settings import StrPath
 
-def fingerprint(token: str | None, home: Path) -> str:
+
+def fingerprint(token: str | None, home: StrPath) -> str:
     """A keyed hash (HMAC-SHA-256, 64 bits) of a token; `anonymous` for none.
 
     The key is this installation's own, in `home/fingerprint.key` (mode 0600): a stolen database
@@ -15,7 +17,7 @@ def fingerprint(token: str | None, home: Path) -> str:
     """
     if token is None:
         return "anonymous"
-    return hmac.new(_key(home), token.encode(), hashlib.sha256).hexdigest()[:16]
+    return hmac.new(_key(Path(home)), token.encode(), hashlib.sha256).hexdigest()[:16]
 
 
 def _key(home: Path) -> bytes:

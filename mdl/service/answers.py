@@ -77,7 +77,7 @@ class Answers:
             try:
                 self._catalog = open_catalog(self.settings)
                 if self.settings.on_sqlite:
-                    _read_ahead(self.settings.database_path)
+                    _read_ahead(Path(self.settings.database_path))
             except MdlError as error:
                 self._failed = (time.monotonic(), error)
                 raise

@@ -8,7 +8,6 @@ import http.client
 import json
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -247,7 +246,7 @@ class ServedResolver(Resolver):
         if answer.quantize_on_load:
             rows = self.catalog.about(answer.repo_id.lower()).local
             local = tuple(row._asdict() for row in rows)
-        return replace(answer, cached=cached, local_mirrors=local)
+        return answer._replace(cached=cached, local_mirrors=local)
 
     def _fall_back(self, error: Exception) -> None:
         """Say so once; for the rest of this process everything is decided here."""

@@ -11,7 +11,6 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdl.errors import BusyError, ConfigError, MdlError, StoreError
@@ -54,9 +53,10 @@ NO_PARAMS: Params = {}
 class SqliteDatabase:
     """A file: WAL, mode 0600, one connection a thread."""
 
-    def __init__(self, path: Path) -> None:
-        self.where = str(path)
-        self.writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+    def __init__(self, path: str) -> None:
+        self.where = path
+        folder = os.path.dirname(path) or "."
+        self.writable = os.access(path, os.W_OK) and os.access(folder, os.W_OK)
         self._path = path
         self._local = threading.local()
         self._open: list[sqlite3.Connection] = []
@@ -237,9 +237,9 @@ def connect(settings: Settings) -> "Database":
     return _connect_server(str(settings.database_url))
 
 
-def _connect_sqlite(path: Path) -> "Database":
+def _connect_sqlite(path: str) -> "Database":
     try:
-        if not path.exists() or path.stat().st_size == 0:
+        if not os.path.exists(path) or os.path.getsize(path) == 0:
             upgrade.upgrade_sqlite(path)
         database = SqliteDatabase(path)
         found = database.revision()
@@ -247,7 +247,7 @@ def _connect_sqlite(path: Path) -> "Database":
             return database
         database.close()
         if found is not None and found > upgrade.HEAD:
-            raise upgrade.newer_version(str(path), found)
+            raise upgrade.newer_version(path, found)
         upgrade.upgrade_sqlite(path)
         return SqliteDatabase(path)
     except OSError as error:
@@ -282,6 +282,6 @@ def _connect_server(url: str) -> "Database":
     return ServerDatabase(engine)
 
 
-def _quoted(path: Path) -> str:
+def _quoted(path: str) -> str:
     # What a SQLite URI treats as syntax; everything else in a path is taken as it stands.
-    return str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")

@@ -3,8 +3,6 @@
 Made by `make catalog MAPPER=… LOADER_UTILS=…`; never edited by hand.
 """
 
-import json
-from pathlib import Path
 from typing import Any
 
 from mdl.store.rows import PACKAGED, BadMirror, MirrorRow, Source
@@ -12,8 +10,6 @@ from mdl.store.rows import PACKAGED, BadMirror, MirrorRow, Source
 # The edition in packaged.json, here too because the file takes longer to read than a name to
 # resolve; a test holds the two together.
 CATALOG_VERSION = "2026.10.9"
-
-_PATH = Path(__file__).with_name("packaged.json")
 
 
 def newer_than(held: str | None) -> bool:
@@ -23,7 +19,10 @@ def newer_than(held: str | None) -> bool:
 
 def read() -> tuple[Source, list[MirrorRow], list[BadMirror]]:
     """The packaged edition: where it came from, its mirrors, its bad mirrors."""
-    content = json.loads(_PATH.read_text())
+    import json
+    from importlib.resources import files
+
+    content = json.loads(files(__package__).joinpath("packaged.json").read_text())
     return (
         Source(**{**content["source"], "name": PACKAGED}),
         [MirrorRow._make([*row, PACKAGED, None, None, None]) for row in content["mirrors"]],
@@ -33,6 +32,9 @@ def read() -> tuple[Source, list[MirrorRow], list[BadMirror]]:
 
 def write(source: Source, mirrors: list[MirrorRow], bad: list[BadMirror]) -> None:
     """Write the file, one row a line, so that two editions can be compared."""
+    import json
+    from pathlib import Path
+
     lines = [
         "{",
         f'"source": {json.dumps(source._asdict())},',
@@ -44,7 +46,7 @@ def write(source: Source, mirrors: list[MirrorRow], bad: list[BadMirror]) -> Non
         "]",
         "}\n",
     ]
-    _PATH.write_text("\n".join(lines))
+    Path(__file__).with_name("packaged.json").write_text("\n".join(lines))
 
 
 def _numbers(version: str) -> tuple[Any, ...]:

@@ -1,15 +1,17 @@
 """Bring a database to this version's schema, once, under a lock, with a backup first."""
 
 import contextlib
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdl.errors import BusyError, StoreError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from alembic.config import Config
     from sqlalchemy import Connection, Engine
 
@@ -21,18 +23,21 @@ _ADVISORY_LOCK = 0x6D646C  # "mdl", any number that nobody else takes
 _WAIT_SECONDS = 60.0
 
 
-def upgrade_sqlite(path: Path) -> None:
-    """Create or upgrade the SQLite database at `path`; an existing one is copied aside first.
+def upgrade_sqlite(file: str) -> None:
+    """Create or upgrade the SQLite database in `file`; an existing one is copied aside first.
 
     Raises:
         BusyError: another process held the upgrade lock for a minute.
         StoreError: the file is no database, or of a newer version of mdl.
     """
+    from pathlib import Path
+
     from sqlalchemy import create_engine, event
 
+    path = Path(file)
     _make_private_folder(path.parent)
     with _file_lock(path.with_name(path.name + ".upgrade-lock")):
-        current = sqlite_revision(path)
+        current = sqlite_revision(file)
         if current == HEAD:
             return
         if current is not None:
@@ -71,13 +76,13 @@ def upgrade_server(engine: "Engine") -> None:
             connection.commit()
 
 
-def sqlite_revision(path: Path) -> str | None:
+def sqlite_revision(path: str) -> str | None:
     """The schema revision of the file, `None` for an absent or empty one.
 
     Raises:
         StoreError: the file is no SQLite database, or cannot be read.
     """
-    if not path.exists() or path.stat().st_size == 0:
+    if not os.path.exists(path) or os.path.getsize(path) == 0:
         return None
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=10)) as connection:
@@ -86,7 +91,7 @@ def sqlite_revision(path: Path) -> str | None:
         raise damaged(path, error) from error
 
 
-def revision_of(connection: sqlite3.Connection, path: Path) -> str | None:
+def revision_of(connection: sqlite3.Connection, path: str) -> str | None:
     """The schema revision of an open SQLite database, `None` for one without tables.
 
     Raises:
@@ -127,15 +132,15 @@ def newer_version(where: str, revision: str) -> StoreError:
     )
 
 
-def damaged(path: Path, error: Exception) -> StoreError:
+def damaged(path: str, error: Exception) -> StoreError:
     return StoreError(
         f"{path} cannot be read as a database.",
         why=str(error),
-        next=f"Move it aside, or restore a backup ({path.name}.backup-*) beside it.",
+        next=f"Move it aside, or restore a backup ({os.path.basename(path)}.backup-*) beside it.",
     )
 
 
-def not_ours(path: Path) -> StoreError:
+def not_ours(path: str) -> StoreError:
     return StoreError(
         f"{path} is a database of something else.",
         why="it has tables, and none of them is mdl's",
@@ -170,12 +175,12 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute("PRAGMA foreign_keys=ON")
 
 
-def _make_private_folder(folder: Path) -> None:
+def _make_private_folder(folder: "Path") -> None:
     if not folder.exists():
         folder.mkdir(parents=True, mode=0o700, exist_ok=True)
 
 
-def _backup(path: Path) -> Path:
+def _backup(path: "Path") -> None:
     """Copy the database through SQLite's own backup, which sees what is still in the WAL."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     import shutil
@@ -192,11 +197,10 @@ def _backup(path: Path) -> Path:
         contextlib.closing(sqlite3.connect(target)) as new,
     ):
         old.backup(new)
-    return target
 
 
 @contextlib.contextmanager
-def _file_lock(path: Path) -> Iterator[None]:
+def _file_lock(path: "Path") -> Iterator[None]:
     """An exclusive lock on a file of its own; the kernel drops it when the holder dies."""
     import filelock
 

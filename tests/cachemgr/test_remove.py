@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -205,7 +204,7 @@ def test_without_room_beside_the_root_the_trash_is_inside_it(
 def test_the_trash_keeps_things_for_as_long_as_the_configuration_says(
     two_casings: CacheBuilder, settings: Settings
 ) -> None:
-    impatient = replace(settings, cache=replace(settings.cache, trash_days=0.0))
+    impatient = settings._replace(cache=settings.cache._replace(trash_days=0.0))
     cache = open_cache(impatient)
     remove(cache, "org/other")
     assert trash_entries(cache) == []

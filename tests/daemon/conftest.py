@@ -47,9 +47,7 @@ def keep(settings: Settings) -> Iterator[Keep]:
     made: list[Keeper] = []
 
     def run(**cache: Any) -> Keeper:
-        from dataclasses import replace
-
-        wanted = replace(settings, cache=CacheSettings(**cache))
+        wanted = settings._replace(cache=CacheSettings(**cache))
         made.append(Keeper(wanted, lambda: wanted))
         return made[-1]
 

@@ -1,7 +1,6 @@
 """Without a network: the database and the cache answer, and no socket is opened."""
 
 import socket
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -65,7 +64,7 @@ def test_ten_thousand_names_in_one_process(settings: Settings) -> None:
 
 def test_a_local_folder_is_taken_as_it_is(settings: Settings, tmp_path: Any) -> None:
     (tmp_path / "config.json").write_text("{}")
-    resolver = Resolver(replace(settings))
+    resolver = Resolver(settings)
     answer = resolver.resolve(str(tmp_path), Wish("bnb-4bit"))
     assert (answer.repo_id, answer.rule, answer.quantize_on_load) == (str(tmp_path), "local", True)
     resolver.close()

@@ -4,6 +4,7 @@ import json
 import logging
 import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -85,7 +86,7 @@ def test_the_token_is_nowhere(
     resolver = online("hf_wait")
     with caplog.at_level(logging.DEBUG):
         answer = resolver.resolve(GATED, Wish(exact=True))
-    database = resolver.settings.database_path
+    database = Path(resolver.settings.database_path)
     held = b"".join(p.read_bytes() for p in database.parent.iterdir() if p.is_file())
     assert b"hf_wait" not in held.replace(b"hf_wait's", b"")
     assert "hf_wait" not in caplog.text
@@ -263,7 +264,7 @@ def test_a_database_that_cannot_be_written_does_not_stop_the_answer(
 
 def test_a_read_only_database_still_answers(llama: LoopbackHub, online: Make) -> None:
     resolver = online()
-    path = resolver.settings.database_path
+    path = Path(resolver.settings.database_path)
     resolver.close()
     sqlite3.connect(path).execute("PRAGMA journal_mode=DELETE").close()
     resolver = online()

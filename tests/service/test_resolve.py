@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from tests.hub import LoopbackHub
 from tests.service.conftest import ADMIN, Start, bearer, cached_repo
@@ -105,7 +106,7 @@ def test_the_hub_token_is_nowhere_in_the_database_or_the_metrics(
     client = start()
     client.get("/v1/access?name=Org/Gated", headers={"X-Hub-Token": "hf_alice_token"})
     text = client.get("/metrics").text
-    for path in client.service.settings.home.rglob("*"):
+    for path in Path(client.service.settings.home).rglob("*"):
         if path.is_file():
             assert b"hf_alice_token" not in path.read_bytes(), path
     assert "hf_alice_token" not in text

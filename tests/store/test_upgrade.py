@@ -43,7 +43,7 @@ def test_the_migrations_make_the_tables_the_code_describes(tmp_path: Path) -> No
 
 def test_a_new_file_is_private_and_in_wal_mode(file: Settings) -> None:
     open_catalog(file).database.close()
-    path = file.database_path
+    path = Path(file.database_path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     with sqlite3.connect(path) as connection:
@@ -56,15 +56,15 @@ def test_a_newer_database_is_refused_and_left_alone(file: Settings) -> None:
     with sqlite3.connect(file.database_path) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.close()
-    before = file.database_path.read_bytes()
+    before = Path(file.database_path).read_bytes()
     with pytest.raises(StoreError, match="newer version of mdl"):
         open_catalog(file)
-    assert file.database_path.read_bytes() == before
+    assert Path(file.database_path).read_bytes() == before
 
 
 def test_an_older_database_is_backed_up_then_upgraded(file: Settings) -> None:
     """A database from before the first migration: an empty version table and a person's note."""
-    path = file.database_path
+    path = Path(file.database_path)
     path.parent.mkdir()
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
@@ -94,10 +94,10 @@ def test_an_older_database_is_backed_up_then_upgraded(file: Settings) -> None:
 )
 def test_what_is_no_database_is_said_to_be_none(file: Settings, content: bytes) -> None:
     file.home.mkdir()
-    file.database_path.write_bytes(content)
+    Path(file.database_path).write_bytes(content)
     with pytest.raises(StoreError, match="cannot be read as a database"):
         open_catalog(file)
-    assert file.database_path.read_bytes() == content
+    assert Path(file.database_path).read_bytes() == content
 
 
 def test_somebody_elses_database_is_not_touched(file: Settings) -> None:
