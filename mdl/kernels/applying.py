@@ -23,6 +23,7 @@ _LOOKS_LIKE = {
     "MLP": "glu",
     "Attention": "rope",
     "ForCausalLM": "cross_entropy",
+    "ForConditionalGeneration": "cross_entropy",
 }
 
 

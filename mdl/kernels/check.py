@@ -197,14 +197,17 @@ def _layer_norm(make: _Maker) -> Result:
     return _both(kernels.layer_norm(x, w, b, 1e-5), exact, leaves)
 
 
-def _rope(make: _Maker) -> Result:
-    leaves = [make.leaf(2, 4, 3, 24), make.leaf(2, 2, 3, 24)]
-    (q, qd), (k, kd) = leaves
-    angle = torch.linspace(0, 3, 3 * 16, device=make.device, dtype=torch.float64).view(1, 3, 16)
-    cos, sin = angle.cos().to(make.dtype), angle.sin().to(make.dtype)
-    exact = [rope_twin.rope(one, cos.double(), sin.double()) for one in (qd, kd)]
-    ours = kernels.rope(q, k, cos, sin)
-    return _both(torch.cat(ours, dim=1), torch.cat(exact, dim=1), leaves)
+def _rope(table: torch.dtype | None = None) -> Callable[[_Maker], Result]:
+    def check(make: _Maker) -> Result:
+        leaves = [make.leaf(2, 4, 3, 24), make.leaf(2, 2, 3, 24)]
+        (q, qd), (k, kd) = leaves
+        angle = torch.linspace(0, 3, 48, device=make.device, dtype=torch.float64).view(1, 3, 16)
+        cos, sin = (one.to(table or make.dtype) for one in (angle.cos(), angle.sin()))
+        exact = [rope_twin.rope(one, cos.double(), sin.double()) for one in (qd, kd)]
+        ours = kernels.rope(q, k, cos, sin)
+        return _both(torch.cat(ours, dim=1), torch.cat(exact, dim=1), leaves)
+
+    return check
 
 
 def _swiglu(make: _Maker) -> Result:
@@ -253,7 +256,8 @@ _CHECKS: dict[str, Callable[[_Maker], Result]] = {
     "rms_norm": _rms_norm,
     "add_rms_norm": _add_rms_norm,
     "layer_norm": _layer_norm,
-    "rope": _rope,
+    "rope": _rope(),
+    "rope, float32 tables": _rope(torch.float32),
     "swiglu": _swiglu,
     "geglu": _geglu,
     "cross_entropy": _cross_entropy,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mdl.kernels.norm import add_rms_norm
-from mdl.kernels.swapped import original_of
+from mdl.kernels.swapped import bare, original_of
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def decoder_forward(original: Any, parts: Parts) -> Callable[..., Any] | None:
 
     def forward(self: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         norm = getattr(self, parts.norm)
-        if args or not _bare(norm) or (original_of(type(norm)) or type(norm)) is not norm_type:
+        if args or not bare(norm) or (original_of(type(norm)) or type(norm)) is not norm_type:
             return original.forward(self, hidden_states, *args, **kwargs)
         attended = self.self_attn(
             hidden_states=self.input_layernorm(hidden_states), **{**defaults, **kwargs}
@@ -87,13 +87,3 @@ def _add_norm(
     if gemma:
         return add_rms_norm(x, residual, norm.weight, norm.eps, offset=1.0, cast=False)
     return add_rms_norm(x, residual, norm.weight, norm.variance_epsilon)
-
-
-def _bare(module: Any) -> bool:
-    """Whether calling a module does nothing beside its class's forward."""
-    return "forward" not in module.__dict__ and not (
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mdl.kernels import decoder, forwards
+from mdl.kernels import causal_lm, decoder, forwards
 from mdl.kernels.swapped import path_of, subclass
 
 
@@ -59,8 +59,21 @@ _MLP = {
     **_GEMMA,
     "qwen2_vl": "Qwen2",
     "qwen2_5_vl": "Qwen2",
+    "mllama": "MllamaText",
+    "pixtral": "Pixtral",
 }
 _CAUSAL = {name: prefix for name, prefix in {**_PLAIN, **_GEMMA}.items() if "vl" not in name}
+# Llama 3.2 Vision, and Mistral 3 with its vision tower; their other text layers are Mistral's.
+_MORE_NORMS = {"mllama": "MllamaText", "mistral3": "Mistral3", "pixtral": "Pixtral"}
+_QWEN_VISION = {"qwen2_5_vl": "Qwen2_5_VL"}
+_CONDITIONAL = {
+    "qwen2_vl": "Qwen2VL",
+    "qwen2_5_vl": "Qwen2_5_VL",
+    "gemma3": "Gemma3",
+    "mistral3": "Mistral3",
+    "mllama": "Mllama",
+    "llava": "Llava",
+}
 
 
 def _layer(parts: decoder.Parts) -> Callable[[Any], forwards.Forward | None]:
@@ -70,7 +83,7 @@ def _layer(parts: decoder.Parts) -> Callable[[Any], forwards.Forward | None]:
 _GROUPS: tuple[tuple[str, Callable[[Any], forwards.Forward | None], list[str]], ...] = (
     ("linear_4bit", forwards.linear_4bit_forward, ["bitsandbytes.nn.modules.Linear4bit"]),
     ("lora_4bit", forwards.lora_4bit_forward, ["peft.tuners.lora.bnb.Linear4bit"]),
-    ("rms_norm", forwards.rms_norm_forward, _types("{}RMSNorm", _PLAIN)),
+    ("rms_norm", forwards.rms_norm_forward, _types("{}RMSNorm", {**_PLAIN, **_MORE_NORMS})),
     ("rms_norm", forwards.gemma_norm_forward, _types("{}RMSNorm", _GEMMA)),
     (
         "add_rms_norm",
@@ -81,10 +94,18 @@ _GROUPS: tuple[tuple[str, Callable[[Any], forwards.Forward | None], list[str]], 
     ("add_rms_norm", _layer(decoder.GEMMA), _types("{}DecoderLayer", _GEMMA)),
     ("layer_norm", forwards.layer_norm_forward, ["torch.nn.modules.normalization.LayerNorm"]),
     ("rope", forwards.attention_forward, _types("{}Attention", {**_PLAIN, **_GEMMA})),
+    ("rope", forwards.attention_forward, _types("{}SelfAttention", {"mllama": "MllamaText"})),
+    ("rope", forwards.vision_attention_forward, _types("VisionAttention", {"qwen2_vl": ""})),
+    ("rope", forwards.vision_attention_forward, _types("{}VisionAttention", _QWEN_VISION)),
     ("glu", forwards.mlp_forward, _types("{}MLP", _MLP)),
     ("glu", forwards.mlp_forward, _types("Qwen2_5_VLMLP", {"qwen2_5_vl": ""})),
     ("glu", forwards.phi3_mlp_forward, _types("Phi3MLP", {"phi3": ""})),
-    ("cross_entropy", forwards.causal_lm_forward, _types("{}ForCausalLM", _CAUSAL)),
+    ("cross_entropy", causal_lm.causal_lm_forward, _types("{}ForCausalLM", _CAUSAL)),
+    (
+        "cross_entropy",
+        causal_lm.causal_lm_forward,
+        _types("{}ForConditionalGeneration", _CONDITIONAL),
+    ),
 )
 
 RULES: dict[str, Rule] = {

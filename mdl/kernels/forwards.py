@@ -12,12 +12,10 @@ import torch
 from mdl.kernels.glu import glu
 from mdl.kernels.linear4bit import linear_4bit
 from mdl.kernels.lora import Lora, lora_linear_4bit
-from mdl.kernels.loss import fused_linear_cross_entropy
-from mdl.kernels.loss_options import LossOptions
 from mdl.kernels.nf4_layout import DTYPES, Packed4bit
 from mdl.kernels.norm import layer_norm, rms_norm
 from mdl.kernels.rope import rope
-from mdl.kernels.swapped import signature_of, with_globals
+from mdl.kernels.swapped import bare, with_globals
 
 Forward = Callable[..., Any]
 
@@ -104,6 +102,27 @@ def attention_forward(original: Any) -> Forward | None:
     return with_globals(original.forward, apply_rotary_pos_emb=apply_rotary_pos_emb)
 
 
+def vision_attention_forward(original: Any) -> Forward | None:
+    """The vision tower's forward, calling our rotary embedding.
+
+    Its tables are float32, and what is rotated is rounded once, after the rotation, as the kernel
+    does it. Patches have no batch: q, k are [T, H, D] and the tables [T, D].
+    """
+    theirs = original.forward.__globals__.get("apply_rotary_pos_emb_vision")
+
+    def apply_rotary_pos_emb_vision(
+        q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if q.dim() != 3 or cos.dim() != 2:
+            return theirs(q, k, cos, sin)  # type: ignore[no-any-return] # untyped
+        heads = (one.transpose(0, 1).unsqueeze(0) for one in (q, k))
+        tables = (one.float().unsqueeze(0) for one in (cos, sin))
+        q_out, k_out = rope(*heads, *tables)
+        return q_out.squeeze(0).transpose(0, 1), k_out.squeeze(0).transpose(0, 1)
+
+    return with_globals(original.forward, apply_rotary_pos_emb_vision=apply_rotary_pos_emb_vision)
+
+
 def linear_4bit_forward(original: Any) -> Forward:
     """bitsandbytes' Linear4bit, with its rules for the compute dtype.
 
@@ -146,10 +165,10 @@ def lora_4bit_forward(original: Any) -> Forward:
 
     def forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         name = single_adapter(self) if not args and not kwargs else None
-        weight = packed_weight(self.get_base_layer()) if name else None
+        layer = self.get_base_layer()
+        weight = packed_weight(layer) if name and bare(layer) else None
         if name is None or weight is None:
             return original.forward(self, x, *args, **kwargs)  # type: ignore[no-any-return] # untyped
-        layer = self.get_base_layer()
         wide = compute_input(layer, x)
         bias = None if layer.bias is None else layer.bias.to(wide.dtype)
         dropout = self.lora_dropout[name]
@@ -173,74 +192,3 @@ def single_adapter(layer: Any) -> str | None:
     if name in layer.lora_variant or layer.lora_bias.get(name, False):
         return None
     return name
-
-
-def causal_lm_forward(original: Any) -> Forward:
-    """A causal language model whose training loss never holds all the logits.
-
-    While training with labels, `logits` in the output is None. In every other case, and with a
-    loss function or head of the user's own, the original's forward runs.
-    """
-    signature = signature_of(original)
-
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(self, *args, **kwargs).arguments
-        more = bound.pop("kwargs", {})
-        if not takes_fused_loss(self, bound, more):
-            return original.forward(self, *args, **kwargs)
-        labels = bound.pop("labels")
-        bound.pop("self")
-        bound.pop("logits_to_keep", None)
-        outputs = self.model(**bound, **more)
-        loss = model_loss(self, outputs.last_hidden_state, labels, more)
-        from transformers.modeling_outputs import CausalLMOutputWithPast
-
-        return CausalLMOutputWithPast(
-            loss=loss,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
-
-    return forward
-
-
-def takes_fused_loss(model: Any, bound: dict[str, Any], more: dict[str, Any]) -> bool:
-    """Whether a call is a training step with transformers' own loss and a plain head."""
-    from transformers.loss.loss_utils import ForCausalLMLoss
-
-    return (
-        model.training
-        and torch.is_grad_enabled()
-        and bound.get("labels") is not None
-        and isinstance(bound.get("logits_to_keep", 0), int)
-        and bound.get("logits_to_keep", 0) == 0
-        and more.get("return_dict", True) is not False
-        and model.config.return_dict
-        and type(model.lm_head) is torch.nn.Linear
-        and model.loss_function is ForCausalLMLoss
-    )
-
-
-def model_loss(
-    model: Any, hidden: torch.Tensor, labels: torch.Tensor, more: dict[str, Any]
-) -> torch.Tensor:
-    """transformers' ForCausalLMLoss, from hidden states. Token n predicts token n + 1."""
-    ignore = more.get("ignore_index", -100)
-    shifted = more.get("shift_labels")
-    if shifted is None:
-        shifted = torch.nn.functional.pad(labels, (0, 1), value=ignore)[..., 1:]
-    head = model.lm_head
-    cap = getattr(model.config, "final_logit_softcapping", None) or 0.0
-    return fused_linear_cross_entropy(
-        hidden.reshape(-1, hidden.shape[-1]).to(head.weight.dtype),
-        head.weight,
-        shifted.reshape(-1).to(hidden.device),
-        head.bias,
-        LossOptions(ignore_index=ignore, softcap=cap),
-        count=_on(more.get("num_items_in_batch"), hidden.device),
-    )
-
-
-def _on(count: Any, device: torch.device) -> Any:
-    return count.to(device) if isinstance(count, torch.Tensor) else count

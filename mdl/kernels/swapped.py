@@ -74,6 +74,20 @@ def signature_of(kind: type) -> inspect.Signature:
     return inspect.signature(kind.forward)  # type: ignore[attr-defined] # a Module
 
 
+def bare(module: Any) -> bool:
+    """Whether calling a module runs its class's forward and nothing else.
+
+    Where it does not, a forward that reads the module's parameters itself would pass by a hook:
+    somebody's measurement, or a weight that is brought from elsewhere for the call.
+    """
+    return "forward" not in module.__dict__ and not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
 def __getattr__(name: str) -> Any:
     # Unpickling asks this module for "transformers:models:...:LlamaRMSNorm".
     if ":" not in name:

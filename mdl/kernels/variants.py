@@ -245,13 +245,15 @@ def _rope(configs: Configs) -> Iterator[Variant]:
     counts = ("tokens", "q_heads", "k_heads")
     strides = ("D", "q_batch", "q_head", "q_token", "k_batch", "k_head", "k_token")
     sizes = (*counts, *strides, "cos_batch", "cos_token")
+    cases = [("bf16", False, 64, 0), ("bf16", True, 64, 0), ("bf16", False, 48, 32)]
     for config in configs("rope"):
-        for backward, half, rest in ((False, 64, 0), (True, 64, 0), (False, 48, 32)):
+        for table, backward, half, rest in [*cases, ("fp32", False, 40, 0)]:
+            tables = dict.fromkeys(("cos_ptr", "sin_ptr"), f"*{table}")
             yield Variant(
                 "rope",
-                f"{'backward' if backward else 'forward'}-half{half}-{label(config)}",
+                f"{'backward' if backward else 'forward'}-half{half}-{table}-{label(config)}",
                 "mdl.kernels.rope_kernels:rope_kernel",
-                {**dict.fromkeys(pointers, "*bf16"), **dict.fromkeys(sizes, "i32")},
+                {**dict.fromkeys(pointers, "*bf16"), **tables, **dict.fromkeys(sizes, "i32")},
                 {
                     "HALF": half,
                     "BACKWARD": backward,
