@@ -12,6 +12,7 @@ from mdl.cli.resolve import wish_of, wish_options
 
 if TYPE_CHECKING:
     from mdl.loader import LoadRequest
+    from mdl.loader.planning import LoadPlan
 
 
 def load_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,6 +93,7 @@ def show_pull(body: dict[str, Any], as_json: bool) -> None:
 @click.option("--device-map", help="cpu, cuda, auto, balanced or sequential.")
 @click.option("--no-kernels", is_flag=True, help="Put none of mdl's kernels in.")
 @click.option("--no-mirror", is_flag=True, help="Keep no local 4-bit mirror.")
+@click.option("--no-memory-check", is_flag=True, help="Load even what there is no room for.")
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write the report.")
 def load(name: str, **options: Any) -> None:
     """Load NAME, report what was loaded, and try a prompt."""
@@ -103,8 +105,7 @@ def load(name: str, **options: Any) -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     request = request_of(name, options)
     if options["dry_run"]:
-        plan = make_plan(request)
-        return echo_json(plan.to_json()) if options["as_json"] else click.echo(str(plan))
+        return show_plan(make_plan(request), options)
     loaded = load_request(request, progress=progress_for(f"load {name}", options["progress"]))
     if options["report"]:
         loaded.report.save(options["report"])
@@ -121,6 +122,18 @@ def load(name: str, **options: Any) -> None:
         click.echo()
     click.echo(str(loaded.report))
     return None
+
+
+def show_plan(plan: "LoadPlan", options: dict[str, Any]) -> None:
+    """Print a plan; one that does not fit ends with the error that the load would end with."""
+    from mdl.loader.room import refuse_too_big
+
+    if not options["as_json"]:
+        click.echo(str(plan))
+    if not options["no_memory_check"]:
+        refuse_too_big(plan)
+    if options["as_json"]:
+        echo_json(plan.to_json())
 
 
 @click.command()
@@ -157,6 +170,7 @@ def request_of(name: str, options: dict[str, Any]) -> "LoadRequest":
         device_map=options.get("device_map"),
         kernels=not options.get("no_kernels", False),
         quantize_once=not options.get("no_mirror", False),
+        check_memory=not options.get("no_memory_check", False),
         max_seq_length=options.get("max_seq_length"),
         trust_remote_code=options["trust_remote_code"],
         allow_pickle=options["allow_pickle"],

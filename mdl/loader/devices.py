@@ -1,17 +1,17 @@
-"""The devices of this machine, and whether a download could ever fit on them."""
+"""The devices of this machine: which of them a load would fill, and what is free on each."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from mdl.errors import LoadError
-from mdl.loader.fetch import Download
+from mdl.errors import UsageError
 from mdl.loader.request import LoadRequest
 
 # transformers' arguments that place the weights themselves.
 PARALLEL = frozenset(("tp_plan", "tp_size", "device_mesh", "distributed_config"))
-PACKED = 0.28  # bytes of a 4-bit model per byte of its 16-bit weights, statistics included
+SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 @dataclass(frozen=True)
@@ -21,22 +21,6 @@ class Device:
     name: str
     total: int
     free: int
-
-
-def find_devices(device_map: Any) -> tuple[Device, ...]:
-    """The devices a model could go to: every GPU, else the machine's memory."""
-    import torch
-
-    if torch.cuda.is_available() and device_map not in ("cpu", {"": "cpu"}):
-        found = []
-        for index in range(torch.cuda.device_count()):
-            free, total = torch.cuda.mem_get_info(index)
-            found.append(Device(f"cuda:{index}", total, free))
-        return tuple(found)
-    import psutil
-
-    memory = psutil.virtual_memory()
-    return (Device("cpu", memory.total, memory.available),)
 
 
 def choose_device_map(asked: Any, *, gpus: int, local_rank: int | None, parallel: bool) -> Any:
@@ -51,7 +35,7 @@ def choose_device_map(asked: Any, *, gpus: int, local_rank: int | None, parallel
     One rank, one whole model on its own device; one GPU, all of it; several, spread by size; none,
     the CPU (None, as transformers means it).
     """
-    automatic = asked in (None, "auto", "balanced", "balanced_low_0", "sequential")
+    automatic = asked is None or asked in SPREAD
     if parallel or not automatic:
         return asked
     if gpus == 0:
@@ -65,38 +49,116 @@ def choose_device_map(asked: Any, *, gpus: int, local_rank: int | None, parallel
 
 def device_map_of(request: LoadRequest) -> Any:
     """`choose_device_map` for a request in this process."""
-    import torch
-
     rank = os.environ.get("LOCAL_RANK")
     return choose_device_map(
         request.device_map,
-        gpus=torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        gpus=gpu_count(),
         local_rank=int(rank) if rank is not None else None,
-        parallel=bool(PARALLEL & set(request.extra)),
+        parallel=is_parallel(request),
     )
 
 
-def check_room(download: Download, request: LoadRequest) -> None:
-    """Refuse a download whose weights no device of this machine could hold, before it starts.
+def is_parallel(request: LoadRequest) -> bool:
+    """Whether the weights are divided among ranks by transformers."""
+    return bool(PARALLEL & set(request.extra))
 
-    The devices' whole memory counts, not what is free now: `mdl load --dry-run` is finer.
+
+def gpu_count() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def filled_devices(device_map: Any, *, gpus: int, packed: bool) -> tuple[str, ...] | None:
+    """The names of the devices that a load with this device map may fill.
+
+    Args:
+        device_map: as `choose_device_map` gives it.
+        gpus: CUDA devices here.
+        packed: bitsandbytes' weights, which transformers does not spill into main memory.
+
+    None where there is no limit to hold it against: weights on the disk or the meta device, and
+    devices whose memory mdl cannot measure.
+    """
+    if device_map is None:
+        return ("cpu",)
+    if isinstance(device_map, str) and device_map in SPREAD:
+        cards = tuple(f"cuda:{index}" for index in range(gpus))
+        return cards if cards and packed else (*cards, "cpu")
+    places = device_map.values() if isinstance(device_map, Mapping) else [device_map]
+    names = {f"cuda:{place}" if isinstance(place, int) else str(place) for place in places}
+    names = {"cuda:0" if name == "cuda" else name for name in names}
+    known = all(name == "cpu" or name.startswith("cuda:") for name in names)
+    return tuple(sorted(names)) if known else None
+
+
+def find_devices(request: LoadRequest, *, packed: bool) -> tuple[Device, ...] | None:
+    """The devices that a load may fill, as they are now, within the caller's `max_memory`.
+
+    None where the weights have no such limit: offloaded to a folder, divided among ranks.
 
     Raises:
-        LoadError: the weights are larger than all devices together.
+        UsageError: the device map names a GPU that is not here.
     """
-    offloads = isinstance(request.device_map, Mapping) and "disk" in request.device_map.values()
-    if offloads or "offload_folder" in request.extra:
-        return
-    weights = sum(file.size for file in download.files if file.path in download.needed.weights)
-    needed = int(weights * PACKED) if request.wants_4bit and weights else weights
-    devices = find_devices(request.device_map)
-    room = sum(device.total for device in devices)
-    if needed > room:
-        raise LoadError(
-            f"{download.repo_id} does not fit on this machine: its weights need "
-            f"{needed / 1e9:.1f} GB, {', '.join(d.name for d in devices)} "
-            f"{'has' if len(devices) == 1 else 'have'} {room / 1e9:.1f} GB.",
-            why="It would be refused after the whole download.",
-            next="Ask for 4-bit weights, or give device_map and offload_folder.",
-            details={"needed": needed, "room": room},
-        )
+    if "offload_folder" in request.extra or is_parallel(request):
+        return None
+    names = filled_devices(device_map_of(request), gpus=gpu_count(), packed=packed)
+    if names is None:
+        return None
+    limits = _limits(request.extra.get("max_memory") or {})
+    found = (measure(name) for name in names)
+    return tuple(Device(d.name, d.total, min(d.free, limits.get(d.name, d.free))) for d in found)
+
+
+def _limits(max_memory: Mapping[Any, int | str]) -> dict[str, int]:
+    from accelerate.utils import convert_file_size_to_int
+
+    return {
+        f"cuda:{place}" if isinstance(place, int) else str(place): convert_file_size_to_int(size)
+        for place, size in max_memory.items()
+    }
+
+
+def measure(name: str) -> Device:
+    """The memory of `cpu` or `cuda:N` as it is now.
+
+    Raises:
+        UsageError: there is no such GPU here.
+    """
+    import torch
+
+    if name != "cpu":
+        index = name.removeprefix("cuda:")
+        if not index.isdecimal() or int(index) >= gpu_count():
+            raise UsageError(
+                f"There is no device {name} here.",
+                why=f"torch {torch.__version__} sees {gpu_count()} CUDA devices.",
+                next="Leave device_map out to let mdl choose, or name cpu.",
+            )
+        free, total = torch.cuda.mem_get_info(int(index))
+        return Device(name, total, free)
+    import psutil
+
+    memory = psutil.virtual_memory()
+    container = container_memory()
+    return Device("cpu", memory.total, min(memory.available, container or memory.available))
+
+
+def container_memory(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes that this container may still take (Linux control groups); None without a limit.
+
+    Pages of files that could be dropped do not count as taken, as in the kernel's own reckoning.
+    """
+    for limit, used, kept in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            most = int((root / limit).read_text())
+            taken = int((root / used).read_text())
+            lines = (root / limit).with_name("memory.stat").read_text().splitlines()
+        except (OSError, ValueError):  # no such limit: "max", or another version of the interface
+            continue
+        statistics = dict(line.split(maxsplit=1) for line in lines)
+        return max(0, most - taken + int(statistics.get(kept, 0)))
+    return None

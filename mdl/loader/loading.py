@@ -10,12 +10,12 @@ from typing import Any
 from mdl.errors import DiskError
 from mdl.loader.build import Built, check_remote_code, memory_bytes, parameter_counts
 from mdl.loader.checkpoint import Checkpoint
-from mdl.loader.devices import check_room
 from mdl.loader.prefetch import prefetch
 from mdl.loader.processor import build_tokenizer, check_vocabulary
 from mdl.loader.progress import Progress, progress_for
 from mdl.loader.report import Clock, Report, file_records, fingerprint
 from mdl.loader.request import LoadRequest
+from mdl.loader.room import check_memory
 from mdl.loader.sources import Answer, answer, bring
 from mdl.settings import Settings, load_settings
 
@@ -50,8 +50,8 @@ def load_request(
     clock = Clock(progress.phase)
     with clock("resolve"):
         found = answer(request, settings)
-    if found.source.download is not None:
-        check_room(found.source.download, request)
+    with clock("check"):
+        check_memory(found, request)
     with clock("fetch"):
         checkpoint = bring(found, request, progress)
     prefetch(checkpoint)

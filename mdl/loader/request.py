@@ -71,6 +71,7 @@ class LoadRequest:
     trust_remote_code: bool = False
     allow_pickle: bool = False
     quantize_once: bool = True
+    check_memory: bool = True
     offline: bool | None = None
     prefer: str | None = None
     locked: str | None = None
@@ -84,6 +85,8 @@ class LoadRequest:
             )
         if self.task not in TASKS:
             raise UsageError(f"Unknown task {self.task!r}.", next=f"Use one of {', '.join(TASKS)}.")
+        if self.max_seq_length is not None and self.max_seq_length < 1:
+            raise UsageError(f"max_seq_length={self.max_seq_length} is no number of tokens.")
 
     @property
     def wants_4bit(self) -> bool:

@@ -13,11 +13,12 @@ import torch
 import mdl
 from mdl.cli import cli
 from mdl.cli.output import run
-from mdl.errors import LoadError, VerificationError
-from mdl.loader import devices, planning
+from mdl.errors import LoadError, UsageError, VerificationError
+from mdl.loader import devices
 from mdl.loader.devices import Device
-from mdl.loader.memory import kv_cache_bytes, quantized_bytes, shape_of
-from mdl.loader.planning import check_fits
+from mdl.loader.memory import Shape, kv_cache_bytes, quantized_bytes, shape_of
+from mdl.loader.room import Need, what_would_fit
+from mdl.settings import load_settings
 from tests.hub import LoopbackHub
 from tests.loader import tiny
 
@@ -25,12 +26,15 @@ NAME = "Org/Name"
 pytestmark = pytest.mark.usefixtures("hub_env")
 
 
-@pytest.mark.parametrize("format", ["16bit", "bnb-4bit"])
+@pytest.mark.parametrize("format", ["16bit", "bnb-4bit", "8bit"])
 @pytest.mark.parametrize("name", sorted(tiny.configurations()))
 def test_planned_weights_are_what_is_allocated(
     tiny_model: Callable[..., Path], name: str, format: str
 ) -> None:
-    options: dict[str, Any] = {"load_in_4bit": format == "bnb-4bit"}
+    options: dict[str, Any] = {
+        "load_in_4bit": format == "bnb-4bit",
+        "load_in_8bit": format == "8bit",
+    }
     planned = mdl.plan(str(tiny_model(name)), **options)
     loaded = mdl.load(str(tiny_model(name)), **options)
     assert planned.memory.weights == pytest.approx(loaded.report.memory["weights"], rel=0.05)
@@ -58,25 +62,133 @@ def test_a_remote_header_that_claims_petabytes_is_refused(hub: LoopbackHub) -> N
         mdl.plan(NAME)
 
 
-def test_too_big_is_said_with_what_would_fit(
-    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    small = Device("cpu", 200_000, 150_000)
-    monkeypatch.setattr(planning, "find_devices", lambda device_map: (small,))
-    planned = mdl.plan(str(tiny_model("llama")), max_seq_length=16)
-    assert not planned.fits and "in 4 bits it would fit" in planned.problems[0]
-    with pytest.raises(LoadError, match="does not fit"):
-        check_fits(planned)
+@pytest.fixture
+def free_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """`free_memory(n)` leaves n bytes of main memory, as a container's limit would."""
+
+    def leave(count: int) -> None:
+        monkeypatch.setattr(devices, "container_memory", lambda: count)
+
+    return leave
 
 
-def test_what_no_device_can_hold_is_refused_before_a_byte_is_fetched(
-    hub: LoopbackHub, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+def test_too_big_is_said_before_weights_are_fetched(
+    hub: LoopbackHub, tiny_model: Callable[..., Path], free_memory: Callable[[int], None]
 ) -> None:
     hub.add_repo(NAME, folder=tiny_model("llama"))
-    monkeypatch.setattr(devices, "find_devices", lambda device_map: (Device("cpu", 100, 100),))
-    with pytest.raises(LoadError, match="does not fit on this machine"):
+    free_memory(150_000)
+    with pytest.raises(LoadError, match="it needs 0.8 MB, 0.1 MB are free on cpu") as refused:
         mdl.load(NAME)
-    assert hub.count("*/resolve/*") == 0
+    assert refused.value.details["memory"]["kv_cache"] == 2 * 2 * 2 * 16 * 2048 * 2
+    assert all(r.range is not None for r in hub.requests if r.path.startswith("/cdn/"))
+    assert not list(Path(load_settings().cache_root).rglob("*.safetensors"))
+    assert mdl.load(NAME, check_memory=False).report.downloaded > 0
+
+
+@pytest.mark.parametrize(
+    ("free", "tokens", "ways"),
+    [
+        (310_000, 2048, ["max_seq_length=256"]),
+        (200_000, 16, ["4-bit weights"]),
+        (50_000, 16, ["a device with"]),
+    ],
+)
+def test_what_would_fit_does_fit(
+    tiny_model: Callable[..., Path],
+    free_memory: Callable[[int], None],
+    free: int,
+    tokens: int,
+    ways: list[str],
+) -> None:
+    free_memory(free)
+    name = str(tiny_model("llama"))
+    with pytest.raises(LoadError, match="does not fit") as refused:
+        mdl.load(name, max_seq_length=tokens)
+    assert all(way in refused.value.next for way in ways)
+    if "max_seq_length=256" in ways:
+        assert mdl.load(name, max_seq_length=256).model is not None
+    if "4-bit weights" in ways:
+        assert mdl.load(name, max_seq_length=tokens, load_in_4bit=True).model is not None
+
+
+def test_the_command_line_says_it_as_json_and_goes_on_when_told(
+    tiny_model: Callable[..., Path], free_memory: Callable[[int], None], capsys: Any
+) -> None:
+    free_memory(150_000)
+    name = str(tiny_model("llama"))
+    for options in ([], ["--dry-run"]):
+        assert run(cli, ["load", name, "--json", *options]) == 1
+        body = json.loads(capsys.readouterr().out)
+        assert not body["fits"] and body["memory_short"] > 0
+        assert "does not fit" in body["error"]["message"]
+        assert "--no-memory-check" in body["error"]["next"]
+        assert run(cli, ["load", name, "--json", "--no-memory-check", *options]) == 0
+        capsys.readouterr()
+    assert run(cli, ["load", name, "--dry-run"]) == 1
+    said = capsys.readouterr()
+    assert "too small" in said.out and said.err.startswith("error: ")
+
+
+GB = 10**9
+NEED = Need(8 * GB, 3 * GB, Shape(32, 4096, 14336, 32, 8, 128, 128256, (None,) * 32), 8192, 2)
+
+
+@pytest.mark.parametrize(
+    ("room", "elsewhere", "expected"),
+    [
+        (7 * GB, [], ["4-bit"]),
+        (2 * GB, [], []),
+        (9 * GB, [], ["max_seq_length=7424", "4-bit"]),
+        (2 * GB, [Device("cpu", 64 * GB, 32 * GB)], ["device_map='cpu'"]),
+        (2 * GB, [Device("cpu", 64 * GB, 4 * GB)], []),
+    ],
+)
+def test_the_ways_that_would_fit(room: int, elsewhere: list[Device], expected: list[str]) -> None:
+    found = what_would_fit(NEED, room, elsewhere)
+    assert len(found) == len(expected)
+    assert all(way.startswith(start) for way, start in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("device_map", "gpus", "packed", "expected"),
+    [
+        (None, 0, False, ("cpu",)),
+        ({"": 1}, 2, False, ("cuda:1",)),
+        ("auto", 2, False, ("cuda:0", "cuda:1", "cpu")),
+        ("auto", 2, True, ("cuda:0", "cuda:1")),
+        ("auto", 0, True, ("cpu",)),
+        ("cuda", 1, False, ("cuda:0",)),
+        ({"model": 0, "lm_head": "cpu"}, 1, False, ("cpu", "cuda:0")),
+        ({"model": 0, "lm_head": "disk"}, 1, False, None),
+        (torch.device("cuda:1"), 2, False, ("cuda:1",)),
+        ("mps", 0, False, None),
+    ],
+)
+def test_the_devices_a_load_may_fill(
+    device_map: Any, gpus: int, packed: bool, expected: tuple[str, ...] | None
+) -> None:
+    assert devices.filled_devices(device_map, gpus=gpus, packed=packed) == expected
+
+
+def test_a_device_that_is_not_here_is_one_clear_error(tiny_model: Callable[..., Path]) -> None:
+    with pytest.raises(UsageError, match="no device cuda:7 here"):
+        mdl.load(str(tiny_model("llama")), device_map="cuda:7")
+
+
+def test_max_memory_is_kept(tiny_model: Callable[..., Path]) -> None:
+    name = str(tiny_model("llama"))
+    assert mdl.plan(name, max_memory={"cpu": "1GB"}).fits
+    assert not mdl.plan(name, max_memory={"cpu": "100KB"}).fits
+
+
+def test_a_containers_limit_counts(tmp_path: Path) -> None:
+    assert devices.container_memory(tmp_path) is None
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 150\n")
+    assert devices.container_memory(tmp_path) == 450
+    (tmp_path / "memory.max").write_text("max\n")
+    assert devices.container_memory(tmp_path) is None
 
 
 @pytest.mark.parametrize(
