@@ -6,6 +6,8 @@ from typing import NamedTuple
 from mdl.resolver.types import Wish
 from mdl.store.rows import USER, BadMirror, Knowledge, MirrorRow
 
+_KINDS = {"dynamic": "the dynamic 4-bit mirror", "plain": "the 4-bit mirror"}
+
 
 class Candidate(NamedTuple):
     """One way to keep the wish. `format` is what its weights are, `None` while unknown."""
@@ -48,15 +50,16 @@ def candidates(field: Field) -> Iterator[Candidate]:
 
 def _in_order(field: Field, own: Candidate, own_format: str) -> Iterator[Candidate]:
     wish = field.wish.format
-    yield from (row for row in _rows(field, wish) if row.rule == "override")
+    rows = list(_rows(field, wish))
+    yield from (row for row in rows if row.rule == "override")
     if own_format == wish != "16bit":
         yield own._replace(reason=f"its weights already are {wish}")
     if field.wish.prefer == "official":
         yield from _official(field, own, own_format)
     if wish == "16bit":
-        yield from _float_order(field, own, own_format)
+        yield from _float_order(field, own, own_format, rows)
         return
-    yield from _rows(field, wish)
+    yield from rows
     if own_format == "16bit":
         yield own._replace(
             rule="quantize-on-load", reason=f"no {wish} mirror is known: converted on load"
@@ -64,7 +67,9 @@ def _in_order(field: Field, own: Candidate, own_format: str) -> Iterator[Candida
     yield from _floats(field, "quantize-on-load", f"its float repository, made {wish} on load")
 
 
-def _float_order(field: Field, own: Candidate, own_format: str) -> Iterator[Candidate]:
+def _float_order(
+    field: Field, own: Candidate, own_format: str, rows: list[Candidate]
+) -> Iterator[Candidate]:
     if own_format != "16bit":
         yield from _floats(field, "float", f"the float repository of a {own_format} one")
         return
@@ -74,7 +79,7 @@ def _float_order(field: Field, own: Candidate, own_format: str) -> Iterator[Cand
     if gated == "false":
         yield own._replace(reason="it is open and its weights are 16-bit")
     why = f"it is gated ({gated})" if gated else "whether it is gated is not known"
-    for row in _rows(field, "16bit"):
+    for row in rows:
         yield row._replace(rule="ungated-mirror", reason=f"the ungated mirror: {why}")
     yield own._replace(reason="the repository itself")
 
@@ -139,8 +144,7 @@ def _with_replacement(candidate: Candidate) -> Iterator[Candidate]:
 def _row_reason(row: MirrorRow) -> str:
     if row.source == USER:
         return "a row added here by hand"
-    kind = {"dynamic": "the dynamic 4-bit mirror", "plain": "the 4-bit mirror"}.get(row.variant)
-    return kind or f"the {row.variant} {row.format} mirror".replace("  ", " ")
+    return _KINDS.get(row.variant) or f"the {row.variant} {row.format} mirror".replace("  ", " ")
 
 
 def _dead_reason(row: MirrorRow) -> str | None:

@@ -22,35 +22,33 @@ if TYPE_CHECKING:
     from mdl.store.database import Database, Writer
 
 _REPOSITORY = (
-    "r.repo_id, r.state, r.gated, r.format, r.base_model, r.revision_commit, r.licence,"
-    " r.checked_at, r.renamed_to"
+    "{0}.repo_id, {0}.state, {0}.gated, {0}.format, {0}.base_model, {0}.revision_commit,"
+    " {0}.licence, {0}.checked_at, {0}.renamed_to"
 )
-_BAD = "b.repo_id, b.replacement, b.replacement_format, b.reason, b.source"
+_BAD = "{0}.repo_id, {0}.replacement, {0}.replacement_format, {0}.reason, {0}.source"
 _MIRROR = (
     "m.name, m.wish, m.repo_id, m.format, m.variant, m.rank, m.relation, m.source,"
-    " m.status, m.status_reason, (SELECT s.version FROM sources s WHERE s.name = m.source)"
+    " m.status, m.status_reason, s.version"
 )
 # A person's row beats every import; then the rank; the name last, so that the order is total.
 _ORDER = "CASE m.source WHEN 'user' THEN 0 ELSE 1 END, m.rank, m.repo_key"
 
+# All that is known about a name, a row for each of its mirrors and one when it has none: every
+# join and every subselect is one index look-up, and one statement costs less than two.
 _ABOUT = f"""
-    SELECT {_REPOSITORY}, {_BAD},
+    SELECT {_REPOSITORY.format("r")}, {_BAD.format("b")},
         (SELECT q.format FROM mirrors q WHERE q.repo_key = :key AND q.format <> '16bit' LIMIT 1),
-        COALESCE((SELECT q.name FROM mirrors q WHERE q.key = :key LIMIT 1),
-            (SELECT q.repo_id FROM mirrors q WHERE q.repo_key = :key LIMIT 1)),
-        (SELECT COUNT(*) FROM local_mirrors l WHERE l.key = :key)
+        (SELECT q.repo_id FROM mirrors q WHERE q.repo_key = :key LIMIT 1),
+        EXISTS (SELECT 1 FROM local_mirrors l WHERE l.key = :key),
+        {_MIRROR}, {_BAD.format("mb")}, {_REPOSITORY.format("mr")}
     FROM (SELECT 1 AS one) AS x
     LEFT JOIN repositories r ON r.key = :key
     LEFT JOIN bad_mirrors b ON b.key = :key
+    LEFT JOIN mirrors m ON m.key = :key
+    LEFT JOIN sources s ON s.name = m.source
+    LEFT JOIN bad_mirrors mb ON mb.key = m.repo_key
+    LEFT JOIN repositories mr ON mr.key = m.repo_key
 """  # noqa: S608 # only constants of this module are put in
-_CANDIDATES = f"""
-    SELECT {_MIRROR}, {_BAD}, {_REPOSITORY}
-    FROM mirrors m
-    LEFT JOIN bad_mirrors b ON b.key = m.repo_key
-    LEFT JOIN repositories r ON r.key = m.repo_key
-    WHERE m.key = :key
-    ORDER BY {_ORDER}
-"""  # noqa: S608 # likewise
 _LOCAL = """
     SELECT path, repo_id, revision_commit, format, settings, created_at
     FROM local_mirrors WHERE key = :key ORDER BY created_at DESC
@@ -101,25 +99,30 @@ class Catalog:
     # -- reading ----------------------------------------------------------------------------
 
     def about(self, key: str) -> Knowledge:
-        """All that is known about one name: two index look-ups, whatever the catalogue's size."""
-        row = self.database.rows(_ABOUT, {"key": key})[0]
+        """All that is known about one name: index look-ups, whatever the catalogue's size."""
+        rows = self.database.rows(_ABOUT, {"key": key})
+        first = rows[0]
+        mirrors = [
+            (
+                MirrorRow._make(row[17:28]),
+                BadMirror._make(row[28:33]) if row[28] is not None else None,
+                RepositoryRow._make(row[33:42]) if row[33] is not None else None,
+            )
+            for row in rows
+            if row[17] is not None
+        ]
+        if len(mirrors) > 1:
+            mirrors.sort(key=_preference)
         local: Sequence[Row] = ()
-        if row[16]:
+        if first[16]:
             local = self.database.rows(_LOCAL, {"key": key})
         return Knowledge(
-            repository=RepositoryRow._make(row[0:9]) if row[0] is not None else None,
-            bad=BadMirror._make(row[9:14]) if row[9] is not None else None,
-            quantized=row[14],
-            spelling=row[15],
-            mirrors=tuple(
-                (
-                    MirrorRow._make(r[0:11]),
-                    BadMirror._make(r[11:16]) if r[11] is not None else None,
-                    RepositoryRow._make(r[16:25]) if r[16] is not None else None,
-                )
-                for r in self.database.rows(_CANDIDATES, {"key": key})
-            ),
-            local=tuple(LocalMirror._make(r) for r in local),
+            repository=RepositoryRow._make(first[0:9]) if first[0] is not None else None,
+            bad=BadMirror._make(first[9:14]) if first[9] is not None else None,
+            quantized=first[14],
+            spelling=mirrors[0][0].name if mirrors else first[15],
+            mirrors=tuple(mirrors),
+            local=tuple(LocalMirror._make(row) for row in local),
         )
 
     def mirrors(
@@ -148,14 +151,14 @@ class Catalog:
         if after is not None:
             where.append("m.key > :after")
             params["after"] = after.lower()
-        sql = f"SELECT {_MIRROR} FROM mirrors m WHERE {' AND '.join(where)} ORDER BY m.key, m.wish, {_ORDER}"  # noqa: S608, E501 # values are bound
+        sql = f"SELECT {_MIRROR} FROM mirrors m LEFT JOIN sources s ON s.name = m.source WHERE {' AND '.join(where)} ORDER BY m.key, m.wish, {_ORDER}"  # noqa: S608, E501 # values are bound
         if limit is not None:
             sql += " LIMIT :limit"
             params["limit"] = limit
         return [MirrorRow._make(row) for row in self.database.rows(sql, params)]
 
     def bad_mirrors(self) -> list[BadMirror]:
-        sql = f"SELECT {_BAD} FROM bad_mirrors b ORDER BY b.key"  # noqa: S608 # constants
+        sql = f"SELECT {_BAD.format('b')} FROM bad_mirrors b ORDER BY b.key"  # noqa: S608 # constants
         return [BadMirror._make(row) for row in self.database.rows(sql)]
 
     def sources(self) -> list[dict[str, Any]]:
@@ -355,6 +358,12 @@ def open_catalog(settings: Settings) -> Catalog:
             next="Make the folder writable once, or set MDL_HOME to one that is.",
         )
     return catalog
+
+
+def _preference(mirror: tuple[MirrorRow, BadMirror | None, RepositoryRow | None]) -> Any:
+    """`_ORDER` for rows that are here already."""
+    row = mirror[0]
+    return row.source != USER, row.rank, row.repo_id.lower()
 
 
 def _put_source(writer: "Writer", source: Source, rows: int) -> None:
