@@ -14,6 +14,8 @@ from mdl.errors import VerificationError
 from mdl.loader.files import INDEX, SINGLE, Needed, choose_files
 from mdl.loader.headers import Header, TensorInfo, read_header
 
+FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -45,13 +47,14 @@ class Checkpoint:
 
     @property
     def dtype(self) -> str | None:
-        """The dtype the configuration names, such as `bfloat16`."""
+        """The dtype the configuration names, such as `bfloat16`, else that of all the weights."""
         nested = self.config.get("text_config") or {}
         for table in (self.config, nested):
             named = table.get("dtype") or table.get("torch_dtype")
             if isinstance(named, str):
                 return named.removeprefix("torch.")
-        return None
+        stored = {FLOATS[t.dtype] for t in self.tensors.values() if t.dtype in FLOATS}
+        return stored.pop() if len(stored) == 1 else None
 
 
 def read_checkpoint(

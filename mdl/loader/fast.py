@@ -23,17 +23,15 @@ from mdl.loader.build import (
     refused_as_load_error,
 )
 from mdl.loader.checkpoint import Checkpoint
+from mdl.loader.naming import Named, name_tensors
 from mdl.loader.request import LoadRequest
+from mdl.loader.unsuited import Unsuited
 
 CPU_MAPS: tuple[Any, ...] = (None, "cpu", "auto", "sequential", "balanced")
 _TASK_TABLES = {
     "text": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
     "vision": "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
 }
-
-
-class Unsuited(Exception):
-    """The fast way does not cover this checkpoint; the message says why."""
 
 
 def build(checkpoint: Checkpoint, request: LoadRequest) -> Built:
@@ -69,8 +67,11 @@ def fast_class(checkpoint: Checkpoint, request: LoadRequest) -> type:
         raise Unsuited(f"{request.format} goes through transformers")
     if checkpoint.quantization is not None and not checkpoint.is_bnb_4bit:
         raise Unsuited(f"quantized with {checkpoint.quantization.get('quant_method')}")
-    if checkpoint.config.get("auto_map") or not (request.dtype or checkpoint.dtype):
-        raise Unsuited("remote code" if checkpoint.config.get("auto_map") else "no dtype given")
+    if checkpoint.config.get("auto_map"):
+        raise Unsuited("remote code")
+    if not (request.dtype or checkpoint.dtype):
+        raise Unsuited("weights of several dtypes, and none is named")
+    _check_plain_transformers(checkpoint)
     named = (checkpoint.config.get("architectures") or [None])[0]
     if request.task == "auto":
         kind, saved_from = model_class(checkpoint, request)
@@ -87,6 +88,21 @@ def fast_class(checkpoint: Checkpoint, request: LoadRequest) -> type:
     return found
 
 
+def _check_plain_transformers(checkpoint: Checkpoint) -> None:
+    """Leave to transformers' own load what changes how it builds models.
+
+    Raises:
+        Unsuited: DeepSpeed's ZeRO 3, modules that this process replaced, fused modules.
+    """
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+    from transformers.monkey_patching import get_patch_mapping
+
+    if is_deepspeed_zero3_enabled():
+        raise Unsuited("DeepSpeed divides the weights")
+    if get_patch_mapping() or checkpoint.config.get("fusion_config"):
+        raise Unsuited("modules are replaced while the model is made")
+
+
 def _build(kind: Any, checkpoint: Checkpoint, request: LoadRequest) -> Built:
     import torch
 
@@ -95,20 +111,32 @@ def _build(kind: Any, checkpoint: Checkpoint, request: LoadRequest) -> Built:
     dtype = getattr(torch, request.dtype or str(checkpoint.dtype))
     with refused_as_load_error(checkpoint), quiet_transformers():
         quantizer = _quantizer(config, quantizer_config)
-        config.dtype = dtype
+        _set_dtype(config, dtype)
         config.name_or_path = str(checkpoint.folder)
         model = _empty_model(kind, config, dtype, quantizer)
-        tensors = _tensors(checkpoint)
-        _check_names(model, tensors)
-        _fill(model, tensors, checkpoint, dtype)
-        model.tie_weights()
-        _check_whole(model, checkpoint)
+        named = name_tensors(model, _tensors(checkpoint))
+        filled = _fill(model, named.tensors, checkpoint, dtype)
+        unused = _finish(model, filled, named, checkpoint)
         model.eval()
         _read_generation_config(model, checkpoint)
         if quantizer is not None:
             model.hf_quantizer = quantizer
             quantizer.postprocess_model(model)
-    return Built(model, "mdl", quantized_here=quantizer_config is not None)
+    return Built(
+        model,
+        "mdl",
+        named.note,
+        unused_tensors=unused,
+        quantized_here=quantizer_config is not None,
+    )
+
+
+def _set_dtype(config: Any, dtype: Any) -> None:
+    """Name the dtype in the configuration and in those inside it, as transformers' load does."""
+    config.dtype = dtype
+    for name in config.sub_configs:
+        if (inner := getattr(config, name)) is not None:
+            inner.dtype = dtype
 
 
 def _quantizer(config: Any, on_load: Any) -> Any:
@@ -204,47 +232,15 @@ def _tensors(checkpoint: Checkpoint) -> dict[str, Any]:
     return tensors
 
 
-def _check_names(model: Any, tensors: Mapping[str, Any]) -> None:
-    """Take only checkpoints whose names are the model's: the rest needs transformers' renaming.
-
-    Raises:
-        Unsuited: a name that is not the model's, or one that transformers would convert.
-    """
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter
-
-    ours = set(model.state_dict())
-    for name in tensors:
-        if name not in ours and _packed_name(name) not in ours:
-            raise Unsuited(f"the checkpoint's names need converting, such as {name}")
-    for entry in get_model_conversion_mapping(model):
-        if isinstance(entry, WeightConverter) and _matches(entry, tensors):
-            raise Unsuited("the checkpoint's tensors need converting")
-
-
-def _matches(converter: Any, tensors: Mapping[str, Any]) -> bool:
-    import re
-
-    patterns = [
-        re.compile(source.replace(".*.", r"\..*\.")) for source in converter.source_patterns
-    ]
-    return any(pattern.search(name) for pattern in patterns for name in tensors)
-
-
-def _packed_name(name: str) -> str:
-    """The weight a part of a packed 4-bit weight belongs to."""
-    head, dot, _ = name.partition(".weight.")
-    return f"{head}.weight" if dot else name
-
-
-def _fill(model: Any, tensors: Mapping[str, Any], checkpoint: Checkpoint, dtype: Any) -> None:
-    """Give every parameter and persistent buffer its tensor.
+def _fill(model: Any, tensors: Mapping[str, Any], checkpoint: Checkpoint, dtype: Any) -> set[str]:
+    """Give every parameter and persistent buffer its tensor; the names of those that got one.
 
     Raises:
         LoadError: a tensor's shape is not the one the configuration implies.
     """
     import torch
 
+    filled = set()
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
         # By its mark, not its class: importing bitsandbytes costs a second of an exact load.
@@ -253,6 +249,7 @@ def _fill(model: Any, tensors: Mapping[str, Any], checkpoint: Checkpoint, dtype:
             tensor = tensors.get(prefix + name)
             if tensor is None:
                 continue
+            filled.add(prefix + name)
             if is_4bit and name == "weight":
                 module.weight = _packed(module, prefix + name, tensors, dtype)
                 continue
@@ -264,8 +261,10 @@ def _fill(model: Any, tensors: Mapping[str, Any], checkpoint: Checkpoint, dtype:
         for name, buffer in list(module.named_buffers(recurse=False)):
             tensor = tensors.get(prefix + name)
             if tensor is not None:
+                filled.add(prefix + name)
                 _check_shape(prefix + name, tensor, buffer, checkpoint)
                 module.register_buffer(name, tensor.to(buffer.dtype))
+    return filled
 
 
 def _packed(module: Any, name: str, tensors: Mapping[str, Any], dtype: Any) -> Any:
@@ -324,11 +323,27 @@ def _check_shape(name: str, tensor: Any, expected: Any, checkpoint: Checkpoint) 
         )
 
 
-def _check_whole(model: Any, checkpoint: Checkpoint) -> None:
-    """Raises: LoadError: parameters that the checkpoint does not hold and nothing ties."""
-    left = tuple(name for name, parameter in model.named_parameters() if parameter.is_meta)
-    if left:
-        raise missing_weights(checkpoint, left)
+def _finish(model: Any, filled: set[str], named: Named, checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Tie what is tied, and hold what is there against what should be, by transformers' rules.
+
+    Returns the checkpoint's tensors that the model has no place for.
+
+    Raises:
+        LoadError: weights that the checkpoint does not hold and nothing ties.
+        Unsuited: weights that only transformers can initialise.
+    """
+    from transformers.utils.loading_report import LoadStateDictInfo
+
+    missing = set(named.expected - filled)
+    model.tie_weights(missing_keys=missing, recompute_mapping=False)
+    info = LoadStateDictInfo(missing, set(named.unused), set(), [], {}, set())
+    model._adjust_missing_and_unexpected_keys(info)
+    if info.missing_keys:
+        raise missing_weights(checkpoint, tuple(sorted(info.missing_keys)))
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise Unsuited("it has weights that only transformers can initialise")
+    model._weight_conversions = named.rules
+    return tuple(sorted(info.unexpected_keys))
 
 
 def _read_generation_config(model: Any, checkpoint: Checkpoint) -> None:

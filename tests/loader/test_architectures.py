@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from mdl.errors import UsageError
 from mdl.loader.build import build_with_transformers, memory_bytes
@@ -18,8 +21,9 @@ from mdl.loader.request import LoadRequest, Quantization
 from tests.loader import tiny
 
 ARCHITECTURES = sorted(tiny.configurations())
-# Those whose checkpoints are renamed or merged on load, which is transformers' own business.
-CONVERTED = {"gemma3", "mixtral", "mllama", "qwen2-vl", "qwen2.5-vl"}
+# What is done to the names of their checkpoints, by the mapping of transformers.
+RENAMED = {"gemma3", "mixtral", "mllama", "qwen2-vl", "qwen2.5-vl"}
+MERGED = {"mixtral"}
 
 
 def both(folder: Path, **fields: Any) -> tuple[Any, Any]:
@@ -56,8 +60,71 @@ def assert_same(ours: Any, theirs: Any) -> None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_exact(tiny_model: Callable[..., Path], name: str) -> None:
     ours, theirs = both(tiny_model(name))
-    assert ours.path == ("transformers" if name in CONVERTED else "mdl")
-    assert bool(ours.note) == (name in CONVERTED)
+    assert ours.path == "mdl"
+    assert ("renamed" in ours.note) == (name in RENAMED), ours.note
+    assert ("merged" in ours.note) == (name in MERGED), ours.note
+    assert_same(ours.model, theirs.model)
+
+
+@pytest.mark.parametrize("name", sorted(RENAMED | MERGED | {"llama"}))
+def test_saving_gives_the_names_that_were_loaded(
+    tiny_model: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    ours, _ = both(tiny_model(name))
+    ours.model.save_pretrained(tmp_path)
+    stored, saved = read_checkpoint(tiny_model(name)).tensors, read_checkpoint(tmp_path).tensors
+    assert {n: (t.dtype, t.shape) for n, t in saved.items()} == {
+        n: (t.dtype, t.shape) for n, t in stored.items()
+    }
+
+
+def changed(folder: Path, target: Path, tensors: dict[str, Any], **config: Any) -> Path:
+    """A copy of a checkpoint with tensors added, and entries of its configuration changed."""
+    shutil.copytree(folder, target, dirs_exist_ok=True)
+    save_file(
+        load_file(target / "model.safetensors") | tensors,
+        target / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    table = json.loads((target / "config.json").read_text())
+    table = {k: v for k, v in (table | config).items() if v is not None}
+    (target / "config.json").write_text(json.dumps(table))
+    return target
+
+
+def test_tied_weights_that_differ_stay_apart_as_in_transformers(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A configuration may say tied where the checkpoint holds two matrices: the weights win."""
+    own = {"lm_head.weight": torch.randn(320, 64, dtype=torch.bfloat16)}
+    ours, theirs = both(changed(tiny_model("llama-tied"), tmp_path, own))
+    assert ours.path == "mdl"
+    assert_same(ours.model, theirs.model)
+    assert torch.equal(ours.model.lm_head.weight, own["lm_head.weight"])
+
+
+def test_tensors_without_a_place_are_named(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    """What transformers ignores on purpose (an old buffer) is not reported, the rest is."""
+    more = {"extra.weight": torch.zeros(2), "model.layers.0.self_attn.rotary_emb.inv_freq":
+            torch.zeros(8)}  # fmt: skip
+    ours, theirs = both(changed(tiny_model("llama"), tmp_path, more))
+    assert ours.path == "mdl"
+    assert ours.unused_tensors == theirs.unused_tensors == ("extra.weight",)
+    assert_same(ours.model, theirs.model)
+
+
+def test_a_configuration_without_a_dtype(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    ours, theirs = both(changed(tiny_model("bert"), tmp_path, {}, dtype=None))
+    assert ours.path == "mdl"
+    assert_same(ours.model, theirs.model)
+
+
+def test_a_base_model_takes_its_part_of_a_larger_one(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = changed(tiny_model("llama"), tmp_path, {}, architectures=["LlamaModel"])
+    ours, theirs = both(folder)
+    assert (ours.path, ours.unused_tensors) == ("mdl", ("lm_head.weight",))
     assert_same(ours.model, theirs.model)
 
 
@@ -89,12 +156,13 @@ def test_4bit_settings(tiny_model: Callable[..., Path], settings: Quantization) 
 
 
 @pytest.mark.parametrize("skip", [None, ("layers.0", "lm_head")], ids=["plain", "dynamic"])
+@pytest.mark.parametrize("name", ["llama", "mixtral", "mllama", "qwen2-vl"])
 def test_a_prequantized_checkpoint_as_stored(
-    tiny_model: Callable[..., Path], tmp_path: Path, skip: tuple[str, ...] | None
+    tiny_model: Callable[..., Path], tmp_path: Path, name: str, skip: tuple[str, ...] | None
 ) -> None:
     settings = Quantization(skip_modules=skip)
     request = LoadRequest("x", format="bnb-4bit", quantization=settings)
-    first = build_with_transformers(read_checkpoint(tiny_model("llama")), request)
+    first = build_with_transformers(read_checkpoint(tiny_model(name)), request)
     first.model.save_pretrained(tmp_path)
     ours, theirs = both(tmp_path, format="bnb-4bit")
     assert ours.path == "mdl" and not ours.quantized_here

@@ -63,6 +63,19 @@ def test_the_mirror_is_a_plain_checkpoint_with_its_provenance(served: LoopbackHu
     assert not verify_folder(folder).problems
 
 
+@pytest.mark.parametrize("name", ["qwen2-vl", "mixtral"])
+def test_a_renamed_or_merged_checkpoint_has_a_mirror_too(
+    hub: LoopbackHub, tiny_model: Callable[..., Path], name: str
+) -> None:
+    hub.add_repo(NAME, folder=tiny_model(name))
+    first, second = load(), load()
+    assert first.report.mirror == second.report.folder
+    assert first.report.loaded_by == second.report.loaded_by == "mdl"
+    assert_equal_states(second.model, first.model)
+    theirs = type(first.model).from_pretrained(first.report.mirror)
+    assert_equal_states(theirs, first.model)
+
+
 def test_the_cache_manager_counts_it(served: LoopbackHub) -> None:
     loaded = load()
     repo = open_cache(load_settings()).repo(mirror.mirror_name(NAME))
@@ -130,7 +143,9 @@ assert report.mirror is None and "could not be written" in report.warnings[0], r
         [sys.executable, "-c", code], env=hub_env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    home = Path(load_settings().cache_root) / f"models--{mirror.mirror_name(NAME).replace('/', '--')}"
+    home = (
+        Path(load_settings().cache_root) / f"models--{mirror.mirror_name(NAME).replace('/', '--')}"
+    )
     assert not list(home.rglob("*.safetensors")) and not list(home.glob(".writing-*"))
 
 
@@ -157,7 +172,9 @@ mdl.load({NAME!r}, load_in_4bit=True)
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
-    home = Path(load_settings().cache_root) / f"models--{mirror.mirror_name(NAME).replace('/', '--')}"
+    home = (
+        Path(load_settings().cache_root) / f"models--{mirror.mirror_name(NAME).replace('/', '--')}"
+    )
     assert (home / "snapshots").exists() == (step.startswith("catalog"))
     again = load()
     assert again.report.quantized_on_load and again.report.mirror
