@@ -264,6 +264,8 @@ def _one(resolver: CallersResolver, name: str, wish: Wish) -> Resolution | MdlEr
 class AnswerLog:
     """Substitutions on their way into the resolution log: in batches, each once an hour."""
 
+    _FIELDS = ("repo_id", "commit", "substituted", "rule", "source", "source_version")
+
     def __init__(self) -> None:
         self._seen: OrderedDict[tuple[str, str, str, str | None], float] = OrderedDict()
         self._waiting: list[tuple[float, Resolution]] = []
@@ -286,9 +288,11 @@ class AnswerLog:
         if not batch:
             return
         try:
-            catalog.log_many(
-                "service", [(at, a.requested, a.format, a.to_json()) for at, a in batch]
-            )
+            rows = [
+                (at, a.requested, a.format, {name: getattr(a, name) for name in self._FIELDS})
+                for at, a in batch
+            ]
+            catalog.log_many("service", rows)
         except MdlError as error:
             with self._lock:
                 kept = batch + self._waiting

@@ -15,7 +15,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # On every answer; each header costs a few microseconds, so JSON carries no more than it needs.
-_NOSNIFF = (b"x-content-type-options", b"nosniff")
+NOSNIFF = (b"x-content-type-options", b"nosniff")
 _JSON = (b"content-type", b"application/json")
 
 
@@ -31,17 +31,26 @@ class Refused(HTTPException):
         self.body = {"error": {"code": code, "message": message, "why": "", "next": next}}
 
 
-class Exchange:
-    """One request's answer as it goes out: its status for the log, headers for the caller."""
+class Told:
+    """What the log and the metrics tell of one request."""
 
-    def __init__(self, scope: Scope, send: Send, request_id: str) -> None:
-        self._scope = scope
-        self._send = send
+    __slots__ = ("about", "answer", "request_id", "role", "status")
+
+    def __init__(self, request_id: str) -> None:
         self.request_id = request_id
         self.status = 0
         self.role = "-"
         self.about = ""
         self.answer = ""
+
+
+class Exchange(Told):
+    """One request's answer as it goes out: its status for the log, headers for the caller."""
+
+    def __init__(self, scope: Scope, send: Send, request_id: str) -> None:
+        super().__init__(request_id)
+        self._scope = scope
+        self._send = send
         self._finished = False
 
     async def send(self, message: Message) -> None:
@@ -50,7 +59,7 @@ class Exchange:
             message["headers"] = [
                 *message.get("headers", ()),
                 (b"x-request-id", self.request_id.encode()),
-                _NOSNIFF,
+                NOSNIFF,
             ]
         elif message["type"] == "http.response.body" and not message.get("more_body"):
             self._finished = True
@@ -62,7 +71,7 @@ class Exchange:
             _JSON,
             (b"content-length", b"%d" % len(body)),
             (b"x-request-id", self.request_id.encode()),
-            _NOSNIFF,
+            NOSNIFF,
             *extra,
         ]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})

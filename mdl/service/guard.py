@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from mdl.errors import MdlError
@@ -17,9 +18,20 @@ from mdl.service.answers import Answers, Caller, outcome_of
 from mdl.service.auth import Tokens, may
 from mdl.service.callers import MustAsk
 from mdl.service.config import ServiceConfig
-from mdl.service.exchange import App, Exchange, Message, Receive, Refused, Scope, Send
+from mdl.service.exchange import (
+    NOSNIFF,
+    App,
+    Exchange,
+    Message,
+    Receive,
+    Refused,
+    Scope,
+    Send,
+    Told,
+)
 from mdl.service.hot import HotAnswer, HotAnswers
 from mdl.service.metrics import Metrics
+from mdl.service.protocol import Ask, status_line
 from mdl.service.public import answer_bytes
 from mdl.service.requestlog import RequestLog
 
@@ -34,6 +46,12 @@ _WANTED = frozenset(
     (b"host", b"authorization", b"x-request-id", b"x-hub-token", b"content-length",
      b"content-type", b"origin")
 )  # fmt: skip
+
+
+_JSON_HEAD = (
+    b"content-type: application/json\r\ncontent-length: %%d\r\nx-request-id: %%b\r\n%b: %b\r\n\r\n"
+    % NOSNIFF
+)
 
 
 class Guard:
@@ -82,7 +100,40 @@ class Guard:
             seconds = time.perf_counter() - start
             route = exchange.route()
             self._metrics.observe(route, scope["method"], exchange.status, seconds)
-            self._log.write(exchange, scope, route, seconds)
+            client = scope.get("client")
+            self._log.write(exchange, client[0] if client else "-", scope["method"], route, seconds)
+
+    def at_once(self, ask: Ask, client: str, extra: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+        """The whole answer to a plain `GET /v1/resolve`, head and body.
+
+        `None`, with nothing done, where the long way has to be gone: to a refusal, or because the
+        answer needs the Hub or the database in a thread.
+
+        Args:
+            client: the other end's address, for the log.
+            extra: headers of the server's.
+        """
+        start = time.perf_counter()
+        headers = ask.headers
+        try:
+            if not self._is_known(headers.get(b"host")):
+                return None
+            role = self._tokens.role(headers.get(b"authorization"))
+            if role is None:
+                return None
+            told = Told(self._request_id(headers.get(b"x-request-id")))
+            told.role = role
+            caller = Caller(role, _hub_token(headers.get(b"x-hub-token")))
+            body, told.status = self._quick(ask.query, caller, told)
+        except (MustAsk, Refused, MdlError):
+            return None
+        seconds = time.perf_counter() - start
+        self._metrics.straight += 1
+        self._metrics.observe("/v1/resolve", "GET", told.status, seconds)
+        self._log.write(told, client, "GET", "/v1/resolve", seconds)
+        lines = b"".join(b"%b: %b\r\n" % header for header in extra)
+        ours = _JSON_HEAD % (len(body), told.request_id.encode())
+        return b"%b%b%b%b" % (status_line(told.status), lines, ours, body)
 
     def _request_id(self, given: bytes | None) -> str:
         if given is not None and _REQUEST_ID.fullmatch(given):
@@ -118,33 +169,38 @@ class Guard:
         async with asyncio.timeout(self._config.request_seconds):
             await self._app(scope, limited, exchange.send)
 
-    def _quick(self, query: bytes, caller: Caller, exchange: Exchange) -> tuple[bytes, int]:
+    def _quick(self, query: bytes, caller: Caller, told: Told) -> tuple[bytes, int]:
         hot = self._hot.get(query, caller.role) if caller.hub_token is None else None
         if hot is not None:
-            exchange.about, exchange.answer = hot.name, hot.repo_id
+            told.about, told.answer = hot.name, hot.repo_id
             self._metrics.answers[hot.outcome] += 1
             return hot.body, hot.status
         name, wish = wishes.from_query(query, self._answers.settings.prefer)
-        exchange.about = name[:200]
+        told.about = name[:200]
         answer = self._answers.quick(name, wish, caller)
-        exchange.answer = answer.repo_id
+        told.answer = answer.repo_id
         body, status = answer_bytes(answer, caller)
         if caller.hub_token is None:
             made = HotAnswer(
-                time.monotonic(), body, status, exchange.about, answer.repo_id, outcome_of(answer)
+                time.monotonic(), body, status, told.about, answer.repo_id, outcome_of(answer)
             )
             self._hot.put(query, caller.role, made)
         return body, status
+
+    def _is_known(self, host: bytes | None) -> bool:
+        """Whether a Host header names this service."""
+        if "*" in self._hosts:
+            return True
+        name = (host or b"").decode("latin-1").lower()
+        if name.startswith("["):
+            return name[: name.find("]") + 1] in self._hosts
+        return name.partition(":")[0] in self._hosts
 
     def _check_host(self, scope: Scope, host: bytes | None) -> None:
         """A web page that points its own name at this address is not one of our callers."""
         if "*" in self._hosts:
             return
-        name = (host or b"").decode("latin-1").lower()
-        name = name[: name.index("]") + 1] if name.startswith("[") and "]" in name else (
-            name.partition(":")[0]
-        )  # fmt: skip
-        if name not in self._hosts or sum(key == b"host" for key, _ in scope["headers"]) != 1:
+        if not self._is_known(host) or sum(key == b"host" for key, _ in scope["headers"]) != 1:
             raise Refused(421, "wrong_host", "This service is not known under that name.",
                           "Its operator can allow it with --allow-host.")  # fmt: skip
 

@@ -13,6 +13,7 @@ class Metrics:
         self.requests: Counter[tuple[str, str, int]] = Counter()
         self.answers: Counter[str] = Counter()
         self.refused_connections = 0
+        self.straight = 0
         self.in_flight = 0
         self._seconds: dict[str, list[int]] = {}
         self._sums: dict[str, float] = {}
@@ -49,6 +50,7 @@ class Metrics:
             lines.append(f'mdl_resolutions_total{{outcome="{outcome}"}} {count}')
         for name, help_text, value in (
             ("mdl_refused_connections", "Connections over the limit.", self.refused_connections),
+            ("mdl_straight_answers", "Requests answered where they arrived.", self.straight),
             ("mdl_requests_in_flight", "Requests being answered.", self.in_flight),
             *gauges,
         ):

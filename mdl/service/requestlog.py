@@ -1,11 +1,11 @@
 """One JSON line a request, without a secret in it: never a header, never a query string."""
 
-import json
 import sys
 import threading
 import time
+from json.encoder import encode_basestring_ascii as _quoted
 
-from mdl.service.exchange import Exchange, Scope
+from mdl.service.exchange import Told
 
 _HELD = 200
 
@@ -18,21 +18,18 @@ class RequestLog:
         self._lines: list[str] = []
         self._lock = threading.Lock()
 
-    def write(self, exchange: Exchange, scope: Scope, route: str, seconds: float) -> None:
+    def write(self, told: Told, client: str, method: str, route: str, seconds: float) -> None:
         if not self._enabled:
             return
-        client = scope.get("client")
-        # Written out by hand: everything but the name is ours and needs no escaping.
+        # Written out by hand: what is not quoted here is ours and needs no escaping.
         about = ""
-        if exchange.about:
-            about = (
-                f', "name": {json.dumps(exchange.about)}, "answer": {json.dumps(exchange.answer)}'
-            )
+        if told.about:
+            about = f', "name": {_quoted(told.about)}, "answer": {_quoted(told.answer)}'
         self._lines.append(
-            f'{{"at": {time.time():.3f}, "request": "{exchange.request_id}",'
-            f' "client": "{client[0] if client else "-"}", "role": "{exchange.role}",'
-            f' "method": {json.dumps(scope["method"])}, "route": "{route}",'
-            f' "status": {exchange.status}, "ms": {seconds * 1000:.2f}{about}}}'
+            f'{{"at": {time.time():.3f}, "request": "{told.request_id}",'
+            f' "client": "{client}", "role": "{told.role}",'
+            f' "method": {_quoted(method)}, "route": "{route}",'
+            f' "status": {told.status}, "ms": {seconds * 1000:.2f}{about}}}'
         )
         if len(self._lines) >= _HELD:
             self.flush()

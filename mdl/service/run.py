@@ -1,4 +1,4 @@
-"""uvicorn with bounds: how many connections, how slowly a head may come, how an end looks."""
+"""uvicorn, listening: where, with which limits, and how an end looks."""
 
 import asyncio
 import contextlib
@@ -10,23 +10,15 @@ import sys
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mdl.errors import MdlError
 from mdl.service.app import Service
 from mdl.service.config import ServiceConfig
+from mdl.service.protocol import protocol
 from mdl.settings import Settings
 
 log = logging.getLogger("mdl.service")
 
-_FULL_BODY = (
-    b'{"error": {"code": "busy", "message": "Too many connections.", "why": "",'
-    b' "next": "Try again in a moment."}}'
-)
-_FULL = (
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 2\r\n"
-    b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(_FULL_BODY)
-)
 _GRACE = 5
 _BACKLOG = 2048
 
@@ -61,7 +53,7 @@ def _uvicorn_config(service: Service) -> uvicorn.Config:
     config = service.config
     return uvicorn.Config(
         service.guard,
-        http=_protocol(service),
+        http=protocol(service),
         ws="none",
         lifespan="on",
         loop="asyncio",
@@ -95,89 +87,6 @@ class _Server(uvicorn.Server):
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.handle_exit, number, None)
         yield
-
-
-class _OneSegment:
-    """A transport that sends an answer's head together with what follows it.
-
-    uvicorn writes head and body apart: two system calls and two packets an answer.
-    """
-
-    __slots__ = ("_head", "_transport")
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._head = b""
-
-    def write(self, data: bytes) -> None:
-        if data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 1"):
-            self._flush()
-            self._head = data
-        elif self._head:
-            data, self._head = self._head + data, b""
-            self._transport.write(data)
-        else:
-            self._transport.write(data)
-
-    def close(self) -> None:
-        self._flush()
-        self._transport.close()
-
-    def _flush(self) -> None:
-        if self._head:
-            data, self._head = self._head, b""
-            self._transport.write(data)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-
-def _protocol(service: Service) -> type[H11Protocol]:
-    """uvicorn's HTTP protocol, with a limit on connections and on the time a head may take."""
-    most, head_seconds = service.config.max_connections, service.config.head_seconds
-
-    class Bounded(H11Protocol):
-        _head_timer: asyncio.TimerHandle | None = None
-        _refused = False
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(_OneSegment(transport))  # type: ignore[arg-type]
-            if len(self.connections) > most:
-                self._refused = True
-                service.metrics.refused_connections += 1
-                transport.write(_FULL + _FULL_BODY)
-                transport.close()
-                return
-            self._await_head()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._cancel()
-            super().connection_lost(exc)
-
-        def data_received(self, data: bytes) -> None:
-            if self._refused:
-                return
-            before = self.cycle
-            super().data_received(data)
-            if self.cycle is not before:
-                self._cancel()
-            elif self._head_timer is None and (before is None or before.response_complete):
-                self._await_head()  # the beginning of a head: the rest has to come in time
-
-        def _await_head(self) -> None:
-            self._head_timer = self.loop.call_later(head_seconds, self._too_slow)
-
-        def _cancel(self) -> None:
-            if self._head_timer is not None:
-                self._head_timer.cancel()
-                self._head_timer = None
-
-        def _too_slow(self) -> None:
-            self._head_timer = None
-            if not self.transport.is_closing():
-                self.transport.abort()
-
-    return Bounded
 
 
 def _listen(config: ServiceConfig) -> socket.socket:
