@@ -4,6 +4,7 @@ By rows of x, on a GPU: one row takes the GEMV kernel, a few the small-batch GEM
 dequantize into a reused buffer and go to cuBLAS. Neither direction keeps the dequantized weight.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,8 +26,8 @@ from mdl.kernels.nf4_layout import Flat, Packed4bit, blocks_of, check_packed
 
 __all__ = ["linear_4bit"]
 
-_LARGEST_BLOCK = 128
-"""A program holds whole blocks of several rows in registers; larger ones would spill."""
+_LARGEST_PIECE = 128
+"""Elements of a row that a program decodes with one scale; a larger block is several pieces."""
 
 _KINDS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
@@ -180,9 +181,8 @@ def choose(rows: int, weight: Packed4bit, limit: int, batch_invariant: bool) -> 
     Args:
         limit: rows up to which the GEMM kernel beats dequantize and cuBLAS.
     """
-    whole = weight.shape[1] % weight.blocksize == 0
-    if rows == 0 or not whole or 0 in weight.shape or weight.blocksize > _LARGEST_BLOCK:
-        return "dense"  # blocks that span rows need every element's own scale
+    if rows == 0 or 0 in weight.shape or weight.shape[1] % 2:
+        return "dense"  # with an odd K, every other row begins in the middle of a byte
     if weight.dtype == torch.float32:
         return "gemv" if rows == 1 and not batch_invariant else "dense"
     if batch_invariant:
@@ -252,14 +252,8 @@ def _gemv(
         n,
         k,
         BN=rows,
-        GROUPS=_groups(weight, width),
-        **_constants(weight, x, bias),
+        **_constants(weight, x, bias, width),
     )
-
-
-def gemm_rows(rows: int, width: int, blocksize: int) -> int:
-    """Rows of W a GEMM program takes: fewer where one block is wider than a turn should be."""
-    return max(16, rows * width // max(width, blocksize))
 
 
 def _gemm(
@@ -275,16 +269,13 @@ def _gemm(
     # One tile height for all row counts makes "invariant" a property of the program, not of the
     # hardware's summation order.
     height = 16 if batch_invariant or m <= 16 else 32 if m <= 32 else 64
-    chosen, constants = config(f"gemm_4bit_{height}", x), _constants(weight, x, bias)
-    kernel = gemm_4bit_kernel
-    split = config("gemm_4bit_split", x)
+    chosen, split = config(f"gemm_4bit_{height}", x), config("gemm_4bit_split", x)
+    kernel, slices = gemm_4bit_kernel, {}
     if height == 16 and n // chosen["BN"] < split["PROGRAMS"]:
-        kernel, chosen = gemm_4bit_split_kernel, split
-        constants["SPLIT"] = split["SPLIT"]
-    rows = gemm_rows(chosen["BN"], chosen["WEIGHTS"], weight.blocksize)
+        kernel, chosen, slices = gemm_4bit_split_kernel, split, {"SPLIT": split["SPLIT"]}
     launch(
         kernel,
-        (blocks_of(n, rows), blocks_of(m, height)),
+        (blocks_of(n, chosen["BN"]), blocks_of(m, height)),
         chosen,
         pairs_of(x),
         *weight.kernel_pointers(),
@@ -293,21 +284,35 @@ def _gemm(
         m,
         n,
         k,
-        BN=rows,
-        GROUPS=_groups(weight, chosen["WEIGHTS"]),
+        BN=chosen["BN"],
         BM=height,
         UPCAST=interpreting() and x.dtype == torch.bfloat16,
-        **constants,
+        **slices,
+        **_constants(weight, x, bias, chosen["WEIGHTS"]),
     )
 
 
-def _groups(weight: Packed4bit, width: int) -> int:
-    return max(1, width // weight.blocksize)
+def pieces_of(k: int, blocksize: int, width: int) -> dict[str, int]:
+    """How a program takes `width` elements of a row: equal pieces, each within one block.
 
-
-def _constants(weight: Packed4bit, x: torch.Tensor, bias: torch.Tensor | None) -> dict[str, Any]:
+    The largest power of two that divides the row and the block, so blocks that span rows and wide
+    blocks need nothing but a shift to find their scale.
+    """
+    piece = min(math.gcd(k, blocksize), width, _LARGEST_PIECE)
+    if piece < 16:
+        width = 32  # each piece has a scale of its own; more of them at once would spill
     return {
-        "HALF": weight.blocksize // 2,
+        "HALF": piece // 2,
+        "SHIFT": (blocksize // piece).bit_length() - 1,
+        "GROUPS": width // piece,
+    }
+
+
+def _constants(
+    weight: Packed4bit, x: torch.Tensor, bias: torch.Tensor | None, width: int
+) -> dict[str, Any]:
+    return {
+        **pieces_of(weight.shape[1], weight.blocksize, width),
         "NESTED": weight.nested.blocksize if weight.nested else 0,
         "KIND": _KINDS[x.dtype],
         "BIAS": bias is not None,

@@ -2,8 +2,9 @@
 # (a @triton.jit body is Triton's language, not Python's)
 """Triton kernels that multiply by a packed 4-bit weight without writing it out.
 
-Both read the packed weight once, decode it in registers and accumulate in float32. Rows of the
-weight must be whole blocks (K a multiple of the block size).
+They read the packed weight once, decode it in registers and accumulate in float32. A row of W
+is taken in pieces of 2 * HALF elements that share a scale: whole blocks, or equal parts of blocks
+where blocks are wide or span rows. 2 * HALF divides K and the block, which is 2 * HALF << SHIFT.
 
 x is read as pairs: two neighbouring elements as one integer of twice the width, the even element
 in the low half. A byte of the weight holds the same two elements, so nothing is interleaved.
@@ -60,6 +61,7 @@ def gemv_4bit_kernel(
     N,
     K,
     HALF: tl.constexpr,
+    SHIFT: tl.constexpr,
     NESTED: tl.constexpr,
     KIND: tl.constexpr,
     BIAS: tl.constexpr,
@@ -72,25 +74,31 @@ def gemv_4bit_kernel(
     packed_ptr: uint8 [N * K / 2]. absmax_ptr and nested_*: see `load_scale`.
     code_ptr: float32 [16].
     bias_ptr: [N], any float dtype, read if BIAS. out_ptr: [N].
-    BN: rows of W a program; GROUPS: blocks of each row a turn. With one warp a program the gather
+    BN: rows of W a program; GROUPS: pieces of each row a turn. With one warp a program the gather
     below is a shuffle; with more it goes through shared memory.
     """
     row = tl.program_id(0) * BN + tl.arange(0, BN)
     inside = tl.arange(0, HALF)
     table = tl.load(code_ptr + tl.arange(0, 16))
-    blocks = K // (2 * HALF)
+    pieces = K // (2 * HALF)
     total = tl.zeros([BN, GROUPS, HALF], tl.float32)
-    for start in range(0, blocks, GROUPS):
+    for start in range(0, pieces, GROUPS):
         column = start + tl.arange(0, GROUPS)
-        group = row[:, None].to(tl.int64) * blocks + column[None, :]
-        there = (row[:, None] < N) & (column[None, :] < blocks)
+        group = row[:, None].to(tl.int64) * pieces + column[None, :]
+        there = (row[:, None] < N) & (column[None, :] < pieces)
         scale = load_scale(
-            group, there, absmax_ptr, nested_code_ptr, nested_absmax_ptr, offset_ptr, NESTED
+            group >> SHIFT if SHIFT > 0 else group,
+            there,
+            absmax_ptr,
+            nested_code_ptr,
+            nested_absmax_ptr,
+            offset_ptr,
+            NESTED,
         )
         byte = group[:, :, None] * HALF + inside[None, None, :]
         packed = tl.load(packed_ptr + byte, mask=there[:, :, None], other=0).to(tl.int32)
         pair = tl.load(
-            x_ptr + column[:, None] * HALF + inside[None, :], mask=column[:, None] < blocks, other=0
+            x_ptr + column[:, None] * HALF + inside[None, :], mask=column[:, None] < pieces, other=0
         )
         even, odd = widen_pair(pair, KIND)
         SHAPE: tl.constexpr = [BN, GROUPS, HALF]
@@ -103,6 +111,80 @@ def gemv_4bit_kernel(
     if BIAS:
         result += tl.load(bias_ptr + row, mask=row < N, other=0.0).to(tl.float32)
     tl.store(out_ptr + row, result.to(out_ptr.dtype.element_ty), mask=row < N)
+
+
+@triton.jit
+def multiply_tile(
+    total,
+    row,
+    m,
+    column,
+    across,
+    down,
+    x_ptr,
+    packed_ptr,
+    absmax_ptr,
+    nested_code_ptr,
+    nested_absmax_ptr,
+    offset_ptr,
+    table,
+    M,
+    N,
+    pieces,
+    HALF: tl.constexpr,
+    SHIFT: tl.constexpr,
+    NESTED: tl.constexpr,
+    KIND: tl.constexpr,
+    UPCAST: tl.constexpr,
+    FLAT: tl.constexpr,
+    TILE: tl.constexpr,
+    PIECES: tl.constexpr,
+):
+    """total + W[row, k] @ x[m, k] for one turn's k: [..., BN, BM], with or without a batch before.
+
+    row: [..., BN, 1]; m: [..., 1, BM]. column: [..., 1, GROUPS], the pieces of this turn;
+    across: [..., 1, WIDE], their bytes within a row; down: [..., WIDE, 1], the same.
+    FLAT, TILE, PIECES: the shapes [all], [..., BN, WIDE] and [..., BN, GROUPS, HALF].
+    """
+    width = pieces * HALF
+    group = row.to(tl.int64) * pieces + column
+    scale = load_scale(
+        group >> SHIFT if SHIFT > 0 else group,
+        (row < N) & (column < pieces),
+        absmax_ptr,
+        nested_code_ptr,
+        nested_absmax_ptr,
+        offset_ptr,
+        NESTED,
+    )
+    byte = row.to(tl.int64) * width + across
+    packed = tl.load(packed_ptr + byte, mask=(row < N) & (across < width), other=0).to(tl.int32)
+    pair = tl.load(x_ptr + m.to(tl.int64) * width + down, mask=(down < width) & (m < M), other=0)
+    flat = tl.reshape(packed, FLAT)
+    scale = tl.expand_dims(scale, len(PIECES) - 1)
+    high = tl.reshape(tl.gather(table, flat >> 4, 0), PIECES) * scale
+    low = tl.reshape(tl.gather(table, flat & 15, 0), PIECES) * scale
+    if UPCAST:
+        even, odd = widen_pair(pair, KIND)
+    else:
+        even, odd = split_pair(pair, KIND)
+    high = tl.reshape(high.to(even.dtype), TILE)
+    low = tl.reshape(low.to(even.dtype), TILE)
+    total = tl.dot(high, even, total)
+    return tl.dot(low, odd, total)
+
+
+@triton.jit
+def store_tile(total, row, m, bias_ptr, out_ptr, M, N, BIAS: tl.constexpr):
+    """Write [BN, BM] products, with the bias of each row of W, to out [M, N]."""
+    if BIAS:
+        bias = tl.load(bias_ptr + row, mask=row < N, other=0.0).to(tl.float32)
+        total += bias[:, None]
+    tl.store(
+        out_ptr + m[None, :].to(tl.int64) * N + row[:, None],
+        total.to(out_ptr.dtype.element_ty),
+        mask=(row[:, None] < N) & (m[None, :] < M),
+    )
 
 
 @triton.jit
@@ -120,6 +202,7 @@ def gemm_4bit_kernel(
     N,
     K,
     HALF: tl.constexpr,
+    SHIFT: tl.constexpr,
     NESTED: tl.constexpr,
     KIND: tl.constexpr,
     BIAS: tl.constexpr,
@@ -141,45 +224,38 @@ def gemm_4bit_kernel(
     m = tl.program_id(1) * BM + tl.arange(0, BM)
     WIDE: tl.constexpr = GROUPS * HALF
     table = tl.load(code_ptr + tl.arange(0, 16))
-    blocks = K // (2 * HALF)
+    pieces = K // (2 * HALF)
     total = tl.zeros([BN, BM], tl.float32)
-    for start in range(0, blocks, GROUPS):
+    for start in range(0, pieces, GROUPS):
         column = start + tl.arange(0, GROUPS)
-        group = row[:, None].to(tl.int64) * blocks + column[None, :]
-        there = (row[:, None] < N) & (column[None, :] < blocks)
-        scale = load_scale(
-            group, there, absmax_ptr, nested_code_ptr, nested_absmax_ptr, offset_ptr, NESTED
-        )
         k = start * HALF + tl.arange(0, WIDE)
-        within = k < blocks * HALF
-        byte = row[:, None].to(tl.int64) * (blocks * HALF) + k[None, :]
-        packed = tl.load(packed_ptr + byte, mask=(row[:, None] < N) & within[None, :], other=0).to(
-            tl.int32
+        total = multiply_tile(
+            total,
+            row[:, None],
+            m[None, :],
+            column[None, :],
+            k[None, :],
+            k[:, None],
+            x_ptr,
+            packed_ptr,
+            absmax_ptr,
+            nested_code_ptr,
+            nested_absmax_ptr,
+            offset_ptr,
+            table,
+            M,
+            N,
+            pieces,
+            HALF,
+            SHIFT,
+            NESTED,
+            KIND,
+            UPCAST,
+            [BN * WIDE],
+            [BN, WIDE],
+            [BN, GROUPS, HALF],
         )
-        pair = tl.load(
-            x_ptr + m[None, :].to(tl.int64) * (blocks * HALF) + k[:, None],
-            mask=within[:, None] & (m[None, :] < M),
-            other=0,
-        )
-        flat = tl.reshape(packed, [BN * WIDE])
-        high = tl.reshape(tl.gather(table, flat >> 4, 0), [BN, GROUPS, HALF]) * scale[:, :, None]
-        low = tl.reshape(tl.gather(table, flat & 15, 0), [BN, GROUPS, HALF]) * scale[:, :, None]
-        if UPCAST:
-            even, odd = widen_pair(pair, KIND)
-        else:
-            even, odd = split_pair(pair, KIND)
-        high = tl.reshape(high.to(even.dtype), [BN, WIDE])
-        low = tl.reshape(low.to(even.dtype), [BN, WIDE])
-        total = tl.dot(high, even, total)
-        total = tl.dot(low, odd, total)
-    if BIAS:
-        bias = tl.load(bias_ptr + row, mask=row < N, other=0.0).to(tl.float32)
-        total += bias[:, None]
-    tl.store(
-        out_ptr + m[None, :].to(tl.int64) * N + row[:, None],
-        total.to(out_ptr.dtype.element_ty),
-        mask=(row[:, None] < N) & (m[None, :] < M),
-    )
+    store_tile(total, row, m, bias_ptr, out_ptr, M, N, BIAS)
 
 
 @triton.jit
@@ -197,6 +273,7 @@ def gemm_4bit_split_kernel(
     N,
     K,
     HALF: tl.constexpr,
+    SHIFT: tl.constexpr,
     NESTED: tl.constexpr,
     KIND: tl.constexpr,
     BIAS: tl.constexpr,
@@ -214,47 +291,38 @@ def gemm_4bit_split_kernel(
     row = tl.program_id(0) * BN + tl.arange(0, BN)
     m = tl.program_id(1) * BM + tl.arange(0, BM)
     WIDE: tl.constexpr = GROUPS * HALF
-    FOUR: tl.constexpr = [SPLIT, BN, GROUPS, HALF]
     table = tl.load(code_ptr + tl.arange(0, 16))
-    blocks = K // (2 * HALF)
-    part = tl.cdiv(blocks, SPLIT * GROUPS) * GROUPS
+    pieces = K // (2 * HALF)
+    part = tl.cdiv(pieces, SPLIT * GROUPS) * GROUPS
     first = tl.arange(0, SPLIT) * part
     total = tl.zeros([SPLIT, BN, BM], tl.float32)
     for start in range(0, part, GROUPS):
         column = first[:, None] + start + tl.arange(0, GROUPS)[None, :]
-        group = row[None, :, None].to(tl.int64) * blocks + column[:, None, :]
-        there = (row[None, :, None] < N) & (column[:, None, :] < blocks)
-        scale = load_scale(
-            group, there, absmax_ptr, nested_code_ptr, nested_absmax_ptr, offset_ptr, NESTED
-        )
         k = (first * HALF)[:, None] + start * HALF + tl.arange(0, WIDE)[None, :]
-        within = k < blocks * HALF
-        byte = row[None, :, None].to(tl.int64) * (blocks * HALF) + k[:, None, :]
-        packed = tl.load(
-            packed_ptr + byte, mask=(row[None, :, None] < N) & within[:, None, :], other=0
-        ).to(tl.int32)
-        pair = tl.load(
-            x_ptr + m[None, None, :].to(tl.int64) * (blocks * HALF) + k[:, :, None],
-            mask=within[:, :, None] & (m[None, None, :] < M),
-            other=0,
+        total = multiply_tile(
+            total,
+            row[None, :, None],
+            m[None, None, :],
+            column[:, None, :],
+            k[:, None, :],
+            k[:, :, None],
+            x_ptr,
+            packed_ptr,
+            absmax_ptr,
+            nested_code_ptr,
+            nested_absmax_ptr,
+            offset_ptr,
+            table,
+            M,
+            N,
+            pieces,
+            HALF,
+            SHIFT,
+            NESTED,
+            KIND,
+            UPCAST,
+            [SPLIT * BN * WIDE],
+            [SPLIT, BN, WIDE],
+            [SPLIT, BN, GROUPS, HALF],
         )
-        flat = tl.reshape(packed, [SPLIT * BN * WIDE])
-        high = tl.reshape(tl.gather(table, flat >> 4, 0), FOUR) * scale[:, :, :, None]
-        low = tl.reshape(tl.gather(table, flat & 15, 0), FOUR) * scale[:, :, :, None]
-        if UPCAST:
-            even, odd = widen_pair(pair, KIND)
-        else:
-            even, odd = split_pair(pair, KIND)
-        high = tl.reshape(high.to(even.dtype), [SPLIT, BN, WIDE])
-        low = tl.reshape(low.to(even.dtype), [SPLIT, BN, WIDE])
-        total = tl.dot(high, even, total)
-        total = tl.dot(low, odd, total)
-    result = tl.sum(total, axis=0)
-    if BIAS:
-        bias = tl.load(bias_ptr + row, mask=row < N, other=0.0).to(tl.float32)
-        result += bias[:, None]
-    tl.store(
-        out_ptr + m[None, :].to(tl.int64) * N + row[:, None],
-        result.to(out_ptr.dtype.element_ty),
-        mask=(row[:, None] < N) & (m[None, :] < M),
-    )
+    store_tile(tl.sum(total, axis=0), row, m, bias_ptr, out_ptr, M, N, BIAS)

@@ -9,7 +9,7 @@ from typing import Any
 
 from mdl.kernels.aot import CAPABILITIES, Resources, Variant, compile_variant
 from mdl.kernels.glu_twin import KINDS
-from mdl.kernels.linear4bit import gemm_rows, gemv_width
+from mdl.kernels.linear4bit import gemv_width, pieces_of
 from mdl.kernels.nf4_tables import GRID
 from mdl.kernels.tune import CANDIDATES, Config, config_for, row_config
 
@@ -130,23 +130,37 @@ def _quantize(configs: Configs) -> Iterator[Variant]:
         )
 
 
+SPANNING = (4000, 72, 3422)
+"""Row lengths whose blocks of 64 span rows: in pieces of 32, of 8 and of 2."""
+
+
+def _geometries(dtypes: tuple[str, ...]) -> list[tuple[str, str, int, int]]:
+    """(name, dtype, block size, K) of the products that are compiled."""
+    return [
+        *((f"{dtype}-block64", dtype, 64, 4096) for dtype in dtypes),
+        *((f"bf16-block{block}", "bf16", block, 4096) for block in (32, 128, 4096)),
+        *((f"bf16-block64-K{k}", "bf16", 64, k) for k in SPANNING),
+    ]
+
+
 def _gemv(configs: Configs) -> Iterator[Variant]:
     for config in configs("gemv_4bit"):
         narrow = sorted({1, max(1, config["BN"] // 2)} - {config["BN"]}, reverse=True)
-        cases = [(dtype, 64, config["BN"]) for dtype in ("bf16", "fp16", "fp32")]
-        cases += [("bf16", block, config["BN"]) for block in (32, 128)]
-        for dtype, block, rows in [*cases, *(("bf16", 64, rows) for rows in narrow)]:
+        cases = [(*one, config["BN"]) for one in _geometries(("bf16", "fp16", "fp32"))]
+        cases += [("bf16-block64", "bf16", 64, 4096, rows) for rows in narrow]
+        for name, dtype, block, k, rows in cases:
             width = gemv_width(config["WEIGHTS"], dtype)
+            constants = _linear_constants(dtype, block, k, width)
             yield Variant(
                 "gemv_4bit",
-                f"{dtype}-block{block}-rows{rows}-{label(config)}",
+                f"{name}-rows{rows}-{label(config)}",
                 f"{_LINEAR}:gemv_4bit_kernel",
                 {**_linear_types(dtype), "N": "i32", "K": "i32"},
-                {**_linear_constants(dtype, block, width), "BN": rows},
+                {**constants, "BN": rows},
                 config,
-                unaligned=frozenset({"offset_ptr"}),
-                weights=rows * width,
-                budget=_budget(config, rows, dtype),
+                unaligned=frozenset({"offset_ptr"} if k % 16 == 0 else {"offset_ptr", "K"}),
+                weights=rows * _turn(constants),
+                budget=_budget(config, rows, dtype) if (block, k) == (64, 4096) else {},
             )
 
 
@@ -160,28 +174,26 @@ def _budget(config: Config, rows: int, dtype: str) -> dict[int, float]:
 def _gemm(configs: Configs) -> Iterator[Variant]:
     for operation in ("gemm_4bit_16", "gemm_4bit_32", "gemm_4bit_64", "gemm_4bit_split"):
         split = operation.endswith("split")
-        height = 16 if split else int(operation[-2:])
         for config in configs(operation):
             slices = {"SPLIT": config["SPLIT"]} if split else {}
-            for dtype, block in (("bf16", 64), ("bf16", 32), ("bf16", 128), ("fp16", 64)):
-                width = max(config["WEIGHTS"], block)
-                rows = gemm_rows(config["BN"], config["WEIGHTS"], block)
+            for name, dtype, block, k in _geometries(("bf16", "fp16")):
+                constants = _linear_constants(dtype, block, k, config["WEIGHTS"])
                 yield Variant(
                     operation,
-                    f"{dtype}-block{block}-{label(config)}",
+                    f"{name}-{label(config)}",
                     f"{_LINEAR}:gemm_4bit_{'split_' if split else ''}kernel",
                     {**_linear_types(dtype), "M": "i32", "N": "i32", "K": "i32"},
                     {
-                        **_linear_constants(dtype, block, config["WEIGHTS"]),
+                        **constants,
                         "UPCAST": False,
-                        "BN": rows,
-                        "BM": height,
+                        "BN": config["BN"],
+                        "BM": 16 if split else int(operation[-2:]),
                         **slices,
                     },
                     config,
-                    unaligned=frozenset({"offset_ptr", "M"}),
-                    weights=rows * width * config.meta.get("SPLIT", 1),
-                    budget=_everywhere(operation) if block == 64 else {},
+                    unaligned=frozenset({"offset_ptr", "M"} | ({"K"} if k % 16 else set())),
+                    weights=config["BN"] * _turn(constants) * config.meta.get("SPLIT", 1),
+                    budget=_everywhere(operation) if (block, k) == (64, 4096) else {},
                 )
 
 
@@ -196,9 +208,13 @@ def _linear_types(dtype: str) -> dict[str, str]:
     }
 
 
-def _linear_constants(dtype: str, block: int, width: int) -> dict[str, Any]:
-    groups = max(1, width // block)
-    return {"HALF": block // 2, "NESTED": 256, "KIND": dtype, "BIAS": False, "GROUPS": groups}
+def _linear_constants(dtype: str, block: int, k: int, width: int) -> dict[str, Any]:
+    return {**pieces_of(k, block, width), "NESTED": 256, "KIND": dtype, "BIAS": False}
+
+
+def _turn(constants: dict[str, Any]) -> int:
+    """Elements of a row that one turn of the loop takes."""
+    return int(2 * constants["HALF"] * constants["GROUPS"])
 
 
 def _norm(configs: Configs) -> Iterator[Variant]:

@@ -30,7 +30,11 @@ def test_no_spills_and_within_budget_in_every_dtype():
 @pytest.mark.parametrize("capability", [one for one in CAPABILITIES if one != 90])
 def test_no_spills_and_within_budget(capability):
     """In bfloat16 and blocks of 64; `python -m benchmarks.kernels_aot` compiles all of them."""
-    others = ("fp16", "fp32", "bf16-block32-", "bf16-block128-")
+    others = (
+        "fp16",
+        "fp32",
+        *(f"bf16-block{one}" for one in ("32-", "128-", "4096-r", "4096-B", "64-K")),
+    )
     chosen = [one for one in variants(capability) if not one.detail.startswith(others)]
     assert_clean(compiled(capability, chosen))
 

@@ -7,7 +7,7 @@ from torch.nn import functional
 import mdl.kernels as kernels
 from mdl.errors import UsageError
 from mdl.kernels.launch import Scratch
-from mdl.kernels.linear4bit import choose, gemv_rows, pairs_of
+from mdl.kernels.linear4bit import choose, gemv_rows, pairs_of, pieces_of
 from tests.kernels.weights import packed_weight, rows
 
 
@@ -78,8 +78,9 @@ def test_compiles_without_graph_breaks():
         (5000, 128, torch.bfloat16, True, "gemm"),
         (1, 128, torch.float32, False, "gemv"),
         (2, 128, torch.float32, False, "dense"),
-        (1, 96, torch.bfloat16, False, "dense"),  # blocks span rows
-        (1, 96, torch.bfloat16, True, "dense"),
+        (1, 72, torch.bfloat16, False, "gemv"),  # blocks span rows
+        (1, 72, torch.bfloat16, True, "gemm"),
+        (1, 33, torch.bfloat16, False, "dense"),  # rows begin in the middle of a byte
         (0, 128, torch.bfloat16, False, "dense"),
     ],
 )
@@ -87,12 +88,24 @@ def test_which_way_a_product_goes_on_a_gpu(rows_of_x, k, dtype, invariant, way):
     assert choose(rows_of_x, packed_weight(32, k, dtype), 64, invariant) == way
 
 
-def test_large_blocks_are_dequantized_first():
-    ways = {
-        size: choose(1, packed_weight(32, 4096, torch.bfloat16, blocksize=size), 64, False)
-        for size in (32, 64, 128, 256, 4096)
-    }
-    assert ways == {32: "gemv", 64: "gemv", 128: "gemv", 256: "dense", 4096: "dense"}
+@pytest.mark.parametrize(
+    ("k", "blocksize", "width", "taken"),
+    [
+        (4096, 64, 1024, (32, 0, 16)),  # 16 whole blocks of 64
+        (4096, 32, 128, (16, 0, 4)),
+        (4096, 4096, 128, (64, 5, 1)),  # a 32nd of a block
+        (4096, 128, 64, (32, 1, 1)),
+        (4000, 64, 128, (16, 1, 4)),  # halves: no row ends inside one
+        (72, 64, 128, (4, 3, 4)),  # few small pieces, each with a scale of its own
+        (3422, 4096, 1024, (1, 11, 16)),
+    ],
+)
+def test_how_a_row_is_taken_in_pieces_within_blocks(k, blocksize, width, taken):
+    found = pieces_of(k, blocksize, width)
+    assert (found["HALF"], found["SHIFT"], found["GROUPS"]) == taken
+    piece = 2 * found["HALF"]
+    assert k % piece == 0
+    assert piece << found["SHIFT"] == blocksize
 
 
 def test_a_gemv_program_takes_fewer_rows_when_there_are_few():

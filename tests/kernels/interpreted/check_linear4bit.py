@@ -24,18 +24,20 @@ def assert_near(ours, exact, dtype):
     torch.testing.assert_close(ours.double(), exact, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=24, deadline=None)
 @given(
     n=st.integers(1, 40),
-    blocks=st.integers(1, 6),
+    k=st.one_of(st.integers(1, 6).map(lambda blocks: 64 * blocks), st.integers(1, 200)),
     m=st.integers(1, 40),
     dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
+    blocksize=st.sampled_from([32, 64, 256, 4096]),
     nested=st.booleans(),
     bias=st.booleans(),
 )
-def test_any_shape(n, blocks, m, dtype, nested, bias):
-    weight = packed_weight(n, 64 * blocks, dtype, nested=nested)
-    x = rows(m, 64 * blocks, dtype, seed=m)
+def test_any_shape(n, k, m, dtype, blocksize, nested, bias):
+    """Also where blocks span rows, and where one block is longer than a row, or than all rows."""
+    weight = packed_weight(n, k, dtype, blocksize=blocksize, nested=nested)
+    x = rows(m, k, dtype, seed=m)
     b = rows(1, n, dtype, seed=1)[0] if bias else None
     assert_near(kernels.linear_4bit(x, weight, b), reference(x, weight, b), dtype)
 
@@ -49,12 +51,22 @@ def test_wide_and_split_kernels(n, m):
 
 
 @pytest.mark.parametrize("quant_type", ["nf4", "fp4"])
-@pytest.mark.parametrize("blocksize", [32, 128])
+@pytest.mark.parametrize("blocksize", [32, 128, 256, 512, 1024, 2048, 4096])
 def test_formats_and_block_sizes(quant_type, blocksize):
     weight = packed_weight(24, 256, torch.float16, blocksize=blocksize, quant_type=quant_type)
     for m in (1, 3):
         x = rows(m, 256, torch.float16)
         assert_near(kernels.linear_4bit(x, weight), reference(x, weight), torch.float16)
+
+
+@pytest.mark.parametrize("k", [96, 80, 72, 68, 66])
+@pytest.mark.parametrize(("n", "m"), [(40, 1), (16, 2), (70, 2), (40, 20), (40, 50)])
+def test_blocks_that_span_rows(k, n, m):
+    """In pieces of 32, 16, 8, 4 and 2, through every kernel."""
+    weight = packed_weight(n, k, torch.float16)
+    assert choose(m, weight, 64, False) == ("gemv" if m == 1 else "gemm")
+    x = rows(m, k, torch.float16)
+    assert_near(kernels.linear_4bit(x, weight), reference(x, weight), torch.float16)
 
 
 def test_strided_and_unaligned_input():
