@@ -7,6 +7,7 @@ import torch
 
 from mdl.kernels import nf4_twin
 from mdl.kernels.launch import config, custom_op, launch, on_triton, stored_dtype
+from mdl.kernels.memory import fresh
 from mdl.kernels.nf4_layout import (
     Flat,
     Nested,
@@ -171,5 +172,5 @@ def _dequantize(
         nested_blocksize,
         quant_type,
     )
-    out = torch.empty(list(shape), dtype=dtype, device=packed.device)
+    out = fresh(shape, dtype, packed.device)
     return dequantize_4bit_into(Packed4bit.from_flat(flat, dtype), out)

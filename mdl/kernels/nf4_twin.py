@@ -6,51 +6,75 @@ reuse their buffers, which is what makes them quick.
 
 import torch
 
-from mdl.kernels.nf4_layout import Nested, Packed4bit, blocks_of
-from mdl.kernels.nf4_tables import STEPS, bounds, cells, pairs, steps
+from mdl.kernels.nf4_layout import Packed4bit, blocks_of
+from mdl.kernels.nf4_tables import STEPS, bounds, cells, pairs, steps, words
 from mdl.kernels.shares import in_shares
 
 
-def scales(absmax: torch.Tensor, nested: Nested | None) -> torch.Tensor:
-    """The float32 scale of every block.
+def scales(weight: Packed4bit, start: int, stop: int) -> torch.Tensor:
+    """The float32 scales of blocks start to stop.
 
     One product, then one sum, each rounded: a fused multiply-add would differ from bitsandbytes.
     """
+    absmax, nested = weight.absmax[start:stop], weight.nested
     if nested is None:
         return absmax.float()
-    second = nested.absmax.repeat_interleave(nested.blocksize)[: absmax.numel()]
-    return nested.code[absmax.int()] * second + nested.offset
+    outer = torch.arange(start, stop, device=absmax.device) // nested.blocksize
+    first = nested.code.index_select(0, absmax.int())
+    return first * nested.absmax.index_select(0, outer) + nested.offset
 
 
 def dequantize_4bit(weight: Packed4bit, out: torch.Tensor) -> torch.Tensor:
     """Write `code[nibble] * scale` into `out` (contiguous, any float dtype), rounding once."""
-    scale, flat = scales(weight.absmax, weight.nested), out.view(-1)
-    device = weight.packed.device
-    table = pairs(weight.quant_type, device)
-
-    def share(start: int, stop: int, step: int) -> None:
-        half = (min(step, stop - start) + 1) // 2
-        index = torch.empty(half, dtype=torch.int32, device=device)
-        both = torch.empty(half, dtype=torch.int64, device=device)
-        for first in range(start, stop, step):
-            end = min(first + step, stop)
-            count = (end - first + 1) // 2
-            index[:count].copy_(weight.packed[first // 2 : first // 2 + count])
-            torch.index_select(table, 0, index[:count], out=both[:count])
-            values = both.view(torch.float32)[: end - first]
-            _scale(values, scale[first // weight.blocksize :], weight.blocksize, flat[first:end])
-
-    in_shares(weight.numel, device, share)
+    flat, size = out.view(-1), weight.blocksize
+    blocks = weight.numel // size
+    whole = blocks * size
+    if out.device.type == "cpu":
+        _by_words(weight, flat[:whole].view(-1, size))
+    else:
+        values, each = _by_bytes(weight, 0, whole), scales(weight, 0, blocks)
+        torch.mul(values.view(-1, size), each[:, None], out=flat[:whole].view(-1, size))
+    if whole < weight.numel:
+        flat[whole:] = _by_bytes(weight, whole, weight.numel) * scales(weight, blocks, blocks + 1)
     return out
 
 
-def _scale(values: torch.Tensor, scale: torch.Tensor, size: int, out: torch.Tensor) -> None:
-    """out = values * the scale of each one's block; the last block may be short."""
-    blocks = len(values) // size
-    whole = blocks * size
-    torch.mul(values[:whole].view(-1, size), scale[:blocks, None], out=out[:whole].view(-1, size))
-    if whole < len(values):
-        out[whole:] = values[whole:] * scale[blocks]
+def _by_bytes(weight: Packed4bit, start: int, stop: int) -> torch.Tensor:
+    """The values of elements start (even) to stop, not scaled: float32 [stop - start]."""
+    table = pairs(weight.quant_type, weight.packed.device)
+    index = weight.packed[start // 2 : (stop + 1) // 2].int()
+    return table.index_select(0, index).view(torch.float32)[: stop - start]
+
+
+def _by_words(weight: Packed4bit, out: torch.Tensor) -> None:
+    """Decode whole blocks on the CPU, four elements a lookup. out: [blocks, block size].
+
+    A lookup takes four chunks and what follows takes them as a list, so that threads seldom come
+    back to Python, where they wait for each other.
+    """
+    table, size = words(weight.quant_type), weight.blocksize
+    packed = weight.packed[: out.numel() // 2]
+    packed = packed if packed.storage_offset() % 2 == 0 else packed.clone()
+    source = packed.view(torch.uint16)
+    in_place = out.dtype == torch.float32 and out.storage_offset() % 4 == 0
+
+    def share(start: int, stop: int, step: int) -> None:
+        index = torch.empty(min(step, (stop - start) // 4), dtype=torch.int32)
+        wide = torch.empty((0 if in_place else 4 * len(index) // size, size))
+        for first in range(start, stop, 4 * step):
+            last = min(first + 4 * step, stop)
+            count, blocks = (last - first) // 4, slice(first // size, last // size)
+            index[:count].copy_(source[first // 4 : last // 4])
+            values = out[blocks] if in_place else wide[: blocks.stop - blocks.start]
+            four = values.view(-1).view(torch.complex128)
+            torch.index_select(table, 0, index[:count], out=four)
+            parts = torch.split(values, step // size)
+            each = scales(weight, blocks.start, blocks.stop)[:, None]
+            torch._foreach_mul_(parts, torch.split(each, step // size))
+            if not in_place:
+                torch._foreach_copy_(torch.split(out[blocks], step // size), parts)
+
+    in_shares(out.numel(), out.device, share)
 
 
 def quantize_4bit(

@@ -1,5 +1,7 @@
 """The torch twin of 4-bit dequantization is bitsandbytes' CPU path, bit for bit."""
 
+import copy
+
 import pytest
 import torch
 import torch._dynamo
@@ -8,6 +10,8 @@ from hypothesis import strategies as st
 
 import mdl.kernels as kernels
 from mdl.errors import UsageError
+from mdl.kernels import nf4_layout
+from mdl.kernels.nf4 import dequantize_4bit_into
 
 functional = pytest.importorskip("bitsandbytes.functional")
 
@@ -80,6 +84,56 @@ def test_reads_any_quant_storage(storage):
     ours = kernels.dequantize_4bit(kernels.Packed4bit.from_bitsandbytes(packed, state))
     assert packed.dtype == storage
     assert torch.equal(ours, functional.dequantize_4bit(packed.view(torch.uint8), state))
+
+
+def plainly(weight, dtype):
+    """The definition, element by element: code[nibble] times its block's scale, rounded once."""
+    both = torch.stack([weight.packed >> 4, weight.packed & 15], dim=1).view(-1).long()
+    outer = weight.nested.absmax.repeat_interleave(256)[: weight.absmax.numel()]
+    scale = weight.nested.code[weight.absmax.long()] * outer + weight.nested.offset
+    each = scale.repeat_interleave(weight.blocksize)[: weight.numel]
+    values = nf4_layout.code(weight.quant_type, torch.device("cpu"))[both][: weight.numel]
+    return (values * each).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("blocksize", [32, 64, 1024, 4096])
+@pytest.mark.parametrize("rest", [0, 1, 4101])
+def test_several_chunks_two_threads_and_a_short_last_block(dtype, blocksize, rest):
+    n = 2_200_000 // blocksize * blocksize + rest  # over 4 MiB in 16 bits, over two million
+    tensor = torch.randn(n, generator=torch.Generator().manual_seed(n))
+    weight = kernels.quantize_4bit(tensor, blocksize=blocksize)
+    ours, exact = kernels.dequantize_4bit(weight, dtype), plainly(weight, dtype)
+    assert torch.equal(ours.view(torch.uint8), exact.view(torch.uint8))
+
+
+def test_bytes_and_results_that_begin_at_odd_places():
+    weight = kernels.quantize_4bit(torch.randn(640), nested=False)
+    moved = torch.empty(weight.packed.numel() + 1, dtype=torch.uint8)
+    moved[1:] = weight.packed
+    same = kernels.Packed4bit(moved[1:], weight.absmax, (640,), torch.float32)
+    for dtype in DTYPES:
+        out = torch.zeros(641, dtype=dtype)
+        dequantize_4bit_into(same, out[1:])
+        assert torch.equal(out[1:], kernels.dequantize_4bit(weight, dtype))
+
+
+def test_a_large_result_is_a_tensor_like_any_other(tmp_path):
+    """Its memory comes from the system in huge pages where the system has them."""
+    weight = kernels.quantize_4bit(torch.randn(1100, 1024))
+    result = kernels.dequantize_4bit(weight)
+    kept = result.clone()
+    del weight
+    assert result.is_contiguous()
+    assert result.shape == (1100, 1024)
+    torch.save(result, tmp_path / "result.pt")
+    for other in (copy.deepcopy(result), torch.load(tmp_path / "result.pt")):
+        assert torch.equal(other, kept)
+    result.requires_grad_().square().sum().backward()
+    assert torch.equal(result.grad, 2 * kept)
+    part = result.detach()[3:5]
+    del result
+    assert torch.equal(part, kept[3:5])  # the memory lives as long as a view of it
 
 
 def test_another_dtype_rounds_once():
