@@ -51,6 +51,7 @@ def list_command(cache_dir: Path | None, as_json: bool, shape: str, **choice: An
     try:
         _list(opened(cache_dir), "json" if as_json else shape, choice)
     finally:
+        gc.freeze()  # nor at the end, where the interpreter would look through them all once more
         gc.enable()
 
 

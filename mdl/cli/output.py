@@ -72,24 +72,19 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[
     Args:
         right: indices of right-aligned columns.
     """
-    lines = [list(header), *([printable(cell) for cell in row] for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    lines = [list(header), *[[printable(cell) for cell in row] for row in rows]]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     if sys.stdout.isatty():
         import shutil
 
         spare = shutil.get_terminal_size().columns - sum(widths[1:]) - 2 * (len(widths) - 1)
         widths[0] = min(widths[0], max(20, spare))
+        for line in lines:
+            line[0] = _shorten(line[0], widths[0])
     rights = set(right)
-    text = []
-    for line in lines:
-        cells = [
-            _shorten(cell, width).rjust(width)
-            if i in rights
-            else _shorten(cell, width).ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        text.append("  ".join(cells).rstrip())
-    return "\n".join(text)
+    # One format for all the rows: padding cell by cell takes three times as long.
+    row = "  ".join(f"{{:{'>' if i in rights else '<'}{w}}}" for i, w in enumerate(widths)).format
+    return "\n".join([row(*line).rstrip() for line in lines])
 
 
 def _shorten(cell: str, width: int) -> str:
