@@ -25,6 +25,7 @@ def cross_entropy(
     """Loss and log-sum-exp of each row: float32 [rows]. logits: [rows, V]; labels: int64 [rows]."""
     z, _ = _seen(logits, how)
     lse = torch.logsumexp(z, dim=-1)
+    lse = torch.where(lse == torch.inf, torch.nan, lse)  # as torch's log-softmax has it
     own = z.gather(-1, labels.clamp(0, z.shape[-1] - 1)[:, None]).squeeze(-1)
     # As on a GPU, where raising would cost a wait for the device: the loss says it is no loss.
     own = torch.where((labels >= 0) & (labels < z.shape[-1]), own, torch.nan)
