@@ -4,6 +4,7 @@ A repository in which someone is at work is left alone and named; the others go 
 repository's part is journalled before it is performed, all of them as one action.
 """
 
+import errno
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -32,10 +33,14 @@ from mdl.cachemgr.normalizing import (
 from mdl.cachemgr.policy import INCOMPLETE_AGE
 from mdl.cachemgr.scan import scan_folder
 from mdl.cachemgr.trash import make_place, trash_place
+from mdl.errors import DiskError
 from mdl.store.cacheindex import CacheIndex
 
 if TYPE_CHECKING:
     from mdl.cachemgr.cache import Cache
+
+# How systems say that a file system has no hard or symbolic links.
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ def apply(cache: "Cache", planned: NormalizePlan) -> Normalized:
         heal_aliases(root)
         place = trash_place(cache.root)
         staging = make_place(place)
+        _refuse_without_links(staging, root)
         run = _Run(root, index, staging, planned.wish)
         summary = f"{len(planned.work)} repositories to {planned.wish.to}"
         action_id = index.begin_action("normalize", summary, {"trash": staging}, [])
@@ -94,6 +100,31 @@ def apply(cache: "Cache", planned: NormalizePlan) -> Normalized:
     return Normalized(
         action_id if run.performed else None, run.saved, tuple(run.done), skipped | run.skipped
     )
+
+
+def _refuse_without_links(staging: str, root: str) -> None:
+    """Try both kinds of link where it harms nobody; exFAT and many network disks have neither.
+
+    Raises:
+        DiskError: this disk makes none, so nothing can be joined or folded on it.
+    """
+    made = [os.path.join(staging, name) for name in ("try", "try-hard", "try-soft")]
+    try:
+        with open(made[0], "xb"):
+            os.link(made[0], made[1])
+            os.symlink("try", made[2])
+    except OSError as error:
+        fileops.remove_folder(staging)
+        if error.errno not in _NO_LINKS:
+            raise
+        raise DiskError(
+            f"The disk of {root} makes no links, so two names cannot share one copy on it.",
+            why=error.strerror or str(error),
+            next="List, prune, remove and verify work here. To share copies, move the cache to"
+            " another disk (HF_HUB_CACHE).",
+        ) from error
+    for path in made:
+        os.unlink(path)
 
 
 class _Run:

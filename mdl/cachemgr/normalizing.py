@@ -32,6 +32,7 @@ from mdl.cachemgr.probe import store_is_marked
 from mdl.cachemgr.reading import same_content
 from mdl.cachemgr.scan import scan_folder
 from mdl.cachemgr.storing import store_blobs
+from mdl.hubclient import http_library
 
 if TYPE_CHECKING:
     from mdl.cachemgr.cache import Cache
@@ -202,7 +203,7 @@ def _target(real: Sequence[Folder], wish: Wish, canonical: Canonical) -> str | N
         return real[0].repo_id.lower()
     spelling = canonical(real[0].repo_type, real[0].repo_id)
     if spelling is None or spelling.casefold() != real[0].repo_id.casefold():
-        raise Refused("the Hub's spelling is not known: the Hub did not say it")
+        raise Refused("the Hub's spelling is not known: the Hub did not say it, or was not reached")
     return spelling
 
 
@@ -341,31 +342,45 @@ def cannot(root: Path, wish: Wish) -> list[str]:
     """What this disk cannot do, in words; empty when everything can be done."""
     if not root.is_dir():
         return [f"{root} is not there: nothing to do."]
-    if os.path.exists(os.path.join(root.parent, root.name.swapcase())) and (
-        root.name.swapcase() != root.name
-        and os.path.samefile(os.path.join(root.parent, root.name.swapcase()), root)
-    ):
+    if wish.across or wish.store:
+        return []
+    if _ignores_case(os.fspath(root)):
         return ["This disk does not tell casings apart: every casing finds the one folder."]
     return []
+
+
+def _ignores_case(root: str) -> bool:
+    """Is an entry also found by a spelling that is not listed? Inode numbers would not tell:
+    some of these disks make up another for every spelling.
+    """
+    try:
+        listed = set(os.listdir(root))
+    except OSError:
+        return False
+    swapped = next((n.swapcase() for n in listed if n.swapcase() not in (n, *listed)), None)
+    return swapped is not None and os.path.lexists(os.path.join(root, swapped))
 
 
 def hub_spelling(cache: "Cache") -> Canonical:
     """Ask what is known, then the Hub (never when offline), and remember what it says."""
     known = cache.index.canonical()
+    silent = cache.settings.offline
 
     def ask(repo_type: str, repo_id: str) -> str | None:
+        nonlocal silent
         key = repo_key(repo_type, repo_id)
-        if key in known:
-            return known[key]
-        if cache.settings.offline:
-            return None
+        if key in known or silent:
+            return known.get(key)
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
         try:
             api = HfApi(endpoint=cache.settings.endpoint, token=cache.settings.token or False)
             info = api.repo_info(repo_id, repo_type=repo_type, timeout=cache.settings.hub_timeout)
-        except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError):
+        except (HfHubHTTPError, ValueError):
+            return None
+        except (OfflineModeIsEnabled, http_library().TransportError, OSError):
+            silent = True  # asked once: the others would wait as long for nothing
             return None
         cache.index.put_canonical(key, info.id)
         known[key] = info.id

@@ -17,6 +17,7 @@ from mdl.cachemgr.scan import scan_folder
 from mdl.cachemgr.trash import make_place, trash_place
 from mdl.cachemgr.verify import Bad
 from mdl.errors import OfflineError
+from mdl.hubclient import http_library
 
 if TYPE_CHECKING:
     from mdl.cachemgr.cache import Cache
@@ -106,6 +107,6 @@ def _fetch(cache: "Cache", bad: Bad) -> str:
                 endpoint=cache.settings.endpoint,
                 token=cache.settings.token or False,
             )
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except (HfHubHTTPError, http_library().HTTPError, OSError, ValueError) as error:
         return str(error).strip().split("\n")[0] or type(error).__name__
     return ""

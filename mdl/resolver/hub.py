@@ -6,13 +6,13 @@ for a gated, a private, a missing repository and a bad token alike.
 
 import random
 import re
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from mdl.errors import BusyError, NoAccessError, OfflineError
+from mdl.hubclient import http_library
 from mdl.resolver.formats import claimed_format, config_format
 from mdl.resolver.types import Facts
 
@@ -215,13 +215,6 @@ class Hub:
             why=answer.message,
             next="Try again later, or add --offline to use what is here.",
         )
-
-
-def http_library() -> Any:
-    """The HTTP library huggingface_hub speaks with: httpx in 1.x, httpx2 from 2.0 on."""
-    from huggingface_hub.utils import get_session
-
-    return sys.modules[type(get_session()).__module__.partition(".")[0]]
 
 
 def facts_of(body: dict[str, Any], own_token: bool) -> Facts:
