@@ -10,7 +10,7 @@ from typing import Any
 
 from mdl.errors import LoadError, UsageError
 from mdl.loader.checkpoint import Checkpoint, read_json
-from mdl.loader.devices import device_map_of
+from mdl.loader.devices import device_map_of, has_fp8
 from mdl.loader.request import LoadRequest
 from mdl.resolver.names import is_commit
 
@@ -157,12 +157,12 @@ def quantization_on_load(checkpoint: Checkpoint, request: LoadRequest) -> Any:
     """
     if request.format == "16bit":
         return None
-    if checkpoint.quantization is not None:
-        if request.wants_4bit and checkpoint.is_bnb_4bit:
-            return None
-        method = checkpoint.quantization.get("quant_method", "unknown")
+    stored = checkpoint.stored_format
+    if stored == request.format:
+        return None
+    if stored is not None:
         raise UsageError(
-            f"The checkpoint is already quantized ({method}): it cannot become {request.format}.",
+            f"The checkpoint is already quantized ({stored}): it cannot become {request.format}.",
             next="Load it as it is (exact), or name its float repository.",
         )
     import transformers
@@ -175,6 +175,21 @@ def quantization_on_load(checkpoint: Checkpoint, request: LoadRequest) -> Any:
     if request.format == "8bit":
         return transformers.BitsAndBytesConfig(load_in_8bit=True)
     return transformers.FineGrainedFP8Config()
+
+
+def check_fp8(request: LoadRequest, *, on_load: bool) -> None:
+    """Refuse to quantize to fp8 where nothing can: before a byte of weights is fetched.
+
+    Raises:
+        LoadError: fp8 is asked for, the weights are not stored so, and no GPU here has it.
+    """
+    if request.format == "fp8" and on_load and not has_fp8():
+        raise LoadError(
+            f"{request.name} cannot be quantized to fp8 here.",
+            why="transformers quantizes to fp8 on GPUs of compute capability 8.9 and above only.",
+            next="Ask for 8-bit or 4-bit weights, for the 16-bit ones, or name a repository that "
+            "is stored in fp8: without such a GPU it is dequantized to 16 bits.",
+        )
 
 
 @contextlib.contextmanager

@@ -46,6 +46,17 @@ class Checkpoint:
         return bool(self.quantization and self.quantization.get("load_in_4bit"))
 
     @property
+    def stored_format(self) -> str | None:
+        """How the weights are quantized as stored, in the words of a wish (`bnb-4bit`, `8bit`) or
+        of transformers (`fp8`, `gptq`); None for floats."""
+        if self.quantization is None:
+            return None
+        if self.is_bnb_4bit:
+            return "bnb-4bit"
+        eight = self.quantization.get("load_in_8bit")
+        return "8bit" if eight else str(self.quantization.get("quant_method", "unknown"))
+
+    @property
     def dtype(self) -> str | None:
         """The dtype the configuration names, such as `bfloat16`, else that of all the weights."""
         nested = self.config.get("text_config") or {}

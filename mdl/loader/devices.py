@@ -69,6 +69,13 @@ def gpu_count() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
+def has_fp8() -> bool:
+    """Whether the first GPU computes in fp8 (compute capability 8.9), as transformers asks."""
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9)
+
+
 def filled_devices(device_map: Any, *, gpus: int, packed: bool) -> tuple[str, ...] | None:
     """The names of the devices that a load with this device map may fill.
 

@@ -25,6 +25,7 @@ from mdl.loader.build import (
 from mdl.loader.checkpoint import Checkpoint
 from mdl.loader.naming import Named, name_tensors
 from mdl.loader.request import LoadRequest
+from mdl.loader.startup import collector_resting
 from mdl.loader.unsuited import Unsuited
 
 CPU_MAPS: tuple[Any, ...] = (None, "cpu", "auto", "sequential", "balanced")
@@ -109,7 +110,7 @@ def _build(kind: Any, checkpoint: Checkpoint, request: LoadRequest) -> Built:
     quantizer_config = quantization_on_load(checkpoint, request)
     config = model_config(checkpoint, request)
     dtype = getattr(torch, request.dtype or str(checkpoint.dtype))
-    with refused_as_load_error(checkpoint), quiet_transformers():
+    with refused_as_load_error(checkpoint), quiet_transformers(), collector_resting():
         quantizer = _quantizer(config, quantizer_config)
         _set_dtype(config, dtype)
         config.name_or_path = str(checkpoint.folder)

@@ -21,9 +21,9 @@ from mdl.errors import (
     NotFoundError,
     OfflineError,
 )
+from mdl.hubclient import http_library
 from mdl.loader.files import Needed, choose_files
 from mdl.loader.progress import Progress
-from mdl.resolver.hub import http_library
 from mdl.settings import Settings, StrPath
 
 WORKERS = 4  # files fetched at once

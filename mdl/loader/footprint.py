@@ -11,6 +11,7 @@ from typing import Any
 
 from mdl.loader.build import model_class, model_config, quantization_on_load
 from mdl.loader.checkpoint import Checkpoint
+from mdl.loader.devices import has_fp8
 from mdl.loader.memory import quantized_bytes
 from mdl.loader.request import LoadRequest, Quantization
 
@@ -45,7 +46,7 @@ def footprint(checkpoint: Checkpoint, request: LoadRequest) -> Footprint:
         return Footprint(parameters, _bytes(model, None, None), in_4bit)
     if on_load is not None or checkpoint.is_bnb_4bit:
         return Footprint(parameters, _bytes(model, settings, _packing(settings)), None)
-    if _is_dequantized(checkpoint):
+    if checkpoint.stored_format == "fp8" and not has_fp8():  # transformers dequantizes it then
         return Footprint(parameters, _bytes(model, None, None), None)
     return Footprint(parameters, checkpoint.weight_bytes, None)
 
@@ -130,13 +131,3 @@ def _fp8(weight: Any) -> int:
     """One byte a weight and one float32 scale a block of 128 x 128."""
     rows, columns = (math.ceil(side / FP8_BLOCK) for side in weight.shape)
     return int(weight.numel() + 4 * rows * columns)
-
-
-def _is_dequantized(checkpoint: Checkpoint) -> bool:
-    """Whether transformers turns an fp8 checkpoint into 16 bits: on all but fp8's own GPUs."""
-    import torch
-
-    method = (checkpoint.quantization or {}).get("quant_method")
-    if method != "fp8":
-        return False
-    return not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 9)

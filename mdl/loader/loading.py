@@ -1,5 +1,6 @@
 """The one call: resolve, find, fetch, build, tell."""
 
+import functools
 import hashlib
 import json
 import logging
@@ -8,15 +9,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mdl.errors import DiskError
-from mdl.loader.build import Built, check_remote_code, memory_bytes, parameter_counts
+from mdl.loader.build import Built, check_fp8, check_remote_code, memory_bytes, parameter_counts
 from mdl.loader.checkpoint import Checkpoint
-from mdl.loader.prefetch import prefetch
 from mdl.loader.processor import build_tokenizer, check_vocabulary
 from mdl.loader.progress import Progress, progress_for
 from mdl.loader.report import Clock, Report, file_records, fingerprint
 from mdl.loader.request import LoadRequest
 from mdl.loader.room import check_memory
 from mdl.loader.sources import Answer, answer, bring
+from mdl.loader.startup import import_libraries, prefetch
 from mdl.settings import Settings, load_settings
 
 log = logging.getLogger("mdl")
@@ -50,13 +51,15 @@ def load_request(
     clock = Clock(progress.phase)
     with clock("resolve"):
         found = answer(request, settings)
+    if found.source.checkpoint is not None:
+        prefetch(found.source.checkpoint)
+    with clock("import"):
+        import_libraries(found.source.checkpoint, request)
     with clock("check"):
+        check_fp8(request, on_load=found.resolution.quantize_on_load)
         check_memory(found, request)
     with clock("fetch"):
         checkpoint = bring(found, request, progress)
-    prefetch(checkpoint)
-    with clock("import"):
-        _import_libraries()
     check_remote_code(checkpoint, request)
     with clock("build"):
         built = _build(checkpoint, request, found)
@@ -65,7 +68,7 @@ def load_request(
         check_vocabulary(built.model, tokenizer)
     with clock("kernels"):
         kernels = _apply_kernels(built.model, request)
-    warnings = list(_warnings(built))
+    warnings = list(_warnings(built, checkpoint))
     mirror = str(checkpoint.folder) if found.source.mirror else None
     if built.quantized_here and request.wants_4bit and request.quantize_once:
         with clock("mirror"):
@@ -83,12 +86,6 @@ def load_request(
     _announce(report)
     built.model.mdl_report = report
     return Loaded(built.model, tokenizer, report)
-
-
-def _import_libraries() -> None:
-    """Import what the build needs, so that the phases can be told apart."""
-    import torch  # noqa: F401 # timed
-    import transformers  # noqa: F401 # timed
 
 
 def _build(checkpoint: Checkpoint, request: LoadRequest, found: Answer) -> Built:
@@ -110,7 +107,10 @@ def _apply_kernels(model: Any, request: LoadRequest) -> tuple[str, ...]:
     return tuple(f"{count} x {name}" for name, count in sorted(applied.counts.items()))
 
 
-def _warnings(built: Built) -> Iterator[str]:
+def _warnings(built: Built, checkpoint: Checkpoint) -> Iterator[str]:
+    stored = checkpoint.stored_format
+    if stored is not None and getattr(built.model.config, "quantization_config", None) is None:
+        yield f"the weights are stored in {stored} and were dequantized to {built.model.dtype}"
     if built.new_parameters:
         yield f"{len(built.new_parameters)} weights are new, for instance {built.new_parameters[0]}"
     if built.unused_tensors:
@@ -191,10 +191,11 @@ def _report(request: LoadRequest, found: Answer, checkpoint: Checkpoint, built: 
         unused_tensors=built.unused_tensors,
         downloaded=found.source.bytes_to_fetch,
         seconds={},
-        versions=versions(),
+        versions=dict(versions()),
     )
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Versions of the libraries that decide what a load gives."""
     from importlib.metadata import PackageNotFoundError, version

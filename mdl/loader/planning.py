@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mdl.loader.build import check_fp8
 from mdl.loader.checkpoint import Checkpoint, read_json
 from mdl.loader.devices import Device, find_devices
 from mdl.loader.fetch import RESERVE, Download, Hub, existing, fetch_small, hub_errors
@@ -116,6 +117,7 @@ def plan_answer(found: Answer, request: LoadRequest) -> LoadPlan:
     Raises:
         MdlError: as `make_plan`.
     """
+    check_fp8(request, on_load=found.resolution.quantize_on_load)
     with tempfile.TemporaryDirectory(prefix="mdl-plan-") as scratch:
         checkpoint = found.source.checkpoint or _remote_checkpoint(found, request, Path(scratch))
         return plan_checkpoint(checkpoint, request, found)

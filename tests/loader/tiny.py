@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import save_file
 
 TEXT = "The capital of France is Paris. A model answers what it was asked. " * 20
 SPECIAL = ["<|pad|>", "<|bos|>", "<|eos|>", "<|image_pad|>", "<|video_pad|>",
@@ -118,3 +119,34 @@ def add_qwen_processor(folder: Path) -> None:
         "merge_size": 2, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
     }  # fmt: skip
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+
+
+def save_fp8_model(folder: Path) -> dict[str, torch.Tensor]:
+    """Save a Llama whose linear layers are stored in fp8, one float32 scale for 128 x 128 weights.
+
+    Returns what the weights of those layers stand for, in bfloat16.
+    """
+    sizes = {**SMALL, "hidden_size": 256, "intermediate_size": 256, "head_dim": 64}
+    torch.manual_seed(3)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)).to(torch.bfloat16)
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    stored, meant = {}, {}
+    for name, weight in model.state_dict().items():
+        stored[name] = weight
+        if name.endswith("_proj.weight"):
+            rows, columns = weight.shape
+            blocks = weight.float().reshape(rows // 128, 128, columns // 128, 128)
+            scale = blocks.abs().amax((1, 3), keepdim=True) / 448  # the largest float8_e4m3fn
+            small = (blocks / scale).to(torch.float8_e4m3fn)
+            stored[name] = small.reshape(rows, columns)
+            stored[f"{name}_scale_inv"] = scale[:, 0, :, 0].contiguous()
+            meant[name] = (small.float() * scale).reshape(rows, columns).to(torch.bfloat16)
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {
+        "quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128],
+        "modules_to_not_convert": ["lm_head"],
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    return meant
