@@ -2,7 +2,7 @@
 
 A folder's probes are the stamps of the folders in it that hold names. They do not see a file
 whose content changes in place, nor a hard link made elsewhere to one of its blobs; `mdl cache
-verify` reads content, and `rebuild` drops the whole view.
+verify` reads content, and `mdl cache ls --rebuild` drops the whole view.
 """
 
 import contextlib

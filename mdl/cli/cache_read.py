@@ -39,17 +39,23 @@ _COLOURS = {"broken": "red", "partial": "yellow"}
     default="table",
     help="How the list is written.",
 )
+@click.option("--rebuild", is_flag=True, help="Forget the index's view and read the disk anew.")
 @cache_dir_option
 @json_option
-def list_command(cache_dir: Path | None, as_json: bool, shape: str, **choice: Any) -> None:
+def list_command(
+    cache_dir: Path | None, as_json: bool, shape: str, rebuild: bool, **choice: Any
+) -> None:
     """List every repository once, whatever its casings on disk.
 
     SIZE counts every byte once; `mdl cache show NAME` says what a broken repository lacks.
     """
     # Thousands of small values and no cycle among them: the collector would look in vain.
     gc.disable()
+    found = opened(cache_dir)
+    if rebuild:
+        found.index.drop_view()
     try:
-        _list(opened(cache_dir), "json" if as_json else shape, choice)
+        _list(found, "json" if as_json else shape, choice)
     finally:
         gc.freeze()  # nor at the end, where the interpreter would look through them all once more
         gc.enable()

@@ -15,7 +15,7 @@ import pytest
 from mdl.cli import cli
 from mdl.cli.cache import COMMANDS
 from mdl.cli.output import run
-from tests.cachemgr.builder import DAY, A, B, CacheBuilder, disk_use
+from tests.cachemgr.builder import DAY, A, B, CacheBuilder, disk_use, settle
 
 Type = Callable[..., tuple[int, str, str]]
 
@@ -291,3 +291,17 @@ def test_listing_imports_nothing_heavy(filled: CacheBuilder, tmp_path: Path) -> 
     heavy = {"huggingface_hub", "sqlalchemy", "torch", "transformers", "watchdog", "tomllib",
              "hashlib", "mdl.cachemgr.scan", "mdl.cachemgr.policy"}  # fmt: skip
     assert modules & heavy == set()
+
+
+def test_rebuild_sees_what_the_stamps_do_not(mdl: Type, filled: CacheBuilder) -> None:
+    """A file that changed in place moves no folder's stamp; pins outlive the rebuild."""
+    settle(filled.root)
+    mdl("pin", "o/small")
+    before = json.loads(mdl("ls", "--json")[1])
+    (blob,) = (filled.folder("d/set") / "blobs").iterdir()
+    with blob.open("ab") as file:
+        file.write(b"more" * 100)
+    assert json.loads(mdl("ls", "--json")[1])["totals"] == before["totals"]
+    after = json.loads(mdl("ls", "--json", "--rebuild")[1])
+    assert after["totals"]["size_on_disk"] == before["totals"]["size_on_disk"] + 400
+    assert [repo["pinned"] for repo in after["repos"] if repo["repo_id"] == "o/small"] == [True]
