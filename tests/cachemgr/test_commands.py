@@ -298,7 +298,7 @@ def test_rebuild_sees_what_the_stamps_do_not(mdl: Type, filled: CacheBuilder) ->
     settle(filled.root)
     mdl("pin", "o/small")
     before = json.loads(mdl("ls", "--json")[1])
-    (blob,) = (filled.folder("d/set") / "blobs").iterdir()
+    (blob,) = (filled.folder("d/set", "datasets") / "blobs").iterdir()
     with blob.open("ab") as file:
         file.write(b"more" * 100)
     assert json.loads(mdl("ls", "--json")[1])["totals"] == before["totals"]
