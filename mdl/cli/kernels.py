@@ -1,12 +1,15 @@
 """`mdl kernels`: what the kernels are, whether they are right, how fast they are."""
 
+import argparse
+import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
 
 from mdl.cli.output import echo_json, table
-from mdl.errors import VerificationError
+from mdl.errors import UsageError, VerificationError
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -56,6 +59,8 @@ def check(aot: bool, candidates: bool, as_json: bool) -> None:
     if aot:
         _check_aot(candidates, as_json)
         return
+    if candidates:
+        raise UsageError("--candidates goes with --aot: the configurations are only compiled.")
     from mdl.kernels.check import check_here, failures
 
     face, checks = check_here()
@@ -113,10 +118,15 @@ def _refuse(what: str, wrong: list[str], as_json: bool) -> None:
     )
 
 
-@kernels.command("bench", context_settings={"ignore_unknown_options": True})
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def bench(arguments: tuple[str, ...]) -> None:
-    """Measure everything on a GPU and write one JSON file; `-- --help` lists the options."""
-    from mdl.kernels.bench.main import main
+@kernels.command("bench")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the JSON here, not to stdout.")
+@click.option("--only", metavar="TEXT", help="Only operations whose name contains this.")
+@click.option("--no-models", is_flag=True, help="Leave out the whole models.")
+@click.option("--minutes", type=float, default=8.0, show_default=True, help="Stop after so many.")
+@click.option("--rounds", type=int, default=30, show_default=True, help="Timed calls of each.")
+@click.option("--tune", is_flag=True, help="Time the candidate configurations instead.")
+def bench(**options: Any) -> None:
+    """Measure everything on a GPU and write one JSON object."""
+    from mdl.kernels.bench.main import measure_here
 
-    main(list(arguments))
+    measure_here(argparse.Namespace(started=time.monotonic(), **options))

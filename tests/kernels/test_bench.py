@@ -33,22 +33,7 @@ def report():
 
 
 def test_every_operation_is_right_and_timed(report):
-    assert {row["operation"] for row in report["operations"]} == {
-        "dequantize_4bit",
-        "quantize_4bit",
-        "linear_4bit",
-        "linear_4bit, forward and gradient",
-        "lora_4bit, forward and gradients",
-        "rms_norm",
-        "add_rms_norm",
-        "rope",
-        "swiglu",
-        "swiglu, gradients",
-        "geglu",
-        "geglu, gradients",
-        "cross_entropy, with gradient",
-        "fused_linear_cross_entropy, frozen head",
-    }
+    assert {row["operation"] for row in report["operations"]} == set(bench_cases.OPERATIONS)
     for row in report["operations"]:
         assert "wrong" not in row, row
         assert row["contenders"]["ours"]["median_ms"] > 0
@@ -148,9 +133,20 @@ def test_tuning_times_every_candidate_and_leaves_the_table(on_the_cpu, capsys):
     assert tune.TABLE["gemv_4bit"] == before
 
 
-def test_tuning_something_unknown_is_refused(on_the_cpu):
-    with pytest.raises(UsageError, match="Nothing to tune"):
-        bench.main(["--tune", "--only", "softmax"])
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["--tune", "--only", "softmax"], "Nothing to tune is called 'softmax'"),
+        (["--only", "softmax"], "Nothing to measure"),
+        (["--rounds", "0"], "one round"),
+        (["--minutes", "0"], "some minutes"),
+        (["--out", "/proc/nowhere/gpu.json"], "cannot be written"),
+    ],
+)
+def test_what_would_waste_the_minutes_is_refused_first(arguments, match, monkeypatch):
+    monkeypatch.setattr(bench, "run", lambda *given: pytest.fail("it measured"))
+    with pytest.raises(UsageError, match=match):
+        bench.main(arguments)
 
 
 def test_versions_name_what_was_measured():

@@ -53,6 +53,14 @@ def test_bench_without_a_gpu_says_so(capsys, monkeypatch):
     assert capsys.readouterr().err.startswith("error: This measurement needs an NVIDIA GPU")
 
 
+def test_options_that_cannot_be_are_refused(capsys):
+    assert run(command.kernels, ["check", "--candidates"]) == 2
+    assert "goes with --aot" in capsys.readouterr().err
+    assert run(command.kernels, ["bench", "--only", "softmax"]) == 2
+    assert "There are dequantize_4bit" in capsys.readouterr().err
+    assert run(command.kernels, ["bench", "--nonsense"]) == 2
+
+
 def test_every_command_has_help():
     for name, one in command.kernels.commands.items():
         result = click.testing.CliRunner().invoke(command.kernels, [name, "--help"])

@@ -75,6 +75,25 @@ class Case:
     limit: float = 3e-2
 
 
+OPERATIONS = (
+    "dequantize_4bit",
+    "quantize_4bit",
+    "linear_4bit",
+    "linear_4bit, forward and gradient",
+    "lora_4bit, forward and gradients",
+    "rms_norm",
+    "add_rms_norm",
+    "rope",
+    "swiglu",
+    "swiglu, gradients",
+    "geglu",
+    "geglu, gradients",
+    "cross_entropy, with gradient",
+    "fused_linear_cross_entropy, frozen head",
+)
+"""What the cases measure."""
+
+
 def cases(device: torch.device, sizes: Sizes) -> Iterator[Case]:
     """All cases; each is built when it is asked for, so that only one holds memory."""
     for build in (_formats, _products, _training, _norms, _rope, _glu, _loss, _fused_loss):

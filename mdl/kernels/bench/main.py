@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from mdl.errors import MdlError, UsageError
-from mdl.kernels.bench.cases import REAL, Case, Sizes, cases
+from mdl.kernels.bench.cases import OPERATIONS, REAL, Case, Sizes, cases
 from mdl.kernels.bench.models import LLAMA_8B, measure_models
 from mdl.kernels.bench.others import describe, versions
 from mdl.kernels.bench.timing import Clock, copy_bytes_per_second, matmul_flops_per_second
@@ -28,8 +28,18 @@ def main(argv: list[str] | None = None) -> None:
 
     Raises:
         MdlError: there is no GPU that can run the kernels, or Triton is missing.
+        UsageError: an option that cannot be.
     """
-    options = _parser().parse_args(argv)
+    measure_here(_parser().parse_args(argv))
+
+
+def measure_here(options: argparse.Namespace) -> None:
+    """Measure what the options ask for on the GPU that is here. Fields: see `_parser`.
+
+    Raises:
+        MdlError, UsageError: as `main`.
+    """
+    check_options(options)
     device = require_gpu()
     if options.tune:
         _print_or_write(tune(device, options.only), options.out)
@@ -56,6 +66,32 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tune", action="store_true", help="time the candidate configurations")
     parser.set_defaults(started=time.monotonic())
     return parser
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Refuse before the minutes of measuring what would waste them.
+
+    Raises:
+        UsageError: nothing is called so, no time, no rounds, or no place for the result.
+    """
+    names = tuple(CANDIDATES) if options.tune else OPERATIONS
+    if options.only and not any(options.only in name for name in names):
+        raise UsageError(
+            f"Nothing to {'tune' if options.tune else 'measure'} is called {options.only!r}.",
+            next=f"There are {', '.join(names)}.",
+        )
+    if options.rounds < 1 or options.minutes <= 0:
+        raise UsageError("A measurement takes at least one round and some minutes.")
+    if options.out is not None:
+        try:
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            options.out.open("a").close()
+        except OSError as error:
+            raise UsageError(
+                f"The result cannot be written to {options.out}.",
+                why=str(error),
+                next="Give --out a file in a folder that can be written.",
+            ) from error
 
 
 def require_gpu() -> torch.device:
@@ -175,18 +211,10 @@ def summary(report: dict[str, Any]) -> str:
 
 
 def tune(device: torch.device, only: str | None) -> dict[str, Any]:
-    """Time every candidate configuration of the operations in `tune.CANDIDATES`.
-
-    Raises:
-        UsageError: nothing to tune is called so.
-    """
+    """Time every candidate configuration of the operations in `tune.CANDIDATES`."""
     clock = Clock(device)
     major = torch.cuda.get_device_capability(device)[0]
     chosen = [name for name in CANDIDATES if not only or only in name]
-    if not chosen:
-        raise UsageError(
-            f"Nothing to tune is called {only!r}.", next=f"There are {', '.join(CANDIDATES)}."
-        )
     found: dict[str, Any] = {}
     for name in chosen:
         kept = config_for(name, major)
@@ -216,8 +244,7 @@ def _print_or_write(report: dict[str, Any], out: Path | None) -> None:
     if out is None:
         print(text)
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text + "\n")
 
 
-__all__ = ["main", "measure", "require_gpu", "run", "summary", "tune"]
+__all__ = ["main", "measure", "measure_here", "require_gpu", "run", "summary", "tune"]
