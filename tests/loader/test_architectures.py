@@ -224,16 +224,20 @@ def test_8bit_goes_through_transformers(tiny_model: Callable[..., Path]) -> None
 
 
 @pytest.mark.model
-def test_the_real_model_answers(smollm2: Path) -> None:
-    """SmolLM2 in 4 bits and exact: Paris, and a perplexity within 12 % of the exact model's."""
-    checkpoint = read_checkpoint(smollm2)
+def test_the_real_model_reads_as_well_as_transformers_own(smollm2: Path) -> None:
+    """Perplexity on 1024 tokens of the licence: exact and in 4 bits the very number that
+    transformers' load gives, and 4 bits within 1.4 times the exact model's (135 M parameters,
+    which were quantized once before, lose more than large models do)."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(smollm2)
-    text = "The capital of France is Paris. Water boils at one hundred degrees Celsius, and the "
-    ids = tokenizer(text * 2 + "sun rises in the east and sets in the west.", return_tensors="pt")
+    text = (Path(__file__).parents[2] / "LICENSE").read_text()
+    ids = tokenizer(text, return_tensors="pt")["input_ids"][:, :1024]
     perplexity = {}
     for format in ("16bit", "bnb-4bit"):
-        model = build(checkpoint, LoadRequest(str(smollm2), format=format)).model
-        with torch.inference_mode():
-            loss = model(**ids, labels=ids["input_ids"]).loss
-        perplexity[format] = float(torch.exp(loss))
-    assert perplexity["bnb-4bit"] < 1.12 * perplexity["16bit"]
+        found = []
+        for built in both(smollm2, format=format):
+            with torch.inference_mode():
+                found.append(float(torch.exp(built.model(ids, labels=ids).loss)))
+        assert found[0] == found[1]
+        perplexity[format] = found[0]
+    assert perplexity["16bit"] == pytest.approx(13.9, rel=0.01)
+    assert perplexity["bnb-4bit"] < 1.4 * perplexity["16bit"]
