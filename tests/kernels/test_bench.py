@@ -141,6 +141,7 @@ def test_tuning_times_every_candidate_and_leaves_the_table(on_the_cpu, capsys):
         (["--rounds", "0"], "one round"),
         (["--minutes", "0"], "some minutes"),
         (["--out", "/proc/nowhere/gpu.json"], "cannot be written"),
+        (["--out", "/"], "cannot be written"),
     ],
 )
 def test_what_would_waste_the_minutes_is_refused_first(arguments, match, monkeypatch):

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -78,20 +79,28 @@ def check_options(options: argparse.Namespace) -> None:
     if options.only and not any(options.only in name for name in names):
         raise UsageError(
             f"Nothing to {'tune' if options.tune else 'measure'} is called {options.only!r}.",
-            next=f"There are {', '.join(names)}.",
+            next=f"There are {'; '.join(names)}.",
         )
     if options.rounds < 1 or options.minutes <= 0:
         raise UsageError("A measurement takes at least one round and some minutes.")
     if options.out is not None:
-        try:
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.open("a").close()
-        except OSError as error:
-            raise UsageError(
-                f"The result cannot be written to {options.out}.",
-                why=str(error),
-                next="Give --out a file in a folder that can be written.",
-            ) from error
+        _check_writable(options.out)
+
+
+def _check_writable(out: Path) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        why = "It is a folder." if out.is_dir() else ""
+        if not os.access(out if out.exists() else out.parent, os.W_OK):
+            why = "Permission denied."
+    except OSError as error:
+        why = str(error)
+    if why:
+        raise UsageError(
+            f"The result cannot be written to {out}.",
+            why=why,
+            next="Give --out a file in a folder that can be written.",
+        )
 
 
 def require_gpu() -> torch.device:
