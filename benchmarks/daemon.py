@@ -35,13 +35,17 @@ FILES, REVISIONS = 30, 2
 
 
 def add_revision(folder: Path, number: int, files: int = FILES) -> None:
-    """One more revision, as a finished download leaves it: blobs, pointers, then the ref."""
-    commit = hashlib.sha1(f"{folder.name}{number}".encode()).hexdigest()
+    """One more revision, as a finished download leaves it: blobs, pointers, then the ref.
+
+    Casings of one name have the same files.
+    """
+    seed = folder.name.lower()
+    commit = hashlib.sha1(f"{seed}{number}".encode()).hexdigest()
     snapshot = folder / "snapshots" / commit
     for sub in (folder / "blobs", folder / "refs", snapshot):
         sub.mkdir(parents=True, exist_ok=True)
     for n in range(files):
-        name = hashlib.sha256(f"{folder.name}{number}{n}".encode()).hexdigest()
+        name = hashlib.sha256(f"{seed}{number}{n}".encode()).hexdigest()
         (folder / "blobs" / name).write_bytes(b"x" * 16)
         (snapshot / f"file-{n}.json").symlink_to(f"../../blobs/{name}")
     (folder / "refs" / "main").write_text(commit)

@@ -130,9 +130,10 @@ def running(command: list[str], env: dict[str, str]) -> Iterator[subprocess.Pope
         process.wait(10)
 
 
-def resident(pid: int) -> int:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def private_memory(pid: int) -> float:
+    """MiB of the process alone: the catalogue's pages, which the system shares, not counted."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("RssAnon:")[2].split()[0]) / 1024
 
 
 def show(name: str, load: Load) -> None:
@@ -177,11 +178,11 @@ def main() -> None:
                 kind: compare(bare_port, port, options.seconds, options.rounds, kind)
                 for kind in ("popular", "uniform")
             }
-            before = resident(service.pid)
+            before = private_memory(service.pid)
             soak = ask(port, options.soak, 99, True) if options.soak else None
             if soak:
-                print(f"soak of {options.soak:.0f} s: memory {before / 2**20:.0f} MiB before,"
-                      f" {resident(service.pid) / 2**20:.0f} MiB after")  # fmt: skip
+                print(f"soak of {options.soak:.0f} s: {before:.0f} MiB of its own before,"
+                      f" {private_memory(service.pid):.0f} MiB after")  # fmt: skip
                 show("mdl serve", soak)
         if options.json:
             options.json.write_text(json.dumps({**figures, "soak_seconds": options.soak}))

@@ -267,12 +267,12 @@ class AnswerLog:
     _FIELDS = ("repo_id", "commit", "substituted", "rule", "source", "source_version")
 
     def __init__(self) -> None:
-        self._seen: OrderedDict[tuple[str, str, str, str | None], float] = OrderedDict()
+        self._seen: OrderedDict[int, float] = OrderedDict()  # an answer's hash → when
         self._waiting: list[tuple[float, Resolution]] = []
         self._lock = threading.Lock()
 
     def add(self, answer: Resolution) -> None:
-        key = (answer.requested, answer.format, answer.repo_id, answer.commit)
+        key = hash((answer.requested, answer.format, answer.repo_id, answer.commit))
         now = time.time()
         with self._lock:
             if now - self._seen.get(key, 0.0) < _LOG_AGAIN_AFTER:

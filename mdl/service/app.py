@@ -44,26 +44,26 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
-        """Open what can be opened, write logs once a second, close."""
+        """Open what can be opened, write the resolution log once a second, close."""
         for opening in (self.answers.in_thread(self.answers.ready), self.keeper.view()):
             try:
                 await opening
             except MdlError as error:
                 # Not the end: /v1/ready says so, and the next request tries again.
                 log.error("Started, but not ready: %s", error)
-        writing = asyncio.create_task(self._write_logs())
+        self.guard.log.start()
+        writing = asyncio.create_task(self._write_resolutions())
         try:
             yield
         finally:
             writing.cancel()
             await asyncio.to_thread(self.answers.close)
             self.keeper.close()
-            self.guard.flush()
+            await asyncio.to_thread(self.guard.log.close)
 
-    async def _write_logs(self) -> None:
+    async def _write_resolutions(self) -> None:
         while True:
             await asyncio.sleep(1.0)
-            self.guard.flush()
             await asyncio.to_thread(self.answers.flush_log)
 
 

@@ -69,7 +69,7 @@ class Guard:
         self._tokens = tokens
         self._answers = answers
         self._metrics = metrics
-        self._log = RequestLog(enabled=config.log_requests)
+        self.log = RequestLog(enabled=config.log_requests)
         self._hot = HotAnswers()
         self._hosts = config.host_names
         self._prefix = os.urandom(4).hex()
@@ -101,7 +101,7 @@ class Guard:
             route = exchange.route()
             self._metrics.observe(route, scope["method"], exchange.status, seconds)
             client = scope.get("client")
-            self._log.write(exchange, client[0] if client else "-", scope["method"], route, seconds)
+            self.log.write(exchange, client[0] if client else "-", scope["method"], route, seconds)
 
     def at_once(self, ask: Ask, client: str, extra: Iterable[tuple[bytes, bytes]]) -> bytes | None:
         """The whole answer to a plain `GET /v1/resolve`, head and body.
@@ -130,7 +130,7 @@ class Guard:
         seconds = time.perf_counter() - start
         self._metrics.straight += 1
         self._metrics.observe("/v1/resolve", "GET", told.status, seconds)
-        self._log.write(told, client, "GET", "/v1/resolve", seconds)
+        self.log.write(told, client, "GET", "/v1/resolve", seconds)
         lines = b"".join(b"%b: %b\r\n" % header for header in extra)
         ours = _JSON_HEAD % (len(body), told.request_id.encode())
         return b"%b%b%b%b" % (status_line(told.status), lines, ours, body)
@@ -216,9 +216,6 @@ class Guard:
         origin = headers.get(b"origin")
         if origin is not None and origin.partition(b"://")[2] != headers.get(b"host"):
             raise Refused(403, "no_access", "Requests of other web pages are not taken.")
-
-    def flush(self) -> None:
-        self._log.flush()
 
 
 def _hub_token(value: bytes | None) -> str | None:

@@ -1,25 +1,49 @@
 """One JSON line a request, without a secret in it: never a header, never a query string."""
 
-import sys
+import os
 import threading
 import time
+from collections import deque
 from json.encoder import encode_basestring_ascii as _quoted
 
 from mdl.service.exchange import Told
 
-_HELD = 200
+_STANDARD_ERROR = 2
+_EVERY = 1.0
+_MOST = 50_000
+_ENDS_WITHIN = 1.0
 
 
 class RequestLog:
-    """Lines are gathered and written together: one write a second instead of one a request."""
+    """Lines are gathered, and written once a second by a thread of their own.
 
-    def __init__(self, *, enabled: bool) -> None:
+    So whoever reads them and stops reading holds up no answer: lines that nobody takes are
+    dropped from `_MOST` on, and how many is said later.
+    """
+
+    def __init__(self, *, enabled: bool, descriptor: int = _STANDARD_ERROR) -> None:
         self._enabled = enabled
-        self._lines: list[str] = []
-        self._lock = threading.Lock()
+        self._descriptor = descriptor
+        self._lines: deque[str] = deque()
+        self._lost = 0
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mdl-log", daemon=True)
+
+    def start(self) -> None:
+        if self._enabled:
+            self._thread.start()
+
+    def close(self) -> None:
+        """Write what is left, as far as somebody takes it within a second."""
+        self._closing.set()
+        if self._enabled:
+            self._thread.join(_ENDS_WITHIN)
 
     def write(self, told: Told, client: str, method: str, route: str, seconds: float) -> None:
         if not self._enabled:
+            return
+        if len(self._lines) >= _MOST:
+            self._lost += 1
             return
         # Written out by hand: what is not quoted here is ours and needs no escaping.
         about = ""
@@ -29,14 +53,23 @@ class RequestLog:
             f'{{"at": {time.time():.3f}, "request": "{told.request_id}",'
             f' "client": "{client}", "role": "{told.role}",'
             f' "method": {_quoted(method)}, "route": "{route}",'
-            f' "status": {told.status}, "ms": {seconds * 1000:.2f}{about}}}'
+            f' "status": {told.status}, "ms": {seconds * 1000:.2f}{about}}}\n'
         )
-        if len(self._lines) >= _HELD:
-            self.flush()
 
-    def flush(self) -> None:
-        with self._lock:
-            lines, self._lines = self._lines, []
-        if lines:
-            sys.stderr.write("\n".join(lines) + "\n")
-            sys.stderr.flush()
+    def _run(self) -> None:
+        ending = False
+        while not ending:
+            ending = self._closing.wait(_EVERY)
+            try:
+                self._flush()
+            except OSError:
+                return  # nobody is there to be told
+
+    def _flush(self) -> None:
+        lines = [self._lines.popleft() for _ in range(len(self._lines))]
+        if self._lost:
+            lost, self._lost = self._lost, 0
+            lines.append(f'{{"at": {time.time():.3f}, "lost": {lost}}}\n')
+        data = memoryview("".join(lines).encode())
+        while data:
+            data = data[os.write(self._descriptor, data) :]

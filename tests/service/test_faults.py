@@ -2,10 +2,14 @@
 
 import http.client
 import json
+import os
 import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
 
 from tests.hub import LoopbackHub
 from tests.service.conftest import Process
@@ -46,6 +50,33 @@ def test_a_client_that_hangs_up_harms_nobody(hub: LoopbackHub, serve: Serve) -> 
     code, errors = service.stop()
     assert code == 0
     assert "Traceback" not in errors
+
+
+def test_a_client_that_asks_and_never_reads_holds_up_nobody(hub: LoopbackHub, serve: Serve) -> None:
+    hub.add_repo("Org/Open", files={"config.json": "{}"})
+    service = serve()
+    ask = b"GET /v1/resolve?name=Org/Open HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", service.port)) as warm:
+        warm.sendall(ask)
+        assert warm.recv(12) == b"HTTP/1.1 200"
+    before = memory(service)
+    with socket.create_connection(("127.0.0.1", service.port)) as greedy:
+        greedy.setblocking(False)
+        sent = 0
+        try:
+            while sent < 20_000:  # until neither side takes any more
+                sent += greedy.send(ask * 50) // len(ask)
+        except BlockingIOError:
+            pass
+        for _ in range(20):
+            assert health(service.port) == 200
+        assert memory(service) - before < 20 << 20
+    assert health(service.port) == 200
+
+
+def memory(service: Process) -> int:
+    text = Path(f"/proc/{service.process.pid}/status").read_text()
+    return int(text.partition("RssAnon:")[2].split()[0]) << 10
 
 
 def test_connections_over_the_limit_are_told_to_come_back(hub: LoopbackHub, serve: Serve) -> None:
@@ -89,6 +120,33 @@ def test_many_at_once_on_a_cold_start_all_get_answers(hub: LoopbackHub, serve: S
     with ThreadPoolExecutor(16) as threads:
         found = set(threads.map(ask, range(40)))
     assert found == {"Org/Open", "not_found"}
+
+
+def test_a_log_that_nobody_reads_holds_up_no_answer(hub: LoopbackHub, serve: Serve) -> None:
+    service = serve()  # its standard error is a pipe of 64 KiB, which is read at the end only
+    for _ in range(1000):
+        assert health(service.port) == 200
+    code, errors = service.stop()
+    assert code == 0
+    lines = [json.loads(line) for line in errors.splitlines()]
+    assert len(lines) == 1000
+
+
+def test_lines_are_dropped_and_counted_when_too_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mdl.service import requestlog
+    from mdl.service.exchange import Told
+
+    monkeypatch.setattr(requestlog, "_MOST", 3)
+    read, write = os.pipe()
+    log = requestlog.RequestLog(enabled=True, descriptor=write)
+    for n in range(5):
+        log.write(Told(f"r{n}"), "-", "GET", "/", 0.001)
+    log.start()
+    log.close()
+    os.close(write)
+    with os.fdopen(read) as lines:
+        found = [json.loads(line) for line in lines]
+    assert [line.get("request", line.get("lost")) for line in found] == ["r0", "r1", "r2", 2]
 
 
 def test_sigterm_ends_with_code_0_and_the_log_has_one_line_a_request_and_no_secret(

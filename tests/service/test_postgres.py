@@ -1,15 +1,19 @@
 """Replicas on one PostgreSQL: stopped, started again, asked for the same things."""
 
+import http.client
 import tempfile
+import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from tests.hub import LoopbackHub
-from tests.service.conftest import Start
+from tests.service.conftest import Process, Start
 
 pytestmark = pytest.mark.postgres
 
@@ -64,3 +68,46 @@ def test_a_stopped_database_is_503_and_comes_back_without_a_restart(
     server.ensure_postgres_running()
     assert client.get(asked).status_code == 200
     assert client.get("/v1/ready").status_code == 200
+
+
+def test_stopped_and_started_under_load_every_answer_says_when_to_come_back(
+    hub: LoopbackHub, server: Any, url: str, serve: Callable[..., Process]
+) -> None:
+    hub.add_repo("Org/Open", files={"config.json": "{}"})
+    service = serve()
+    told: Counter[tuple[int, bool]] = Counter()
+    done = threading.Event()
+
+    def ask(n: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
+        while not done.is_set():
+            # Each time another revision, so that nothing held from before can answer.
+            asked = f"/v1/resolve?name=Org/Open&revision=v{n}-{sum(told.values())}"
+            connection.request("GET", asked)
+            answer = connection.getresponse()
+            answer.read()
+            told[answer.status, answer.headers["retry-after"] is not None] += 1
+        connection.close()
+
+    def wait_for(status: int, more: int) -> None:
+        deadline = time.monotonic() + 60
+        goal = told[status, status == 503] + more
+        while told[status, status == 503] < goal:
+            assert time.monotonic() < deadline, told
+            time.sleep(0.05)
+
+    clients = [threading.Thread(target=ask, args=(n,)) for n in range(4)]
+    for client in clients:
+        client.start()
+    try:
+        wait_for(404, 20)  # no such revision: an answer all the same
+        server.stop()
+        wait_for(503, 20)
+        server.ensure_postgres_running()
+        wait_for(404, 20)
+    finally:
+        done.set()
+        for client in clients:
+            client.join(30)
+    assert told.keys() == {(404, False), (503, True)}
+    assert service.process.poll() is None
