@@ -133,6 +133,7 @@ def make_request(model_name: str, **options: Unpack[LoadOptions]) -> LoadRequest
     if given.get("quantization_config") is not None:
         quantization, asked = from_bnb_config(given["quantization_config"])
         wanted = asked or wanted
+    _check_quantization(quantization, wanted)
     fields = {name: given[name] for name in _SAME if name in given}
     if "num_labels" in given and fields.get("task", "auto") == "auto":
         fields["task"] = "sequence-classification"
@@ -150,6 +151,21 @@ def make_request(model_name: str, **options: Unpack[LoadOptions]) -> LoadRequest
         extra={k: v for k, v in given.items() if k in PASSED_ON and v is not None},
         **fields,
     )
+
+
+def _check_quantization(settings: Any, wanted: str) -> None:
+    if settings is None:
+        return
+    if not isinstance(settings, Quantization):
+        raise UsageError(
+            f"quantization={settings!r} is no mdl.loader.Quantization.",
+            next="Write Quantization(quant_type='nf4', …), or pass quantization_config.",
+        )
+    if wanted != "bnb-4bit":
+        raise UsageError(
+            "quantization says how to quantize to 4 bits, and 4 bits are not asked for.",
+            next="Add load_in_4bit=True, or leave quantization out.",
+        )
 
 
 def _refuse_unknown(given: dict[str, Any]) -> None:

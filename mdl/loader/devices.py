@@ -86,6 +86,9 @@ def filled_devices(device_map: Any, *, gpus: int, packed: bool) -> tuple[str, ..
 
     None where there is no limit to hold it against: weights on the disk or the meta device, and
     devices whose memory mdl cannot measure.
+
+    Raises:
+        UsageError: what is named is no device.
     """
     if device_map is None:
         return ("cpu",)
@@ -95,8 +98,24 @@ def filled_devices(device_map: Any, *, gpus: int, packed: bool) -> tuple[str, ..
     places = device_map.values() if isinstance(device_map, Mapping) else [device_map]
     names = {f"cuda:{place}" if isinstance(place, int) else str(place) for place in places}
     names = {"cuda:0" if name == "cuda" else name for name in names}
+    for name in names:
+        _check_device(name)
     known = all(name == "cpu" or name.startswith("cuda:") for name in names)
     return tuple(sorted(names)) if known else None
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    if name == "disk":
+        return
+    try:
+        torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(
+            f"{name!r} is no device.",
+            next=f"Use cpu, cuda, cuda:N, {', '.join(SPREAD)}, or a mapping of modules to devices.",
+        ) from error
 
 
 def find_devices(request: LoadRequest, *, packed: bool) -> tuple[Device, ...] | None:
@@ -105,7 +124,7 @@ def find_devices(request: LoadRequest, *, packed: bool) -> tuple[Device, ...] | 
     None where the weights have no such limit: offloaded to a folder, divided among ranks.
 
     Raises:
-        UsageError: the device map names a GPU that is not here.
+        UsageError: the device map names what is no device, or a GPU that is not here.
     """
     if "offload_folder" in request.extra or is_parallel(request):
         return None
@@ -120,10 +139,19 @@ def find_devices(request: LoadRequest, *, packed: bool) -> tuple[Device, ...] | 
 def _limits(max_memory: Mapping[Any, int | str]) -> dict[str, int]:
     from accelerate.utils import convert_file_size_to_int
 
-    return {
-        f"cuda:{place}" if isinstance(place, int) else str(place): convert_file_size_to_int(size)
-        for place, size in max_memory.items()
-    }
+    try:
+        return {
+            f"cuda:{place}" if isinstance(place, int) else str(place): convert_file_size_to_int(
+                size
+            )
+            for place, size in max_memory.items()
+        }
+    except (ValueError, AttributeError) as error:
+        raise UsageError(
+            f"max_memory={max_memory!r} cannot be read.",
+            why=str(error),
+            next='Write it as {0: "20GiB", "cpu": "60GiB"}.',
+        ) from error
 
 
 def measure(name: str) -> Device:

@@ -9,8 +9,24 @@ from mdl.errors import UsageError
 
 FORMATS = ("16bit", "bnb-4bit", "8bit", "fp8")
 DTYPES = ("bfloat16", "float16", "float32", "float64")
+STORAGES = ("uint8", "bfloat16", "float16", "float32", "float64", "int8")
 _SHORT = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32"}
 TASKS = ("auto", "text", "vision", "sequence-classification", "encoder")
+
+
+def dtype_name(dtype: Any) -> str | None:
+    """`bfloat16` for torch.bfloat16, "bf16", "torch.bfloat16"; None for None and "auto".
+
+    Raises:
+        UsageError: not a floating-point dtype to load a model in.
+    """
+    if dtype is None or dtype == "auto":
+        return None
+    name = str(dtype).removeprefix("torch.")
+    name = _SHORT.get(name, name)
+    if name not in DTYPES:
+        raise UsageError(f"{dtype!r} is no dtype to load in.", next=f"Use {', '.join(DTYPES)}.")
+    return name
 
 
 @dataclass(frozen=True)
@@ -33,6 +49,12 @@ class Quantization:
             raise UsageError(
                 f"Unknown 4-bit quantization type {self.quant_type!r}.", next="Use nf4 or fp4."
             )
+        if self.storage not in STORAGES:
+            raise UsageError(
+                f"{self.storage!r} is no dtype to store packed weights in.",
+                next=f"Use one of {', '.join(STORAGES)}.",
+            )
+        object.__setattr__(self, "compute_dtype", dtype_name(self.compute_dtype))
 
     def to_config(self, dtype: str) -> dict[str, Any]:
         """The `quantization_config` of a checkpoint quantized this way and computed in `dtype`."""
@@ -85,8 +107,9 @@ class LoadRequest:
             )
         if self.task not in TASKS:
             raise UsageError(f"Unknown task {self.task!r}.", next=f"Use one of {', '.join(TASKS)}.")
-        if self.max_seq_length is not None and self.max_seq_length < 1:
-            raise UsageError(f"max_seq_length={self.max_seq_length} is no number of tokens.")
+        tokens = self.max_seq_length
+        if tokens is not None and not (type(tokens) is int and tokens > 0):
+            raise UsageError(f"max_seq_length={tokens!r} is no number of tokens.")
 
     @property
     def wants_4bit(self) -> bool:
@@ -98,21 +121,6 @@ class LoadRequest:
         shown["device_map"] = self.device_map if _plain(self.device_map) else str(self.device_map)
         shown["extra"] = {key: v if _plain(v) else str(v) for key, v in self.extra.items()}
         return shown
-
-
-def dtype_name(dtype: Any) -> str | None:
-    """`bfloat16` for torch.bfloat16, "bf16", "torch.bfloat16"; None for None and "auto".
-
-    Raises:
-        UsageError: not a floating-point dtype to load a model in.
-    """
-    if dtype is None or dtype == "auto":
-        return None
-    name = str(dtype).removeprefix("torch.")
-    name = _SHORT.get(name, name)
-    if name not in DTYPES:
-        raise UsageError(f"{dtype!r} is no dtype to load in.", next=f"Use {', '.join(DTYPES)}.")
-    return name
 
 
 def one_format(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from PIL import Image
 
 import mdl
 from mdl import FastLanguageModel, FastVisionModel
-from mdl.errors import LoadError, NoAccessError, NotFoundError, OfflineError, UsageError
+from mdl.errors import LoadError, MdlError, NoAccessError, NotFoundError, OfflineError, UsageError
+from mdl.loader import Quantization
 from tests.hub import LoopbackHub
 from tests.loader import tiny
 
@@ -180,6 +182,66 @@ def test_unknown_and_contradictory_arguments_are_refused_by_name() -> None:
         mdl.load("Org/Name", load_in_4bit=True, load_in_8bit=True)
     with pytest.raises(UsageError, match="fast_inference"):
         FastLanguageModel.from_pretrained("Org/Name", fast_inference=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"dtype": "int8"}, "no dtype to load in"),
+        ({"max_seq_length": "2048"}, "no number of tokens"),
+        ({"max_seq_length": 0}, "no number of tokens"),
+        ({"task": "audio"}, "Unknown task"),
+        ({"device_map": "gpu"}, "'gpu' is no device"),
+        ({"device_map": {"model": "gpu0"}}, "'gpu0' is no device"),
+        ({"max_memory": {"cpu": "lots"}}, "cannot be read"),
+        ({"kernels": "softmax"}, "No operation is called 'softmax'"),
+        ({"quantization": {"quant_type": "nf4"}}, "is no mdl.loader.Quantization"),
+        ({"quantization": Quantization()}, "4 bits are not asked for"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(
+    tiny_model: Callable[..., Path], options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        mdl.load(str(tiny_model("llama")), **options)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"quant_type": "int4"}, "Unknown 4-bit"),
+        ({"compute_dtype": "float99"}, "no dtype"),
+        ({"storage": "int3"}, "no dtype to store"),
+    ],
+)
+def test_wrong_quantization_settings_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        Quantization(**settings)
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "nonsense"])
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+     "tokenizer_config.json"],
+)  # fmt: skip
+def test_a_snapshot_damaged_in_any_of_its_files(tmp_path: Path, name: str, damage: str) -> None:
+    """One clear error; or, where the model needs no such file, the same model without it."""
+    folder = tiny.save_model("llama", tmp_path / "m")
+    whole = mdl.load(str(folder)).model.state_dict()
+    data = (folder / name).read_bytes()
+    if damage == "gone":
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(data[: len(data) // 2] if damage == "cut" else b"nonsense")
+    try:
+        loaded = mdl.load(str(folder))
+    except MdlError as refused:
+        assert refused.why
+        return
+    assert damage == "gone" and name not in ("config.json", "model.safetensors")
+    assert all(torch.equal(v, whole[k]) for k, v in loaded.model.state_dict().items())
 
 
 def test_a_configuration_that_lies_about_shapes_is_refused(tmp_path: Path) -> None:

@@ -113,3 +113,4 @@ def test_what_is_saved_names_the_canonical_model(
         model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
         config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
         assert config["base_model_name_or_path"] == NAME
+        assert f"base_model: {NAME}" in (tmp_path / "adapter/README.md").read_text()
