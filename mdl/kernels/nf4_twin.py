@@ -10,6 +10,9 @@ from mdl.kernels.nf4_layout import Packed4bit, blocks_of
 from mdl.kernels.nf4_tables import STEPS, bounds, cells, pairs, steps, words
 from mdl.kernels.shares import in_shares
 
+_CHUNKS = 16
+"""Chunks a lookup, when decoding."""
+
 
 def scales(weight: Packed4bit, start: int, stop: int) -> torch.Tensor:
     """The float32 scales of blocks start to stop.
@@ -49,8 +52,8 @@ def _by_bytes(weight: Packed4bit, start: int, stop: int) -> torch.Tensor:
 def _by_words(weight: Packed4bit, out: torch.Tensor) -> None:
     """Decode whole blocks on the CPU, four elements a lookup. out: [blocks, block size].
 
-    A lookup takes four chunks and what follows takes them as a list, so that threads seldom come
-    back to Python, where they wait for each other.
+    A lookup takes many chunks, and the operations that torch would split among threads take them
+    as a list. So our threads seldom come back to Python, where they wait for each other.
     """
     table, size = words(weight.quant_type), weight.blocksize
     packed = weight.packed[: out.numel() // 2]
@@ -59,15 +62,17 @@ def _by_words(weight: Packed4bit, out: torch.Tensor) -> None:
     in_place = out.dtype == torch.float32 and out.storage_offset() % 4 == 0
 
     def share(start: int, stop: int, step: int) -> None:
-        index = torch.empty(min(step, (stop - start) // 4), dtype=torch.int32)
-        wide = torch.empty((0 if in_place else 4 * len(index) // size, size))
-        for first in range(start, stop, 4 * step):
-            last = min(first + 4 * step, stop)
-            count, blocks = (last - first) // 4, slice(first // size, last // size)
-            index[:count].copy_(source[first // 4 : last // 4])
+        many = max(size, min(_CHUNKS * step, stop - start))
+        index = torch.empty(many // 4, dtype=torch.int32)
+        wide = torch.empty((0 if in_place else many // size, size))
+        for first in range(start, stop, many):
+            last = min(first + many, stop)
+            word, blocks = slice(first // 4, last // 4), slice(first // size, last // size)
+            here = index[: word.stop - word.start]
+            torch._foreach_copy_(torch.split(here, step), torch.split(source[word], step))
             values = out[blocks] if in_place else wide[: blocks.stop - blocks.start]
             four = values.view(-1).view(torch.complex128)
-            torch.index_select(table, 0, index[:count], out=four)
+            torch.index_select(table, 0, here, out=four)
             parts = torch.split(values, step // size)
             each = scales(weight, blocks.start, blocks.stop)[:, None]
             torch._foreach_mul_(parts, torch.split(each, step // size))
