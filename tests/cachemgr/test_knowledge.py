@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,7 @@ def test_the_file_is_the_users_alone(built: CacheBuilder, cache: Cache) -> None:
 def test_a_newer_file_is_refused_and_left_alone(built: CacheBuilder, cache: Cache) -> None:
     cache.list()
     cache.index.close()
-    with sqlite3.connect(cache.index.path) as connection:
+    with closing(sqlite3.connect(cache.index.path)) as connection, connection:
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     connection.close()
     with pytest.raises(StoreError, match="newer mdl"):

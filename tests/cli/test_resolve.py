@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,7 @@ def test_a_dead_hub_is_answered_from_here(mdl: Run) -> None:
 def test_a_database_from_a_newer_version_is_left_alone(mdl: Run, hub_env: dict[str, str]) -> None:
     assert mdl("resolve", GATED, "--4bit", "--offline").code == 0
     path = Path(hub_env["MDL_HOME"]) / "mdl.db"
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.close()
     before = path.read_bytes()

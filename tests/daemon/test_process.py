@@ -23,6 +23,7 @@ from tests.hub import LoopbackHub
 @pytest.fixture
 def settings(hub_env: dict[str, str]) -> Settings:
     found = load_settings()
+    found = found._replace(home=Path(found.home), cache_root=Path(found.cache_root))
     found.cache_root.mkdir(parents=True)
     return found
 

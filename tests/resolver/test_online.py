@@ -4,6 +4,7 @@ import json
 import logging
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -247,10 +248,9 @@ def test_a_database_that_cannot_be_written_does_not_stop_the_answer(
     llama: LoopbackHub, online: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     resolver = online()
-    with sqlite3.connect(resolver.settings.database_path) as other:
+    with closing(sqlite3.connect(resolver.settings.database_path)) as other, other:
         # Nothing more fits, as on a full disk: SQLite's own limit says it.
         pages = other.execute("PRAGMA page_count").fetchone()[0]
-    other.close()
     resolver.catalog.database.rows(f"PRAGMA max_page_count = {pages}")
     with caplog.at_level(logging.WARNING, "mdl"):
         for n in range(3000):
@@ -266,7 +266,8 @@ def test_a_read_only_database_still_answers(llama: LoopbackHub, online: Make) ->
     resolver = online()
     path = Path(resolver.settings.database_path)
     resolver.close()
-    sqlite3.connect(path).execute("PRAGMA journal_mode=DELETE").close()
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA journal_mode=DELETE").close()
     resolver = online()
     resolver.catalog.database.writable = False
     assert resolver.resolve(GATED, Wish("bnb-4bit")).repo_id == DYNAMIC

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -46,14 +47,14 @@ def test_a_new_file_is_private_and_in_wal_mode(file: Settings) -> None:
     path = Path(file.database_path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     connection.close()
 
 
 def test_a_newer_database_is_refused_and_left_alone(file: Settings) -> None:
     open_catalog(file).database.close()
-    with sqlite3.connect(file.database_path) as connection:
+    with closing(sqlite3.connect(file.database_path)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.close()
     before = Path(file.database_path).read_bytes()
@@ -66,7 +67,7 @@ def test_an_older_database_is_backed_up_then_upgraded(file: Settings) -> None:
     """A database from before the first migration: an empty version table and a person's note."""
     path = Path(file.database_path)
     path.parent.mkdir()
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
         connection.execute("CREATE TABLE note (text TEXT)")
         connection.execute("INSERT INTO note VALUES ('keep me')")
@@ -77,10 +78,10 @@ def test_an_older_database_is_backed_up_then_upgraded(file: Settings) -> None:
         open_catalog(file)
     (backup,) = path.parent.glob("mdl.db.backup-*")
     assert stat.S_IMODE(backup.stat().st_mode) == 0o600
-    with sqlite3.connect(backup) as connection:
+    with closing(sqlite3.connect(backup)) as connection, connection:
         assert connection.execute("SELECT text FROM note").fetchone() == ("keep me",)
     connection.close()
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("DELETE FROM alembic_version")
     connection.close()
     catalog = open_catalog(file)
@@ -102,7 +103,7 @@ def test_what_is_no_database_is_said_to_be_none(file: Settings, content: bytes) 
 
 def test_somebody_elses_database_is_not_touched(file: Settings) -> None:
     file.home.mkdir()
-    with sqlite3.connect(file.database_path) as connection:
+    with closing(sqlite3.connect(file.database_path)) as connection, connection:
         connection.execute("CREATE TABLE theirs (x)")
     connection.close()
     with pytest.raises(StoreError, match="something else"):
