@@ -18,7 +18,8 @@ The rules, in order; each leaves a line in the trace:
 
 from collections.abc import Iterator, Mapping
 
-from mdl.errors import MdlError, NoAccessError, NotFoundError, OfflineError, UsageError
+from mdl.errors import MdlError
+from mdl.resolver import refusals
 from mdl.resolver.candidates import Candidate, Field, candidates
 from mdl.resolver.formats import claimed_format
 from mdl.resolver.names import is_commit
@@ -36,15 +37,6 @@ from mdl.resolver.types import (
 from mdl.store.rows import Knowledge
 
 FactsByKey = Mapping[str, Facts]
-
-_ACCESS_WORDS = {
-    "no_token": "it is gated and no token was given",
-    "bad_token": "it is gated and the Hub does not accept the token",
-    "not_requested": "it is gated and access was not asked for",
-    "pending": "it is gated and the request for access awaits its author's review",
-    "rejected": "it is gated and its author rejected the request for access",
-    "unknown": "it is gated and whether this token may read it is not known",
-}
 
 
 def decide(
@@ -116,13 +108,7 @@ class _Decision:
     def _follow(self, own: Facts) -> Resolution | Follow:
         if self.wish.exact and _moved(self.name.text, own.repo_id):
             self._step(own.repo_id, "rejected", "the wish is exact, and this is another owner's")
-            return self._refusal(
-                NotFoundError(
-                    f"{self.name.text} is now {own.repo_id}, which belongs to another owner.",
-                    why="the Hub redirects the old name; an exact wish is never redirected",
-                    next=f"Look at {own.repo_id}; if it is what you want, ask for it by that name.",
-                )
-            )
+            return self._refusal(refusals.moved_to_another_owner(self.name.text, own.repo_id))
         return Follow(own.repo_id)
 
     def _note_rename(self, old: str) -> None:
@@ -135,35 +121,12 @@ class _Decision:
         if own is None or own.state == "ok":
             if self.found or own is not None or self.request.online:
                 return None
-            return self._refusal(
-                OfflineError(
-                    f"Nothing is known here about {self.name.text}.",
-                    why="it is neither in the catalogue nor in the cache, and mdl is offline",
-                    next="Check the spelling, or ask again with the network.",
-                )
-            )
+            return self._refusal(refusals.unknown_offline(self.name.text))
         self._step(self.canonical, "rejected", own.message or own.state)
         if own.state == "missing" and self.known.mirrors and not self.wish.exact:
             return None  # gone or private upstream; a mirror may still keep the wish
-        if own.state == "no_revision":
-            return self._refusal(
-                NotFoundError(
-                    f"{self.canonical} has no revision {self.wish.revision!r}.",
-                    why=own.message,
-                    next="Look at the repository's branches and tags on its page.",
-                )
-            )
-        if own.state == "disabled":
-            return self._refusal(
-                NoAccessError(f"{self.canonical} is disabled on the Hub.", why=own.message)
-            )
-        return self._refusal(
-            NotFoundError(
-                f"There is no repository {self.name.text} that this token can see.",
-                why=own.message or "the Hub answers 404",
-                next="Check the spelling; a private repository needs a token of its owner's.",
-            )
-        )
+        revision = self.wish.revision
+        return self._refusal(refusals.not_to_be_had(own, self.name.text, self.canonical, revision))
 
     # -- exact ------------------------------------------------------------------------------
 
@@ -179,14 +142,8 @@ class _Decision:
             return self._refusal(self._no_access(own.repo_id, verdict))
         weights = own.format or "16bit"
         if self.wish.format not in ("16bit", weights) and weights != "16bit":
-            return self._refusal(self._wrong_format(weights))
+            return self._refusal(refusals.wrong_format(self.canonical, weights, self.wish))
         return self._accept(own)
-
-    def _wrong_format(self, weights: str) -> MdlError:
-        return UsageError(
-            f"{self.canonical} is {weights} and cannot become {self.wish.format} on load.",
-            next="Leave out --exact to use another repository, or wish for what it is.",
-        )
 
     # -- a choice among candidates ----------------------------------------------------------
 
@@ -212,13 +169,7 @@ class _Decision:
         if self.wish.revision is not None and candidate.key != self.canonical.lower():
             self._step(candidate.repo_id, "rejected", "the revision belongs to the name given")
             return self._refusal(
-                UsageError(
-                    f"Revision {self.wish.revision!r} of {self.canonical} would be lost: the wish"
-                    f" for {self.wish.format} is answered by {candidate.repo_id}.",
-                    why="a revision belongs to the repository it was given for",
-                    next="Add --exact to use that revision as it is (with --4bit: quantized on"
-                    f" load), or ask for {candidate.repo_id} by name.",
-                )
+                refusals.lost_revision(self.canonical, self.wish, candidate.repo_id)
             )
         return self._accept(candidate._replace(reason=reason or candidate.reason))
 
@@ -256,8 +207,8 @@ class _Decision:
             if facts.access == "unknown":
                 if self.request.online and not facts.message:
                     return Need("access", candidate.repo_id)
-                return None if not self.request.online else _ACCESS_WORDS["unknown"]
-            return _ACCESS_WORDS.get(facts.access, facts.access)
+                return None if not self.request.online else refusals.ACCESS_WORDS["unknown"]
+            return refusals.ACCESS_WORDS.get(facts.access, facts.access)
         return None
 
     def _pinned_here(self, candidate: Candidate) -> bool:
@@ -343,29 +294,14 @@ class _Decision:
         return answer
 
     def _no_access(self, repo_id: str, reason: str) -> MdlError:
-        facts = self.facts.get(repo_id.lower())
-        mirrors = self._alternatives(repo_id.lower())
-        page = f"Visit the page of {repo_id} on the Hub, accept its terms there"
-        if facts is not None and facts.access in ("no_token", "bad_token"):
-            page += ", and set HF_TOKEN to a valid token (or run `hf auth login`)"
-        if mirrors:
-            page += f". Ungated mirrors: {', '.join(mirrors)}"
-        return NoAccessError(
-            f"{repo_id} cannot be read: {reason}.",
-            why=facts.message if facts is not None else "",
-            next=page + ".",
-        )
+        key = repo_id.lower()
+        return refusals.no_access(repo_id, reason, self.facts.get(key), self._alternatives(key))
 
     def _nothing_left(self) -> MdlError:
-        last = self.trace[-1].reason if self.trace else "nothing is known of it"
-        if any(step.reason in _ACCESS_WORDS.values() for step in self.trace):
-            return self._no_access(self.canonical, last)
+        if any(step.reason in refusals.ACCESS_WORDS.values() for step in self.trace):
+            return self._no_access(self.canonical, refusals.last_reason(self.trace))
         others = self._alternatives("")
-        return NotFoundError(
-            f"Nothing keeps the wish for {self.wish.format} of {self.canonical}.",
-            why=f"{len(self.trace)} candidates were passed over; the last: {last}",
-            next=f"Other formats: {', '.join(others)}." if others else "Wish for what it is.",
-        )
+        return refusals.nothing_left(self.canonical, self.wish, self.trace, others)
 
     def _alternatives(self, but: str) -> tuple[str, ...]:
         found: dict[str, str] = {}

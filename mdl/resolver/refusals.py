@@ -1,0 +1,92 @@
+"""The policy's refusals in words: what happened, why, and what to do next. Pure functions."""
+
+from collections.abc import Sequence
+
+from mdl.errors import MdlError, NoAccessError, NotFoundError, OfflineError, UsageError
+from mdl.resolver.types import Facts, Step, Wish
+
+ACCESS_WORDS = {
+    "no_token": "it is gated and no token was given",
+    "bad_token": "it is gated and the Hub does not accept the token",
+    "not_requested": "it is gated and access was not asked for",
+    "pending": "it is gated and the request for access awaits its author's review",
+    "rejected": "it is gated and its author rejected the request for access",
+    "unknown": "it is gated and whether this token may read it is not known",
+}
+
+
+def moved_to_another_owner(name: str, repo_id: str) -> MdlError:
+    return NotFoundError(
+        f"{name} is now {repo_id}, which belongs to another owner.",
+        why="the Hub redirects the old name; an exact wish is never redirected",
+        next=f"Look at {repo_id}; if it is what you want, ask for it by that name.",
+    )
+
+
+def unknown_offline(name: str) -> MdlError:
+    return OfflineError(
+        f"Nothing is known here about {name}.",
+        why="it is neither in the catalogue nor in the cache, and mdl is offline",
+        next="Check the spelling, or ask again with the network.",
+    )
+
+
+def not_to_be_had(own: Facts, name: str, canonical: str, revision: str | None) -> MdlError:
+    """The Hub was asked and has no such repository or revision, or has disabled it."""
+    if own.state == "no_revision":
+        return NotFoundError(
+            f"{canonical} has no revision {revision!r}.",
+            why=own.message,
+            next="Look at the repository's branches and tags on its page.",
+        )
+    if own.state == "disabled":
+        return NoAccessError(f"{canonical} is disabled on the Hub.", why=own.message)
+    return NotFoundError(
+        f"There is no repository {name} that this token can see.",
+        why=own.message or "the Hub answers 404",
+        next="Check the spelling; a private repository needs a token of its owner's.",
+    )
+
+
+def wrong_format(canonical: str, weights: str, wish: Wish) -> MdlError:
+    return UsageError(
+        f"{canonical} is {weights} and cannot become {wish.format} on load.",
+        next="Leave out --exact to use another repository, or wish for what it is.",
+    )
+
+
+def lost_revision(canonical: str, wish: Wish, repo_id: str) -> MdlError:
+    return UsageError(
+        f"Revision {wish.revision!r} of {canonical} would be lost: the wish for {wish.format} is"
+        f" answered by {repo_id}.",
+        why="a revision belongs to the repository it was given for",
+        next="Add --exact to use that revision as it is (with --4bit: quantized on load), or ask"
+        f" for {repo_id} by name.",
+    )
+
+
+def no_access(repo_id: str, reason: str, facts: Facts | None, mirrors: Sequence[str]) -> MdlError:
+    page = f"Visit the page of {repo_id} on the Hub, accept its terms there"
+    if facts is not None and facts.access in ("no_token", "bad_token"):
+        page += ", and set HF_TOKEN to a valid token (or run `hf auth login`)"
+    if mirrors:
+        page += f". Ungated mirrors: {', '.join(mirrors)}"
+    return NoAccessError(
+        f"{repo_id} cannot be read: {reason}.",
+        why=facts.message if facts is not None else "",
+        next=page + ".",
+    )
+
+
+def nothing_left(
+    canonical: str, wish: Wish, trace: Sequence[Step], others: Sequence[str]
+) -> MdlError:
+    return NotFoundError(
+        f"Nothing keeps the wish for {wish.format} of {canonical}.",
+        why=f"{len(trace)} candidates were passed over; the last: {last_reason(trace)}",
+        next=f"Other formats: {', '.join(others)}." if others else "Wish for what it is.",
+    )
+
+
+def last_reason(trace: Sequence[Step]) -> str:
+    return trace[-1].reason if trace else "nothing is known of it"
