@@ -1,7 +1,8 @@
 """The fast way to build a model on a CPU: empty modules, then the checkpoint's own pages.
 
-The weights are memory-mapped and assigned, never copied; 4-bit weights are taken as stored or
-quantized by mdl's own byte-exact quantizer. Whatever this way does not cover goes through
+The weights are memory-mapped and assigned without a copy, but for those that have to be merged or
+split (see `naming`); 4-bit weights are taken as stored or quantized by mdl's own byte-exact
+quantizer. Whatever this way does not cover goes through
 transformers' load, and the report says why. Nobody's module is patched: the empty tensors come
 from a `TorchFunctionMode`, which ends with the `with` block and concerns this thread only.
 """
