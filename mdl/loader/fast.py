@@ -2,9 +2,9 @@
 
 The weights are memory-mapped and assigned without a copy, but for those that have to be merged or
 split (see `naming`); 4-bit weights are taken as stored or quantized by mdl's own byte-exact
-quantizer. Whatever this way does not cover goes through
-transformers' load, and the report says why. Nobody's module is patched: the empty tensors come
-from a `TorchFunctionMode`, which ends with the `with` block and concerns this thread only.
+quantizer. Whatever this way does not cover goes through transformers' load, and the report says
+why. Nobody's module is patched: the empty tensors come from a `TorchFunctionMode`, which ends with
+the `with` block and concerns this thread only.
 """
 
 import contextlib
