@@ -103,14 +103,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--write", type=Path)
-    options = parser.parse_args()
+    options, busy = parser.parse_args(), os.getloadavg()[0]
     text = "\n".join(
         [
             "# NF4 with double quantization on the CPU",
             "",
             f"`python -m benchmarks.kernels_cpu`, {os.cpu_count()} cores ({platform.machine()}), "
             f"torch {torch.__version__}, bitsandbytes {bitsandbytes.__version__}. Milliseconds, "
-            "best of several, interleaved; the formats are equal byte for byte.",
+            f"best of {options.rounds + 1}, interleaved; the formats are equal byte for byte. "
+            f"Other work on the machine: a load average of {busy:.1f} before.",
             "",
             "| direction | shape | dtype | mdl | bitsandbytes | times faster |",
             "|---|---|---|---:|---:|---:|",
