@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import sqlite3
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
+from mdl.cachemgr.cache import open_cache
 from mdl.cachemgr.daemon import Keeper, beats
 from mdl.cachemgr.daemon_control import Place
 from mdl.cachemgr.daemon_socket import ask
@@ -88,6 +90,35 @@ def blobs_in_index(settings: Settings, name: str) -> int:
     return int(json.loads(row[0])[3]) if row else 0
 
 
+def compare_asking(settings: Settings, socket: Path) -> None:
+    """A listing read from the index here, and asked of the daemon; medians of eleven, by turns.
+
+    Reading the answer's JSON is shown alone: no daemon, however warm, can spare that.
+    """
+
+    def direct() -> object:
+        cache = open_cache(settings)
+        try:
+            return cache.listing()
+        finally:
+            cache.index.close()
+
+    text = json.dumps(ask(socket, "/v1/cache"))
+    ways: dict[str, Callable[[], object]] = {
+        "read from the index": direct,
+        "asked of the daemon": lambda: ask(socket, "/v1/cache", timeout=20),
+        "reading such an answer's JSON": lambda: json.loads(text),
+    }
+    took: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(11):
+        for way, call in ways.items():
+            start = time.perf_counter()
+            call()
+            took[way].append(time.perf_counter() - start)
+    shown = (f"{way} {statistics.median(times) * 1000:.1f} ms" for way, times in took.items())
+    print(f"the whole listing: {', '.join(shown)}")
+
+
 def measure(settings: Settings, repos: int, seconds: float, flood: int) -> None:
     env = {**os.environ, "HF_HUB_CACHE": str(settings.cache_root), "MDL_HOME": str(settings.home)}
     process = subprocess.Popen([sys.executable, "-m", "mdl", "daemon", "run"], env=env,
@@ -102,6 +133,7 @@ def measure(settings: Settings, repos: int, seconds: float, flood: int) -> None:
         spent = (processor_seconds(process.pid) - spent) / seconds
         print(f"idle for {seconds:.0f} s: {spent:.2%} of a core (ceiling 1%),"
               f" {resident(process.pid):.1f} MiB resident (ceiling 60 MB)")  # fmt: skip
+        compare_asking(settings, socket)
         folder = settings.cache_root / "models--Org0--Model-0"
         for what in ("slept", "was just written to"):
             add_revision(folder, int(time.time() * 1000))

@@ -157,6 +157,17 @@ def compare(bare_port: int, port: int, seconds: float, rounds: int, kind: str) -
     return {"speed": speed, "p99": slow}
 
 
+def soak(port: int, seconds: float, pid: int) -> None:
+    """In five parts, with the memory after each: what grows, grows on; what fills up, stops."""
+    print(
+        f"soak of {seconds:.0f} s, popular names: {private_memory(pid):.0f} MiB of its own before"
+    )
+    for part in range(5):
+        load = ask(port, seconds / 5, 99 + part, True)
+        show("mdl serve", load)
+        print(f"            {private_memory(pid):.0f} MiB of its own")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--seconds", type=float, default=10.0)
@@ -178,12 +189,8 @@ def main() -> None:
                 kind: compare(bare_port, port, options.seconds, options.rounds, kind)
                 for kind in ("popular", "uniform")
             }
-            before = private_memory(service.pid)
-            soak = ask(port, options.soak, 99, True) if options.soak else None
-            if soak:
-                print(f"soak of {options.soak:.0f} s: {before:.0f} MiB of its own before,"
-                      f" {private_memory(service.pid):.0f} MiB after")  # fmt: skip
-                show("mdl serve", soak)
+            if options.soak:
+                soak(port, options.soak, service.pid)
         if options.json:
             options.json.write_text(json.dumps({**figures, "soak_seconds": options.soak}))
 

@@ -13,7 +13,13 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8642, show_default=True, help="Port; 0 takes a free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8642,
+    show_default=True,
+    help="Port; 0 takes a free one.",
+)
 @click.option(
     "--allow-host",
     "hosts",
@@ -29,7 +35,13 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 )
 @click.option("--tls-cert", "certificate", type=_FILE, help="Certificate chain, PEM.")
 @click.option("--tls-key", "key", type=_FILE, help="Its private key, PEM.")
-@click.option("--max-connections", default=1000, show_default=True, help="Open at once.")
+@click.option(
+    "--max-connections",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help="Open at once.",
+)
 @click.option("--no-request-log", is_flag=True, help="No JSON line a request on standard error.")
 def serve(no_request_log: bool, **options: Any) -> None:
     """Answer names and show the cache over HTTP, with a page at /.
