@@ -406,6 +406,7 @@ def _local_folder(name: Name, wish: Wish) -> Resolution:
         raise UsageError(
             f"{name.text}/config.json cannot be read.",
             why=str(error),
+            next="Mend the file, or fetch the folder again: it should be the model's own JSON.",
             details={"requested": name.text},
         ) from error
     quantize = wish.format not in ("16bit", weights)
