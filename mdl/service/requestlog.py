@@ -1,5 +1,10 @@
-"""One JSON line a request, without a secret in it: never a header, never a query string."""
+"""What the service says on standard error, written by a thread of its own.
 
+One JSON line a request, without a secret in it: never a header, never a query string; and
+between them the warnings of Python's `logging`.
+"""
+
+import logging
 import os
 import threading
 import time
@@ -30,26 +35,31 @@ class RequestLog:
         self._thread = threading.Thread(target=self._run, name="mdl-log", daemon=True)
 
     def start(self) -> None:
-        if self._enabled:
-            self._thread.start()
+        self._thread.start()
 
     def close(self) -> None:
         """Write what is left, as far as somebody takes it within a second."""
         self._closing.set()
-        if self._enabled:
+        if self._thread.ident is None:
+            self._flush()
+        else:
             self._thread.join(_ENDS_WITHIN)
+
+    def add(self, line: str) -> None:
+        """One line, with its end; never waits."""
+        if len(self._lines) >= _MOST:
+            self._lost += 1
+        else:
+            self._lines.append(line)
 
     def write(self, told: Told, client: str, method: str, route: str, seconds: float) -> None:
         if not self._enabled:
-            return
-        if len(self._lines) >= _MOST:
-            self._lost += 1
             return
         # Written out by hand: what is not quoted here is ours and needs no escaping.
         about = ""
         if told.about:
             about = f', "name": {_quoted(told.about)}, "answer": {_quoted(told.answer)}'
-        self._lines.append(
+        self.add(
             f'{{"at": {time.time():.3f}, "request": "{told.request_id}",'
             f' "client": "{client}", "role": "{told.role}",'
             f' "method": {_quoted(method)}, "route": "{route}",'
@@ -73,3 +83,17 @@ class RequestLog:
         data = memoryview("".join(lines).encode())
         while data:
             data = data[os.write(self._descriptor, data) :]
+
+
+class LogHandler(logging.Handler):
+    """Python's log records as further lines: a handler of its own would wait for the reader."""
+
+    def __init__(self, lines: RequestLog) -> None:
+        super().__init__()
+        self._to = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._to.add(f"{self.format(record)}\n")
+        except Exception:
+            self.handleError(record)

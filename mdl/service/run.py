@@ -6,7 +6,6 @@ import gc
 import logging
 import signal
 import socket
-import sys
 from typing import Any
 
 import uvicorn
@@ -15,6 +14,7 @@ from mdl.errors import MdlError
 from mdl.service.app import Service
 from mdl.service.config import ServiceConfig
 from mdl.service.protocol import protocol
+from mdl.service.requestlog import LogHandler, RequestLog
 from mdl.settings import Settings
 
 log = logging.getLogger("mdl.service")
@@ -31,7 +31,15 @@ def serve(settings: Settings, config: ServiceConfig, *, announce: bool = True) -
         MdlError: the address cannot be listened on.
     """
     service = Service(settings, config)
-    _log_to_stderr()
+    _log_through(service.guard.log)
+    try:
+        _serve(service, announce=announce)
+    finally:
+        service.guard.log.close()
+
+
+def _serve(service: Service, *, announce: bool) -> None:
+    config = service.config
     _raise_file_limit()
     listener = _listen(config)
     port = listener.getsockname()[1]
@@ -108,10 +116,12 @@ def _listen(config: ServiceConfig) -> socket.socket:
         ) from error
 
 
-def _log_to_stderr() -> None:
+def _log_through(lines: RequestLog) -> None:
     """Warnings and errors of ours and uvicorn's as lines on standard error."""
     logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+        handlers=[LogHandler(lines)],
+        level=logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
     )
     logging.getLogger("mdl.service").setLevel(logging.INFO)
 

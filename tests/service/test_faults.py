@@ -132,6 +132,19 @@ def test_a_log_that_nobody_reads_holds_up_no_answer(hub: LoopbackHub, serve: Ser
     assert len(lines) == 1000
 
 
+def test_warnings_that_nobody_reads_hold_up_no_answer(hub: LoopbackHub, serve: Serve) -> None:
+    service = serve(MDL_DATABASE_URL="postgresql+psycopg://nobody@127.0.0.1:9/none")
+    for n in range(500):
+        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
+        connection.request("GET", f"/v1/resolve?name=Org/Unknown-{n}")
+        assert connection.getresponse().status == 503
+        connection.close()
+    code, errors = service.stop()
+    assert code == 0
+    warnings = [line for line in errors.splitlines() if not line.startswith("{")]
+    assert len("".join(warnings)) > 2**16  # more than the pipe holds, or this tested nothing
+
+
 def test_lines_are_dropped_and_counted_when_too_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     from mdl.service import requestlog
     from mdl.service.exchange import Told
