@@ -6,6 +6,7 @@ import click.testing
 import pytest
 import torch
 
+from mdl.cli import cli
 from mdl.cli import kernels as command
 from mdl.cli.output import run
 from mdl.kernels import check
@@ -13,7 +14,7 @@ from mdl.kernels import check
 
 def invoke(capsys, *argv):
     """Exit code and standard output of `mdl kernels ...`."""
-    code = run(command.kernels, list(argv))
+    code = run(cli, ["kernels", *argv])
     return code, capsys.readouterr().out
 
 
@@ -49,20 +50,20 @@ def test_a_wrong_kernel_fails_the_check(capsys, monkeypatch):
 
 def test_bench_without_a_gpu_says_so(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert run(command.kernels, ["bench"]) == 1
+    assert run(cli, ["kernels", "bench"]) == 1
     assert capsys.readouterr().err.startswith("error: This measurement needs an NVIDIA GPU")
 
 
 def test_options_that_cannot_be_are_refused(capsys):
-    assert run(command.kernels, ["check", "--candidates"]) == 2
+    assert run(cli, ["kernels", "check", "--candidates"]) == 2
     assert "goes with --aot" in capsys.readouterr().err
-    assert run(command.kernels, ["bench", "--only", "softmax"]) == 2
+    assert run(cli, ["kernels", "bench", "--only", "softmax"]) == 2
     assert "There are dequantize_4bit" in capsys.readouterr().err
-    assert run(command.kernels, ["bench", "--nonsense"]) == 2
+    assert run(cli, ["kernels", "bench", "--nonsense"]) == 2
 
 
 def test_every_command_has_help():
     for name, one in command.kernels.commands.items():
-        result = click.testing.CliRunner().invoke(command.kernels, [name, "--help"])
+        result = click.testing.CliRunner().invoke(cli, ["kernels", name, "--help"])
         assert result.exit_code == 0
         assert one.help
