@@ -1,6 +1,7 @@
 """Running one daemon a root: its lock, its signals, starting it behind one's back, ending it."""
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -80,7 +81,7 @@ class Place:
             os.close(fd)
 
 
-def run(settings: Settings, announce: bool = True) -> None:
+def run(settings: Settings, *, as_json: bool = False) -> None:
     """Keep the root until SIGTERM or SIGINT.
 
     Raises:
@@ -100,10 +101,9 @@ def run(settings: Settings, announce: bool = True) -> None:
         keeper.start()
         server = SocketServer(place.socket, answers)
         server.start()
-        if announce:
-            print(
-                f"mdl daemon keeps {settings.cache_root} ({keeper.watcher.mode.kind})", flush=True
-            )
+        root, mode = str(settings.cache_root), keeper.watcher.mode.kind
+        found = {"pid": os.getpid(), "root": root, "mode": mode}
+        print(json.dumps(found) if as_json else f"mdl daemon keeps {root} ({mode})", flush=True)
         try:
             for job in beats(time.monotonic, _waiter(keeper, stopping), keeper.took):
                 keeper.run(job)

@@ -6,8 +6,7 @@
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mdl.cachemgr.facts import Folder
@@ -130,9 +129,14 @@ def plan(cache: "Cache", wish: Wish, canonical: Canonical) -> NormalizePlan:
     """What normalizing would do; content is not compared yet, and nothing is changed."""
     root = os.fspath(cache.root)
     view = View(root)
-    notes = tuple(cannot(cache.root, wish))
-    if notes:
-        return NormalizePlan(wish, (), notes)
+    if not cache.root.is_dir():
+        return NormalizePlan(wish, (), (f"{root} is not there: nothing to do.",))
+    notes: tuple[str, ...] = ()
+    if _ignores_case(root):
+        notes = ("This disk does not tell casings apart: every casing finds the one folder.",)
+        if not (wish.across or wish.store):
+            return NormalizePlan(wish, (), notes)
+        wish = replace(wish, to="shared")  # a folder cannot be folded into itself
     groups = []
     for names in _by_repo(view, cache, wish.only).values():
         folders = view.read(names)
@@ -141,7 +145,7 @@ def plan(cache: "Cache", wish: Wish, canonical: Canonical) -> NormalizePlan:
             groups.append(group)
     if wish.across:
         groups += _across_group(view, cache)
-    return NormalizePlan(wish, tuple(groups))
+    return NormalizePlan(wish, tuple(groups), notes)
 
 
 def _by_repo(view: View, cache: "Cache", only: str | None) -> dict[str, list[str]]:
@@ -338,20 +342,10 @@ def across_pairs(root: str, folders: Sequence[Folder]) -> list[Pair]:
     ]
 
 
-def cannot(root: Path, wish: Wish) -> list[str]:
-    """What this disk cannot do, in words; empty when everything can be done."""
-    if not root.is_dir():
-        return [f"{root} is not there: nothing to do."]
-    if wish.across or wish.store:
-        return []
-    if _ignores_case(os.fspath(root)):
-        return ["This disk does not tell casings apart: every casing finds the one folder."]
-    return []
-
-
 def _ignores_case(root: str) -> bool:
-    """Is an entry also found by a spelling that is not listed? Inode numbers would not tell:
-    some of these disks make up another for every spelling.
+    """Is an entry also found by a spelling that is not listed?
+
+    Inode numbers would not tell: some of these disks make up another for every spelling.
     """
     try:
         listed = set(os.listdir(root))

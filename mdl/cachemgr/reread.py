@@ -21,9 +21,8 @@ _WORTH_A_PROCESS = 100
 _MOST_PROCESSES = 8
 
 
-Row = tuple[
-    str, str, str, bool
-]  # name, probes, facts, linked: as `CacheIndex.put_folders` takes it
+# Name, probes, facts, linked: as `CacheIndex.put_folders` takes it.
+Row = tuple[str, str, str, bool]
 
 
 def read_folders(root: str, names: Sequence[str], *, marked: bool) -> Iterator[tuple[Summary, Row]]:

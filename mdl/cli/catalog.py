@@ -142,8 +142,9 @@ def rm(name: str, mirror: str | None, source: str, dry_run: bool, yes: bool, as_
         and (mirror is None or row.repo_id.lower() == mirror.lower())
     ]
     if not rows:
+        which = f"{name} with {mirror}" if mirror else name
         raise NotFoundError(
-            f"There is no row of source {source!r} for {name} {f'with {mirror}' if mirror else ''}",
+            f"There is no row of source {source!r} for {which}.",
             next=f"`mdl catalog show {name}` lists its rows and their sources.",
         )
     if not as_json:
@@ -280,10 +281,15 @@ def check(pattern: str | None, source: str | None, workers: int, dry_run: bool,
 @click.option(
     "--output", "-o", type=click.Path(path_type=Path, dir_okay=False), help="Else it is printed."
 )
-def export(source: str | None, kind: str | None, output: Path | None) -> int:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: the rows, or what was written.")
+def export(source: str | None, kind: str | None, output: Path | None, as_json: bool) -> int:
     """Write rows as TOML, JSON or CSV, to share and to import elsewhere."""
     from mdl.resolver.catalogfile import write_text
 
+    if as_json and output is None:
+        if kind not in (None, "json"):
+            raise UsageError(f"--json and --format {kind} disagree.", next="Leave one of them out.")
+        kind = "json"
     if kind is None:
         suffix = output.suffix.lstrip(".").lower() if output is not None else "toml"
         if suffix not in ("toml", "json", "csv"):
@@ -297,6 +303,9 @@ def export(source: str | None, kind: str | None, output: Path | None) -> int:
         click.echo(text, nl=False)
     else:
         output.write_text(text)
+        if as_json:
+            echo_json({"rows": len(rows), "output": str(output)})
+            return 0
         click.echo(f"{len(rows)} rows written to {output}.")
     return 0
 

@@ -25,7 +25,8 @@ def daemon() -> None:
 
 
 @daemon.command()
-def run() -> None:
+@_json
+def run(as_json: bool) -> None:
     """Keep the cache in the foreground, until SIGTERM or Ctrl-C."""
     from mdl.cachemgr.daemon_control import run as keep
 
@@ -33,7 +34,7 @@ def run() -> None:
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
     )
     logging.getLogger("mdl.daemon").setLevel(logging.INFO)
-    keep(load_settings())
+    keep(load_settings(), as_json=as_json)
 
 
 @daemon.command()

@@ -125,6 +125,7 @@ def _refuse(what: str, wrong: list[str], as_json: bool) -> None:
 @click.option("--minutes", type=float, default=8.0, show_default=True, help="Stop after so many.")
 @click.option("--rounds", type=int, default=30, show_default=True, help="Timed calls of each.")
 @click.option("--tune", is_flag=True, help="Time the candidate configurations instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print nothing but the JSON.")
 def bench(**options: Any) -> None:
     """Measure everything on a GPU and write one JSON object."""
     from mdl.kernels.bench.main import measure_here

@@ -43,7 +43,8 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     help="Open at once.",
 )
 @click.option("--no-request-log", is_flag=True, help="No JSON line a request on standard error.")
-def serve(no_request_log: bool, **options: Any) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Say where it listens as one JSON object.")
+def serve(no_request_log: bool, as_json: bool, **options: Any) -> None:
     """Answer names and show the cache over HTTP, with a page at /.
 
     On loopback no token is needed to read. Any other address needs tokens, from --tokens-file
@@ -57,4 +58,4 @@ def serve(no_request_log: bool, **options: Any) -> None:
         tokens=os.environ.get("MDL_SERVE_TOKENS", ""),
         log_requests=not no_request_log,
     )
-    run(load_settings(), config)
+    run(load_settings(), config, as_json=as_json)

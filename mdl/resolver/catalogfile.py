@@ -65,12 +65,18 @@ def read_file(path: Path) -> tuple[Source, list[MirrorRow]]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise NotFoundError(f"{path} cannot be read.", why=str(error)) from error
+        raise NotFoundError(
+            f"{path} cannot be read.",
+            why=error.strerror or str(error),
+            next="Give the path of a .toml, .json or .csv file, as `mdl catalog export` writes it.",
+        ) from error
     try:
         records = list(_records(path.suffix.lower(), data.decode()))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, json.JSONDecodeError, csv.Error) as error:
         raise UsageError(
-            f"{path} is not {path.suffix.lstrip('.').upper() or 'a known kind'}.", why=str(error)
+            f"{path} is not {path.suffix.lstrip('.').upper() or 'a known kind'}.",
+            why=str(error),
+            next="Nothing was imported. `mdl catalog export` writes a file of the right shape.",
         ) from error
     rows = [_row_of(record, f"{path}, row {n}") for n, record in enumerate(records, start=1)]
     if not rows:

@@ -64,6 +64,7 @@ def make_entry(resolver: "Resolver", answer: Resolution) -> Entry:
         raise OfflineError(
             f"{answer.requested} cannot be locked without the Hub.",
             why="the commit and the files' hashes come from it",
+            next="Lock again with the network; a lock file then works without it.",
         )
     upstream = None
     if answer.repo_id.lower() != answer.canonical.lower():

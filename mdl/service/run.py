@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import json
 import logging
 import signal
 import socket
@@ -23,7 +24,7 @@ _GRACE = 5
 _BACKLOG = 2048
 
 
-def serve(settings: Settings, config: ServiceConfig, *, announce: bool = True) -> None:
+def serve(settings: Settings, config: ServiceConfig, *, as_json: bool = False) -> None:
     """Listen and answer until SIGINT or SIGTERM.
 
     Raises:
@@ -33,22 +34,22 @@ def serve(settings: Settings, config: ServiceConfig, *, announce: bool = True) -
     service = Service(settings, config)
     _log_through(service.guard.log)
     try:
-        _serve(service, announce=announce)
+        _serve(service, as_json=as_json)
     finally:
         service.guard.log.close()
 
 
-def _serve(service: Service, *, announce: bool) -> None:
+def _serve(service: Service, *, as_json: bool) -> None:
     config = service.config
     _raise_file_limit()
     listener = _listen(config)
     port = listener.getsockname()[1]
     if not config.on_loopback and config.certificate is None:
         log.warning("Listening on %s without TLS: tokens travel readable.", config.host)
-    if announce:
-        scheme = "https" if config.certificate else "http"
-        host = f"[{config.host}]" if ":" in config.host else config.host
-        print(f"mdl serves on {scheme}://{host}:{port}/", flush=True)
+    scheme = "https" if config.certificate else "http"
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    url = f"{scheme}://{host}:{port}/"
+    print(json.dumps({"url": url}) if as_json else f"mdl serves on {url}", flush=True)
     # What was imported stays: the collector need not walk it again for every few requests.
     gc.collect()
     gc.freeze()

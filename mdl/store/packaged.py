@@ -3,6 +3,7 @@
 Made by `make catalog MAPPER=… LOADER_UTILS=…`; never edited by hand.
 """
 
+import os
 from typing import Any
 
 from mdl.store.rows import PACKAGED, BadMirror, MirrorRow, Source
@@ -10,6 +11,8 @@ from mdl.store.rows import PACKAGED, BadMirror, MirrorRow, Source
 # The edition in packaged.json, here too because the file takes longer to read than a name to
 # resolve; a test holds the two together.
 CATALOG_VERSION = "2026.10.9"
+
+_PATH = os.path.join(os.path.dirname(__file__), "packaged.json")
 
 
 def newer_than(held: str | None) -> bool:
@@ -20,9 +23,9 @@ def newer_than(held: str | None) -> bool:
 def read() -> tuple[Source, list[MirrorRow], list[BadMirror]]:
     """The packaged edition: where it came from, its mirrors, its bad mirrors."""
     import json
-    from importlib.resources import files
 
-    content = json.loads(files(__package__).joinpath("packaged.json").read_text())
+    with open(_PATH) as file:
+        content = json.load(file)
     return (
         Source(**{**content["source"], "name": PACKAGED}),
         [MirrorRow._make([*row, PACKAGED, None, None, None]) for row in content["mirrors"]],
@@ -33,7 +36,6 @@ def read() -> tuple[Source, list[MirrorRow], list[BadMirror]]:
 def write(source: Source, mirrors: list[MirrorRow], bad: list[BadMirror]) -> None:
     """Write the file, one row a line, so that two editions can be compared."""
     import json
-    from pathlib import Path
 
     lines = [
         "{",
@@ -46,7 +48,8 @@ def write(source: Source, mirrors: list[MirrorRow], bad: list[BadMirror]) -> Non
         "]",
         "}\n",
     ]
-    Path(__file__).with_name("packaged.json").write_text("\n".join(lines))
+    with open(_PATH, "w") as file:
+        file.write("\n".join(lines))
 
 
 def _numbers(version: str) -> tuple[Any, ...]:

@@ -136,3 +136,14 @@ def test_a_check_marks_dead_renamed_and_mismatched_rows(mdl: Run, hub: LoopbackH
     }
     answer = mdl("resolve", "Maker/Model", "--4bit", "--offline", "--json").json
     assert answer["repo_id"] == "x/fine-bnb-4bit"
+
+
+def test_an_export_is_json_where_json_is_asked_for(mdl: Run, tmp_path: Path) -> None:
+    assert mdl("catalog", "add", "Org/Own", "me/own-bnb-4bit", "--yes").code == 0
+    printed = mdl("catalog", "export", "--source", "user", "--json").json
+    assert [row["repo_id"] for row in printed["mirrors"]] == ["me/own-bnb-4bit"]
+    file = tmp_path / "own.toml"
+    written = mdl("catalog", "export", "--source", "user", "-o", str(file), "--json").json
+    assert written == {"rows": 1, "output": str(file)}
+    refused = mdl("catalog", "export", "--format", "csv", "--json")
+    assert (refused.code, refused.json["error"]["code"]) == (2, "usage")

@@ -1,5 +1,6 @@
 """The daemon as a process: real downloads, signals, its lock, its socket, its commands."""
 
+import json
 import os
 import plistlib
 import signal
@@ -43,6 +44,18 @@ def wait_gone(pid: int) -> None:
             return True
 
     wait_for(gone, 10)
+
+
+def test_run_says_as_json_what_it_keeps(settings: Settings) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "mdl", "daemon", "run", "--json"], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        said = json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGTERM)
+    assert (said["pid"], said["root"]) == (process.pid, str(settings.cache_root))
+    assert said["mode"] in ("watching", "probing")
+    assert process.returncode == 0
 
 
 def test_start_status_stop(settings: Settings, started: dict[str, Any]) -> None:

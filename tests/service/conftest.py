@@ -49,8 +49,9 @@ class Process:
         )  # fmt: skip
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert "serves on" in line, self.process.communicate()[1]
-        self.url = line.split()[-1].rstrip("/")
+        assert "http" in line, self.process.communicate()[1]
+        url = json.loads(line)["url"] if "--json" in options else line.split()[-1]
+        self.url = url.rstrip("/")
         self.port = int(self.url.rpartition(":")[2])
 
     def stop(self) -> tuple[int, str]:

@@ -178,3 +178,11 @@ def test_sigterm_ends_with_code_0_and_the_log_has_one_line_a_request_and_no_secr
         ("/v1/resolve", 404, "Org/Nothing")
     ]
     assert "secret" not in errors
+
+
+def test_with_json_it_says_where_it_listens_as_an_object(hub: LoopbackHub, serve: Serve) -> None:
+    service = serve("--json")
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
+    connection.request("GET", "/v1/health")
+    assert connection.getresponse().status == 200
+    connection.close()

@@ -52,7 +52,8 @@ def measure_here(options: argparse.Namespace) -> None:
         report["models"] = measure_models(device, LLAMA_8B, lambda: time.monotonic() > deadline)
     report["seconds"] = round(time.monotonic() - options.started, 1)
     _print_or_write(report, options.out)
-    print(summary(report))
+    if not options.as_json:
+        print(summary(report))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,6 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=8.0, help="stop measuring after so many")
     parser.add_argument("--rounds", type=int, default=30, help="timed calls of each contender")
     parser.add_argument("--tune", action="store_true", help="time the candidate configurations")
+    parser.add_argument(
+        "--json", dest="as_json", action="store_true", help="print nothing but the JSON"
+    )
     parser.set_defaults(started=time.monotonic())
     return parser
 
