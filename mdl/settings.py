@@ -16,6 +16,15 @@ _TRUE = {"1", "ON", "YES", "TRUE"}
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 _UNITS |= {f"{unit}I": 1024**power for power, unit in enumerate("KMGTP", start=1)}
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
+_NUMBER, _SIZE, _DURATION = (int, float), (int, str), (int, float, str)
+# What a setting of the file may be; true and false are numbers to Python alone.
+_FILE = {"database_url": str, "server": str, "prefer": str, "hub_timeout": _NUMBER, "cache": dict}
+_CACHE = {
+    "max_size": _SIZE, "keep_free": _SIZE, "unused_for": _DURATION, "older_than": _DURATION,
+    "keep_last": int, "detached": bool, "incomplete": bool, "low_watermark": _NUMBER,
+    "trash_days": _NUMBER, "normalize": str,
+}  # fmt: skip
+PREFERENCES = ("default", "cached", "official")
 DEFAULT_ENDPOINT = "https://huggingface.co"
 
 StrPath: TypeAlias = str | os.PathLike[str]
@@ -114,7 +123,7 @@ def load_settings(env: Mapping[str, str] | None = None) -> Settings:
         env: the environment; `os.environ` when left out.
 
     Raises:
-        ConfigError: the configuration file is no TOML, or has a key or value mdl does not know.
+        ConfigError: the configuration file is no TOML, or a key or value is none mdl knows.
     """
     env = os.environ if env is None else env
     user = env.get("HOME") or os.path.expanduser("~")
@@ -126,6 +135,9 @@ def load_settings(env: Mapping[str, str] | None = None) -> Settings:
         hf_home = os.path.join(base, "huggingface")
     cache_root = _folder(env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE"), user)
     offline = any(_truthy(env.get(name)) for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    prefer = config.get("prefer", "default")
+    if prefer not in PREFERENCES:
+        raise ConfigError(f"prefer is {prefer!r}.", next=f"Use {', '.join(PREFERENCES)}.")
     return Settings(
         home=home,
         cache_root=cache_root or os.path.join(hf_home, "hub"),
@@ -135,8 +147,8 @@ def load_settings(env: Mapping[str, str] | None = None) -> Settings:
         server=env.get("MDL_SERVER") or config.get("server"),
         server_token=env.get("MDL_SERVER_TOKEN") or None,
         token=_token(env, hf_home, user),
-        prefer=config.get("prefer", "default"),
-        hub_timeout=float(env.get("MDL_HUB_TIMEOUT") or config.get("hub_timeout", 5.0)),
+        prefer=prefer,
+        hub_timeout=_timeout(env.get("MDL_HUB_TIMEOUT") or config.get("hub_timeout", 5.0)),
         cache=_cache_settings(config.get("cache", {})),
     )
 
@@ -164,53 +176,87 @@ def _token(env: Mapping[str, str], hf_home: str, user: str) -> str | None:
                 token = file.read()
         except (OSError, UnicodeDecodeError):
             return None
-    return token.strip() or None
+    # As huggingface_hub cleans it: a token pasted over two lines is one token.
+    return token.replace("\r", "").replace("\n", "").strip() or None
+
+
+def _timeout(value: str | float) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 86400:  # and no NaN
+        raise ConfigError(
+            f"The Hub's timeout is {value!r}.",
+            next="Set MDL_HUB_TIMEOUT or hub_timeout to a number of seconds above 0.",
+        )
+    return seconds
 
 
 def _read_config(home: str, env: Mapping[str, str]) -> dict[str, Any]:
-    path = env.get("MDL_CONFIG") or os.path.join(home, "config.toml")
-    if not os.path.exists(path):
+    named = env.get("MDL_CONFIG")
+    path = named or os.path.join(home, "config.toml")
+    if not named and not os.path.exists(path):
         return {}
     import tomllib  # only for those who have the file: it is a twentieth of `mdl cache ls`
 
     try:
         with open(path, "rb") as file:
             config = tomllib.load(file)
-    except FileNotFoundError:
-        return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(
             f"The configuration file {path} cannot be read.",
             why=str(error),
-            next="Mend or remove the file.",
+            next="Mend the file." if not named else "Mend the file, or unset MDL_CONFIG.",
         ) from error
-    known = {"database_url", "server", "prefer", "hub_timeout", "cache"}
-    _refuse_unknown(config, known, str(path))
+    _check_table(config, _FILE, path)
     return config
 
 
-def _refuse_unknown(table: Mapping[str, Any], known: set[str], where: str) -> None:
-    unknown = sorted(set(table) - known)
+def _check_table(table: Mapping[str, Any], kinds: Mapping[str, Any], where: str) -> None:
+    unknown = sorted(set(table) - set(kinds))
     if unknown:
         raise ConfigError(
             f"{where} has unknown settings: {', '.join(unknown)}.",
-            next=f"Known are: {', '.join(sorted(known))}.",
+            next=f"Known are: {', '.join(sorted(kinds))}.",
         )
+    for key, value in table.items():
+        wanted = kinds[key]
+        if not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool):
+            raise ConfigError(f"{key} is {value!r} in {where}.", next=f"Write {_WORDS[wanted]}.")
+
+
+_WORDS: Mapping[Any, str] = {
+    str: "a text in quotes",
+    bool: "true or false",
+    int: "a whole number",
+    dict: "a table: [cache] and its settings below",
+    _NUMBER: "a number",
+    _SIZE: 'a size, such as "200GB"',
+    _DURATION: 'a duration, such as "30d"',
+}
 
 
 def _cache_settings(table: Mapping[str, Any]) -> CacheSettings:
-    _refuse_unknown(table, set(CacheSettings._fields), "The [cache] table")
-    values = dict(table)
-    for key in ("max_size", "keep_free"):
-        if key in values:
-            values[key] = parse_size(values[key])
-    for key in ("unused_for", "older_than"):
-        if key in values:
-            values[key] = parse_duration(values[key])
+    _check_table(table, _CACHE, "the [cache] table")
+    values = {key: _parsed(key, value) for key, value in table.items()}
     settings = CacheSettings(**values)
-    if settings.normalize not in ("shared", "hub", "lower", "off"):
-        raise ConfigError(
-            f"cache.normalize is {settings.normalize!r}.",
-            next="Use shared, hub, lower or off.",
-        )
+    for key, right, words in (
+        ("normalize", settings.normalize in ("shared", "hub", "lower", "off"),
+         "shared, hub, lower or off"),
+        ("keep_last", settings.keep_last is None or settings.keep_last > 0, "1 or more"),
+        ("low_watermark", 0 < settings.low_watermark <= 1, "a share between 0 and 1, such as 0.9"),
+        ("trash_days", settings.trash_days >= 0, "a number of days, 0 or more"),
+    ):  # fmt: skip
+        if not right:
+            raise ConfigError(f"cache.{key} is {table[key]!r}.", next=f"Use {words}.")
     return settings
+
+
+def _parsed(key: str, value: Any) -> Any:
+    try:
+        if _CACHE[key] is _SIZE:
+            return parse_size(value)
+        return parse_duration(value) if _CACHE[key] is _DURATION else value
+    except ConfigError as error:
+        raise ConfigError(f"cache.{key}: {error.message}", next=error.next) from error

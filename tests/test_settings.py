@@ -90,3 +90,43 @@ def test_sizes_and_durations() -> None:
             parse_size(wrong)
         with pytest.raises(ConfigError):
             parse_duration(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("prefer = 'mirror'", "prefer is 'mirror'"),
+        ("hub_timeout = 'soon'", "hub_timeout is 'soon'"),
+        ("hub_timeout = -1", "timeout is -1"),
+        ("hub_timeout = nan", "timeout is nan"),
+        ("cache = 5", "cache is 5"),
+        ("database_url = 5", "database_url is 5"),
+        ("[cache]\ndetached = 'yes'", "detached is 'yes'"),
+        ("[cache]\nkeep_last = true", "keep_last is True"),
+        ("[cache]\nkeep_last = 0", "cache.keep_last is 0"),
+        ("[cache]\nlow_watermark = 7", "cache.low_watermark is 7"),
+        ("[cache]\ntrash_days = -1", "cache.trash_days is -1"),
+        ("[cache]\nmax_size = 'huge'", "cache.max_size: 'huge'"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_key(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "config.toml").write_text(text)
+    with pytest.raises(ConfigError, match=said) as refused:
+        load_settings({"HOME": str(tmp_path), "MDL_HOME": str(tmp_path)})
+    assert refused.value.next
+
+
+@pytest.mark.parametrize("value", ["soon", "-1", "0", "nan", "inf"])
+def test_a_timeout_is_a_number_of_seconds(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigError, match="timeout"):
+        load_settings({"HOME": str(tmp_path), "MDL_HUB_TIMEOUT": value})
+
+
+def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.toml cannot be read"):
+        load_settings({"HOME": str(tmp_path), "MDL_CONFIG": str(tmp_path / "nowhere.toml")})
+
+
+def test_a_token_pasted_over_two_lines_is_one_token(tmp_path: Path) -> None:
+    """As huggingface_hub reads it: a line break inside would be refused as a header."""
+    assert load_settings({"HOME": str(tmp_path), "HF_TOKEN": "hf_ab\r\ncd\n"}).token == "hf_abcd"

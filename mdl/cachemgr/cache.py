@@ -80,6 +80,11 @@ class Cache:
     @cached_property
     def index(self) -> CacheIndex:
         index = CacheIndex(self._file("db"))
+        if index.set_aside:
+            self.notes.append(
+                f"The cache index was damaged and is set aside as {index.set_aside}:"
+                " pins, recorded use, lock files on record and the undo journal were in it."
+            )
         if index.actions("running", "undoing", "emptying"):
             self._recover(index)
         return index

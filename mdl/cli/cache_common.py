@@ -61,7 +61,7 @@ def opened(cache_dir: Path | None) -> Cache:
 def say_notes(found: Cache) -> None:
     """What recovery did goes to standard error: it is news, not the answer."""
     if not found.index.persistent:
-        click.echo(f"note: {found.index.path} cannot be written: nothing is remembered.", err=True)
+        click.echo(f"note: {found.index.path} cannot be written: this is not kept.", err=True)
     for note in found.notes:
         click.echo(f"note: {note}", err=True)
     found.notes.clear()

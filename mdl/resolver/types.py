@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Protocol
 
 from mdl.errors import MdlError, UsageError, error_from_json
 from mdl.resolver.names import Name, parse_revision
+from mdl.settings import PREFERENCES
 from mdl.store.rows import WISHES
 
-PREFERENCES = ("default", "cached", "official")
 # Access states in which bytes may be fetched.
 READABLE = ("open", "granted")
 

@@ -65,8 +65,9 @@ class CacheIndex:
     """An open index, to be used from one thread.
 
     Args:
-        path: the file; its folder is made when missing. A path that cannot be written gives an
-            index in memory: answers stay right, nothing is remembered (`persistent` is false).
+        path: the file; its folder is made when missing. A path that cannot be written gives a
+            copy in memory (`persistent` is false): answers stay right, and what must outlive the
+            process is refused. A damaged file is set aside, as `set_aside`, never deleted.
 
     Raises:
         StoreError: the file comes from a newer mdl.
@@ -75,6 +76,7 @@ class CacheIndex:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.persistent = True
+        self.set_aside: Path | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._open(str(path))
@@ -82,8 +84,8 @@ class CacheIndex:
             self.persistent = False
             self._open(":memory:")
         except sqlite3.DatabaseError:
-            # Damaged: set aside, never deleted; the view is rebuilt from the disk.
-            path.rename(path.with_name(f"{path.name}.damaged-{int(time.time())}"))
+            self.set_aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
+            path.rename(self.set_aside)
             self._open(str(path))
 
     def _open(self, target: str) -> None:
@@ -91,6 +93,8 @@ class CacheIndex:
             # The mode is given at creation: pins and paths are nobody else's business.
             os.close(os.open(target, os.O_RDWR | os.O_CREAT, 0o600))
         self._db = sqlite3.connect(target, timeout=10.0, isolation_level=None)
+        if not self.persistent:
+            self._copy_what_is_there()
         found = self._db.execute("PRAGMA user_version").fetchone()[0]
         if found > SCHEMA_VERSION:
             raise StoreError(
@@ -100,6 +104,14 @@ class CacheIndex:
             )
         if found < SCHEMA_VERSION:
             self._create()
+
+    def _copy_what_is_there(self) -> None:
+        """Pins and locks hold for one who may only read them, too."""
+        with contextlib.suppress(sqlite3.Error):
+            # Nobody else writes what this process may not: no -shm file is needed to read it.
+            uri = f"{self.path.absolute().as_uri()}?mode=ro&immutable=1"
+            with contextlib.closing(sqlite3.connect(uri, uri=True)) as there:
+                there.backup(self._db)
 
     def _create(self) -> None:
         self._db.execute("PRAGMA journal_mode = WAL")
@@ -121,7 +133,17 @@ class CacheIndex:
 
     @contextlib.contextmanager
     def transaction(self, *, durable: bool = False) -> Iterator[None]:
-        """All or nothing; `durable` also waits until it would survive a power cut."""
+        """All or nothing; `durable` also waits until it would survive a power cut.
+
+        Raises:
+            StoreError: `durable`, and the index is only in memory.
+        """
+        if durable and not self.persistent:
+            raise StoreError(
+                f"The cache index {self.path} cannot be written.",
+                why="pins, and every change before it is made, are written there",
+                next="Nothing was changed. Set MDL_HOME to a folder you can write to.",
+            )
         self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         self._db.execute("BEGIN IMMEDIATE")
         try:

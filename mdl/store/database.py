@@ -149,7 +149,11 @@ class SqliteDatabase:
             )
         if "malformed" in text or "not a database" in text:
             return upgrade.damaged(self._path, error)
-        return StoreError(f"The database {self.where} refused a statement.", why=text)
+        return StoreError(
+            f"The database {self.where} refused a statement.",
+            why=text,
+            next="Check that it is a file you may read and write, or set MDL_HOME elsewhere.",
+        )
 
 
 class _SqliteWriter:
@@ -244,6 +248,11 @@ def connect(settings: Settings) -> "Database":
 
 
 def _connect_sqlite(path: str) -> "Database":
+    if not path or os.path.isdir(path):
+        raise ConfigError(
+            f"The database {path or 'of MDL_DATABASE_URL'} is no file.",
+            next="Name one, as in sqlite:////home/me/mdl.db, or unset MDL_DATABASE_URL.",
+        )
     try:
         if not os.path.exists(path) or os.path.getsize(path) == 0:
             upgrade.upgrade_sqlite(path)
@@ -268,24 +277,25 @@ def _connect_server(url: str) -> "Database":
     from sqlalchemy import create_engine
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
+    if not url.startswith("postgresql"):  # before the driver of another database is looked for
+        raise _no_url("it is neither PostgreSQL's nor SQLite's")
     try:
         engine = create_engine(url, pool_pre_ping=True, pool_size=5, max_overflow=10)
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
-        raise ConfigError(
-            "MDL_DATABASE_URL is not a database URL mdl can use.",
-            why=type(error).__name__,  # the text may hold the password
-            next="Write postgresql+psycopg://user:password@host/database, or unset it.",
-        ) from error
-    if engine.dialect.name != "postgresql":
-        raise ConfigError(
-            f"mdl does not work on {engine.dialect.name}.",
-            next="Use SQLite (unset MDL_DATABASE_URL) or postgresql+psycopg://…",
-        )
+        raise _no_url(type(error).__name__) from error  # the text may hold the password
     try:
         upgrade.upgrade_server(engine)
     except SQLAlchemyError as error:
         raise server_refusal(engine.url.render_as_string(hide_password=True), error) from error
     return ServerDatabase(engine)
+
+
+def _no_url(why: str) -> ConfigError:
+    return ConfigError(
+        "MDL_DATABASE_URL is not a database URL mdl can use.",
+        why=why,
+        next="Write postgresql+psycopg://user:password@host/database, or unset it.",
+    )
 
 
 def _quoted(path: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mdl.cachemgr import Cache, Policy, fileops, open_cache
+from mdl.cachemgr.layout import repo_key, root_id
 from mdl.cachemgr.normalize_run import apply
 from mdl.cachemgr.normalizing import Wish, plan
 from mdl.cachemgr.remove import apply_remove, plan_remove, undo
@@ -19,6 +20,7 @@ from mdl.cachemgr.verify import Verifier
 from mdl.cli import cli
 from mdl.cli.output import run
 from mdl.settings import Settings
+from mdl.store.cacheindex import CacheIndex
 from tests.cachemgr.builder import A, B, CacheBuilder, etag, manifest
 
 SECRET = b"nobody should ever see or touch this"
@@ -260,6 +262,11 @@ def test_a_read_only_root_can_be_read(built: CacheBuilder, settings: Settings) -
         if folder == Path("/tmp"):
             break
     home = settings.home
+    CacheIndex(index_file := Path(home, "cache", f"{root_id(built.root)}.db")).add_pin(
+        repo_key("model", "o/n"), "", "o/n"
+    )
+    index_file.parent.chmod(0o755)
+    index_file.chmod(0o644)
 
     def as_somebody_else() -> None:
         os.setgid(65534)
@@ -267,6 +274,8 @@ def test_a_read_only_root_can_be_read(built: CacheBuilder, settings: Settings) -
         cache = open_cache(Settings(home, built.root))
         assert not cache.index.persistent
         assert cache.repo("o/n").size_on_disk == 1
+        assert cache.repo("o/n").pinned, "a pin holds for one who may only read it"
+        cache = open_cache(Settings("/nowhere", built.root))
         for act in (
             lambda: cache.apply(cache.plan_prune(Policy(detached=True))),
             lambda: apply_remove(cache, plan_remove(cache, "o/n")),

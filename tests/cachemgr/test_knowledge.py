@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from mdl.cachemgr import Cache, open_cache
+from mdl.cachemgr import Cache, Policy, open_cache
 from mdl.cachemgr.layout import folder_name, root_id
+from mdl.cachemgr.remove import apply_remove, plan_remove
 from mdl.errors import NameRefusedError, NotFoundError, StoreError, UsageError
 from mdl.settings import Settings
 from mdl.store.cacheindex import SCHEMA_VERSION
-from tests.cachemgr.builder import A, B, C, CacheBuilder
+from tests.cachemgr.builder import A, B, C, CacheBuilder, manifest
 
 FILES = {"config.json": b"{}", "w": b"w" * 100}
 
@@ -103,15 +104,6 @@ def test_a_newer_file_is_refused_and_left_alone(built: CacheBuilder, cache: Cach
         open_cache(cache.settings).list()
 
 
-def test_a_damaged_file_is_set_aside(built: CacheBuilder, cache: Cache) -> None:
-    built.revision("o/n", A, FILES)
-    path = cache.index.path
-    cache.index.close()
-    path.write_bytes(b"this is no database" * 1000)
-    assert [repo.repo_id for repo in open_cache(cache.settings).list()] == ["o/n"]
-    assert len(list(path.parent.glob("*.damaged-*"))) == 1
-
-
 def test_without_a_place_to_write_answers_stay_right(built: CacheBuilder, tmp_path: Path) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("no folder can be made below this")
@@ -136,3 +128,35 @@ def test_a_change_of_the_view_reads_everything_again(
     cache.list()
     monkeypatch.setattr("mdl.store.cacheindex.VIEW_VERSION", 999)
     assert open_cache(cache.settings).survey().read == 1
+
+
+def test_what_cannot_be_written_down_is_not_done(built: CacheBuilder, tmp_path: Path) -> None:
+    """Without a journal a kill could lose a file, and undo would be a lie."""
+    built.revision("Org/Name", A, FILES, refs=("main",))
+    (tmp_path / "file").touch()
+    cache = open_cache(Settings(home=tmp_path / "file", cache_root=built.root))
+    before = manifest(built.root)
+    for change in (
+        lambda: cache.index.add_pin("model/org/name", "", "Org/Name"),
+        lambda: cache.register_lock(tmp_path / "mdl.lock", [("Org/Name", A)]),
+        lambda: apply_remove(cache, plan_remove(cache, "Org/Name")),
+        lambda: cache.apply(cache.plan_prune(Policy(max_size=1))),
+    ):
+        with pytest.raises(StoreError, match="cannot be written"):
+            change()
+    assert manifest(built.root) == before
+    assert not list(built.root.parent.glob(".mdl-*"))
+    assert cache.repo("org/name").size_on_disk == 102
+
+
+def test_a_damaged_file_is_set_aside_and_said(cache: Cache, settings: Settings) -> None:
+    cache.index.add_pin("model/org/name", "", "Org/Name")
+    cache.index.close()
+    file = Path(settings.home, "cache", f"{root_id(Path(settings.cache_root))}.db")
+    file.write_bytes(b"rubbish" * 1000)
+    again = open_cache(settings)
+    assert again.pins == []
+    (note,) = again.notes
+    (kept,) = file.parent.glob("*.damaged-*")
+    assert "was damaged" in note and str(kept) in note
+    assert kept.read_bytes() == b"rubbish" * 1000

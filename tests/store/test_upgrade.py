@@ -219,3 +219,20 @@ def test_a_server_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
         open_catalog(settings)
     assert "hunter2" not in str(caught.value)
     assert os.fspath(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["mysql://me:secret@host/x", "sqlite:///", "x", "oracle://me:secret@host"]
+)
+def test_another_kind_of_database_is_refused(tmp_path: Path, url: str) -> None:
+    """Before its driver is looked for, and without its password in the refusal."""
+    with pytest.raises(ConfigError, match="MDL_DATABASE_URL") as refused:
+        open_catalog(Settings(tmp_path, tmp_path, database_url=url))
+    assert "secret" not in str(refused.value)
+    assert refused.value.next
+
+
+def test_a_folder_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "mdl.db").mkdir()
+    with pytest.raises(ConfigError, match="no file"):
+        open_catalog(Settings(tmp_path, tmp_path))
