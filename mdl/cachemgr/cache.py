@@ -120,9 +120,11 @@ class Cache:
 
         Raises:
             BusyError: another one is at work.
+            StoreError: there is nowhere to write down what is about to be done.
         """
         from mdl.cachemgr.locks import root_mutex
 
+        self.index.must_last()
         with root_mutex(self._where, self._mutex_file, wait=wait):
             self._settle(self.index)
             try:

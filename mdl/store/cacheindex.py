@@ -138,12 +138,8 @@ class CacheIndex:
         Raises:
             StoreError: `durable`, and the index is only in memory.
         """
-        if durable and not self.persistent:
-            raise StoreError(
-                f"The cache index {self.path} cannot be written.",
-                why="pins, and every change before it is made, are written there",
-                next="Nothing was changed. Set MDL_HOME to a folder you can write to.",
-            )
+        if durable:
+            self.must_last()
         self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         self._db.execute("BEGIN IMMEDIATE")
         try:
@@ -152,6 +148,19 @@ class CacheIndex:
             self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
+
+    def must_last(self) -> None:
+        """Refuse what has to outlive this process, where nothing does.
+
+        Raises:
+            StoreError: the index is only in memory.
+        """
+        if not self.persistent:
+            raise StoreError(
+                f"The cache index {self.path} cannot be written.",
+                why="pins, and every change before it is made, are written there",
+                next="Nothing was changed. Set MDL_HOME to a folder you can write to.",
+            )
 
     # The view of the disk
 
