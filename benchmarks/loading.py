@@ -110,7 +110,7 @@ def child(loader: str, kind: str, folder: str) -> None:
     }
     del model, tokenizer
     calls = []
-    for _ in range(1 if kind == "on-load" else 3):
+    for _ in range(1 if kind == "on-load" else 15):
         begin = time.perf_counter()
         load_with(loader, kind, folder)
         calls.append(time.perf_counter() - begin)

@@ -4,7 +4,7 @@ Only local files are read: the folder is a snapshot, so no request leaves the ma
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -224,39 +224,3 @@ def refused_as_load_error(checkpoint: Checkpoint) -> Iterator[None]:
             why=f"{type(error).__name__}: {first}",
             next="Check the files with `mdl verify`, and the architecture in config.json.",
         ) from error
-
-
-def parameter_counts(model: Any) -> Mapping[str, int]:
-    """Parameters of the model as it would be unquantized, by kind, tied ones once.
-
-    Packed 4-bit weights count as the weights they stand for.
-    """
-    total = trainable = quantized = 0
-    for parameter in model.parameters():
-        state = getattr(parameter, "quant_state", None)
-        count = state.shape.numel() if state is not None else parameter.numel()
-        total += count
-        quantized += count if state is not None else 0
-        trainable += count if parameter.requires_grad else 0
-    return {"total": total, "trainable": trainable, "quantized": quantized}
-
-
-def memory_bytes(model: Any) -> int:
-    """Bytes the model really holds: parameters and buffers once, 4-bit statistics included."""
-    held: dict[tuple[str, int], int] = {}
-
-    def count(tensor: Any) -> None:
-        if tensor is not None:
-            size = tensor.numel() * tensor.element_size()
-            held[(str(tensor.device), tensor.data_ptr())] = size
-
-    for parameter in model.parameters():
-        count(parameter.data)
-        state = getattr(parameter, "quant_state", None)
-        for part in (state, getattr(state, "state2", None)):
-            if part is not None:
-                count(part.absmax)
-                count(part.code)
-    for buffer in model.buffers():
-        count(buffer)
-    return sum(held.values())

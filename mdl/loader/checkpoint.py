@@ -7,6 +7,7 @@ truncated file, a header that lies, an index that disagrees with the headers.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class Checkpoint:
     files: Needed
     headers: Mapping[str, Header]
 
-    @property
+    @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
         return {t.name: t for header in self.headers.values() for t in header.tensors}
 

@@ -24,6 +24,7 @@ from mdl.loader.build import (
     refused_as_load_error,
 )
 from mdl.loader.checkpoint import Checkpoint
+from mdl.loader.mapped import map_tensors
 from mdl.loader.naming import Named, name_tensors
 from mdl.loader.request import LoadRequest
 from mdl.loader.startup import collector_resting
@@ -116,7 +117,7 @@ def _build(kind: Any, checkpoint: Checkpoint, request: LoadRequest) -> Built:
         _set_dtype(config, dtype)
         config.name_or_path = str(checkpoint.folder)
         model = _empty_model(kind, config, dtype, quantizer)
-        named = name_tensors(model, _tensors(checkpoint))
+        named = name_tensors(model, map_tensors(checkpoint))
         filled = _fill(model, named.tensors, checkpoint, dtype)
         unused = _finish(model, filled, named, checkpoint)
         model.eval()
@@ -224,16 +225,6 @@ def _empty_parameters() -> Iterator[None]:
         yield
 
 
-def _tensors(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Every tensor of the checkpoint, memory-mapped (pages are read when they are used)."""
-    from safetensors.torch import load_file
-
-    tensors: dict[str, Any] = {}
-    for name in checkpoint.headers:
-        tensors.update(load_file(checkpoint.folder / name))
-    return tensors
-
-
 def _fill(model: Any, tensors: Mapping[str, Any], checkpoint: Checkpoint, dtype: Any) -> set[str]:
     """Give every parameter and persistent buffer its tensor; the names of those that got one.
 
@@ -247,9 +238,9 @@ def _fill(model: Any, tensors: Mapping[str, Any], checkpoint: Checkpoint, dtype:
         prefix = f"{path}." if path else ""
         # By its mark, not its class: importing bitsandbytes costs a second of an exact load.
         is_4bit = hasattr(module, "quant_state")
-        for name, parameter in list(module.named_parameters(recurse=False)):
+        for name, parameter in list(module._parameters.items()):
             tensor = tensors.get(prefix + name)
-            if tensor is None:
+            if tensor is None or parameter is None:
                 continue
             filled.add(prefix + name)
             if is_4bit and name == "weight":
@@ -260,9 +251,9 @@ def _fill(model: Any, tensors: Mapping[str, Any], checkpoint: Checkpoint, dtype:
             # As transformers: bitsandbytes freezes a layer's bias too, loading thaws it.
             made = torch.nn.Parameter(value, requires_grad=value.is_floating_point())
             setattr(module, name, made)
-        for name, buffer in list(module.named_buffers(recurse=False)):
+        for name, buffer in list(module._buffers.items()):
             tensor = tensors.get(prefix + name)
-            if tensor is not None:
+            if tensor is not None and buffer is not None:
                 filled.add(prefix + name)
                 _check_shape(prefix + name, tensor, buffer, checkpoint)
                 module.register_buffer(name, tensor.to(buffer.dtype))

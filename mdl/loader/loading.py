@@ -1,5 +1,6 @@
 """The one call: resolve, find, fetch, build, tell."""
 
+import copy
 import functools
 import hashlib
 import json
@@ -9,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mdl.errors import DiskError
-from mdl.loader.build import Built, check_fp8, check_remote_code, memory_bytes, parameter_counts
+from mdl.loader.build import Built, check_fp8, check_remote_code
 from mdl.loader.checkpoint import Checkpoint
+from mdl.loader.held import look_at
 from mdl.loader.processor import build_tokenizer, check_vocabulary
 from mdl.loader.progress import Progress, progress_for
 from mdl.loader.report import Clock, Report, file_records, fingerprint
@@ -64,7 +66,7 @@ def load_request(
     with clock("build"):
         built = _build(checkpoint, request, found)
     with clock("tokenizer"):
-        tokenizer = build_tokenizer(checkpoint, request)
+        tokenizer = build_tokenizer(checkpoint, request, _config_by_name(built, checkpoint, found))
         check_vocabulary(built.model, tokenizer)
     with clock("kernels"):
         kernels = _apply_kernels(built.model, request)
@@ -97,14 +99,19 @@ def _build(checkpoint: Checkpoint, request: LoadRequest, found: Answer) -> Built
 
 def _apply_kernels(model: Any, request: LoadRequest) -> tuple[str, ...]:
     """Put kernels in: those named on any device, all of them only where there is a gain (CUDA)."""
-    on_cuda = any(parameter.is_cuda for parameter in model.parameters())
-    if not request.kernels or (request.kernels is True and not on_cuda):
+    if not request.kernels or (request.kernels is True and not _on_cuda(model)):
         return ()
     from mdl import kernels
 
     only = request.kernels if isinstance(request.kernels, tuple) else None
     applied = kernels.apply(model, only=only)
     return tuple(f"{count} x {name}" for name, count in sorted(applied.counts.items()))
+
+
+def _on_cuda(model: Any) -> bool:
+    import torch
+
+    return torch.cuda.is_available() and any(weight.is_cuda for weight in model.parameters())
 
 
 def _warnings(built: Built, checkpoint: Checkpoint) -> Iterator[str]:
@@ -161,11 +168,24 @@ def _name_for_saving(model: Any, found: Answer) -> None:
     model.name_or_path = found.resolution.canonical
 
 
+def _config_by_name(built: Built, checkpoint: Checkpoint, found: Answer) -> Any:
+    """The model's configuration under the name of the repository its files come from.
+
+    transformers takes another tokenizer class for some repositories, by their names; in a
+    snapshot's folder it would not know them. None where the model was given another configuration
+    than that of the folder (the text half of a vision model).
+    """
+    config = copy.copy(built.model.config)
+    if config.model_type != checkpoint.config.get("model_type"):
+        return None
+    config.name_or_path = found.source.repo_id
+    return config
+
+
 def _report(request: LoadRequest, found: Answer, checkpoint: Checkpoint, built: Built) -> Report:
     model = built.model
-    config = model.config.to_dict()
-    devices = sorted({str(parameter.device) for parameter in model.parameters()})
-    quantization = config.get("quantization_config")
+    held = look_at(model)
+    quantization = getattr(model.config, "quantization_config", None)
     return Report(
         requested=request.to_json(),
         resolution=found.resolution.to_json(),
@@ -176,12 +196,12 @@ def _report(request: LoadRequest, found: Answer, checkpoint: Checkpoint, built: 
         config_sha256=_config_hash(checkpoint.config),
         model_class=type(model).__name__,
         dtype=str(model.dtype).removeprefix("torch."),
-        quantization=_jsonable(quantization),
+        quantization=_plain(quantization),
         quantized_on_load=built.quantized_here,
         mirror=None,
-        parameters=parameter_counts(model),
-        memory={"weights": memory_bytes(model)},
-        devices=tuple(devices),
+        parameters=held.parameters,
+        memory={"weights": held.bytes},
+        devices=held.devices,
         kernels=(),
         loaded_by=built.path,
         note=built.note,
@@ -213,8 +233,12 @@ def _config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
-def _jsonable(value: Any) -> Any:
-    return None if value is None else json.loads(json.dumps(value, default=str))
+def _plain(quantization: Any) -> Any:
+    """A model's quantization settings, an object of transformers' or a table, in JSON's types."""
+    if quantization is None:
+        return None
+    table = quantization if isinstance(quantization, Mapping) else quantization.to_dict()
+    return json.loads(json.dumps(table, default=str))
 
 
 def _announce(report: Report) -> None:

@@ -17,8 +17,12 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 
 
-def build_tokenizer(checkpoint: Checkpoint, request: LoadRequest) -> Any:
+def build_tokenizer(checkpoint: Checkpoint, request: LoadRequest, config: Any = None) -> Any:
     """The processor of a vision model, else the tokenizer, else None where there are no files.
+
+    Args:
+        config: the model's configuration under its repository's name, by which transformers knows
+            some tokenizers; None reads the folder's once more.
 
     Raises:
         LoadError: the files are there and cannot be read.
@@ -33,7 +37,7 @@ def build_tokenizer(checkpoint: Checkpoint, request: LoadRequest) -> Any:
                 return _without_video(folder, options)
             return transformers.AutoProcessor.from_pretrained(folder, **options)
         if any((folder / name).exists() for name in TOKENIZER_FILES):
-            return transformers.AutoTokenizer.from_pretrained(folder, **options)
+            return transformers.AutoTokenizer.from_pretrained(folder, config=config, **options)
     if request.task == "vision":
         raise LoadError(
             "The repository has no image processor.",

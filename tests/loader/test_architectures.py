@@ -14,9 +14,10 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from mdl.errors import UsageError
-from mdl.loader.build import build_with_transformers, memory_bytes
+from mdl.loader.build import build_with_transformers
 from mdl.loader.checkpoint import read_checkpoint
 from mdl.loader.fast import build
+from mdl.loader.held import look_at
 from mdl.loader.request import LoadRequest, Quantization
 from tests.loader import tiny
 
@@ -133,7 +134,7 @@ def test_4bit_on_load(tiny_model: Callable[..., Path], name: str) -> None:
     ours, theirs = both(tiny_model(name), format="bnb-4bit")
     assert ours.quantized_here
     assert_same(ours.model, theirs.model)
-    assert memory_bytes(ours.model) == memory_bytes(theirs.model)
+    assert look_at(ours.model).bytes == look_at(theirs.model).bytes
 
 
 @pytest.mark.parametrize(

@@ -277,3 +277,29 @@ def test_a_new_head_is_allowed_where_a_task_asks_for_it(tiny_model: Callable[...
     assert type(loaded.model).__name__ == "LlamaForSequenceClassification"
     assert loaded.report.new_parameters == ("score.weight",)
     assert "new" in loaded.report.warnings[0]
+
+
+@pytest.mark.parametrize("name", ["deepseek-ai/deepseek-coder-tiny", "Org/other-coder"])
+def test_the_tokenizer_is_the_one_transformers_takes_for_that_name(
+    hub: LoopbackHub, hub_env: dict[str, str], tmp_path: Path, name: str
+) -> None:
+    """transformers knows some repositories by name; a snapshot's folder has another."""
+    from tokenizers import decoders, pre_tokenizers
+
+    folder = tiny.save_model("llama", tmp_path / "model")
+    words = tiny.tokenizer()
+    words.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.backend_tokenizer.decoder = decoders.Fuse()
+    words.save_pretrained(folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["tokenizer_class"] = "LlamaTokenizerFast"
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    hub.add_repo(name, folder=folder)
+    _, ours = mdl.load(name)
+    theirs = transformers.AutoTokenizer.from_pretrained(
+        name, cache_dir=Path(hub_env["HF_HOME"]) / "hub", local_files_only=True
+    )
+    assert type(ours) is type(theirs)
+    assert ours("The capital").input_ids == theirs("The capital").input_ids
+    is_known = name.startswith("deepseek-ai")
+    assert type(ours).__name__ == ("TokenizersBackend" if is_known else "LlamaTokenizer")
