@@ -10,16 +10,19 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from mdl.cachemgr.forked import in_shares
 from mdl.cachemgr.layout import ROOT_EXTRAS, SHA256_LENGTH, is_hash, parse_folder
 from mdl.cachemgr.probe import change_stamp, settled, store_is_marked
-from mdl.cachemgr.summary import Summary, from_row
+from mdl.cachemgr.summary import Summary, from_rows
 from mdl.errors import DiskError
 from mdl.store.cacheindex import CacheIndex
 
 _STORE = "blobs"
+# A process is worth its start from some five milliseconds of stats on.
+_WORTH_A_PROCESS = 250
 
 
 class Survey(NamedTuple):
@@ -44,29 +47,23 @@ def survey(root: str, index: CacheIndex) -> Survey:
         DiskError: the root cannot be read, or is no folder.
     """
     names, strangers = _root_entries(root)
+    names.sort()
     known = index.folders()
     marked = store_is_marked(root)
-    summaries: list[Summary] = []
+    probed = [(name, known[name][0]) for name in names if name in known and known[name][0]]
+    still = set(names).intersection(name for name, _ in probed).difference(_moved(root, probed))
+    stale = [name for name in names if name not in still]
+    facts = {name: row[1] for name in names if (row := known.pop(name, None)) is not None}
     rows: list[tuple[str, str, str, bool]] = []
-    changed: list[str] = []
-    with _base(root) as (base, start):
-        for name in sorted(names):
-            row = known.pop(name, None)
-            if row is not None and row[0] and _unchanged(start + name, row[0], base):
-                summaries.append(from_row(name, row[1]))
-            else:
-                changed.append(name)
-    if changed:
+    if stale:
         from mdl.cachemgr.reread import read_folders
 
-        for summary, fresh in read_folders(root, changed, marked=marked):
-            summaries.append(summary)
-            rows.append(fresh)
-    read = len(rows)
+        rows += read_folders(root, stale, marked=marked)
+        facts.update((name, fresh) for name, _, fresh, _ in rows)
     store = _survey_store(root, known.pop(_STORE, None), rows) if marked else {}
     if rows or known:
         index.put_folders(rows, known)
-    return Survey(summaries, store, read, strangers)
+    return Survey(from_rows(names, map(facts.__getitem__, names)), store, len(stale), strangers)
 
 
 def _root_entries(root: str) -> tuple[list[str], list[str]]:
@@ -90,6 +87,22 @@ def _root_entries(root: str) -> tuple[list[str], list[str]]:
     return names, strangers
 
 
+def _moved(root: str, rows: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """The names among these (name, probes) whose stamps do not stand any more."""
+    with _base(root) as (base, start):
+
+        def moved(share: Sequence[tuple[str, str]]) -> list[str]:
+            # One text for the parser: a call of it for each of thousands costs as much again.
+            stamps = json.loads(f"[{','.join([probes for _, probes in share])}]")
+            return [
+                name
+                for (name, _), probes in zip(share, stamps, strict=True)
+                if not _stands(start + name, probes, base)
+            ]
+
+        yield from in_shares(moved, rows, worth=_WORTH_A_PROCESS)
+
+
 @contextlib.contextmanager
 def _base(root: str) -> Iterator[tuple[int | None, str]]:
     """(descriptor to look from, what paths then start with): a fifth off thousands of stats.
@@ -106,10 +119,10 @@ def _base(root: str) -> Iterator[tuple[int | None, str]]:
         os.close(base)
 
 
-def _unchanged(path: str, probes: str, base: int | None = None) -> bool:
+def _stands(path: str, probes: Iterable[tuple[str, int]], base: int | None = None) -> bool:
     """Do all the stamps still stand? `path` is relative to `base` where one is given."""
     try:
-        for relative, stamp in json.loads(probes):
+        for relative, stamp in probes:
             where = f"{path}/{relative}" if relative else path
             if change_stamp(os.stat(where, dir_fd=base, follow_symlinks=False)) != stamp:
                 return False
@@ -122,7 +135,7 @@ def _survey_store(
     root: str, row: tuple[str, str] | None, rows: list[tuple[str, str, str, bool]]
 ) -> dict[str, int]:
     path = os.path.join(root, _STORE)
-    if row is not None and row[0] and _unchanged(path, row[0]):
+    if row is not None and row[0] and _stands(path, json.loads(row[0])):
         store: dict[str, int] = json.loads(row[1])
         return store
     before = time.time_ns()

@@ -2,112 +2,45 @@
 
 import gc
 import json
-import os
-import signal
-import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from mdl.cachemgr.facts import Folder
+from mdl.cachemgr.forked import in_shares
 from mdl.cachemgr.probe import settled
 from mdl.cachemgr.scan import scan_folder
-from mdl.cachemgr.summary import Summary, from_row
+from mdl.cachemgr.summary import Summary
 
 # A process is worth its start from some fifty milliseconds of reading on.
 _WORTH_A_PROCESS = 100
-_MOST_PROCESSES = 8
-
 
 # Name, probes, facts, linked: as `CacheIndex.put_folders` takes it.
 Row = tuple[str, str, str, bool]
 
 
-def read_folders(root: str, names: Sequence[str], *, marked: bool) -> Iterator[tuple[Summary, Row]]:
-    """`read_folder` for each name, by several processes where there are many.
+def read_folders(root: str, names: Sequence[str], *, marked: bool) -> list[Row]:
+    """`read_folder` for each name, in any order, by several processes where there are many.
 
     The garbage collector does not look in between: it would look at every one of some hundred
     thousand small values, and find no cycle in them.
     """
+
+    def read(share: Sequence[str]) -> list[Row]:
+        return [read_folder(root, name, marked=marked) for name in share]
+
     enabled = gc.isenabled()
     gc.disable()
     try:
-        first, *others = _shares(names)
-        workers = [_Worker(root, share, marked=marked) for share in others]
-        try:
-            for name in first:
-                yield read_folder(root, name, marked=marked)
-            for worker in workers:
-                yield from worker.answers()
-        finally:
-            for worker in workers:
-                worker.end()
+        return [tuple(row) for row in in_shares(read, names, worth=_WORTH_A_PROCESS)]
     finally:
         if enabled:
             gc.enable()
 
 
-def _shares(names: Sequence[str]) -> list[Sequence[str]]:
-    """One share a process.
-
-    Forking is for Linux, and for a process with one thread: another could hold a lock that the
-    fork would wait for without end.
-    """
-    count = len(names) // _WORTH_A_PROCESS
-    if count > 1 and sys.platform == "linux" and threading.active_count() == 1:
-        count = min(count, len(os.sched_getaffinity(0)), _MOST_PROCESSES)
-        return [names[start::count] for start in range(count)]
-    return [names]
-
-
-class _Worker:
-    """A forked process that reads its share and sends the rows when it has them all."""
-
-    def __init__(self, root: str, names: Sequence[str], *, marked: bool) -> None:
-        self._root, self._names, self._marked = root, names, marked
-        self._status = -1
-        self._pipe, sending = os.pipe()
-        self._pid = os.fork()
-        if self._pid:
-            os.close(sending)
-            return
-        status = 1
-        try:
-            rows = [read_folder(root, name, marked=marked)[1] for name in names]
-            with os.fdopen(sending, "w", encoding="ascii") as out:
-                json.dump(rows, out)
-            status = 0
-        finally:
-            os._exit(status)  # whatever happened: nothing of the parent's may run twice
-
-    def answers(self) -> Iterator[tuple[Summary, Row]]:
-        """The share's rows; read here when the process failed."""
-        with os.fdopen(self._pipe, encoding="ascii") as pipe:
-            self._pipe = -1
-            sent = pipe.read()
-        if self.end() != 0:
-            for name in self._names:
-                yield read_folder(self._root, name, marked=self._marked)
-            return
-        for name, probes, facts, linked in json.loads(sent):
-            yield from_row(name, facts), (name, probes, facts, linked)
-
-    def end(self) -> int:
-        """Its exit status; one that still runs, because nobody waits for its rows, is killed."""
-        if self._pipe >= 0:
-            os.close(self._pipe)
-            self._pipe = -1
-            os.kill(self._pid, signal.SIGKILL)
-        if self._pid:
-            self._status = os.waitpid(self._pid, 0)[1]
-            self._pid = 0
-        return self._status
-
-
-def read_folder(root: str, name: str, *, marked: bool) -> tuple[Summary, Row]:
-    """A folder's summary and its row for `CacheIndex.put_folders`.
+def read_folder(root: str, name: str, *, marked: bool) -> Row:
+    """A folder's row for `CacheIndex.put_folders`.
 
     The probes are empty where they could not be trusted: the folder is then read again next time.
     """
@@ -117,7 +50,7 @@ def read_folder(root: str, name: str, *, marked: bool) -> tuple[Summary, Row]:
     summary = summarize(folder)
     # JSON in ASCII: names that are no UTF-8 stay what they are, as escaped surrogates.
     probes = json.dumps(folder.probes) if trusted else ""
-    return summary, (name, probes, json.dumps(summary[1:]), bool(summary.links))
+    return name, probes, json.dumps(summary[1:]), bool(summary.links)
 
 
 def summarize(folder: Folder) -> Summary:

@@ -41,8 +41,13 @@ class Summary(NamedTuple):
     shared: list[Any]
 
 
-def from_row(name: str, facts: str) -> Summary:
-    return Summary._make((name, *json.loads(facts)))
+def from_rows(names: Iterable[str], facts: Iterable[str]) -> list[Summary]:
+    """The summaries that the index keeps as these texts.
+
+    One text for the parser: a call of it for each of thousands costs as much again.
+    """
+    together = json.loads(f"[{','.join(facts)}]")
+    return [Summary(name, *one) for name, one in zip(names, together, strict=True)]
 
 
 class Knowledge(NamedTuple):
@@ -124,7 +129,7 @@ def _repo(
 def _bytes(folders: list[Summary], payload_users: Mapping[str, set[str]]) -> tuple[int, int]:
     """(what these folders occupy together, what the disk regains when they all go)."""
     own = sum([folder.own + folder.incomplete_size for folder in folders])
-    if not any(folder.links or folder.shared for folder in folders):
+    if not any([folder.links or folder.shared for folder in folders]):
         return own, own
     size = reclaimable = own
     names: Counter[tuple[int, int]] = Counter()
@@ -148,25 +153,32 @@ def _bytes(folders: list[Summary], payload_users: Mapping[str, set[str]]) -> tup
 def _revisions(
     real: list[Member], pins: frozenset[str], used: Mapping[str, float]
 ) -> tuple[CachedRevision, ...]:
+    """A repository's revisions, the last changed first."""
+    found = [
+        CachedRevision(commit, tuple(refs), size, files, state, mtime, spelling, used.get(commit),
+                       is_pinned(pins, commit, refs))
+        for spelling, summary in real
+        for commit, refs, size, files, state, mtime in summary.revisions
+    ]  # fmt: skip
+    if len(real) > 1:
+        merged: dict[str, CachedRevision] = {}
+        for one in found:
+            before = merged.get(one.commit)
+            merged[one.commit] = one if before is None else _merged(before, one)
+        found = list(merged.values())
+    if len(found) > 1:
+        found.sort(key=lambda revision: -revision.last_modified)
+    return tuple(found)
+
+
+def _merged(one: CachedRevision, other: CachedRevision) -> CachedRevision:
     """The same commit in two spellings is one revision: refs together, the best state wins."""
-    merged: dict[str, CachedRevision] = {}
-    for spelling, summary in real:
-        for commit, refs, size, files, state, mtime in summary.revisions:
-            together = tuple(refs)
-            shown = spelling
-            before = merged.get(commit)
-            if before is not None:
-                together = tuple(sorted({*refs, *before.refs}))
-                mtime = max(mtime, before.last_modified)
-                if _STATE_ORDER[before.state] <= _STATE_ORDER[state]:
-                    size, files, state, shown = (*before[2:5], before.spelling)
-            merged[commit] = CachedRevision(
-                commit, together, size, files, state, mtime, shown, used.get(commit),
-                is_pinned(pins, commit, together),
-            )  # fmt: skip
-    if len(merged) == 1:
-        return tuple(merged.values())
-    return tuple(sorted(merged.values(), key=lambda revision: -revision.last_modified))
+    best = one if _STATE_ORDER[one.state] <= _STATE_ORDER[other.state] else other
+    return best._replace(
+        refs=tuple(sorted({*one.refs, *other.refs})),
+        last_modified=max(one.last_modified, other.last_modified),
+        pinned=one.pinned or other.pinned,
+    )
 
 
 def is_pinned(pins: frozenset[str], commit: str, refs: Iterable[str]) -> bool:

@@ -1,5 +1,6 @@
 """What every command shares: JSON or text on standard output, one clear error, an exit code."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -14,8 +15,35 @@ never_asks = click.option(
     "-y", "--yes", is_flag=True, expose_value=False, help="Nothing is asked here; for scripts."
 )
 
-_NO_SPACE = {28, 122}  # ENOSPC, EDQUOT
-_READ_ONLY = {30}  # EROFS
+_TRACEBACK = "Run it again with MDL_DEBUG=1 for the traceback, and report it."
+# What the system says of a path or a disk, and what to do about it.
+_NO_SPACE = "Free some: `mdl cache prune --dry-run` shows what could go."
+_NO_RIGHT = "Check its permissions, or name another place."
+_DISK = {
+    errno.ENOSPC: ("No space left on the disk", _NO_SPACE),
+    errno.EDQUOT: ("Your quota on this disk is used up", _NO_SPACE),
+    errno.EROFS: ("The file system is read-only", "Name another place, or mount it writable."),
+    errno.EACCES: ("No right to use", _NO_RIGHT),
+    errno.EPERM: ("No right to use", _NO_RIGHT),
+    errno.ENOENT: ("There is no", "Check the path: it, or a folder on the way to it, is missing."),
+    errno.ENOTDIR: ("There is a file where a folder must be:", "Name another place."),
+    errno.EISDIR: ("There is a folder where a file must be:", "Name a file."),
+    errno.EEXIST: ("There is a file where a folder must be:", "Name another place."),
+}
+
+
+class FilePath(click.Path):
+    """A path on the command line; an empty one is refused, where pathlib would read `.`."""
+
+    def convert(
+        self,
+        value: Any,
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:
+        if value == "":
+            self.fail("it is empty.", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def echo_json(value: Any) -> None:
@@ -60,8 +88,8 @@ def human_ago(then: float | None, now: float | None = None) -> str:
     seconds = max(0.0, (time.time() if now is None else now) - then)
     for unit, size in (("year", 31557600), ("month", 2629800), ("week", 604800), ("day", 86400),
                        ("hour", 3600), ("minute", 60)):  # fmt: skip
-        count = int(seconds // size)
-        if count:
+        if seconds >= size:
+            count = int(seconds // size)
             return f"{count} {unit}{'s' if count > 1 else ''} ago"
     return "just now"
 
@@ -119,7 +147,21 @@ def fail(error: MdlError, *, as_json: bool) -> int:
 def run(command: click.Command, argv: Sequence[str] | None = None) -> int:
     """Run a click command and return its exit code: every failure is one clear message."""
     args = list(sys.argv[1:] if argv is None else argv)
-    as_json = "--json" in args
+    _prepare_streams()
+    try:
+        code = _run(command, args, as_json="--json" in args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader (head, less) went away: not an error, and the interpreter must not say so.
+        _silence_stdout()
+        return 0
+    except OSError as error:  # standard output itself cannot be written
+        _silence_stdout()
+        return fail(_disk_error(error), as_json=False)
+
+
+def _run(command: click.Command, args: list[str], *, as_json: bool) -> int:
     try:
         result = command.main(args=args, prog_name="mdl", standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -129,16 +171,18 @@ def run(command: click.Command, argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except click.ClickException as error:
         if as_json:
-            return fail(UsageError(error.format_message(), next="See --help."), as_json=True)
+            return fail(_usage_error(error), as_json=True)
         error.show()
         return UsageError.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted: nothing that was there before is lost.", err=True)
         return 130
     except BrokenPipeError:
-        # The reader (head, less) went away: not an error, and the interpreter must not say so.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        raise
+    except SystemExit:
+        if "_MDL_COMPLETE" in os.environ:  # a shell asked for completions
+            raise
+        raise BrokenPipeError from None  # the only other way in which click exits by itself
     except ModuleNotFoundError as error:
         return fail(_missing_module(error), as_json=as_json)
     except OSError as error:
@@ -147,6 +191,26 @@ def run(command: click.Command, argv: Sequence[str] | None = None) -> int:
         if os.environ.get("MDL_DEBUG"):
             raise
         return fail(_unexpected(error), as_json=as_json)
+
+
+def _prepare_streams() -> None:
+    """Closed streams swallow; what a terminal's encoding lacks is escaped, never a crash."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _silence_stdout() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _usage_error(error: click.ClickException) -> UsageError:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "mdl"
+    return UsageError(error.format_message(), next=f"See {command} --help.")
 
 
 def _missing_module(error: ModuleNotFoundError) -> MdlError:
@@ -168,21 +232,15 @@ def _missing_module(error: ModuleNotFoundError) -> MdlError:
 
 
 def _disk_error(error: OSError) -> MdlError:
-    where = f" {error.filename}" if error.filename else ""
-    if error.errno in _NO_SPACE:
-        return DiskError(
-            f"No space left on the disk{where}.",
-            why=str(error),
-            next="Free some: `mdl cache prune --dry-run` shows what could go.",
-        )
-    if error.errno in _READ_ONLY:
-        return DiskError(f"The file system is read-only{where}.", why=str(error))
-    return MdlError(f"{error.strerror or error}{':' if where else ''}{where}", why=repr(error))
+    where = f" {printable(str(error.filename))}" if error.filename else ""
+    other = (f"{error.strerror or error}:", "Check the path and the disk, and try again.")
+    said, do = _DISK.get(error.errno or 0, other)
+    return DiskError(f"{said}{where}".rstrip(":") + ".", why=str(error), next=do)
 
 
 def _unexpected(error: Exception) -> MdlError:
     return MdlError(
         f"mdl met something it did not expect: {printable(str(error)) or type(error).__name__}",
         why=type(error).__name__,
-        next="Run it again with MDL_DEBUG=1 for the traceback, and report it.",
+        next=_TRACEBACK,
     )

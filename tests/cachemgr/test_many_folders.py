@@ -1,5 +1,6 @@
-"""A first look at many folders: several processes read them, and say what one would."""
+"""Many folders: several processes look at them, and say what one would."""
 
+import json
 import os
 import signal
 import sys
@@ -8,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mdl.cachemgr import reread
-from mdl.cachemgr.summary import Summary
+from mdl.cachemgr import forked, index, reread
+from mdl.cachemgr.scan import scan_folder
+from mdl.cachemgr.summary import Summary, from_rows
 from tests.cachemgr.builder import A, CacheBuilder
 
 pytestmark = pytest.mark.skipif(
@@ -33,20 +35,18 @@ def names(built: CacheBuilder) -> list[str]:
 def forking(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few folders are worth a process; threads that other tests' clients left do not count."""
     monkeypatch.setattr(reread, "_WORTH_A_PROCESS", 2)
+    monkeypatch.setattr(index, "_WORTH_A_PROCESS", 2)
     monkeypatch.setattr(threading, "active_count", lambda: 1)
 
 
 def read(root: Path, names: list[str]) -> list[Summary]:
-    found = list(reread.read_folders(str(root), names, marked=False))
-    assert sorted(row[0] for _, row in found) == names
-    return sorted((summary for summary, _ in found), key=lambda summary: summary.name)
+    found = sorted(reread.read_folders(str(root), names, marked=False))
+    assert [row[0] for row in found] == names
+    return from_rows(names, [facts for _, _, facts, _ in found])
 
 
-def as_json(summaries: list[Summary]) -> list[object]:
-    """Lists for tuples, as the index keeps them."""
-    import json
-
-    return [json.loads(json.dumps(summary)) for summary in summaries]
+def moved(root: Path, rows: list[tuple[str, str]]) -> list[str]:
+    return sorted(index._moved(str(root), rows))
 
 
 def test_several_processes_say_what_one_says(
@@ -54,9 +54,27 @@ def test_several_processes_say_what_one_says(
 ) -> None:
     alone = read(built.root, names)
     request.getfixturevalue("forking")
-    assert len(reread._shares(names)) > 1
-    assert as_json(read(built.root, names)) == as_json(alone)
+    assert len(forked._shares(names, 2)) > 1
+    assert read(built.root, names) == alone
     assert any(summary.problems for summary in alone)
+
+
+def test_several_processes_see_the_changes_that_one_sees(
+    built: CacheBuilder, names: list[str], request: pytest.FixtureRequest
+) -> None:
+    rows = [
+        (name, json.dumps(scan_folder(str(built.root), name, marked=False).probes))
+        for name in names
+    ]
+    for name in (names[1], names[4], names[-1]):
+        (built.root / name / "refs").mkdir(exist_ok=True)
+        (built.root / name / "refs" / "new").write_text(A)
+    (built.root / names[2]).rename(built.root / "away")
+    expected = sorted([names[1], names[2], names[4], names[-1]])
+    assert moved(built.root, rows) == expected
+    request.getfixturevalue("forking")
+    assert len(forked._shares(rows, 2)) > 1
+    assert moved(built.root, rows) == expected
 
 
 def test_a_process_that_is_killed_costs_nothing(
@@ -75,13 +93,13 @@ def test_a_process_that_is_killed_costs_nothing(
         return read_one(*args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(reread, "read_folder", dies_elsewhere)
-    assert as_json(read(built.root, names)) == as_json(alone)
+    assert read(built.root, names) == alone
 
 
 def test_nobody_is_left_behind_when_the_reader_stops(
     built: CacheBuilder, names: list[str], forking: None
 ) -> None:
-    reading = reread.read_folders(str(built.root), names, marked=False)
+    reading = forked.in_shares(list, names, worth=2)
     next(reading)
     reading.close()
     with pytest.raises(ChildProcessError):
@@ -89,14 +107,13 @@ def test_nobody_is_left_behind_when_the_reader_stops(
 
 
 def test_a_process_with_threads_does_not_fork(
-    names: list[str], monkeypatch: pytest.MonkeyPatch
+    names: list[str],
 ) -> None:
-    monkeypatch.setattr(reread, "_WORTH_A_PROCESS", 2)
     done = threading.Event()
     other = threading.Thread(target=done.wait)
     other.start()
     try:
-        assert reread._shares(names) == [names]
+        assert forked._shares(names, 2) == [names]
     finally:
         done.set()
         other.join()
