@@ -131,6 +131,7 @@ class Cache:
                 yield self.index
             finally:
                 self.index.forget_linked()
+                self.index.keep_reserve()
 
     # Reading
 

@@ -21,6 +21,9 @@ SCHEMA_VERSION = 1
 # Raise it when the meaning of a `folder` row changes: old rows are dropped and read again.
 VIEW_VERSION = 2
 
+# Room for the journal of a few thousand changes.
+_RESERVE = 1 << 20
+
 _DURABLE = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS pin (
@@ -79,6 +82,7 @@ class CacheIndex:
         self.set_aside: Path | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._give_up_reserve()
             self._open(str(path))
         except (OSError, sqlite3.OperationalError):
             self.persistent = False
@@ -105,6 +109,29 @@ class CacheIndex:
         if found < SCHEMA_VERSION:
             self._create()
 
+    @property
+    def _reserve(self) -> Path:
+        return self.path.with_suffix(".reserve")
+
+    def _give_up_reserve(self) -> None:
+        """A full disk is when pruning is needed most: the reserve gives way to the journal."""
+        if self._room() < _RESERVE:
+            self._reserve.unlink(missing_ok=True)
+
+    def keep_reserve(self) -> None:
+        """Take a little room for the day when the disk is full, unless that day is near."""
+        if self.persistent and self._room() > 16 * _RESERVE and not self._reserve.exists():
+            with contextlib.suppress(OSError):
+                # Random, because a file system that compresses would keep no room for zeros.
+                self._reserve.write_bytes(os.urandom(_RESERVE))
+
+    def _room(self) -> int:
+        """Bytes left on the index's disk; 0 where that is not known."""
+        if not hasattr(os, "statvfs"):
+            return 0
+        disk = os.statvfs(self.path.parent)
+        return disk.f_bavail * disk.f_frsize
+
     def _copy_what_is_there(self) -> None:
         """Pins and locks hold for one who may only read them, too."""
         with contextlib.suppress(sqlite3.Error):
@@ -122,6 +149,7 @@ class CacheIndex:
             self._db.execute(
                 "INSERT OR IGNORE INTO meta VALUES ('view_version', ?)", (str(VIEW_VERSION),)
             )
+        self.keep_reserve()
 
     def close(self) -> None:
         self._db.close()
@@ -156,10 +184,13 @@ class CacheIndex:
             StoreError: the index is only in memory.
         """
         if not self.persistent:
+            full = self.path.parent.is_dir() and self._room() < _RESERVE
             raise StoreError(
-                f"The cache index {self.path} cannot be written.",
+                f"The cache index {self.path} cannot be written"
+                f"{': no space is left on its disk' if full else ''}.",
                 why="pins, and every change before it is made, are written there",
-                next="Nothing was changed. Set MDL_HOME to a folder you can write to.",
+                next="Nothing was changed. Set MDL_HOME to a folder you can write to"
+                f"{', or make a little room' if full else ''}.",
             )
 
     # The view of the disk
