@@ -139,6 +139,26 @@ def test_a_full_disk_costs_nothing(tmp_path: Path, home: str) -> None:
             assert failures  # or the disk was never full
 
 
+def test_a_full_disk_can_still_be_pruned(tmp_path: Path) -> None:
+    """mdl's own files on the disk that is full: their reserve gives way to the journal."""
+    with disk("ext4", tmp_path, 48) as place:
+        root = place / "hub"
+        populate(root)
+        before = manifest(root)
+        machine = Machine(root, place / "mdl")
+        assert machine.run("ls").returncode == 0
+        filler = fill(place)
+        done = machine.run("prune", "--older-than", "0d", "--yes")
+        assert done.returncode == 0, done.stderr
+        assert manifest(root) != before
+        assert machine.run("trash", "empty", "--yes").returncode == 0
+        assert shutil.disk_usage(place).free > 0
+        filler.unlink()
+        populate(root)
+        assert machine.run("rm", "Org/Name", "--all-casings", "--yes").returncode == 0
+        assert list((place / "mdl" / "cache").glob("*.reserve"))
+
+
 @pytest.mark.parametrize("kind", ["exfat", "ntfs"])
 def test_a_disk_that_ignores_case(tmp_path: Path, kind: str) -> None:
     """Every casing finds the one folder already; everything but joining works."""
