@@ -129,7 +129,7 @@ def _repo(
 def _bytes(folders: list[Summary], payload_users: Mapping[str, set[str]]) -> tuple[int, int]:
     """(what these folders occupy together, what the disk regains when they all go)."""
     own = sum([folder.own + folder.incomplete_size for folder in folders])
-    if not any([folder.links or folder.shared for folder in folders]):
+    if not any(folder.links or folder.shared for folder in folders):
         return own, own
     size = reclaimable = own
     names: Counter[tuple[int, int]] = Counter()
