@@ -1,9 +1,12 @@
 """The error tree: each class has a code, an exit code, and a place in the drawing."""
 
+import ast
 import pickle
+from pathlib import Path
 
 import pytest
 
+import mdl
 from mdl import errors
 from mdl.errors import MdlError
 
@@ -34,3 +37,19 @@ def test_an_error_survives_a_process_boundary(kind: type[MdlError]) -> None:
     assert (type(again), str(again), again.details) == (kind, str(error), error.details)
     assert "why:  because" in str(error)
     assert "next: mend it" in str(error)
+
+
+def test_every_refusal_says_what_to_do_next() -> None:
+    """A person is left with a sentence to act on; only the service's scrubbed 500 has none."""
+    kinds = {kind.__name__ for kind in tree(MdlError)}
+    silent = []
+    for file in Path(mdl.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id in kinds
+                and not {"next", None} & {keyword.arg for keyword in node.keywords}
+            ):
+                silent.append(f"{file.name}: {ast.unparse(node)}")
+    assert sorted(silent) == ["app.py: MdlError(str(error))", "guard.py: MdlError('')"]

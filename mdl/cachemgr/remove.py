@@ -201,7 +201,10 @@ def undo(cache: "Cache", *, only: int | None = None, dry_run: bool = False) -> A
     with cache.exclusive() as index:
         done = [action for action in index.actions() if action.state in ("done", "emptied")]
         if not done:
-            raise NotFoundError("There is nothing to undo.")
+            raise NotFoundError(
+                "There is nothing to undo.",
+                next="`mdl cache trash ls` lists what can be restored.",
+            )
         last = done[-1]
         if only is not None and last.id != only:
             raise BusyError(

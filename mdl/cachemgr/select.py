@@ -100,7 +100,9 @@ def _text_filter(text: str, key: str, sign: str, value: str) -> Callable[[Row], 
     import fnmatch
 
     if sign not in ("=", "!="):
-        raise UsageError(f"{text!r}: {key} can only be compared with = and !=.")
+        raise UsageError(
+            f"{text!r}: {key} can only be compared with = and !=.", next=f"Write {key}={value}."
+        )
     pattern = value.casefold()
     read = _TEXTS[key]
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from mdl.cachemgr.cache import Cache, open_cache
-from mdl.cli.output import confirm
+from mdl.cli.output import FilePath, confirm
 from mdl.errors import MdlError, NotFoundError
 from mdl.settings import load_settings, parse_duration, parse_size
 
@@ -25,14 +25,14 @@ class Parsed(click.ParamType[Any]):
         try:
             return self._parse(value)
         except MdlError as error:
-            self.fail(error.message, param, ctx)
+            self.fail(f"{error.message} {error.next}", param, ctx)
 
 
 SIZE = Parsed("size", parse_size)
 DURATION = Parsed("duration", parse_duration)
 
 cache_dir_option = click.option(
-    "--cache-dir", type=click.Path(path_type=Path), help="Another cache root than HF_HUB_CACHE."
+    "--cache-dir", type=FilePath(path_type=Path), help="Another cache root than HF_HUB_CACHE."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 dry_option = click.option("--dry-run", is_flag=True, help="Say what would be done; change nothing.")

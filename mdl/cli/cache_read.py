@@ -17,7 +17,7 @@ from mdl.cli.cache_common import (
     say_notes,
     type_option,
 )
-from mdl.cli.output import echo_json, human_ago, human_size, printable, table
+from mdl.cli.output import FilePath, echo_json, human_ago, human_size, printable, table
 from mdl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ def show(name: str, repo_type: str | None, cache_dir: Path | None, as_json: bool
 )
 @click.option(
     "--plot",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FilePath(path_type=Path, dir_okay=False),
     help="Draw a treemap into FILE.svg or FILE.png.",
 )
 @cache_dir_option

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.termui import progressbar
 
-from mdl.cli.output import confirm, echo_json, human_ago, never_asks, printable, table
+from mdl.cli.output import FilePath, confirm, echo_json, human_ago, never_asks, printable, table
 from mdl.errors import NotFoundError, UsageError
+from mdl.resolver.names import shown
 from mdl.store.catalog import Catalog, open_catalog
 from mdl.store.rows import USER, WISHES, MirrorRow
 
@@ -52,7 +53,7 @@ def ls(pattern: str | None, source: str | None, wish: str | None, limit: int | N
     if as_json:
         echo_json({"mirrors": [row._asdict() for row in rows], "total": total})
         return 0
-    click.echo(_rows_table(rows))
+    click.echo(_rows_table(rows) if rows else "No row matches.")
     if total > len(rows):
         click.echo(f"… and {total - len(rows)} more")
     return 0
@@ -68,7 +69,7 @@ def show(name: str, as_json: bool) -> int:
     rows = found.mirrors(name=name)
     if not rows and about.repository is None:
         raise NotFoundError(
-            f"The catalogue knows nothing of {name}.",
+            f"The catalogue knows nothing of {shown(name)}.",
             next="`mdl catalog ls PART` searches; `mdl catalog sync NAME` asks the Hub.",
         )
     history = found.history(name, limit=5)
@@ -96,7 +97,8 @@ def show(name: str, as_json: bool) -> int:
         click.echo(f"  known bad: {about.bad.reason}; use {about.bad.replacement}")
     for mirror in about.local:
         click.echo(f"  quantized here: {mirror.path} ({mirror.format} of {mirror.commit[:12]})")
-    click.echo(_rows_table(rows))
+    if rows:
+        click.echo(_rows_table(rows))
     return 0
 
 
@@ -142,10 +144,10 @@ def rm(name: str, mirror: str | None, source: str, dry_run: bool, yes: bool, as_
         and (mirror is None or row.repo_id.lower() == mirror.lower())
     ]
     if not rows:
-        which = f"{name} with {mirror}" if mirror else name
+        which = f"{shown(name)} with {shown(mirror)}" if mirror else shown(name)
         raise NotFoundError(
             f"There is no row of source {source!r} for {which}.",
-            next=f"`mdl catalog show {name}` lists its rows and their sources.",
+            next="`mdl catalog show NAME` lists a name's rows and their sources.",
         )
     if not as_json:
         click.echo(_rows_table(rows))
@@ -161,9 +163,9 @@ def rm(name: str, mirror: str | None, source: str, dry_run: bool, yes: bool, as_
 
 
 @catalog.command("import")
-@click.argument("what", metavar="unsloth|FILE")
-@click.option("--mapper", type=click.Path(path_type=Path), help="unsloth's mapper.py.")
-@click.option("--loader-utils", type=click.Path(path_type=Path), help="Its loader_utils.py.")
+@click.argument("what", metavar="unsloth|FILE", type=FilePath())
+@click.option("--mapper", type=FilePath(path_type=Path), help="unsloth's mapper.py.")
+@click.option("--loader-utils", type=FilePath(path_type=Path), help="Its loader_utils.py.")
 @_dry
 @never_asks
 @_json
@@ -189,7 +191,10 @@ def import_(what: str, mapper: Path | None, loader_utils: Path | None, dry_run: 
         if version == "file":
             source = source._replace(version=read.sha256[:12], origin=str(mapper))
     elif mapper is not None or loader_utils is not None:
-        raise UsageError("--mapper and --loader-utils go with `import unsloth`.")
+        raise UsageError(
+            "--mapper and --loader-utils go with `import unsloth`.",
+            next="Leave them out, or write: mdl catalog import unsloth --mapper PATH.",
+        )
     else:
         source, rows = catalogfile.read_file(Path(what))
     if not dry_run:
@@ -279,7 +284,7 @@ def check(pattern: str | None, source: str | None, workers: int, dry_run: bool,
     "--format", "kind", type=click.Choice(["toml", "json", "csv"]), help="Else by the file's name."
 )
 @click.option(
-    "--output", "-o", type=click.Path(path_type=Path, dir_okay=False), help="Else it is printed."
+    "--output", "-o", type=FilePath(path_type=Path, dir_okay=False), help="Else it is printed."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: the rows, or what was written.")
 def export(source: str | None, kind: str | None, output: Path | None, as_json: bool) -> int:
@@ -297,7 +302,9 @@ def export(source: str | None, kind: str | None, output: Path | None, as_json: b
         kind = suffix
     rows = _open().mirrors(source=source)
     if not rows:
-        raise NotFoundError("There is nothing to export.", next="`mdl catalog ls --sources`")
+        raise NotFoundError(
+            "There is nothing to export.", next="`mdl catalog ls --sources` lists what there is."
+        )
     text = write_text(rows, kind)
     if output is None:
         click.echo(text, nl=False)
@@ -317,7 +324,9 @@ def _hub() -> "Hub":
 
     settings = load_settings()
     if settings.offline:
-        raise OfflineError("This needs the Hub, and HF_HUB_OFFLINE is set.")
+        raise OfflineError(
+            "This needs the Hub, and HF_HUB_OFFLINE is set.", next="Unset it while connected."
+        )
     return Hub(settings.endpoint, settings.token, settings.hub_timeout)
 
 

@@ -22,6 +22,9 @@ _LIBRARIES = (
 )
 
 
+_EXTRAS = "mdl's extras bring it: load, kernels, service, postgres."
+
+
 class Check(NamedTuple):
     """One thing looked at: `ok`, `note` (nothing to do) or `problem`."""
 
@@ -38,15 +41,24 @@ def doctor(offline: bool, as_json: bool) -> int:
     """Check settings, database, cache, Hub, token, libraries and GPU of this machine."""
     settings = load_settings()
     checks = list(_checks(settings, offline or settings.offline))
+    wrong = [check for check in checks if check.state == "problem"]
+    body = {"checks": [check._asdict() for check in checks]}
+    if as_json and wrong:
+        raise MdlError(
+            f"{len(wrong)} of {len(checks)} checks found a problem.",
+            why="; ".join(f"{check.what}: {check.found}" for check in wrong),
+            next="Each of `checks` says what to do.",
+            details=body,
+        )
     if as_json:
-        echo_json({"checks": [check._asdict() for check in checks]})
+        echo_json(body)
     else:
         for check in checks:
             mark = {"ok": "✓", "note": "·", "problem": "✗"}[check.state]
             click.echo(f"{mark} {check.what:<16}{check.found}")
             if check.next:
                 click.echo(f"  {'':<16}{check.next}")
-    return 1 if any(check.state == "problem" for check in checks) else 0
+    return MdlError.exit_code if wrong else 0
 
 
 def _checks(settings: Settings, offline: bool) -> Iterator[Check]:
@@ -65,8 +77,10 @@ def _guarded(look: Callable[[Settings], Check], settings: Settings) -> Check:
         return look(settings)
     except MdlError as error:
         return Check(name, "problem", error.message, error.next)
+    except ModuleNotFoundError as error:
+        return Check(name, "problem", f"needs {error.name}, which is not installed", _EXTRAS)
     except OSError as error:
-        return Check(name, "problem", str(error))
+        return Check(name, "problem", str(error), "Check the path and its permissions.")
 
 
 def _database(settings: Settings) -> Check:

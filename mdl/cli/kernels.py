@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mdl.cli.output import echo_json, table
+from mdl.cli.output import FilePath, echo_json, table
 from mdl.errors import UsageError, VerificationError
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -60,30 +60,29 @@ def check(aot: bool, candidates: bool, as_json: bool) -> None:
         _check_aot(candidates, as_json)
         return
     if candidates:
-        raise UsageError("--candidates goes with --aot: the configurations are only compiled.")
+        raise UsageError(
+            "--candidates goes with --aot: the configurations are only compiled.",
+            next="Add --aot, or leave --candidates out.",
+        )
     from mdl.kernels.check import check_here, failures
 
     face, checks = check_here()
-    rows = [{**asdict(one), "ok": one.ok} for one in checks]
-    if as_json:
-        echo_json({"face": face, "checks": rows})
-    else:
+    if not as_json:
         cells = [
             [one.operation, one.dtype, f"{one.error:.1e}", f"{one.limit:.0e}", _word(one.ok)]
             for one in checks
         ]
         click.echo(table(["OPERATION", "DTYPE", "ERROR", "LIMIT", ""], cells, right=[2, 3]))
         click.echo(f"\n{_FACES[face]}")
-    _refuse("operations", list(failures(checks)), as_json)
+    body = {"face": face, "checks": [{**asdict(one), "ok": one.ok} for one in checks]}
+    _end("operations", list(failures(checks)), body, as_json)
 
 
 def _check_aot(candidates: bool, as_json: bool) -> None:
     from mdl.kernels.variants import compile_all
 
     found = compile_all(candidates=candidates)
-    if as_json:
-        echo_json({"variants": [asdict(one) for one in found]})
-    else:
+    if not as_json:
         cells = [
             [
                 one.variant,
@@ -99,27 +98,29 @@ def _check_aot(candidates: bool, as_json: bool) -> None:
         header = ["KERNEL", "TARGET", "REGISTERS", "SPILLED", "SHARED", "PER WEIGHT", ""]
         click.echo(table(header, cells, right=[2, 3, 4, 5]))
     wrong = [f"{one.variant} on sm_{one.capability}" for one in found if one.problems]
-    _refuse("compiled kernels", [] if candidates else wrong, as_json)
+    body = {"variants": [asdict(one) for one in found]}
+    _end("compiled kernels", [] if candidates else wrong, body, as_json)
 
 
 def _word(ok: bool) -> str:
     return "ok" if ok else "WRONG"
 
 
-def _refuse(what: str, wrong: list[str], as_json: bool) -> None:
-    if not wrong:
-        return
-    if as_json:  # the object on standard output already says which
-        raise click.exceptions.Exit(VerificationError.exit_code)
-    raise VerificationError(
-        f"{len(wrong)} {what} are not as they must be.",
-        why="; ".join(wrong[:5]),
-        next="Load with kernels=False, and report this with the output of `mdl kernels check`.",
-    )
+def _end(what: str, wrong: list[str], body: dict[str, Any], as_json: bool) -> None:
+    """Print the object, or refuse with it when something is wrong."""
+    if wrong:
+        raise VerificationError(
+            f"{len(wrong)} {what} are not as they must be.",
+            why="; ".join(wrong[:5]),
+            next="Load with kernels=False, and report this with the output of this command.",
+            details=body,
+        )
+    if as_json:
+        echo_json(body)
 
 
 @kernels.command("bench")
-@click.option("--out", type=click.Path(path_type=Path), help="Write the JSON here, not to stdout.")
+@click.option("--out", type=FilePath(path_type=Path), help="Write the JSON here, not to stdout.")
 @click.option("--only", metavar="TEXT", help="Only operations whose name contains this.")
 @click.option("--no-models", is_flag=True, help="Leave out the whole models.")
 @click.option("--minutes", type=float, default=8.0, show_default=True, help="Stop after so many.")

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from mdl.cli.output import echo_json
+from mdl.cli.output import FilePath, echo_json
 from mdl.cli.resolve import wish_of, wish_options
 from mdl.errors import UsageError
 
@@ -15,7 +15,7 @@ from mdl.errors import UsageError
 @click.option(
     "--output",
     "-o",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FilePath(path_type=Path, dir_okay=False),
     default=Path("mdl.lock"),
     show_default=True,
     help="The file to write.",
@@ -39,12 +39,15 @@ def lock(names: tuple[str, ...], output: Path, add: bool, dry_run: bool, yes: bo
     resolver = resolver_for(offline=True if options["offline"] else None)
     wish = wish_of(options, resolver.settings.prefer)
     kept = lockfile.read(output) if add and output.exists() else []
-    made = [lockfile.make_entry(resolver, resolver.resolve(name, wish).checked()) for name in names]
+    once = {name.strip().lower(): name for name in names}.values()
+    made = [lockfile.make_entry(resolver, resolver.resolve(name, wish).checked()) for name in once]
     names_made = {(entry.requested.lower(), entry.format) for entry in made}
     entries = [e for e in kept if (e.requested.lower(), e.format) not in names_made] + made
     if not dry_run:
         if output.exists() and not add and not confirm(f"Overwrite {output}?", yes=yes):
-            raise UsageError(f"{output} was left as it is.")
+            raise UsageError(
+                f"{output} was left as it is.", next="Add --add to keep its entries, or --yes."
+            )
         lockfile.write(output, entries)
         open_cache(resolver.settings).register_lock(
             output.absolute(), [(entry.repo_id, entry.commit) for entry in entries]

@@ -1,13 +1,21 @@
 """`mdl resolve` and `mdl access`."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mdl.cli.output import echo_json, echo_json_line, human_ago, human_size, printable, table
-from mdl.errors import MdlError, UsageError
+from mdl.cli.output import (
+    FilePath,
+    echo_json,
+    echo_json_line,
+    human_ago,
+    human_size,
+    printable,
+    table,
+)
+from mdl.errors import MdlError, NoAccessError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,7 +60,11 @@ def wish_of(options: dict[str, Any], prefer: str = "default") -> "Wish":
 
     formats = [name for flag, name in _FORMATS.items() if options.get(flag)]
     if len(formats) > 1:
-        raise UsageError("Wish for one format at a time.", why=f"given: {', '.join(formats)}")
+        raise UsageError(
+            "Wish for one format at a time.",
+            why=f"given: {', '.join(formats)}",
+            next="Leave out all but one.",
+        )
     return Wish(
         format=formats[0] if formats else "16bit",
         exact=bool(options.get("exact")),
@@ -67,9 +79,9 @@ def wish_of(options: dict[str, Any], prefer: str = "default") -> "Wish":
 @wish_options
 @click.option("--fp8-scaling", type=click.Choice(["block", "row"]), help="How fp8 is scaled.")
 @click.option("--stdin", "from_stdin", is_flag=True, help="Read names, one a line; JSON Lines out.")
-@click.option("--locked", type=click.Path(dir_okay=False), help="Answer as this lock file says.")
+@click.option("--locked", type=FilePath(dir_okay=False), help="Answer as this lock file says.")
 @click.option("--history", is_flag=True, help="What was answered before.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a name.")
 def resolve(names: tuple[str, ...], **options: Any) -> int:
     """Say what each NAME will give, and why. Fetches nothing."""
     from mdl.ask import resolver_for
@@ -81,24 +93,43 @@ def resolve(names: tuple[str, ...], **options: Any) -> int:
         return _show_history(resolver_for(offline=True), names, options["as_json"])
     resolver = resolver_for(offline=offline)
     wish = wish_of(options, resolver.settings.prefer)
+    asked = _with_stdin(names) if options["from_stdin"] else names
     if options["locked"]:
-        from mdl.ask import resolve_locked
-
-        answers = [resolve_locked(resolver, options["locked"], name, wish) for name in names]
-        return _print_all(answers, options["as_json"])
+        answers = _locked(resolver, options["locked"], asked, wish)
+    else:
+        answers = resolver.resolve_many(asked, wish)
     if options["from_stdin"]:
-        return _stream(resolver, names, wish)
-    return _print_all(_answers(resolver, names, wish), options["as_json"])
+        return _stream(answers)
+    printed = list(answers)
+    if not options["locked"]:
+        _record(resolver, printed)
+    return _print_all(printed, options["as_json"])
 
 
-def _answers(
-    resolver: "Resolver", names: tuple[str, ...], wish: "Wish"
-) -> "list[Resolution | MdlError]":
-    answers = list(resolver.resolve_many(names, wish))
+def _with_stdin(names: tuple[str, ...]) -> Iterator[str]:
+    yield from names
+    for line in sys.stdin:
+        if line.strip():
+            yield line.strip()
+
+
+def _locked(
+    resolver: "Resolver", path: str, names: Iterable[str], wish: "Wish"
+) -> "Iterator[Resolution | MdlError]":
+    from mdl.ask import resolve_locked
+
+    for name in names:
+        try:
+            yield resolve_locked(resolver, path, name, wish)
+        except MdlError as error:
+            error.details.setdefault("requested", name)
+            yield error
+
+
+def _record(resolver: "Resolver", answers: "list[Resolution | MdlError]") -> None:
     for answer in answers:
         if not isinstance(answer, MdlError) and answer.substituted and answer.error is None:
             resolver.record(answer, "resolve", announce=False)  # it is printed
-    return answers
 
 
 def _print_all(answers: "Sequence[Resolution | MdlError]", as_json: bool) -> int:
@@ -126,20 +157,13 @@ def _body(answer: "Resolution | MdlError") -> dict[str, Any]:
     return body
 
 
-def _stream(resolver: "Resolver", names: tuple[str, ...], wish: "Wish") -> int:
+def _stream(answers: "Iterable[Resolution | MdlError]") -> int:
     """One JSON line a name, as soon as it is answered; the first failure's code at the end."""
-
-    def lines() -> Iterator[str]:
-        yield from names
-        for line in sys.stdin:
-            if line.strip():
-                yield line.strip()
-
     import json
 
     code = 0
     write = sys.stdout.write
-    for answer in resolver.resolve_many(lines(), wish):
+    for answer in answers:
         error = answer if isinstance(answer, MdlError) else answer.error
         write(json.dumps(_body(answer)) + "\n")
         sys.stdout.flush()  # the reader may be waiting for this very answer
@@ -234,6 +258,12 @@ def access(name: str, offline: bool, as_json: bool) -> int:
         "page": f"{resolver.settings.endpoint}/{facts.repo_id}",
         "ungated_mirrors": mirrors,
     }
+    denied = facts.access not in READABLE and facts.access != "unknown"
+    if as_json and denied:
+        from mdl.resolver.refusals import no_access
+
+        refusal = no_access(facts.repo_id, facts.access, facts, mirrors)
+        raise NoAccessError(refusal.message, why=refusal.why, next=refusal.next, details=body)
     if as_json:
         echo_json(body)
     else:
@@ -244,7 +274,7 @@ def access(name: str, offline: bool, as_json: bool) -> int:
         click.echo(f"  page     {body['page']}")
         if mirrors:
             click.echo(f"  ungated  {', '.join(mirrors)}")
-    return 0 if facts.access in READABLE or facts.access == "unknown" else 4
+    return NoAccessError.exit_code if denied else 0
 
 
 def _open_mirrors(resolver: "Resolver", facts: "Facts") -> list[str]:

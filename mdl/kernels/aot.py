@@ -89,7 +89,9 @@ def compile_variant(variant: Variant, capability: int) -> Resources:
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
     if found is None:
         raise VerificationError(
-            f"cuobjdump says nothing about {variant.name}.", why=usage.strip()[:200]
+            f"cuobjdump says nothing about {variant.name}.",
+            why=usage.strip()[:200],
+            next="Report it with the versions of Triton and of the CUDA tools.",
         )
     registers, stack, local = (int(value) for value in found.groups())
     total, loop = count_instructions(sass)
@@ -203,5 +205,9 @@ def _cuobjdump(option: str, file: str) -> str:
         [_cuobjdump_path(), option, file], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        raise VerificationError("cuobjdump failed.", why=done.stderr.strip()[:300])
+        raise VerificationError(
+            "cuobjdump failed.",
+            why=done.stderr.strip()[:300],
+            next="Install Triton anew: it brings the tool.",
+        )
     return done.stdout

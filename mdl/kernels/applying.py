@@ -143,7 +143,7 @@ def chosen_operations(
     """
     known = [one.name for one in OPERATIONS]
     if only is not None and skip is not None:
-        raise UsageError("Give `only` or `skip`, not both.")
+        raise UsageError("`only` and `skip` were both given.", next="Leave one of them out.")
     named = _names(only if only is not None else skip or ())
     unknown = [name for name in named if name not in known]
     if unknown:

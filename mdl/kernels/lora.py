@@ -48,6 +48,7 @@ def lora_linear_4bit(
         raise UsageError(
             f"A {list(lora.a.shape)}, B {list(lora.b.shape)} do not fit W {list(weight.shape)}.",
             why="For a weight [N, K], A is [r, K], B is [N, r] and the input ends in K.",
+            next="Give the adapter that was made for this layer.",
         )
     apply: Any = LoraFunction.apply
     result: torch.Tensor = apply(

@@ -49,6 +49,7 @@ def rope(
         raise UsageError(
             f"Q {list(q.shape)}, K {list(k.shape)} and cos {list(cos.shape)} do not fit.",
             why="They must be [B, Hq, T, D], [B, Hk, T, D] and [B or 1, T, R], R even and <= D.",
+            next="Put heads before tokens: `x.transpose(1, 2)` does.",
         )
     apply: Any = RopeFunction.apply
     q_out, k_out = apply(q, k, cos, sin)

@@ -57,7 +57,10 @@ def get_peft_model(
 
     unknown = sorted(set(others) - _WITHOUT_EFFECT - _PEFT)
     if unknown:
-        raise UsageError(f"Unknown arguments of get_peft_model: {', '.join(unknown)}.")
+        raise UsageError(
+            f"Unknown arguments of get_peft_model: {', '.join(unknown)}.",
+            next="Check the spelling; peft.LoraConfig lists what there is.",
+        )
     switches = {
         "vision": finetune_vision_layers,
         "language": finetune_language_layers,

@@ -109,7 +109,10 @@ class LoadRequest:
             raise UsageError(f"Unknown task {self.task!r}.", next=f"Use one of {', '.join(TASKS)}.")
         tokens = self.max_seq_length
         if tokens is not None and not (type(tokens) is int and tokens > 0):
-            raise UsageError(f"max_seq_length={tokens!r} is no number of tokens.")
+            raise UsageError(
+                f"max_seq_length={tokens!r} is no number of tokens.",
+                next="Give a whole number above 0, or leave it out.",
+            )
 
     @property
     def wants_4bit(self) -> bool:
@@ -135,7 +138,9 @@ def one_format(
     on = [name for name, wanted in chosen.items() if wanted]
     if len(on) > 1 or (in_4bit and on):
         named = ", ".join(["bnb-4bit"] * in_4bit + on)
-        raise UsageError(f"Only one of these can be asked for at once: {named}.")
+        raise UsageError(
+            f"Only one of these can be asked for at once: {named}.", next="Leave out all but one."
+        )
     if on:
         return on[0]
     return "bnb-4bit" if in_4bit else "16bit"

@@ -16,6 +16,7 @@ from mdl.store.rows import FORMATS, WISHES, MirrorRow, Source
 
 FIELDS = ("name", "wish", "repo_id", "format", "variant", "rank", "relation")
 _REQUIRED = ("name", "repo_id")
+_SHAPE = "Nothing was imported. `mdl catalog export` writes a file of the right shape."
 
 
 def make_row(
@@ -35,7 +36,10 @@ def make_row(
     """
     checked = [parse_name(text, allow_local=False).text for text in (name, repo_id)]
     if checked[0].lower() == checked[1].lower():
-        raise UsageError(f"{checked[0]} cannot be its own mirror.")
+        raise UsageError(
+            f"{checked[0]} cannot be its own mirror.",
+            next="Name another repository; one that is what is wished for needs no row.",
+        )
     format = format or claimed_format(checked[1]) or (wish if wish in WISHES else "16bit")
     wish = wish or (format if format in WISHES else "")
     if wish not in WISHES:
@@ -45,7 +49,10 @@ def make_row(
     if format not in FORMATS:
         raise UsageError(f"{format!r} is no format.", next=f"Use one of {', '.join(FORMATS)}.")
     if format not in (wish, "16bit"):
-        raise UsageError(f"{format} weights cannot answer a wish for {wish}.")
+        raise UsageError(
+            f"{format} weights cannot answer a wish for {wish}.",
+            next=f"Give {wish} or 16bit weights: only float weights are quantized on load.",
+        )
     try:
         number = int(rank)
     except (TypeError, ValueError):
@@ -76,7 +83,7 @@ def read_file(path: Path) -> tuple[Source, list[MirrorRow]]:
         raise UsageError(
             f"{path} is not {path.suffix.lstrip('.').upper() or 'a known kind'}.",
             why=str(error),
-            next="Nothing was imported. `mdl catalog export` writes a file of the right shape.",
+            next=_SHAPE,
         ) from error
     rows = [_row_of(record, f"{path}, row {n}") for n, record in enumerate(records, start=1)]
     if not rows:
@@ -114,13 +121,13 @@ def _records(suffix: str, text: str) -> Iterable[Any]:
     content = tomllib.loads(text) if suffix == ".toml" else json.loads(text)
     rows = content.get("mirrors", []) if isinstance(content, dict) else content
     if not isinstance(rows, list):
-        raise UsageError("`mirrors` is no list of rows.")
+        raise UsageError("`mirrors` is no list of rows.", next=_SHAPE)
     return rows
 
 
 def _row_of(record: Any, where: str) -> MirrorRow:
     if not isinstance(record, Mapping):
-        raise UsageError(f"{where}: a row is a table of fields.")
+        raise UsageError(f"{where}: a row is a table of fields.", next=_SHAPE)
     unknown = sorted(str(key) for key in set(record) - set(FIELDS))
     missing = [field for field in _REQUIRED if not record.get(field)]
     if unknown or missing:
@@ -128,7 +135,7 @@ def _row_of(record: Any, where: str) -> MirrorRow:
         raise UsageError(f"{where}: {what}.", next=f"The fields are {', '.join(FIELDS)}.")
     given = {key: value for key, value in record.items() if value not in (None, "")}
     if not all(isinstance(given[field], str) for field in _REQUIRED):
-        raise UsageError(f"{where}: name and repo_id are texts.")
+        raise UsageError(f"{where}: name and repo_id are texts.", next=_SHAPE)
     try:
         return make_row(**given)
     except MdlError as error:

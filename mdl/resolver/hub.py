@@ -50,7 +50,8 @@ class Hub:
     def __init__(self, endpoint: str, token: str | None, timeout: float = 5.0) -> None:
         self.endpoint = endpoint
         self.timeout = timeout
-        self.bad_token = False
+        # No header can carry such a text, so no Hub ever gave it out.
+        self.bad_token = token is not None and not (token.isascii() and token.isprintable())
         self.requests = 0
         self._token = token
 
@@ -96,7 +97,11 @@ class Hub:
         """
         answer = self._get(f"/api/models/{repo_id}")
         if answer.status != 200:
-            raise NoAccessError(f"{repo_id} cannot be seen.", why=self._missing_message(answer))
+            raise NoAccessError(
+                f"{repo_id} cannot be seen.",
+                why=self._missing_message(answer),
+                next="Check the spelling and the token.",
+            )
         body: dict[str, Any] = answer.body
         return body
 
@@ -113,7 +118,9 @@ class Hub:
             answer = self._get(path)
             if answer.status != 200:
                 raise NoAccessError(
-                    f"The files of {repo_id} cannot be listed.", why=self._missing_message(answer)
+                    f"The files of {repo_id} cannot be listed.",
+                    why=self._missing_message(answer),
+                    next=f"`mdl access {repo_id}` says who may read it.",
                 )
             for row in answer.body:
                 if row["type"] == "file":
@@ -187,7 +194,14 @@ class Hub:
         message = response.headers.get("X-Error-Message", "")
         body = None
         if response.status_code == 200:
-            body = response.json()
+            try:
+                body = response.json()
+            except ValueError as error:
+                raise OfflineError(
+                    f"What answers at {self.endpoint} is no Hub.",
+                    why="its answer is no JSON",
+                    next="Check HF_ENDPOINT, and whether this network wants a sign-in first.",
+                ) from error
         following = response.links.get("next", {}).get("url")
         if response.status_code == 429:
             message = response.headers.get("Retry-After") or _ratelimit_reset(response.headers)

@@ -3,7 +3,9 @@
 The file is TOML with one table a name, keys and files in a fixed order: it diffs well in git.
 """
 
+import contextlib
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,7 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdl import __version__
-from mdl.errors import NotFoundError, OfflineError, UsageError, VerificationError
+from mdl.errors import (
+    DiskError,
+    NameRefusedError,
+    NotFoundError,
+    OfflineError,
+    UsageError,
+    VerificationError,
+)
+from mdl.resolver.names import is_commit, parse_name, shown
 from mdl.resolver.types import CacheView, Resolution, Step, Wish
 
 if TYPE_CHECKING:
@@ -24,6 +34,7 @@ _FIELDS = (
 )  # fmt: skip
 # What identifies a file's content on the Hub: sha256 for LFS, git's blob sha1 for small ones.
 Hash = str
+_HASH = re.compile(r"sha256:[0-9a-f]{64}|sha1:[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -87,33 +98,49 @@ def make_entry(resolver: "Resolver", answer: Resolution) -> Entry:
 
 
 def write(path: Path, entries: Iterable[Entry]) -> None:
-    """Write a lock file in one move: a reader sees the old one or the new one."""
+    """Write a lock file in one move: a reader sees the old one or the new one.
+
+    Raises:
+        DiskError: there is no room or no right to; an old file is as it was.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(to_text(entries))
+        temporary.write_text(to_text(entries), encoding="utf-8")
         temporary.replace(path)
+    except OSError as error:
+        raise DiskError(
+            f"The lock file {path} cannot be written.",
+            why=error.strerror or str(error),
+            next="Name a file in a folder that is there and that you may write to.",
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def to_text(entries: Iterable[Entry]) -> str:
     """The TOML text, entries sorted by name and wish."""
-    import json  # its strings are TOML's
-
     parts = [
         "# Written by `mdl lock`, checked by `--locked` and `mdl verify`.\n"
-        f"version = {_FORMAT}\nmdl = {json.dumps(__version__)}\n"
+        f"version = {_FORMAT}\nmdl = {_quoted(__version__)}\n"
     ]
     for entry in sorted(entries, key=lambda e: (e.requested.lower(), e.format)):
         lines = ["\n[[model]]"]
         for field in _FIELDS:
             value = getattr(entry, field)
             if value is not None:
-                lines.append(f"{field} = {json.dumps(value)}")
+                lines.append(f"{field} = {_quoted(value)}")
         lines.append("[model.files]")
-        lines += [f"{json.dumps(p)} = {json.dumps(h)}" for p, h in sorted(entry.files.items())]
+        lines += [f"{_quoted(p)} = {_quoted(h)}" for p, h in sorted(entry.files.items())]
         parts.append("\n".join(lines) + "\n")
     return "".join(parts)
+
+
+def _quoted(value: Any) -> str:
+    """A value as TOML: JSON's, but that TOML knows no pairs of surrogates and no bare DEL."""
+    import json
+
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def read(path: Path) -> list[Entry]:
@@ -124,7 +151,7 @@ def read(path: Path) -> list[Entry]:
         UsageError: it is no lock file, or of a newer format.
     """
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise NotFoundError(
             f"The lock file {path} cannot be read.",
@@ -132,7 +159,11 @@ def read(path: Path) -> list[Entry]:
             next="`mdl lock NAME -o FILE` writes one.",
         ) from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path} is no lock file.", why=str(error)) from error
+        raise UsageError(
+            f"{path} is no lock file.",
+            why=str(error),
+            next="Give a file that `mdl lock` wrote, or write it again.",
+        ) from error
     if content.get("version") != _FORMAT:
         raise UsageError(
             f"{path} is no lock file of format {_FORMAT}.",
@@ -141,8 +172,13 @@ def read(path: Path) -> list[Entry]:
         )
     try:
         return [_entry(table) for table in content.get("model", [])]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path} has an incomplete entry.", why=repr(error)) from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        missing = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise UsageError(
+            f"{path} has an entry that cannot be used.",
+            why=missing,
+            next="Write it again with `mdl lock`; nothing was done with it.",
+        ) from error
 
 
 def find(entries: Iterable[Entry], name: str, wish: Wish, where: str) -> Entry:
@@ -150,11 +186,16 @@ def find(entries: Iterable[Entry], name: str, wish: Wish, where: str) -> Entry:
 
     Raises:
         NotFoundError: the lock has no such entry.
-        VerificationError: the name is locked, but for another wish.
+        VerificationError: the name is locked, but for another wish or another revision.
     """
     of_name = [e for e in entries if name.lower() in (e.requested.lower(), e.canonical.lower())]
     for entry in of_name:
         if entry.format == wish.label:
+            if wish.revision not in (None, entry.commit):
+                raise VerificationError(
+                    f"{name} is locked in {where} at {entry.commit}, not at {wish.revision!r}.",
+                    next="Leave out the revision, or lock that one anew.",
+                )
             return entry
     if of_name:
         raise VerificationError(
@@ -220,13 +261,27 @@ def check_against_hub(resolver: "Resolver", entry: Entry) -> None:
 
 
 def _entry(table: Mapping[str, Any]) -> Entry:
+    """One table as an entry; what could not have come from the Hub is refused.
+
+    Raises:
+        AttributeError, KeyError, TypeError, ValueError: it is no entry.
+    """
     files = {str(path): str(digest) for path, digest in table["files"].items()}
+    for path, digest in files.items():
+        if path.startswith("/") or ".." in path.split("/") or not _HASH.fullmatch(digest):
+            raise ValueError(f"{shown(path)} = {shown(digest)} is no file of a repository")
+    commit = str(table["commit"])
+    if not is_commit(commit):
+        raise ValueError(f"{shown(commit)} is no commit hash")
+    try:
+        names = {f: parse_name(str(table[f]), allow_local=False).text
+                 for f in ("requested", "canonical", "repo_id")}  # fmt: skip
+    except NameRefusedError as error:
+        raise ValueError(error.message) from error
     return Entry(
-        requested=str(table["requested"]),
+        **names,
         format=str(table["format"]),
-        canonical=str(table["canonical"]),
-        repo_id=str(table["repo_id"]),
-        commit=str(table["commit"]),
+        commit=commit,
         substituted=bool(table["substituted"]),
         quantize_on_load=bool(table["quantize_on_load"]),
         source=str(table["source"]),

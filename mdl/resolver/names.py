@@ -53,7 +53,7 @@ def parse_name(text: str, *, allow_local: bool = True) -> Name:
     raise NameRefusedError(
         f"{shown(name)} is not a model name.",
         why=_why_refused(name),
-        next="Write org/name, as in the model page's title, or the path of a folder.",
+        next=_meant(name) or "Write org/name, as in the model page's title, or a folder's path.",
         details={"requested": text[:_MAX_LENGTH]},
     )
 
@@ -106,9 +106,24 @@ def _folder(name: str) -> Name:
     )
 
 
+def _meant(name: str) -> str:
+    """What to write instead, for what people paste: a page's address, `org/name@revision`."""
+    address = re.fullmatch(r"(?:\w+://)?[\w.-]+\.\w+(?::\d+)?/(.+)|hf://(.+)", name)
+    path = (address[1] or address[2]) if address else name
+    path, _, revision = path.partition("?")[0].strip("/").partition("@")
+    path = re.sub(r"^models?/(?=[^/]+/)", "", path)
+    place, _, rest = re.sub("/(blob|resolve)/", "/tree/", path).partition("/tree/")
+    if place == name or not _REPOSITORY.fullmatch(place) or _reserved(place):
+        return ""
+    revision = revision or rest.partition("/")[0]
+    return f"Write {place}" + (f", and {revision!r} as its revision." if revision else ".")
+
+
 def _why_refused(name: str) -> str:
     if not name:
         return "it is empty"
+    if "://" in name:
+        return "it is an address"
     if len(name) > _MAX_LENGTH:
         return f"it has {len(name)} characters; the Hub allows {_MAX_LENGTH}"
     for character in name:
@@ -116,7 +131,7 @@ def _why_refused(name: str) -> str:
             import unicodedata
 
             described = unicodedata.name(character, "unnamed")
-            return f"it has the character {character!a} ({described}), which only looks alike"
+            return f"it has the character {character!a} ({described}); names are ASCII"
         if not (character.isalnum() or character in "._-/"):
             return f"it has the character {character!r}"
     if ".." in name or "--" in name:

@@ -40,7 +40,11 @@ def not_to_be_had(own: Facts, name: str, canonical: str, revision: str | None) -
             next="Look at the repository's branches and tags on its page.",
         )
     if own.state == "disabled":
-        return NoAccessError(f"{canonical} is disabled on the Hub.", why=own.message)
+        return NoAccessError(
+            f"{canonical} is disabled on the Hub.",
+            why=own.message,
+            next="Look at its page for the reason, or for what replaces it.",
+        )
     return NotFoundError(
         f"There is no repository {name} that this token can see.",
         why=own.message or "the Hub answers 404",

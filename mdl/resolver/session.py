@@ -69,6 +69,7 @@ class Resolver:
         self._token = settings.token if token is None or token is True else (token or None)
         self._allow_local = allow_local
         self._hub: Hub | None = None
+        self._told_of_token = False
         self._dead: OfflineError | None = None
         self._facts: dict[tuple[str, str | None], tuple[float, Facts]] = {}
         self._print: str | None = None
@@ -158,15 +159,25 @@ class Resolver:
         """
         name = parse_name(text, allow_local=self._allow_local)
         if name.path is not None:
-            raise UsageError(f"{name.text} is a folder: access is a matter of the file system.")
+            raise UsageError(
+                f"{name.text} is a folder: access is a matter of the file system.",
+                next="Ask about a repository, as org/name.",
+            )
         if not self.online:
             stored = self._stored(name.key, self.catalog.about(name.key).repository)
             if stored is None:
-                raise OfflineError(f"Nothing is known here about the access to {name.text}.")
+                raise OfflineError(
+                    f"Nothing is known here about the access to {name.text}.",
+                    next="Ask again with the network.",
+                )
             return stored
         facts = self.hub.facts(name.text)
         if facts.state != "ok":
-            error = NotFoundError(f"{name.text} cannot be seen.", why=facts.message)
+            error = NotFoundError(
+                f"{name.text} cannot be seen.",
+                why=facts.message,
+                next="Check the spelling; a private repository needs a token of its owner's.",
+            )
             self._suggest(error, name)
             raise error
         self._keep(name.key, None, facts)
@@ -235,9 +246,9 @@ class Resolver:
         held = self._facts.get(key)
         if held is not None and time.monotonic() - held[0] < _LIVE:
             return held[1]
-        had_bad_token = self.hub.bad_token
         facts = self.hub.facts(repo_id, revision)
-        if self.hub.bad_token and not had_bad_token:
+        if self.hub.bad_token and not self._told_of_token:
+            self._told_of_token = True
             _warn("The Hub does not accept the token; asking without one.")
         self._keep(repo_id.lower(), revision, facts)
         return facts

@@ -75,7 +75,9 @@ def read_table(mapper: Path, loader_utils: Path | None, version: str) -> Table:
     table = _assigned(tree, _TABLE)
     if not isinstance(table, ast.Dict):
         raise UsageError(
-            f"{mapper} holds no mapping table.", why=f"there is no dictionary {_TABLE} in it"
+            f"{mapper} holds no mapping table.",
+            why=f"there is no dictionary {_TABLE} in it",
+            next="Give unsloth/models/mapper.py, from the package or its repository.",
         )
     try:
         literal = ast.literal_eval(table)
@@ -202,14 +204,22 @@ def _read(path: Path) -> str:
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise NotFoundError(f"{path} cannot be read.", why=str(error)) from error
+        raise NotFoundError(
+            f"{path} cannot be read.",
+            why=str(error),
+            next="Give the path of unsloth/models/mapper.py, or of loader_utils.py.",
+        ) from error
 
 
 def _parse(text: str, path: Path) -> ast.Module:
     try:
         return ast.parse(text)
     except (SyntaxError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not Python.", why=str(error)) from error
+        raise UsageError(
+            f"{path} is not Python.",
+            why=str(error),
+            next="Nothing was imported. Fetch the file again.",
+        ) from error
 
 
 def _assigned(tree: ast.Module, name: str) -> ast.expr | None:

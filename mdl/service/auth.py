@@ -70,7 +70,9 @@ class Tokens:
                 self._load(self.file)
             except OSError as error:
                 raise ConfigError(
-                    f"The tokens file {self.file} cannot be read.", why=error.strerror or str(error)
+                    f"The tokens file {self.file} cannot be read.",
+                    why=error.strerror or str(error),
+                    next="Name a file that the service's user may read.",
                 ) from error
 
     def __len__(self) -> int:
@@ -113,7 +115,10 @@ class Tokens:
         stamp = _stamp_of(file)
         found = parse_tokens(file.read_text())
         if not found and not self._given:
-            raise ConfigError(f"The tokens file {file} holds no token.")
+            raise ConfigError(
+                f"The tokens file {file} holds no token.",
+                next="Write lines of `read TOKEN` or `admin TOKEN`.",
+            )
         if os.name == "posix" and file.stat().st_mode & 0o077:
             log.warning("The tokens file can be read by others; make its mode 0600.")
         self._read, self._stamp = found, stamp

@@ -80,7 +80,9 @@ class ServiceConfig:
                 next="Give --allow-host NAME (several times where needed), or --allow-host '*'.",
             )
         if (self.certificate is None) != (self.key is None):
-            raise ConfigError("TLS needs both --tls-cert and --tls-key.")
+            raise ConfigError(
+                "TLS needs both --tls-cert and --tls-key.", next="Give the one that is missing."
+            )
 
 
 def is_loopback(host: str) -> bool:

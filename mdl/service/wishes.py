@@ -27,7 +27,9 @@ def from_query(query: bytes, prefer: str) -> tuple[str, Wish]:
             parts = text.split("&")
             count, values = len(parts), dict(part.split("=", 1) for part in parts)
     except ValueError:
-        raise UsageError("The query string cannot be read.") from None
+        raise UsageError(
+            "The query string cannot be read.", next="Write ?name=org/name, percent-encoded."
+        ) from None
     if len(values) != count:
         raise UsageError("A field is given twice.", next="Ask for one name at a time.")
     name = values.pop("name", None)
@@ -62,4 +64,4 @@ def _boolean(value: Any) -> bool:
         return value
     if str(value).lower() in _TRUE + _FALSE:
         return str(value).lower() in _TRUE
-    raise UsageError(f"{ascii(value)[:40]} is neither true nor false.")
+    raise UsageError(f"{ascii(value)[:40]} is neither true nor false.", next="Write true or false.")

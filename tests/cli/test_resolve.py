@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import tomllib
 from contextlib import closing
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def test_text_says_what_and_why(mdl: Run) -> None:
         (["someone/unheard-of", "--offline"], 5, "Nothing is known here"),
         ([], 2, "Which name?"),
         (["x", "--locked", "no.lock"], 3, "cannot be read"),
+        (["x", "--locked", ""], 2, "it is empty"),
         (["x", "--frobnicate"], 2, "No such option"),
     ],
 )
@@ -115,6 +117,8 @@ def test_access_shows_state_page_and_mirrors(mdl: Run) -> None:
     assert (ran.code, ran.json["access"], ran.json["gated"]) == (4, "no_token", "manual")
     assert ran.json["page"].endswith(GATED)
     assert "unsloth/Llama-3.1-8B-Instruct" in ran.json["ungated_mirrors"]
+    assert ran.json["error"]["code"] == "no_access"
+    assert "terms" in ran.json["error"]["next"]
     assert mdl("access", GATED, HF_TOKEN="hf_in").code == 0
     assert mdl("access", "org/none").code == 3
 
@@ -141,8 +145,6 @@ def test_a_lock_holds_until_reality_differs(mdl: Run, hub: LoopbackHub, tmp_path
 def test_a_lock_keeps_both_commits_and_every_hash(
     mdl: Run, hub: LoopbackHub, tmp_path: Path
 ) -> None:
-    import tomllib
-
     lock = tmp_path / "mdl.lock"
     assert mdl("lock", GATED, "--4bit", "-o", str(lock)).code == 0
     assert mdl("lock", DYNAMIC, "--exact", "-o", str(lock), "--add").code == 0
@@ -154,3 +156,62 @@ def test_a_lock_keeps_both_commits_and_every_hash(
     assert models[0]["files"] == {"config.json": f"sha1:{blob.git_sha1}"}
     lock.write_text("version = 99\n")
     assert mdl("resolve", GATED, "--locked", str(lock)).code == 2
+
+
+def test_a_lock_answers_a_stream(mdl: Run, tmp_path: Path) -> None:
+    lock = str(tmp_path / "mdl.lock")
+    assert mdl("lock", GATED, GATED.lower(), "--4bit", "-o", lock).out.count("→") == 1
+    ran = mdl("resolve", "--stdin", "--locked", lock, "--4bit", stdin=f"org/other\n{GATED}\n")
+    first, second = map(json.loads, ran.out.splitlines())
+    assert (first["requested"], first["error"]["code"]) == ("org/other", "not_found")
+    assert (second["rule"], second["repo_id"]) == ("locked", DYNAMIC)
+    assert ran.code == 3
+
+
+def test_a_lock_is_for_its_own_revision(mdl: Run, tmp_path: Path) -> None:
+    lock = str(tmp_path / "mdl.lock")
+    assert mdl("lock", DYNAMIC, "-o", lock, "--4bit").code == 0
+    locked = ["resolve", DYNAMIC, "--locked", lock, "--4bit"]
+    commit = mdl(*locked, "--json").json["commit"]
+    assert mdl(*locked, "--revision", commit).code == 0
+    other = mdl(*locked, "--revision", "v7")
+    assert (other.code, "not at 'v7'" in other.err) == (6, True)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("repo_id", "../../etc"),
+        ("requested", "a b"),
+        ("commit", "../../passwd"),
+        ("commit", "main"),
+    ],
+)
+def test_a_hostile_lock_is_refused_before_anything(
+    mdl: Run, tmp_path: Path, field: str, value: str
+) -> None:
+    lock = tmp_path / "mdl.lock"
+    assert mdl("lock", DYNAMIC, "-o", str(lock), "--4bit").code == 0
+    lines = lock.read_text().splitlines()
+    changed = [f"{field} = {value!r}" if line.startswith(f"{field} =") else line for line in lines]
+    lock.write_text("\n".join(changed))
+    ran = mdl("resolve", DYNAMIC, "--locked", str(lock), "--4bit", "--offline")
+    assert (ran.code, "cannot be used" in ran.err) == (2, True)
+
+
+def test_a_lock_keeps_odd_file_names(mdl: Run, hub: LoopbackHub, tmp_path: Path) -> None:
+    """JSON writes them in pairs of surrogates, which are no TOML."""
+    names = {"config.json": "{}", "😀 é.txt": "x", 'quo"te\\n.txt': "y"}
+    hub.add_repo("org/odd", files=names)
+    lock = tmp_path / "mdl.lock"
+    assert mdl("lock", "org/odd", "-o", str(lock)).code == 0
+    (model,) = tomllib.loads(lock.read_text())["model"]
+    assert set(model["files"]) >= set(names)
+    assert mdl("resolve", "org/odd", "--locked", str(lock)).code == 0
+
+
+@pytest.mark.parametrize("where", ["no/such/folder/mdl.lock", ""])
+def test_where_no_lock_can_be_written(mdl: Run, tmp_path: Path, where: str) -> None:
+    ran = mdl("lock", DYNAMIC, "-o", str(tmp_path / where) if where else "", "--json")
+    assert ran.code in (1, 2)
+    assert ran.json["error"]["message"] and ran.json["error"]["next"]

@@ -24,7 +24,7 @@ PARTS = st.from_regex(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}[A-Za-z0-9_]\Z").filte
         ("org/na\nme", "character '\\n'"),
         ("org/nаme", "CYRILLIC SMALL LETTER A"),
         ("org/name?x=1", "character '?'"),
-        ("https://huggingface.co/org/name", "character ':'"),
+        ("https://huggingface.co/org/name", "an address"),
         ("org/name.git", ".git"),
         ("org/-name", "starts or ends"),
         ("org--name", "'--'"),
@@ -40,6 +40,29 @@ def test_a_hostile_name_is_refused_with_the_reason(name: str, why: str) -> None:
     # What is echoed must be short and safe for a terminal.
     assert len(str(caught.value)) < 600
     assert str(caught.value).isprintable() or "\n" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("pasted", "meant"),
+    [
+        ("https://huggingface.co/org/name", "Write org/name."),
+        ("huggingface.co/org/name/", "Write org/name."),
+        ("http://127.0.0.1:8000/org/name?library=transformers", "Write org/name."),
+        ("https://huggingface.co/org/name/tree/v1", "Write org/name, and 'v1' as its revision."),
+        ("https://huggingface.co/org/name/blob/main/x.json", "and 'main' as its revision."),
+        ("hf://org/name@v1", "Write org/name, and 'v1' as its revision."),
+        ("org/name@refs/pr/1", "Write org/name, and 'refs/pr/1' as its revision."),
+        ("model/org/name", "Write org/name."),
+        ("org/name/", "Write org/name."),
+        ("https://huggingface.co/datasets/org/name", "in the model page's title"),
+        ("https://example.com", "in the model page's title"),
+        ("a/b/c", "in the model page's title"),
+    ],
+)
+def test_what_was_pasted_is_understood(pasted: str, meant: str) -> None:
+    with pytest.raises(NameRefusedError) as caught:
+        parse_name(pasted)
+    assert meant in caught.value.next
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,17 @@
 import json
 import logging
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
-from mdl.errors import BusyError, NotFoundError
+from mdl.errors import BusyError, NotFoundError, OfflineError
 from mdl.resolver import Resolver, Wish
+from mdl.settings import Settings
 from tests.hub import LoopbackHub
 from tests.resolver.conftest import BNB
 
@@ -79,6 +82,43 @@ def test_a_bad_token_does_not_stop_public_repositories(
         answer = online("hf_made_up").resolve(MIRROR, Wish())
     assert answer.checked().repo_id == MIRROR
     assert "does not accept the token" in caplog.text
+
+
+def test_a_text_that_can_be_no_token_is_a_bad_token(
+    llama: LoopbackHub, online: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No header can carry it: it must not look like a Hub that does not answer."""
+    resolver = online("hf_tök\tén")
+    with caplog.at_level(logging.WARNING, "mdl"):
+        assert resolver.resolve(MIRROR, Wish()).checked().repo_id == MIRROR
+    assert caplog.text.count("does not accept the token") == 1
+    assert resolver.resolve(GATED, Wish(exact=True)).access == "bad_token"
+
+
+def test_a_sign_in_page_is_no_hub(tmp_path: Path) -> None:
+    """What a hotel's network answers to everything: 200 and a page."""
+
+    class SignIn(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>Welcome</html>")
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), SignIn) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        settings = Settings(tmp_path, tmp_path, f"http://127.0.0.1:{server.server_port}")
+        resolver = Resolver(settings)
+        with pytest.raises(OfflineError, match="is no Hub") as caught:
+            resolver.access("org/name")
+        known = resolver.resolve(GATED, Wish("bnb-4bit"))
+        resolver.close()
+        server.shutdown()
+        thread.join()
+    assert "sign-in" in caught.value.next
+    assert known.checked().source == "packaged", "what is known here still answers"
 
 
 def test_the_token_is_nowhere(

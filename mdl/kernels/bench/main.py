@@ -86,7 +86,10 @@ def check_options(options: argparse.Namespace) -> None:
             next=f"There are {'; '.join(names)}.",
         )
     if options.rounds < 1 or options.minutes <= 0:
-        raise UsageError("A measurement takes at least one round and some minutes.")
+        raise UsageError(
+            "A measurement takes at least one round and some minutes.",
+            next="Give --rounds 1 or more, and --minutes above 0.",
+        )
     if options.out is not None:
         _check_writable(options.out)
 
@@ -124,6 +127,7 @@ def require_gpu() -> torch.device:
         raise MdlError(
             f"{torch.cuda.get_device_name(device)} cannot run the kernels.",
             why="They need an NVIDIA GPU of compute capability 8.0 or newer.",
+            next="Measure on another one; this one runs the torch twins.",
         )
     if not has_triton():
         raise MdlError(
