@@ -217,7 +217,7 @@ class Cache:
         ]
         if not found:
             raise NotFoundError(
-                f"{name} is not in the cache {self.root}.",
+                f"{name or repr(name)} is not in the cache {self.root}.",
                 next="`mdl cache ls` lists what is.",
             )
         if len(found) > 1:
