@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mdl.cli.output import echo_json, human_size, never_asks
+from mdl.cli.output import FilePath, echo_json, human_size, never_asks
 from mdl.cli.resolve import wish_of, wish_options
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def load_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--allow-pickle", is_flag=True, help="Take pickled weights, which can run code."
         ),
-        click.option("--locked", type=click.Path(dir_okay=False), help="Only what it says."),
+        click.option("--locked", type=FilePath(dir_okay=False), help="Only what it says."),
         click.option("--trust-remote-code", is_flag=True, help="Run the repository's own Python."),
         click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
         click.option("--progress/--no-progress", default=None, help="Show a progress bar."),
@@ -94,7 +94,7 @@ def show_pull(body: dict[str, Any], as_json: bool) -> None:
 @click.option("--no-kernels", is_flag=True, help="Put none of mdl's kernels in.")
 @click.option("--no-mirror", is_flag=True, help="Keep no local 4-bit mirror.")
 @click.option("--no-memory-check", is_flag=True, help="Load even what there is no room for.")
-@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write the report.")
+@click.option("--report", type=FilePath(dir_okay=False, path_type=Path), help="Write the report.")
 def load(name: str, **options: Any) -> None:
     """Load NAME, report what was loaded, and try a prompt."""
     from mdl.loader.loading import load_request
@@ -137,21 +137,21 @@ def show_plan(plan: "LoadPlan", options: dict[str, Any]) -> None:
 
 
 @click.command()
-@click.argument("target", type=click.Path(path_type=Path))
+@click.argument("target", type=FilePath(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(target: Path, as_json: bool) -> None:
     """Check a report, a lock file or a snapshot folder against what is on the disk now."""
     from mdl.loader.verify import verify_target
 
     outcome = verify_target(target)
-    if as_json:
-        echo_json(outcome.to_json())
-    else:
+    if not as_json:
         for line in outcome.checked:
             click.echo(f"ok       {line}")
         for line in outcome.problems:
             click.echo(f"changed  {line}")
     outcome.raise_problems()
+    if as_json:
+        echo_json(outcome.to_json())
 
 
 def request_of(name: str, options: dict[str, Any]) -> "LoadRequest":

@@ -39,6 +39,7 @@ class Verification:
                 f"{len(self.problems) + len(self.checked)} checks failed.",
                 why="; ".join(self.problems[:3]),
                 next="`mdl pull NAME --repair` fetches damaged files of the cache again.",
+                details=self.to_json(),
             )
 
 

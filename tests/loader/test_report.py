@@ -68,8 +68,9 @@ def test_each_damaged_file_is_found(report: Report, tmp_path: Path, name: str, c
     blob.write_bytes(data.replace(b"a", b"b", 1) if name != "model.safetensors" else
                      data[:-1] + bytes([data[-1] ^ 1]))  # fmt: skip
     assert run(cli, ["verify", str(path), "--json"]) == 6
-    said = capsys.readouterr().out
-    assert name in said and "Traceback" not in said
+    body = json.loads(capsys.readouterr().out)  # one object, with the refusal in it
+    assert any(name in problem for problem in body["problems"])
+    assert (body["ok"], body["error"]["code"]) == (False, "verification_failed")
     assert verify_target(Path(report.folder)).problems
 
 
@@ -99,6 +100,7 @@ def test_nonsense_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("[]")
     assert run(cli, ["verify", str(tmp_path / "x.json")]) == 2
     assert run(cli, ["verify", str(tmp_path / "absent.json")]) == 3
+    assert run(cli, ["verify", ""]) == 2
 
 
 def test_what_is_saved_names_the_canonical_model(
