@@ -1,7 +1,7 @@
 """Carrying a removal out: wait for quiet, lock, read again, journal, move, look again.
 
 The plan was made without locks; what really goes is decided here, under them. A folder in which
-someone is at work is left alone and named, the others go on.
+someone is at work, or that may not be changed, is left alone and named; the others go on.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import Any
 
 from mdl.cachemgr import fileops
 from mdl.cachemgr.facts import Folder
-from mdl.cachemgr.journal import Op, perform_all, revert_all
+from mdl.cachemgr.journal import Op, perform_all, perform_or_leave, revert_all
 from mdl.cachemgr.layout import parse_folder
 from mdl.cachemgr.locks import DownloadLocks, aliases_of, wait_until_quiet
 from mdl.cachemgr.probe import store_is_marked
@@ -94,16 +94,16 @@ class _Run:
                     self.skipped[name] = reason
                     continue
                 ready.append(doom(self.root, trash, folder, removal, self.aliases.get(name, [])))
-            self._perform(action_id, [op for one in ready for op in one.ops])
-            self.doomed += ready
+            self.index.add_operations(action_id, [op for one in ready for op in one.ops])
+            for one in ready:
+                self.performed += one.ops
+                reason = perform_or_leave(one.ops)
+                if reason:
+                    self.skipped[one.folder] = reason
+                else:
+                    self.doomed.append(one)
         finally:
             locks.release()
-
-    def _perform(self, action_id: int, ops: list[Op]) -> None:
-        if ops:
-            self.index.add_operations(action_id, ops)
-            self.performed += ops
-            perform_all(ops)
 
     def payloads(self, action_id: int, trash: str, stray: frozenset[str]) -> None:
         """Take the shared payloads that no link leads to any more."""
@@ -115,7 +115,11 @@ class _Run:
                 if parse_folder(name)
             }
             losing |= unlinked_payloads(self.root, self.doomed, folders)
-        self._perform(action_id, payload_ops(self.root, trash, losing))
+        ops = payload_ops(self.root, trash, losing)
+        if ops:
+            self.index.add_operations(action_id, ops)
+            self.performed += ops
+            perform_all(ops)
 
 
 def heal_aliases(root: str) -> None:

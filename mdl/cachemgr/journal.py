@@ -20,6 +20,7 @@ back only while no snapshot there has come to need it.
 """
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -40,11 +41,36 @@ from mdl.store.cacheindex import CacheIndex
 
 Op = dict[str, Any]
 
+_NO_RIGHT = "you have no right to change it"
+# What the system says of one folder, and what that means for it.
+OF_ONE_FOLDER = {
+    errno.EACCES: _NO_RIGHT,
+    errno.EPERM: _NO_RIGHT,
+    errno.EXDEV: "it is in a layer below this one (a container's image?), where removing it would"
+    " free nothing",
+}
+
 
 def perform_all(ops: Sequence[Op]) -> None:
     """Perform operations in order; a failure leaves the rest undone and is raised."""
     for op in ops:
         _PERFORM[op["op"]](op)
+
+
+def perform_or_leave(ops: Sequence[Op]) -> str:
+    """Perform all of a folder's operations or none; why it has to be left alone, or ''.
+
+    What concerns the whole disk, such as no room, is raised; nothing is taken back then.
+    """
+    try:
+        perform_all(ops)
+    except OSError as error:
+        reason = OF_ONE_FOLDER.get(error.errno or 0)
+        if reason is None:
+            raise
+        revert_all(ops)
+        return reason
+    return ""
 
 
 def revert_all(ops: Sequence[Op], *, apart: bool = False) -> None:

@@ -1,7 +1,8 @@
 """Carrying a normalization out: compare, lock, journal, act, sweep.
 
-A repository in which someone is at work is left alone and named; the others go on. Each
-repository's part is journalled before it is performed, all of them as one action.
+A repository in which someone is at work, or that may not be changed, is left alone and named; the
+others go on. Each repository's part is journalled before it is performed, all of them as one
+action.
 """
 
 import errno
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mdl.cachemgr import fileops
 from mdl.cachemgr.carry_out import heal_aliases
 from mdl.cachemgr.facts import Folder
-from mdl.cachemgr.journal import Op, perform_all, revert_all
+from mdl.cachemgr.journal import Op, perform_or_leave, revert_all
 from mdl.cachemgr.layout import folder_name
 from mdl.cachemgr.locks import DownloadLocks, open_files, wait_until_quiet
 from mdl.cachemgr.normalize import Draft, Taker
@@ -145,6 +146,7 @@ class _Run:
     def groups(self, action_id: int, work: Sequence[Group]) -> None:
         writing = wait_until_quiet(self.root, {name for group in work for name in group.folders})
         for group in work:
+            begun = len(self.performed)
             locks = DownloadLocks(self.root)
             try:
                 if writing.intersection(group.folders):
@@ -156,6 +158,7 @@ class _Run:
                 self._group(action_id, group)
                 self.done.append(group.repo_id)
             except Refused as refused:
+                revert_all(self.performed[begun:])
                 self.skipped[group.repo_id] = str(refused)
             finally:
                 locks.release()
@@ -192,7 +195,9 @@ class _Run:
     def _perform(self, action_id: int, ops: list[Op]) -> None:
         self.index.add_operations(action_id, ops)
         self.performed += ops
-        perform_all(ops)
+        reason = perform_or_leave(ops)
+        if reason:
+            raise Refused(reason)
 
     def _sweep(self, action_id: int, draft: Draft, folders: Sequence[Folder], name: str) -> None:
         """Bring over what appeared in a folder between its reading and its swap, until nothing."""

@@ -10,7 +10,7 @@ from mdl.cachemgr import fileops
 from mdl.cachemgr.carry_out import Outcome, carry_out
 from mdl.cachemgr.facts import Folder
 from mdl.cachemgr.inventory import protection
-from mdl.cachemgr.journal import erase, finish_emptying, undo_action
+from mdl.cachemgr.journal import OF_ONE_FOLDER, erase, finish_emptying, undo_action
 from mdl.cachemgr.layout import repo_key
 from mdl.cachemgr.locks import aliases_of, busy_folders, open_files
 from mdl.cachemgr.probe import store_is_marked
@@ -18,7 +18,7 @@ from mdl.cachemgr.removal import Doomed, Removal, doom
 from mdl.cachemgr.scan import scan_folder
 from mdl.cachemgr.target import find, may_mean
 from mdl.cachemgr.trash import TrashEntry, entries, trash_place
-from mdl.errors import BusyError, NotFoundError, UsageError
+from mdl.errors import BusyError, DiskError, NotFoundError, UsageError
 from mdl.store.cacheindex import Action
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ def apply_remove(cache: "Cache", plan: RemovePlan) -> Outcome:
 
     Raises:
         BusyError: a download began, or another mdl process is at work; nothing was changed.
+        DiskError: there is no right to remove it, or removing it would do nothing.
     """
 
     def objection(folder: Folder, removal: Removal) -> str:
@@ -140,10 +141,11 @@ def apply_remove(cache: "Cache", plan: RemovePlan) -> Outcome:
         outcome = carry_out(os.fspath(cache.root), index, "rm", plan.removals, objection)
         expire(cache)
     if outcome.action_id is None and outcome.skipped:
-        raise BusyError(
-            f"{plan.target} was left alone: {next(iter(outcome.skipped.values()))}.",
-            next="Try again when it is done.",
-        )
+        reason = next(iter(outcome.skipped.values()))
+        message = f"{plan.target} was left alone: {reason}."
+        if reason in OF_ONE_FOLDER.values():
+            raise DiskError(message, next="Remove it as its owner, or where the image is made.")
+        raise BusyError(message, next="Try again when it is done.")
     return outcome
 
 

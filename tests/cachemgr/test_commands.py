@@ -258,7 +258,7 @@ def test_an_interrupted_action_is_told(
         raise PowerCut
 
     with monkeypatch.context() as patch, pytest.raises(PowerCut):
-        patch.setattr("mdl.cachemgr.carry_out.perform_all", cut)
+        patch.setattr("mdl.cachemgr.carry_out.perform_or_leave", cut)
         patch.setattr("mdl.cachemgr.carry_out.revert_all", lambda ops: None)
         patch.setattr("mdl.store.cacheindex.CacheIndex.set_action", lambda *_, **__: None)
         mdl("rm", "o/small", "--yes")

@@ -19,6 +19,7 @@ from mdl.cachemgr.scan import MAX_ENTRIES, scan_folder
 from mdl.cachemgr.verify import Verifier
 from mdl.cli import cli
 from mdl.cli.output import run
+from mdl.errors import DiskError
 from mdl.settings import Settings
 from mdl.store.cacheindex import CacheIndex
 from tests.cachemgr.builder import A, B, CacheBuilder, etag, manifest
@@ -289,6 +290,47 @@ def test_a_read_only_root_can_be_read(built: CacheBuilder, settings: Settings) -
 
     if os.getuid() != 0:
         pytest.skip("only root can become somebody else")
+    before = manifest(built.root)
+    assert in_child(as_somebody_else) == 0
+    assert manifest(built.root) == before
+
+
+def test_a_folder_of_somebody_else_is_left_alone_and_the_rest_goes(
+    built: CacheBuilder, tmp_path: Path
+) -> None:
+    """One cache for a group: what another user downloaded stays, and is named."""
+    if os.getuid() != 0:
+        pytest.skip("only root can become somebody else")
+    built.revision("o/theirs", A, {"w": b"w"})
+    built.revision("o/mine", A, {"w": b"w"})
+    somebody = 65534
+    for folder, _, files in os.walk(built.folder("o/mine")):
+        os.chown(folder, somebody, somebody)
+        for name in files:
+            os.chown(os.path.join(folder, name), somebody, somebody, follow_symlinks=False)
+    for folder in (built.root, *built.root.parents):
+        if folder == Path("/tmp"):
+            break
+        folder.chmod(0o777)
+    home = tmp_path / "home-of-somebody"
+    home.mkdir()
+    os.chown(home, somebody, somebody)
+
+    def as_somebody_else() -> None:
+        os.setgid(somebody)
+        os.setuid(somebody)
+        cache = open_cache(Settings(home, built.root))
+        outcome = cache.apply(cache.plan_prune(EVERYTHING))
+        assert outcome.skipped == {"models--o--theirs": "you have no right to change it"}
+        assert [repo.repo_id for repo in cache.list()] == ["o/theirs"]
+        try:
+            apply_remove(cache, plan_remove(cache, "o/theirs"))
+        except DiskError as error:
+            assert "no right" in str(error)
+        else:
+            raise AssertionError("it should have been refused")
+        undo(cache)
+
     before = manifest(built.root)
     assert in_child(as_somebody_else) == 0
     assert manifest(built.root) == before

@@ -1,4 +1,4 @@
-"""Real disks with a limit: a full one, one that ignores case, one without links.
+"""Real disks with a limit: a full one, one that ignores case, one without links, one in layers.
 
 They are made in a file and mounted, which takes root (and, for two of them, a FUSE driver):
 without, these tests are skipped and say so.
@@ -205,6 +205,53 @@ def test_a_disk_without_links_says_what_it_cannot(tmp_path: Path) -> None:
         assert "HF_HUB_CACHE" in done.stderr
         assert {path: path.read_bytes() for path in root.rglob("blobs/*")} == before
         assert machine.run("trash", "ls").stdout.startswith("The trash is empty")
+
+
+@contextlib.contextmanager
+def mounted(kind: str, options: str, place: Path) -> Iterator[None]:
+    """Something mounted that needs no device."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip(f"mounting {kind} takes Linux and root")
+    place.mkdir()
+    command = ["mount", "-t", kind, kind, place, "-o", options]
+    done = subprocess.run(command, check=False, capture_output=True)
+    if done.returncode:
+        pytest.skip(f"{kind} cannot be mounted here: {done.stderr!r}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def test_what_a_containers_image_brought_is_left_alone(tmp_path: Path) -> None:
+    """Removing it would free nothing and cannot be one rename; what came later goes."""
+    disk, place = tmp_path / "disk", tmp_path / "merged"
+    with mounted("tmpfs", "size=64m", disk):
+        for layer in ("below", "above", "work"):
+            (disk / layer).mkdir()
+        populate(disk / "below" / "hub")
+        layers = f"lowerdir={disk}/below,upperdir={disk}/above,workdir={disk}/work"
+        with mounted("overlay", layers, place):
+            root = place / "hub"
+            brought = manifest(root)
+            CacheBuilder(root).revision("Org/Later", A, {"w": b"later"}, refs=("main",))
+            machine = Machine(root, tmp_path / "mdl")
+            before = manifest(root)
+            done = machine.run("prune", "--older-than", "0d", "--yes")
+            assert done.returncode == 0, done.stderr
+            assert "left alone: models--Org--Name: it is in a layer below" in done.stdout
+            assert manifest(root) == brought
+            assert machine.run("undo", "--yes").returncode == 0
+            assert manifest(root) == before
+            done = machine.run("rm", "o/gone", "--all-casings", "--yes")
+            assert done.returncode == 1
+            assert "would free nothing" in done.stderr
+            done = machine.run("normalize", "--to", "lower", "--yes")
+            assert "left alone: org/name: it is in a layer below" in done.stdout
+            assert (root / "models--Org--Later").is_symlink()  # the one above was folded
+            assert before.items() <= manifest(root).items()
+            assert machine.run("undo", "--yes").returncode == 0
+            assert manifest(root) == before
 
 
 def _copied(root: Path, repo_id: str, commit: str) -> None:
