@@ -87,7 +87,13 @@ def show_pull(body: dict[str, Any], as_json: bool) -> None:
 @wish_options
 @load_options
 @click.option("--prompt", help="Ask the model this, and print its answer.")
-@click.option("--max-new-tokens", default=64, show_default=True, help="Length of the answer.")
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Length of the answer.",
+)
 @click.option("--max-seq-length", type=int, help="Tokens to plan memory for (with --dry-run).")
 @click.option("--dtype", help="bfloat16, float16 or float32; the checkpoint's when left out.")
 @click.option("--device-map", help="cpu, cuda, auto, balanced or sequential.")
