@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from mdl.cli import cli
+from mdl.cli.group import cli
 
 HEAD = """# Commands
 

@@ -20,12 +20,8 @@ from mdl.cli.cache_common import (
     type_option,
     yes_option,
 )
-from mdl.cli.output import (
-    echo_json,
-    human_size,
-    printable,
-    table,
-)
+from mdl.cli.output import echo_json
+from mdl.text import human_size, printable, table
 
 if TYPE_CHECKING:
     from mdl.cachemgr.policy import Item, Policy, PrunePlan

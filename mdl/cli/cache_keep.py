@@ -17,8 +17,9 @@ from mdl.cli.cache_common import (
     type_option,
     yes_option,
 )
-from mdl.cli.output import echo_json, human_ago, human_size, never_asks, printable, table
+from mdl.cli.output import echo_json, never_asks
 from mdl.errors import NotFoundError
+from mdl.text import human_ago, human_size, printable, table
 
 
 @click.command("pin")

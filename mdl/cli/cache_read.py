@@ -17,8 +17,9 @@ from mdl.cli.cache_common import (
     say_notes,
     type_option,
 )
-from mdl.cli.output import FilePath, echo_json, human_ago, human_size, printable, table
+from mdl.cli.output import FilePath, echo_json
 from mdl.errors import UsageError
+from mdl.text import human_ago, human_size, printable, table
 
 if TYPE_CHECKING:
     from mdl.cachemgr.select import Row

@@ -17,8 +17,9 @@ from mdl.cli.cache_common import (
     say_notes,
     type_option,
 )
-from mdl.cli.output import echo_json, human_size, printable, table
+from mdl.cli.output import echo_json
 from mdl.errors import VerificationError
+from mdl.text import human_size, printable, table
 
 
 @click.command("verify")

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.termui import progressbar
 
-from mdl.cli.output import FilePath, confirm, echo_json, human_ago, never_asks, printable, table
+from mdl.cli.output import FilePath, confirm, echo_json, never_asks
 from mdl.errors import NotFoundError, UsageError
 from mdl.resolver.names import shown
 from mdl.store.catalog import Catalog, open_catalog
 from mdl.store.rows import USER, WISHES, MirrorRow
+from mdl.text import human_ago, printable, table
 
 if TYPE_CHECKING:
     from mdl.resolver.hub import Hub

@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from mdl.cli.output import confirm, echo_json, human_ago, human_size
+from mdl.cli.output import confirm, echo_json
 from mdl.errors import UsageError
 from mdl.settings import load_settings
+from mdl.text import human_ago, human_size
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import click
 
-from mdl.cli.output import echo_json, human_size
+from mdl.cli.output import echo_json
 from mdl.errors import MdlError
 from mdl.settings import Settings, load_settings
+from mdl.text import human_size
 
 _LIBRARIES = (
     ("huggingface_hub", "1.33", "core"),

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from mdl.cli.output import FilePath, echo_json, table
+from mdl.cli.output import FilePath, echo_json
 from mdl.errors import UsageError, VerificationError
+from mdl.text import table
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mdl.cli.output import FilePath, echo_json, human_size, never_asks
+from mdl.cli.output import FilePath, echo_json, never_asks
 from mdl.cli.resolve import wish_of, wish_options
+from mdl.text import human_size
 
 if TYPE_CHECKING:
     from mdl.loader import LoadRequest

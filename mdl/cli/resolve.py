@@ -6,16 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mdl.cli.output import (
-    FilePath,
-    echo_json,
-    echo_json_line,
-    human_ago,
-    human_size,
-    printable,
-    table,
-)
+from mdl.cli.output import FilePath, echo_json, echo_json_line
 from mdl.errors import MdlError, NoAccessError, UsageError
+from mdl.text import human_ago, human_size, printable, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

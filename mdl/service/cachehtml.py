@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mdl.cachemgr.treemap import Box, squarify
-from mdl.cli.output import human_ago, human_size
+from mdl.text import human_ago, human_size
 
 if TYPE_CHECKING:
     from mdl.cachemgr import CachedRepo, Totals

@@ -11,7 +11,6 @@ from fastapi.responses import Response
 
 from mdl import __version__
 from mdl.cachemgr.policy import PrunePlan
-from mdl.cli.output import human_size
 from mdl.errors import MdlError
 from mdl.resolver.types import Wish
 from mdl.service.auth import may
@@ -20,6 +19,7 @@ from mdl.service.guard import check_role
 from mdl.service.plans import policy_of
 from mdl.service.schemas import Prune
 from mdl.store.rows import WISHES
+from mdl.text import human_size
 
 if TYPE_CHECKING:
     from mdl.resolver.types import Resolution

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from mdl.cli import cli
 from mdl.cli.cache import COMMANDS
-from mdl.cli.output import run
+from mdl.cli.entry import run
 from tests.cachemgr.builder import DAY, A, B, CacheBuilder, disk_use, settle
 
 Type = Callable[..., tuple[int, str, str]]
@@ -34,7 +33,7 @@ def mdl(
 
     def typed(*words: str) -> tuple[int, str, str]:
         capsys.readouterr()
-        code = run(cli, ["cache", *words])
+        code = run(["cache", *words])
         printed = capsys.readouterr()
         return code, printed.out, printed.err
 
@@ -277,9 +276,8 @@ def test_listing_imports_nothing_heavy(filled: CacheBuilder, tmp_path: Path) -> 
     """Neither huggingface_hub nor SQLAlchemy: either alone takes longer than the listing."""
     code = (
         "import sys\n"
-        "from mdl.cli import cli\n"
-        "from mdl.cli.output import run\n"
-        "run(cli, ['cache', 'ls'])\n"
+        "from mdl.cli.entry import run\n"
+        "run(['cache', 'ls'])\n"
         "print(' '.join(sys.modules), file=sys.stderr)\n"
     )
     env = {**os.environ, "HF_HUB_CACHE": str(filled.root), "MDL_HOME": str(tmp_path / "mdl")}

@@ -17,8 +17,7 @@ from mdl.cachemgr.normalizing import Wish, plan
 from mdl.cachemgr.remove import apply_remove, plan_remove, undo
 from mdl.cachemgr.scan import MAX_ENTRIES, scan_folder
 from mdl.cachemgr.verify import Verifier
-from mdl.cli import cli
-from mdl.cli.output import run
+from mdl.cli.entry import run
 from mdl.errors import DiskError
 from mdl.settings import Settings
 from mdl.store.cacheindex import CacheIndex
@@ -198,7 +197,7 @@ def test_reported_and_never_followed(
     for text in ("ls", "ls -r --format csv", "du", "show o/n", "trash ls", "ls --json",
                  "prune --dry-run --json"):  # fmt: skip
         command = text.split()
-        assert run(cli, ["cache", *command]) == 0, command
+        assert run(["cache", *command]) == 0, command
         printed = capsys.readouterr()
         assert "Traceback" not in printed.err
         assert "\x1b" not in printed.out.encode("utf-8", "replace").decode()
@@ -211,7 +210,7 @@ def test_reported_and_never_followed(
     Verifier(root, cache.index).run([folder for folder in folders if folder.alias_of is None])
     apply(cache, plan(cache, Wish("shared", across=True, store=True), lambda kind, name: None))
     cache.apply(cache.plan_prune(EVERYTHING))
-    assert run(cli, ["cache", "undo"]) == 0
+    assert run(["cache", "undo"]) == 0
     assert sorted((str(p), p.lstat().st_mtime_ns) for p in away.rglob("*")) == before
     assert (away / "secret").read_bytes() == SECRET
 
@@ -385,7 +384,7 @@ def test_a_disk_that_gives_out_in_the_middle(
         patch.setattr(fileops, call, fails)
         normalize = ["cache", "normalize", "--to", "lower", "--yes"]
         remove = ["cache", "prune", "--max-size", "0", "--yes"]
-        code = run(cli, remove if call == "rename_new" else normalize)
+        code = run(remove if call == "rename_new" else normalize)
     printed = capsys.readouterr().err
     assert code == 1
     assert printed.startswith("error: ")

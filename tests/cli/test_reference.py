@@ -6,7 +6,7 @@ from types import ModuleType
 
 import click
 
-from mdl.cli import COMMANDS, cli
+from mdl.cli.group import COMMANDS, cli
 
 DOCS = Path(__file__).parents[2] / "docs"
 

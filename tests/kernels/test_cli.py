@@ -6,15 +6,15 @@ import click.testing
 import pytest
 import torch
 
-from mdl.cli import cli
 from mdl.cli import kernels as command
-from mdl.cli.output import run
+from mdl.cli.entry import run
+from mdl.cli.group import cli
 from mdl.kernels import check
 
 
 def invoke(capsys, *argv):
     """Exit code and standard output of `mdl kernels ...`."""
-    code = run(cli, ["kernels", *argv])
+    code = run(["kernels", *argv])
     return code, capsys.readouterr().out
 
 
@@ -50,16 +50,16 @@ def test_a_wrong_kernel_fails_the_check(capsys, monkeypatch):
 
 def test_bench_without_a_gpu_says_so(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert run(cli, ["kernels", "bench"]) == 1
+    assert run(["kernels", "bench"]) == 1
     assert capsys.readouterr().err.startswith("error: This measurement needs an NVIDIA GPU")
 
 
 def test_options_that_cannot_be_are_refused(capsys):
-    assert run(cli, ["kernels", "check", "--candidates"]) == 2
+    assert run(["kernels", "check", "--candidates"]) == 2
     assert "goes with --aot" in capsys.readouterr().err
-    assert run(cli, ["kernels", "bench", "--only", "softmax"]) == 2
+    assert run(["kernels", "bench", "--only", "softmax"]) == 2
     assert "There are dequantize_4bit" in capsys.readouterr().err
-    assert run(cli, ["kernels", "bench", "--nonsense"]) == 2
+    assert run(["kernels", "bench", "--nonsense"]) == 2
 
 
 def test_every_command_has_help():

@@ -163,8 +163,7 @@ def test_nothing_of_others_is_patched(tiny_model: Callable[..., Path], tmp_path:
 
 @pytest.mark.model
 def test_the_command_answers_paris(smollm2: Path, capsys: Any) -> None:
-    from mdl.cli import cli
-    from mdl.cli.output import run
+    from mdl.cli.entry import run
 
     question = "What is the capital of France?"
     arguments = [
@@ -177,5 +176,5 @@ def test_the_command_answers_paris(smollm2: Path, capsys: Any) -> None:
         "--max-new-tokens",
         "7",
     ]
-    assert run(cli, arguments) == 0
+    assert run(arguments) == 0
     assert "Paris" in json.loads(capsys.readouterr().out)["answer"]

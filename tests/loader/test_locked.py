@@ -10,8 +10,7 @@ import pytest
 import torch
 
 import mdl
-from mdl.cli import cli
-from mdl.cli.output import run
+from mdl.cli.entry import run
 from mdl.errors import VerificationError
 from tests.hub import LoopbackHub
 
@@ -26,7 +25,7 @@ def locked(
     folder = tiny_model("llama")
     hub.add_repo(NAME, folder=folder)
     lock = str(tmp_path / "mdl.lock")
-    assert run(cli, ["lock", NAME, "--exact", "-o", lock]) == 0
+    assert run(["lock", NAME, "--exact", "-o", lock]) == 0
     other = {p.name: p for p in folder.iterdir() if p.suffix != ".safetensors"}
     weights = {k: v + 1 for k, v in mdl.load(str(folder)).model.state_dict().items()}
     from safetensors.torch import save
@@ -49,7 +48,7 @@ def test_the_locked_commit_is_loaded_and_nothing_else(
 
 
 def test_files_that_are_not_the_locked_ones_are_refused(locked: str) -> None:
-    assert run(cli, ["pull", NAME, "--exact", "--locked", locked]) == 0
+    assert run(["pull", NAME, "--exact", "--locked", locked]) == 0
     root = Path(os.environ["HF_HOME"]) / "hub" / "models--Org--Locked"
     (snapshot,) = (root / "snapshots").iterdir()
     blob = root / "blobs" / ("0" * 64)

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 import mdl
-from mdl.cli import cli
-from mdl.cli.output import run
+from mdl.cli.entry import run
 from mdl.errors import LoadError, UsageError, VerificationError
 from mdl.loader import devices
 from mdl.loader.devices import Device
@@ -117,14 +116,14 @@ def test_the_command_line_says_it_as_json_and_goes_on_when_told(
     free_memory(150_000)
     name = str(tiny_model("llama"))
     for options in ([], ["--dry-run"]):
-        assert run(cli, ["load", name, "--json", *options]) == 1
+        assert run(["load", name, "--json", *options]) == 1
         body = json.loads(capsys.readouterr().out)
         assert not body["fits"] and body["memory_short"] > 0
         assert "does not fit" in body["error"]["message"]
         assert "--no-memory-check" in body["error"]["next"]
-        assert run(cli, ["load", name, "--json", "--no-memory-check", *options]) == 0
+        assert run(["load", name, "--json", "--no-memory-check", *options]) == 0
         capsys.readouterr()
-    assert run(cli, ["load", name, "--dry-run"]) == 1
+    assert run(["load", name, "--dry-run"]) == 1
     said = capsys.readouterr()
     assert "too small" in said.out and said.err.startswith("error: ")
 
@@ -214,10 +213,10 @@ def test_where_a_model_goes(
 
 def test_the_dry_run_prints_the_plan(tiny_model: Callable[..., Path], capsys: Any) -> None:
     folder = str(tiny_model("llama"))
-    assert run(cli, ["load", folder, "--4bit", "--dry-run", "--max-seq-length", "64"]) == 0
+    assert run(["load", folder, "--4bit", "--dry-run", "--max-seq-length", "64"]) == 0
     said = capsys.readouterr().out
     assert "would load" in said and "at 64 tokens" in said
-    assert run(cli, ["load", folder, "--dry-run", "--json"]) == 0
+    assert run(["load", folder, "--dry-run", "--json"]) == 0
     body = json.loads(capsys.readouterr().out)
     assert body["fits"] and body["memory"]["weights"] > 0
 

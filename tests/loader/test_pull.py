@@ -16,8 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from mdl.cli import cli
-from mdl.cli.output import run
+from mdl.cli.entry import run
 from tests.hub import LoopbackHub
 from tests.loader import tiny
 
@@ -37,7 +36,7 @@ def served(hub: LoopbackHub, hub_env: dict[str, str], tmp_path: Path) -> Loopbac
 
 def pull(capsys: Any, *arguments: str) -> tuple[int, dict[str, Any]]:
     """Run `mdl pull … --json` in this process: exit code and what it printed."""
-    code = run(cli, ["pull", *arguments, "--json"])
+    code = run(["pull", *arguments, "--json"])
     return code, json.loads(capsys.readouterr().out)
 
 
@@ -154,7 +153,7 @@ def test_a_disk_that_becomes_full_loses_nothing(
         "import resource, signal, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4000000,)*2)"
     )
     limited += "; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)"
-    limited += f"; sys.argv[1:] = ['pull', {NAME!r}]; from mdl.cli import main; main()"
+    limited += f"; sys.argv[1:] = ['pull', {NAME!r}]; from mdl.cli.entry import main; main()"
     command = [sys.executable, "-c", limited]
     done = subprocess.run(command, env=hub_env, capture_output=True, text=True, check=False)
     assert done.returncode == 1

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 import mdl
-from mdl.cli import cli
-from mdl.cli.output import run
+from mdl.cli.entry import run
 from mdl.loader import Report
 from mdl.loader.verify import verify_report, verify_target
 from tests.hub import LoopbackHub
@@ -54,10 +53,10 @@ def test_a_token_is_nowhere_in_it(hub: LoopbackHub, tiny_model: Callable[..., Pa
 
 def test_what_was_loaded_verifies(report: Report, tmp_path: Path, capsys: Any) -> None:
     path = report.save(tmp_path / "report.json")
-    assert run(cli, ["verify", str(path), "--json"]) == 0
+    assert run(["verify", str(path), "--json"]) == 0
     body = json.loads(capsys.readouterr().out)
     assert body["ok"] and len(body["checked"]) == len(report.files) + 2
-    assert run(cli, ["verify", report.folder]) == 0
+    assert run(["verify", report.folder]) == 0
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
@@ -67,7 +66,7 @@ def test_each_damaged_file_is_found(report: Report, tmp_path: Path, name: str, c
     data = blob.read_bytes()
     blob.write_bytes(data.replace(b"a", b"b", 1) if name != "model.safetensors" else
                      data[:-1] + bytes([data[-1] ^ 1]))  # fmt: skip
-    assert run(cli, ["verify", str(path), "--json"]) == 6
+    assert run(["verify", str(path), "--json"]) == 6
     body = json.loads(capsys.readouterr().out)  # one object, with the refusal in it
     assert any(name in problem for problem in body["problems"])
     assert (body["ok"], body["error"]["code"]) == (False, "verification_failed")
@@ -86,21 +85,21 @@ def test_a_lock_file_verifies_against_the_cache(
     report: Report, tmp_path: Path, capsys: Any
 ) -> None:
     lock = tmp_path / "mdl.lock"
-    assert run(cli, ["lock", NAME, "-o", str(lock)]) == 0
+    assert run(["lock", NAME, "-o", str(lock)]) == 0
     capsys.readouterr()
-    assert run(cli, ["verify", str(lock), "--json"]) == 0
+    assert run(["verify", str(lock), "--json"]) == 0
     body = json.loads(capsys.readouterr().out)
     assert any("model.safetensors" in line for line in body["checked"])
     blob = (Path(report.folder) / "model.safetensors").resolve()
     blob.write_bytes(blob.read_bytes()[:-1] + b"x")
-    assert run(cli, ["verify", str(lock)]) == 6
+    assert run(["verify", str(lock)]) == 6
 
 
 def test_nonsense_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("[]")
-    assert run(cli, ["verify", str(tmp_path / "x.json")]) == 2
-    assert run(cli, ["verify", str(tmp_path / "absent.json")]) == 3
-    assert run(cli, ["verify", ""]) == 2
+    assert run(["verify", str(tmp_path / "x.json")]) == 2
+    assert run(["verify", str(tmp_path / "absent.json")]) == 3
+    assert run(["verify", ""]) == 2
 
 
 def test_what_is_saved_names_the_canonical_model(

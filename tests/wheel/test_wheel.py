@@ -79,11 +79,11 @@ def test_it_is_the_wheel_that_runs(installed: dict[str, str], tmp_path: Path) ->
     "code",
     [
         "import mdl; dir(mdl); mdl.MdlError; mdl.Settings",
-        "from mdl.cli import cli; cli.main(['--help'], standalone_mode=False)",
-        "from mdl.cli import main\n"
+        "from mdl.cli.group import cli; cli.main(['--help'], standalone_mode=False)",
+        "from mdl.cli.entry import main\n"
         "try: main(['cache', 'ls', '--json'])\n"
         "except SystemExit as e: assert not e.code, e.code",
-        "from mdl.cli import main\n"
+        "from mdl.cli.entry import main\n"
         "try: main(['resolve', 'meta-llama/Llama-3.1-8B', '--4bit', '--offline'])\n"
         "except SystemExit as e: assert not e.code, e.code",
     ],

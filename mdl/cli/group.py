@@ -1,0 +1,66 @@
+"""The group of all commands.
+
+A command's module is imported when the command is used, so `mdl cache ls` pays for neither the
+resolver nor torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+import click
+
+from mdl import __version__
+
+# command -> (module, one-line help). The help stands here so that `mdl --help` imports nothing.
+COMMANDS = {
+    "resolve": ("mdl.cli.resolve", "Say what a model name will give, and why."),
+    "access": ("mdl.cli.resolve", "Say who may read a repository, and where to ask."),
+    "lock": ("mdl.cli.lock", "Write the commits and hashes behind names into a lock file."),
+    "pull": ("mdl.cli.load", "Download what a name resolves to."),
+    "load": ("mdl.cli.load", "Load a model, report what was loaded, try a prompt."),
+    "verify": ("mdl.cli.load", "Check a report, a lock file or a snapshot against the disk."),
+    "catalog": ("mdl.cli.catalog", "The table of mirrors: list, add, import, sync, check."),
+    "cache": ("mdl.cli.cache", "See and shrink the Hugging Face cache."),
+    "daemon": ("mdl.cli.daemon", "The process that keeps the cache right."),
+    "serve": ("mdl.cli.serve", "The HTTP service a team asks."),
+    "kernels": ("mdl.cli.kernels", "The Triton kernels: list, check, measure."),
+    "doctor": ("mdl.cli.doctor", "Check this machine's settings, cache, database and libraries."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported on use; those not installed are not listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: Any = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name)
+        return command  # type: ignore[no-any-return] # a module attribute has no static type
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            close = difflib.get_close_matches(args[0] if args else "", COMMANDS, n=2)
+            if close:
+                raise click.UsageError(
+                    f"{error.message} Did you mean {' or '.join(close)}?"
+                ) from error
+            raise
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "--version", prog_name="mdl")
+def cli() -> None:
+    """What will this model name give me, is it here, give it to me."""

@@ -1,0 +1,63 @@
+"""How mdl writes sizes, ages, names and tables, for terminals and pages alike."""
+
+import sys
+from collections.abc import Iterable, Sequence
+
+
+def printable(text: str) -> str:
+    """`text` on one line and without control characters or surrogates, safe for a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def human_size(size: int | float | None) -> str:
+    """Decimal units, as the Hub and `hf cache ls` print them: `1.2G`, `512`, `-` for unknown."""
+    if size is None:
+        return "-"
+    size = float(size)
+    for unit in ("", "K", "M", "G", "T"):
+        if abs(size) < 999.5:
+            return f"{size:.0f}" if unit == "" else f"{size:.1f}{unit}"
+        size /= 1000
+    return f"{size:.1f}P"
+
+
+def human_ago(then: float | None, now: float | None = None) -> str:
+    """`5 minutes ago`, `3 days ago`, `-` for never."""
+    if then is None:
+        return "-"
+    import time
+
+    seconds = max(0.0, (time.time() if now is None else now) - then)
+    for unit, size in (("year", 31557600), ("month", 2629800), ("week", 604800), ("day", 86400),
+                       ("hour", 3600), ("minute", 60)):  # fmt: skip
+        if seconds >= size:
+            count = int(seconds // size)
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return "just now"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
+    """Columns padded with spaces; the first column gives way when the terminal is narrow.
+
+    Args:
+        right: indices of right-aligned columns.
+    """
+    lines = [list(header), *[[printable(cell) for cell in row] for row in rows]]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    if sys.stdout.isatty():
+        import shutil
+
+        spare = shutil.get_terminal_size().columns - sum(widths[1:]) - 2 * (len(widths) - 1)
+        widths[0] = min(widths[0], max(20, spare))
+        for line in lines:
+            line[0] = _shorten(line[0], widths[0])
+    rights = set(right)
+    # One format for all the rows: padding cell by cell takes three times as long.
+    row = "  ".join(f"{{:{'>' if i in rights else '<'}{w}}}" for i, w in enumerate(widths)).format
+    return "\n".join([row(*line).rstrip() for line in lines])
+
+
+def _shorten(cell: str, width: int) -> str:
+    return cell if len(cell) <= width else cell[: width - 1] + "…"
