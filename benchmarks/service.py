@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,10 +114,13 @@ def ask(port: int, seconds: float, seed: int, popular: bool) -> Load:
 
 def wait_up(port: int) -> None:
     for _ in range(300):
-        with contextlib.suppress(OSError):
+        try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/resolve?name=a/b", timeout=1)
             return
-        time.sleep(0.1)
+        except urllib.error.HTTPError:
+            return  # it answers: it does not know that name
+        except OSError:
+            time.sleep(0.1)
 
 
 @contextlib.contextmanager

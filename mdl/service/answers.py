@@ -60,6 +60,7 @@ class Answers:
         self._failed: tuple[float, MdlError] | None = None
         self._anonymous: CallersResolver | None = None
         self._log = AnswerLog()
+        self._flushing = threading.Lock()
 
     # -- the database -------------------------------------------------------------------------
 
@@ -91,11 +92,17 @@ class Answers:
         """
         self.catalog().version("packaged")
 
-    def close(self) -> None:
-        self.flush_log()
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        if self._catalog is not None:
-            self._catalog.database.close()
+    async def close(self) -> None:
+        """Finish what is being answered and written, then close; call it in the event loop.
+
+        A connection that is closed while another thread is in a statement of it is no error but
+        the end of the process: the threads end first, and `quick` runs in this very thread.
+        """
+        await asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
+        await asyncio.to_thread(self.flush_log)
+        catalog, self._catalog = self._catalog, None
+        if catalog is not None:
+            catalog.database.close()
 
     # -- running ------------------------------------------------------------------------------
 
@@ -230,9 +237,10 @@ class Answers:
         return answer
 
     def flush_log(self) -> None:
-        """Write what waits into the resolution log; call it in a thread."""
-        if self._catalog is not None and self._catalog.database.writable:
-            self._log.write(self._catalog)
+        """Write what waits into the resolution log, one thread at a time; call it in one."""
+        with self._flushing:
+            if self._catalog is not None and self._catalog.database.writable:
+                self._log.write(self._catalog)
 
 
 def outcome_of(answer: Resolution) -> str:

@@ -57,7 +57,7 @@ class Service:
             yield
         finally:
             writing.cancel()
-            await asyncio.to_thread(self.answers.close)
+            await self.answers.close()
             self.keeper.close()
             await asyncio.to_thread(self.guard.log.close)
 

@@ -74,11 +74,14 @@ _INSERT_BAD = """
         replacement_format = excluded.replacement_format, reason = excluded.reason,
         source = excluded.source
 """
-_INSERT_LOG = (
-    "INSERT INTO resolution_log (at, purpose, requested, key, wish, repo_id, revision_commit,"
-    " substituted, rule, source, source_version)"
-)
-_LOG_PIECE = 200
+# One row a statement: SQLite finds a named parameter by walking the list of them, so that a
+# statement of many rows costs the square of their number.
+_INSERT_LOG = """
+    INSERT INTO resolution_log (at, purpose, requested, key, wish, repo_id, revision_commit,
+        substituted, rule, source, source_version)
+    VALUES (:at, :purpose, :requested, :key, :wish, :repo_id, :commit, :substituted, :rule,
+        :source, :source_version)
+"""
 _REMEMBER = """
     INSERT INTO repositories (key, repo_id, renamed_to, state, gated, format, base_model,
         revision_commit, licence, checked_at)
@@ -317,27 +320,14 @@ class Catalog:
     ) -> None:
         """Record (when, requested, wish, resolution's JSON form) rows in one transaction."""
         rows = [
-            (at, purpose, requested, requested.lower(), wish, answer["repo_id"], answer["commit"],
-             int(answer["substituted"]), answer["rule"], answer["source"],
-             answer["source_version"])
+            {"at": at, "purpose": purpose, "requested": requested, "key": requested.lower(),
+             "wish": wish, "repo_id": answer["repo_id"], "commit": answer["commit"],
+             "substituted": int(answer["substituted"]), "rule": answer["rule"],
+             "source": answer["source"], "source_version": answer["source_version"]}
             for at, requested, wish, answer in answers
         ]  # fmt: skip
         with self.database.transaction() as writer:
-            for start in range(0, len(rows), _LOG_PIECE):
-                _insert_log(writer, rows[start : start + _LOG_PIECE])
-
-
-def _insert_log(writer: "Writer", rows: Sequence[Row]) -> None:
-    """Many rows in one statement: a service that answers meanwhile waits for it once, not often."""
-    width = len(rows[0])
-    places = ",".join(
-        f"({','.join(f':p{n}' for n in range(start, start + width))})"
-        for start in range(0, len(rows) * width, width)
-    )
-    writer.run(
-        f"{_INSERT_LOG} VALUES {places}",
-        {f"p{n}": value for n, value in enumerate(value for row in rows for value in row)},
-    )
+            writer.run_many(_INSERT_LOG, rows)
 
 
 def open_catalog(settings: Settings) -> Catalog:

@@ -1,5 +1,6 @@
 """Clients that are slow, gone or too many; a name that is none; an end in the middle."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -11,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from mdl.settings import load_settings
+from mdl.store.catalog import open_catalog
+from mdl.store.rows import MirrorRow, Source
+from tests.daemon.conftest import wait_for
 from tests.hub import LoopbackHub
 from tests.service.conftest import Process
 
@@ -186,3 +191,36 @@ def test_with_json_it_says_where_it_listens_as_an_object(hub: LoopbackHub, serve
     connection.request("GET", "/v1/health")
     assert connection.getresponse().status == 200
     connection.close()
+
+
+def test_sigterm_under_load_ends_with_code_0_and_what_was_answered_is_in_the_log(
+    hub: LoopbackHub, serve: Serve
+) -> None:
+    """Connections to the database are closed under nobody: that would end the process at once."""
+    catalog = open_catalog(load_settings())
+    rows = [
+        MirrorRow(f"Org/Name-{n}", "bnb-4bit", f"Mirrors/Name-{n}-4bit", "bnb-4bit", "plain", 0,
+                  "declared", "test") for n in range(20_000)
+    ]  # fmt: skip
+    catalog.import_rows(Source("test", "1", "a test", "", ""), rows)
+    service = serve(HF_HUB_OFFLINE="1")
+    answered: set[str] = set()
+
+    def ask(first: int) -> None:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
+            for n in range(first, len(rows), 4):
+                connection.request("GET", f"/v1/resolve?name=Org/Name-{n}&wish=bnb-4bit")
+                if connection.getresponse().read():
+                    answered.add(f"Org/Name-{n}")
+
+    with ThreadPoolExecutor(4) as threads:
+        asking = [threads.submit(ask, n) for n in range(4)]
+        wait_for(lambda: len(answered) > 1500)
+        code, errors = service.stop()
+        assert not all(one.done() and len(answered) == len(rows) for one in asking)
+    assert code == 0
+    assert "Traceback" not in errors
+    logged = {row["requested"] for row in catalog.history(limit=len(rows))}
+    catalog.database.close()
+    assert answered <= logged
