@@ -89,22 +89,6 @@ class Hub:
         answer = self._get(f"/api/models/{repo_id}/auth-check", anonymous_retry=False)
         return access_of(answer), answer.message
 
-    def card(self, repo_id: str) -> dict[str, Any]:
-        """The whole model_info object of a repository.
-
-        Raises:
-            NoAccessError: the repository cannot be seen with this token.
-        """
-        answer = self._get(f"/api/models/{repo_id}")
-        if answer.status != 200:
-            raise NoAccessError(
-                f"{repo_id} cannot be seen.",
-                why=self._missing_message(answer),
-                next="Check the spelling and the token.",
-            )
-        body: dict[str, Any] = answer.body
-        return body
-
     def whoami(self) -> str | None:
         """The name behind the token; `None` without a token, or for one that is not accepted."""
         answer = self._get("/api/whoami-v2")

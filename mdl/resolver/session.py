@@ -1,5 +1,6 @@
 """Gathering what the policy needs: the database, the Hub, and the cache view it is handed."""
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -13,7 +14,6 @@ from mdl.errors import (
     StoreError,
     UsageError,
 )
-from mdl.resolver.formats import config_format
 from mdl.resolver.names import Name, parse_name
 from mdl.resolver.policy import decide
 from mdl.resolver.types import (
@@ -24,7 +24,6 @@ from mdl.resolver.types import (
     Need,
     Request,
     Resolution,
-    Step,
     Wish,
 )
 from mdl.settings import Settings
@@ -103,7 +102,9 @@ class Resolver:
         wish = wish or Wish(prefer=self.settings.prefer)
         name = parse_name(text, allow_local=self._allow_local)
         if name.path is not None:
-            return _local_folder(name, wish)
+            from mdl.resolver.folder import answer_folder
+
+            return answer_folder(name, wish)
         was_online = self.online
         try:
             answer = self._decide(Request(name, wish, was_online))
@@ -208,14 +209,14 @@ class Resolver:
         key = answer.repo_id.lower()
         if not answer.quantize_on_load or key == request.name.key:
             return answer
-        made = [m for m in self.catalog.about(key).local if m.commit == answer.commit]
+        made = [m for m in self._about(key).local if m.commit == answer.commit]
         if not made:
             return answer
         return answer._replace(local_mirrors=tuple(m._asdict() for m in made))
 
     def _knowledge(self, request: Request, facts: dict[str, Facts]) -> Knowledge:
         """The catalogue's rows about a name, and the stored facts that are still good."""
-        known = self.catalog.about(request.name.key)
+        known = self._about(request.name.key)
         rows = [known.repository, *(row for _, _, row in known.mirrors)]
         for row in rows:
             if row is None:
@@ -228,6 +229,17 @@ class Resolver:
                 stored = self._stored(key, row)
                 if stored is not None and (stored.state == "ok" or not request.online):
                     facts[key] = stored
+        return known
+
+    def _about(self, key: str) -> Knowledge:
+        """The catalogue's rows, with the local mirrors that are still here.
+
+        A folder may have been removed since, or be on another machine of the team's.
+        """
+        known = self.catalog.about(key)
+        if known.local:
+            here = tuple(mirror for mirror in known.local if os.path.isdir(mirror.path))
+            known = known._replace(local=here)
         return known
 
     def _gather(self, need: Need, request: Request, facts: dict[str, Facts]) -> None:
@@ -391,58 +403,3 @@ def _row_of(facts: Facts, commit: bool = True) -> RepositoryRow:
 
 def _nothing_cached(repo_id: str, revision: str | None) -> Cached | None:
     return None
-
-
-def _local_folder(name: Name, wish: Wish) -> Resolution:
-    """A folder is taken as it is; its own config.json says what its weights are."""
-    import json
-    from pathlib import Path
-
-    path = str(name.path)
-    if wish.revision is not None:
-        raise UsageError(
-            f"{name.text} is a folder and has no revisions.", next="Leave out --revision."
-        )
-    try:
-        config = json.loads((Path(path) / "config.json").read_text())
-        weights = config_format(config.get("quantization_config"))
-    except FileNotFoundError:
-        raise NotFoundError(
-            f"The folder {name.text} holds no model.",
-            why="it has no config.json",
-            next="Give the folder that holds config.json and the weights.",
-            details={"requested": name.text},
-        ) from None
-    except (OSError, ValueError, AttributeError) as error:
-        raise UsageError(
-            f"{name.text}/config.json cannot be read.",
-            why=str(error),
-            next="Mend the file, or fetch the folder again: it should be the model's own JSON.",
-            details={"requested": name.text},
-        ) from error
-    quantize = wish.format not in ("16bit", weights)
-    if quantize and weights != "16bit":
-        raise UsageError(
-            f"{name.text} is {weights} and cannot become {wish.format}.",
-            next="Wish for what it is, or give the folder of the float model.",
-            details={"requested": name.text},
-        )
-    size = sum(f.stat().st_size for f in Path(path).iterdir() if f.is_file())
-    return Resolution(
-        requested=name.text,
-        canonical=path,
-        repo_id=path,
-        revision=None,
-        commit=None,
-        format=wish.label,
-        substituted=False,
-        quantize_on_load=quantize,
-        gated=False,
-        access="open",
-        source="local",
-        rule="local",
-        trace=(Step(path, "accepted", "a local folder wins, as it is"),),
-        alternatives=(),
-        cached=Cached(True, path, size, None, path),
-        weights=weights,
-    )

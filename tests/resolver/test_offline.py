@@ -1,6 +1,7 @@
 """Without a network: the database and the cache answer, and no socket is opened."""
 
 import socket
+import time
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from mdl.errors import OfflineError
 from mdl.resolver import Cached, Resolver, Wish
 from mdl.settings import Settings
+from mdl.store.rows import LocalMirror, RepositoryRow
 
 NAME = "meta-llama/Llama-3.1-8B-Instruct"
 
@@ -67,4 +69,20 @@ def test_a_local_folder_is_taken_as_it_is(settings: Settings, tmp_path: Any) -> 
     resolver = Resolver(settings)
     answer = resolver.resolve(str(tmp_path), Wish("bnb-4bit"))
     assert (answer.repo_id, answer.rule, answer.quantize_on_load) == (str(tmp_path), "local", True)
+    resolver.close()
+
+
+def test_a_mirror_made_here_counts_while_it_is_here(settings: Settings, tmp_path: Any) -> None:
+    """Its folder may be removed like any other, or be on another machine of the team's."""
+    resolver = Resolver(settings)
+    name, made = "HuggingFaceTB/SmolLM2-135M-Instruct", tmp_path / "made"
+    made.mkdir()
+    row = LocalMirror(str(made), name, "c" * 40, "bnb-4bit", "s", 1.0)
+    resolver.catalog.record_local_mirror(row)
+    wish = Wish("bnb-4bit", exact=True)
+    known = RepositoryRow(name, "ok", "false", None, None, "c" * 40, None, time.time())
+    resolver.catalog.remember([(name.lower(), known)])
+    assert [m["path"] for m in resolver.resolve(name, wish).local_mirrors] == [str(made)]
+    made.rmdir()
+    assert resolver.resolve(name, wish).local_mirrors == ()
     resolver.close()
