@@ -13,8 +13,9 @@ import torch
 from mdl.errors import UsageError
 from mdl.kernels import tune
 from mdl.kernels.bench import cases as bench_cases
+from mdl.kernels.bench import cases_layers, models, others
 from mdl.kernels.bench import main as bench
-from mdl.kernels.bench import models, others
+from mdl.kernels.bench.case import TINY, Case
 from mdl.kernels.check import Check
 
 CPU = torch.device("cpu")
@@ -28,8 +29,8 @@ def report():
         started=time.monotonic(), minutes=5.0, rounds=2, only=None, no_models=True
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench_cases, "compiled", lambda function: function)
-        return bench.run(CPU, bench_cases.TINY, options)
+        patch.setattr(cases_layers, "compiled", lambda function: function)
+        return bench.run(CPU, TINY, options)
 
 
 def test_every_operation_is_right_and_timed(report):
@@ -58,7 +59,7 @@ def case(**changes):
         "exact": lambda: torch.full((3,), 2.0),
         "bytes": 24.0,
     }
-    return bench_cases.Case(**{**made, **changes})
+    return Case(**{**made, **changes})
 
 
 def test_a_wrong_kernels_time_is_not_reported():
@@ -85,7 +86,7 @@ def test_out_of_time_is_said():
     options = argparse.Namespace(
         started=time.monotonic() - 600, minutes=1.0, rounds=1, only="rope", no_models=True
     )
-    (row,) = bench.run(CPU, bench_cases.TINY, options)["operations"]
+    (row,) = bench.run(CPU, TINY, options)["operations"]
     assert row["skipped"] == "out of time"
 
 
@@ -105,7 +106,7 @@ def test_without_a_gpu_it_says_so_and_fails():
 def on_the_cpu(monkeypatch):
     """The command, with the CPU in place of a GPU and tiny shapes in place of real ones."""
     monkeypatch.setattr(bench, "require_gpu", lambda: CPU)
-    monkeypatch.setattr(bench, "REAL", bench_cases.TINY)
+    monkeypatch.setattr(bench, "REAL", TINY)
     monkeypatch.setattr(bench, "LLAMA_8B", models.TINY)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
 

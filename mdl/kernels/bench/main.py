@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from mdl.errors import MdlError, UsageError
-from mdl.kernels.bench.cases import OPERATIONS, REAL, Case, Sizes, cases
+from mdl.kernels.bench.case import REAL, Case, Sizes
+from mdl.kernels.bench.cases import OPERATIONS, cases
 from mdl.kernels.bench.models import LLAMA_8B, measure_models
 from mdl.kernels.bench.others import describe, versions
 from mdl.kernels.bench.timing import Clock, copy_bytes_per_second, matmul_flops_per_second
