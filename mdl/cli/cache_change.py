@@ -16,10 +16,10 @@ from mdl.cli.cache_common import (
     dry_option,
     json_option,
     opened,
-    say_notes,
     type_option,
     yes_option,
 )
+from mdl.cli.listing import say_notes
 from mdl.cli.output import echo_json
 from mdl.text import human_size, printable, table
 

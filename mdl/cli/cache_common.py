@@ -58,15 +58,6 @@ def opened(cache_dir: Path | None) -> Cache:
     return open_cache(load_settings(), cache_dir.absolute() if cache_dir else None)
 
 
-def say_notes(found: Cache) -> None:
-    """What recovery did goes to standard error: it is news, not the answer."""
-    if not found.index.persistent:
-        click.echo(f"note: {found.index.path} cannot be written: this is not kept.", err=True)
-    for note in found.notes:
-        click.echo(f"note: {note}", err=True)
-    found.notes.clear()
-
-
 def agree(question: str, *, yes: bool) -> None:
     """Ask; a no ends the command with nothing changed."""
     if not confirm(question, yes=yes):

@@ -14,9 +14,9 @@ from mdl.cli.cache_common import (
     cache_dir_option,
     json_option,
     opened,
-    say_notes,
     type_option,
 )
+from mdl.cli.listing import say_notes
 from mdl.cli.output import echo_json
 from mdl.errors import VerificationError
 from mdl.text import human_size, printable, table

@@ -286,9 +286,27 @@ def test_listing_imports_nothing_heavy(filled: CacheBuilder, tmp_path: Path) -> 
             [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
         )
     modules = set(done.stderr.split())
-    heavy = {"huggingface_hub", "sqlalchemy", "torch", "transformers", "watchdog", "tomllib",
-             "hashlib", "mdl.cachemgr.scan", "mdl.cachemgr.policy"}  # fmt: skip
+    heavy = {"click", "huggingface_hub", "sqlalchemy", "torch", "transformers", "watchdog",
+             "tomllib", "hashlib", "mdl.cachemgr.scan", "mdl.cachemgr.policy"}  # fmt: skip
     assert modules & heavy == set()
+
+
+def test_the_plain_listing_is_the_one_with_options(
+    mdl: Type, filled: CacheBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes past click, and must not be told apart."""
+    assert mdl("ls") == mdl("ls", "--format", "table")
+    Path(os.environ["MDL_HOME"], "config.toml").write_text("nonsense = true")
+    code, out, err = mdl("ls")
+    assert (code, out, err) == mdl("ls", "--format", "table")
+    assert (code, out) == (2, "")
+    assert "nonsense" in err
+    monkeypatch.setattr("mdl.cli.listing.load_settings", _interrupted)
+    assert mdl("ls")[::2] == (130, "interrupted: nothing that was there before is lost.\n")
+
+
+def _interrupted() -> None:
+    raise KeyboardInterrupt
 
 
 def test_rebuild_sees_what_the_stamps_do_not(mdl: Type, filled: CacheBuilder) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ["catalog ls", "catalog ls --json", "catalog export", "--help"]
+COMMANDS = ["cache ls", "catalog ls", "catalog ls --json", "catalog export", "--help"]
 
 
 def typed(
