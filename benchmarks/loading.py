@@ -6,8 +6,9 @@
 The model has Llama-3.2-1B's shape (1.2 B parameters, bf16, five shards, random weights) and is made
 on the spot below `.demo/bench`, with its NF4 form. Every run is a fresh process; the two loaders
 take turns; figures are medians. `--small` runs the same on a model of a few MB, to try the
-benchmark itself. `text` is the perplexity of the real SmolLM2-135M on the licence's first 1024
-tokens: exact and in 4 bits, loaded by both.
+benchmark itself. `imports` under the warm figures is what no loader can save: the modules that both
+loads import, imported and no more. `text` is the perplexity of the real SmolLM2-135M on the
+licence's first 1024 tokens: exact and in 4 bits, loaded by both.
 """
 
 from __future__ import annotations
@@ -117,6 +118,20 @@ def child(loader: str, kind: str, folder: str) -> None:
     print(json.dumps({**figures, "load call s": statistics.median(calls)}))
 
 
+def only_import(kind: str) -> None:
+    """One fresh process: what transformers imports to load the model, without its collector."""
+    import gc
+
+    gc.disable()
+    import torch  # noqa: F401 # imported to be timed
+    from transformers import AutoTokenizer, LlamaForCausalLM  # noqa: F401 # as above
+
+    if kind == "nf4":
+        import bitsandbytes  # noqa: F401 # as above
+    ready = time.time() - float(os.environ["STARTED"])
+    print(json.dumps({"ready s": ready, "ready CPU s": time.process_time()}))
+
+
 def private_mb() -> float:
     """Memory of this process alone: not the mapped pages it shares with the page cache."""
     total = 0
@@ -158,7 +173,7 @@ def compare(
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     for _ in range(repeats):
         for kind in kinds:
-            for loader in LOADERS:
+            for loader in LOADERS if cold or kind == "on-load" else (*LOADERS, "imports"):
                 if cold:
                     drop_pages(folders[kind])
                 figures = run_child(loader, kind, folders[kind], home)
@@ -171,6 +186,9 @@ def compare(
                 statistics.median(f[name] for f in found[(kind, loader)]) for loader in LOADERS
             )
             print(f"{kind:10}{name:16}{theirs:>14.3f}{ours:>10.3f}{theirs / ours:>8.2f}")
+            if name in found.get((kind, "imports"), [{}])[0]:
+                least = statistics.median(f[name] for f in found[(kind, "imports")])
+                print(f"{kind:10}{'  imports alone':16}{'':14}{least:>10.3f}{theirs / least:>8.2f}")
 
 
 def second_load(repeats: int, models: tuple[Path, Path], home: str) -> None:
@@ -281,7 +299,8 @@ def main() -> None:
     parser.add_argument("--child", nargs=3, metavar=("LOADER", "KIND", "FOLDER"))
     arguments = parser.parse_args()
     if arguments.child:
-        return child(*arguments.child)
+        loader, kind, folder = arguments.child
+        return only_import(kind) if loader == "imports" else child(loader, kind, folder)
     cells, kinds = arguments.cells.split(","), arguments.kinds.split(",")
     if "text" in cells:
         read_text()

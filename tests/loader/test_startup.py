@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from mdl.errors import LoadError
 from mdl.loader.checkpoint import read_checkpoint
 from mdl.loader.request import LoadRequest
-from mdl.loader.startup import collector_resting, import_libraries, prefetch
+from mdl.loader.startup import collector_resting, import_libraries, make_all_old, prefetch
 
 
 def is_cached(path: Path) -> bool:
@@ -54,6 +55,33 @@ def test_the_collector_is_left_as_it_was(was_on: bool) -> None:
         assert gc.isenabled() == was_on
     finally:
         gc.enable()
+
+
+@pytest.mark.skipif(gc.get_freeze_count() != 0, reason="this Python froze objects at its start")
+def test_what_is_made_old_is_still_collected_later() -> None:
+    class Node:
+        pass
+
+    node = Node()
+    node.itself = node  # type: ignore[attr-defined] # garbage that only the collector finds
+    seen = weakref.ref(node)
+    with collector_resting():
+        make_all_old()
+        assert any(found is node for found in gc.get_objects(generation=2))
+        assert gc.get_freeze_count() == 0
+        del node
+    gc.collect()
+    assert seen() is None
+
+
+def test_what_the_caller_froze_stays_frozen() -> None:
+    gc.freeze()
+    try:
+        frozen = gc.get_freeze_count()
+        make_all_old()
+        assert gc.get_freeze_count() == frozen > 0
+    finally:
+        gc.unfreeze()
 
 
 def test_an_exact_load_imports_no_bitsandbytes(
