@@ -38,25 +38,41 @@ def human_ago(then: float | None, now: float | None = None) -> str:
     return "just now"
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
-    """Columns padded with spaces; the first column gives way when the terminal is narrow.
+def table(
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    right: Iterable[str] = (),
+    spare: Iterable[str] = (),
+) -> str:
+    """Columns padded with spaces; in a narrow terminal some are left out, then the first gives way.
 
     Args:
-        right: indices of right-aligned columns.
+        right: titles of right-aligned columns.
+        spare: titles of the columns that can be left out, the first one first.
     """
     lines = [list(header), *[[printable(cell) for cell in row] for row in rows]]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     if sys.stdout.isatty():
         import shutil
 
-        spare = shutil.get_terminal_size().columns - sum(widths[1:]) - 2 * (len(widths) - 1)
-        widths[0] = min(widths[0], max(20, spare))
+        room = shutil.get_terminal_size().columns
+        for title in spare:
+            if sum(widths) + 2 * (len(widths) - 1) > room:
+                _leave_out(lines, widths, lines[0].index(title))
+        room -= sum(widths[1:]) + 2 * (len(widths) - 1)
+        widths[0] = min(widths[0], max(20, room))
         for line in lines:
             line[0] = _shorten(line[0], widths[0])
-    rights = set(right)
+    rights = {lines[0].index(title) for title in right if title in lines[0]}
     # One format for all the rows: padding cell by cell takes three times as long.
     row = "  ".join(f"{{:{'>' if i in rights else '<'}{w}}}" for i, w in enumerate(widths)).format
     return "\n".join([row(*line).rstrip() for line in lines])
+
+
+def _leave_out(lines: list[list[str]], widths: list[int], column: int) -> None:
+    del widths[column]
+    for line in lines:
+        del line[column]
 
 
 def _shorten(cell: str, width: int) -> str:

@@ -11,7 +11,6 @@ from mdl.cachemgr.layout import repo_key
 from mdl.cli.cache_common import (
     DURATION,
     SIZE,
-    agree,
     cache_dir_option,
     dry_option,
     json_option,
@@ -20,7 +19,7 @@ from mdl.cli.cache_common import (
     yes_option,
 )
 from mdl.cli.listing import say_notes
-from mdl.cli.output import echo_json
+from mdl.cli.output import confirm, echo_json
 from mdl.text import human_size, printable, table
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def prune(
         if as_json:
             echo_json({"dry_run": dry_run, **plan.to_json()})
         return
-    agree(f"Move {human_size(plan.freed)} into the trash?", yes=yes)
+    confirm(f"Move {human_size(plan.freed)} into the trash?", yes=yes)
     outcome = found.apply(plan)
     _erase_now(found, outcome, now=now)
     if as_json:
@@ -110,7 +109,7 @@ def _show_plan(plan: "PrunePlan") -> None:
         for remove in plan.remove
     ]
     if rows:
-        click.echo(table(("", "WHAT", "FREES", "WHY"), rows, right=(2,)))
+        click.echo(table(("", "WHAT", "FREES", "WHY"), rows, right=("FREES",)))
     click.echo(f"\n{len(plan.remove)} to remove, which frees {human_size(plan.freed)}.")
     if plan.short:
         click.echo(f"That is still {human_size(plan.short)} short: the rest is protected.")
@@ -155,7 +154,7 @@ def rm(
         if as_json:
             echo_json({"dry_run": True, **plan.to_json()})
         return
-    agree(f"Move {human_size(plan.freed)} into the trash?", yes=choice["yes"])
+    confirm(f"Move {human_size(plan.freed)} into the trash?", yes=choice["yes"])
     outcome = apply_remove(found, plan)
     _erase_now(found, outcome, now=choice["now"])
     if as_json:
@@ -211,7 +210,7 @@ def normalize(
         if as_json:
             echo_json({"dry_run": dry_run, **planned.to_json()})
         return
-    agree(f"Normalize {len(planned.work)} repositories?", yes=choice["yes"])
+    confirm(f"Normalize {len(planned.work)} repositories?", yes=choice["yes"])
     outcome = apply(found, planned)
     if as_json:
         echo_json({"dry_run": False, **planned.to_json(), **outcome.to_json()})
@@ -233,6 +232,6 @@ def _show_normalize(planned: Any) -> None:
         for group in planned.groups
     ]
     header = ("REPOSITORY", "SPELLINGS", "STEPS", "SAVES", "LEFT ALONE BECAUSE")
-    click.echo(table(header, rows, right=(2, 3)) if rows else "Nothing to normalize.")
+    click.echo(table(header, rows, right=("STEPS", "SAVES")) if rows else "Nothing to normalize.")
     for note in planned.notes:
         click.echo(f"note: {note}")

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from mdl.cachemgr.cache import Cache, open_cache
-from mdl.cli.output import FilePath, confirm
+from mdl.cli.output import FilePath
 from mdl.errors import MdlError, NotFoundError
 from mdl.settings import load_settings, parse_duration, parse_size
 
@@ -56,9 +56,3 @@ def opened(cache_dir: Path | None) -> Cache:
             f"{cache_dir} is not a folder.", next="Name the folder that holds models--org--name."
         )
     return open_cache(load_settings(), cache_dir.absolute() if cache_dir else None)
-
-
-def agree(question: str, *, yes: bool) -> None:
-    """Ask; a no ends the command with nothing changed."""
-    if not confirm(question, yes=yes):
-        raise click.Abort

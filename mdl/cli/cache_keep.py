@@ -8,7 +8,6 @@ import click
 from mdl.cachemgr.pins import parse_pin
 from mdl.cli.cache_common import (
     DURATION,
-    agree,
     cache_dir_option,
     dry_option,
     json_option,
@@ -17,7 +16,7 @@ from mdl.cli.cache_common import (
     yes_option,
 )
 from mdl.cli.listing import say_notes
-from mdl.cli.output import echo_json, never_asks
+from mdl.cli.output import confirm, echo_json, never_asks
 from mdl.errors import NotFoundError
 from mdl.text import human_ago, human_size, printable, table
 
@@ -98,7 +97,7 @@ def trash_list(cache_dir: Path | None, as_json: bool) -> None:
         for entry in present
     ]
     header = ("NUMBER", "ACTION", "SIZE", "WHEN", "WHAT")
-    click.echo(table(header, rows, right=(2,)) if rows else "The trash is empty.")
+    click.echo(table(header, rows, right=("SIZE",)) if rows else "The trash is empty.")
     for path in unknown:
         click.echo(f"unknown, goes with `mdl cache trash empty`: {printable(path)}")
 
@@ -142,7 +141,7 @@ def trash_empty(
     size = sum(entry.bytes for entry in chosen)
     say_notes(found)
     if not dry_run:
-        agree(f"Erase {human_size(size)} for good?", yes=yes)
+        confirm(f"Erase {human_size(size)} for good?", yes=yes)
         size = empty(found, numbers, older_than)
     if as_json:
         ids = [entry.id for entry in chosen]

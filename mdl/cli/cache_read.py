@@ -81,7 +81,7 @@ def show(name: str, repo_type: str | None, cache_dir: Path | None, as_json: bool
                 for file in revision["files"]]  # fmt: skip
         rows += [(path, "-", "missing") for path in revision["missing"]]
         if rows:
-            text = table(("FILE", "SIZE", ""), rows, right=(1,))
+            text = table(("FILE", "SIZE", ""), rows, right=("SIZE",))
             click.echo("\n".join(f"  {line}" for line in text.split("\n")))
     if repo.problems:
         click.echo("\nproblems:")
@@ -131,7 +131,8 @@ def du(limit: int, plot: Path | None, cache_dir: Path | None, as_json: bool) -> 
          human_size(repo.logical_size), human_size(repo.reclaimable))
         for repo in shown
     ]  # fmt: skip
-    click.echo(table(("REPOSITORY", "ON DISK", "AS COPIES", "FREES"), rows, right=(1, 2, 3)))
+    header = ("REPOSITORY", "ON DISK", "AS COPIES", "FREES")
+    click.echo(table(header, rows, right=header[1:], spare=("AS COPIES",)))
     others = sum(repo.size_on_disk for repo in repos[len(shown) :])
     if others:
         click.echo(f"and {len(repos) - len(shown)} others: {human_size(others)}")

@@ -152,9 +152,9 @@ def rm(name: str, mirror: str | None, source: str, dry_run: bool, yes: bool, as_
         )
     if not as_json:
         click.echo(_rows_table(rows))
-    if dry_run or not confirm(f"Remove {len(rows)} row(s)?", yes=yes):
-        removed = 0
-    else:
+    removed = 0
+    if not dry_run:
+        confirm(f"Remove {len(rows)} row(s)?", yes=yes)
         removed = found.remove(name, mirror, source=source)
     if as_json:
         echo_json({"rows": [row._asdict() for row in rows], "removed": removed})
@@ -339,7 +339,8 @@ def _rows_table(rows: list[MirrorRow]) -> str:
              r.source, f"{r.status or '-'} {r.status_reason or ''}".strip())
             for r in rows
         ],
-        right=(4,),
+        right=("RANK",),
+        spare=("SOURCE", "RELATION", "RANK", "STATUS"),
     )  # fmt: skip
 
 
@@ -356,7 +357,8 @@ def _print_sources(found: Catalog, as_json: bool) -> int:
                      human_ago(s["imported_at"]))
                     for s in sources
                 ],
-                right=(2,),
+                right=("ROWS",),
+                spare=("LICENCE", "ORIGIN"),
             )
         )  # fmt: skip
     return 0

@@ -135,18 +135,18 @@ def install(launchd: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
         then = f"launchctl load -w {place}"
     else:
         then = f"systemctl --user daemon-reload && systemctl --user enable --now {place.name}"
-    written = not dry_run and _write_unit(place, text, yes=yes)
+    if not dry_run:
+        _write_unit(place, text, yes=yes)
     if as_json:
-        echo_json({"path": str(place), "text": text, "written": written, "next": then})
+        echo_json({"path": str(place), "text": text, "written": not dry_run, "next": then})
     elif dry_run:
         click.echo(text, nl=False)
-    elif written:
+    else:
         click.echo(f"wrote {place}\nnext: {then}")
 
 
-def _write_unit(place: Path, text: str, *, yes: bool) -> bool:
-    if place.exists() and place.read_text() != text and not confirm(f"Replace {place}?", yes=yes):
-        return False
+def _write_unit(place: Path, text: str, *, yes: bool) -> None:
+    if place.exists() and place.read_text() != text:
+        confirm(f"Replace {place}?", yes=yes)
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(text)
-    return True

@@ -40,7 +40,7 @@ def ls(as_json: bool) -> None:
         echo_json({"device": str(device), "face": here, "operations": rows})
         return
     cells = [[one["operation"], str(len(one["modules"])), one["what"]] for one in rows]
-    click.echo(table(["OPERATION", "MODULE TYPES", "WHAT"], cells, right=[1]))
+    click.echo(table(["OPERATION", "MODULE TYPES", "WHAT"], cells, right=["MODULE TYPES"]))
     click.echo(f"\non {device}: {_FACES[here]}")
 
 
@@ -73,7 +73,8 @@ def check(aot: bool, candidates: bool, as_json: bool) -> None:
             [one.operation, one.dtype, f"{one.error:.1e}", f"{one.limit:.0e}", _word(one.ok)]
             for one in checks
         ]
-        click.echo(table(["OPERATION", "DTYPE", "ERROR", "LIMIT", ""], cells, right=[2, 3]))
+        header = ["OPERATION", "DTYPE", "ERROR", "LIMIT", ""]
+        click.echo(table(header, cells, right=["ERROR", "LIMIT"]))
         click.echo(f"\n{_FACES[face]}")
     body = {"face": face, "checks": [{**asdict(one), "ok": one.ok} for one in checks]}
     _end("operations", list(failures(checks)), body, as_json)
@@ -97,7 +98,7 @@ def _check_aot(candidates: bool, as_json: bool) -> None:
             for one in found
         ]
         header = ["KERNEL", "TARGET", "REGISTERS", "SPILLED", "SHARED", "PER WEIGHT", ""]
-        click.echo(table(header, cells, right=[2, 3, 4, 5]))
+        click.echo(table(header, cells, right=header[2:6]))
     wrong = [f"{one.variant} on sm_{one.capability}" for one in found if one.problems]
     body = {"variants": [asdict(one) for one in found]}
     _end("compiled kernels", [] if candidates else wrong, body, as_json)

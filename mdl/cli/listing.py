@@ -120,7 +120,8 @@ def _table(rows: list[Row], *, revisions: bool) -> list[str]:
         header.insert(1, "REVISION")
         for line, row in zip(lines, rows, strict=True):
             line.insert(1, (row.commit or "")[:12])
-    text = table(header, lines, right=(header.index("SIZE"),)).split("\n")
+    spare = ("MODIFIED", "LAST USED", "REFS")
+    text = table(header, lines, right=("SIZE",), spare=spare).split("\n")
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return text
     colours = [_BOLD, *[_COLOURS.get(row.state, "") for row in rows]]

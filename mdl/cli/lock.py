@@ -7,7 +7,6 @@ import click
 
 from mdl.cli.output import FilePath, echo_json
 from mdl.cli.resolve import wish_of, wish_options
-from mdl.errors import UsageError
 
 
 @click.command()
@@ -44,10 +43,8 @@ def lock(names: tuple[str, ...], output: Path, add: bool, dry_run: bool, yes: bo
     names_made = {(entry.requested.lower(), entry.format) for entry in made}
     entries = [e for e in kept if (e.requested.lower(), e.format) not in names_made] + made
     if not dry_run:
-        if output.exists() and not add and not confirm(f"Overwrite {output}?", yes=yes):
-            raise UsageError(
-                f"{output} was left as it is.", next="Add --add to keep its entries, or --yes."
-            )
+        if output.exists() and not add:
+            confirm(f"Overwrite {output}?", yes=yes)
         lockfile.write(output, entries)
         open_cache(resolver.settings).register_lock(
             output.absolute(), [(entry.repo_id, entry.commit) for entry in entries]

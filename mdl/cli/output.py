@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from mdl.errors import UsageError
+from mdl.errors import MdlError, UsageError
 
 # Every command that changes something takes --yes, so that a script need not know which ones ask.
 never_asks = click.option(
@@ -41,17 +41,20 @@ def echo_json_line(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=True))
 
 
-def confirm(question: str, *, yes: bool) -> bool:
+def confirm(question: str, *, yes: bool) -> None:
     """Ask before changing something; without a terminal only `--yes` says yes.
 
     Raises:
+        MdlError: the answer is no.
         UsageError: nobody is there to ask.
     """
     if yes:
-        return True
+        return
     if not sys.stdin.isatty():
         raise UsageError(
             "This changes things and there is no terminal to ask.",
             next="Add --yes to do it, or --dry-run to see it.",
         )
-    return click.confirm(question, default=False)
+    # On standard error: a JSON object may be all that standard output is for.
+    if not click.confirm(question, default=False, err=True):
+        raise MdlError("You said no: nothing was changed.", next="Say y, or add --yes.")

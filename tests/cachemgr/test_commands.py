@@ -52,6 +52,13 @@ def filled(built: CacheBuilder) -> CacheBuilder:
     return built
 
 
+class Terminal(io.StringIO):
+    """What somebody types when asked."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 def names(out: str) -> list[str]:
     return [line.split()[0] for line in out.splitlines()[1:] if "/" in line.split(" ")[0]]
 
@@ -150,9 +157,10 @@ def test_prune_shows_asks_and_does(
     code, _, err = mdl("prune")
     assert code == 2, "without a terminal nothing is changed unasked"
     assert "--yes" in err
-    monkeypatch.setattr("mdl.cli.cache_common.confirm", lambda question, yes: False)
-    assert mdl("prune")[0] == 130
-    monkeypatch.undo()
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    code, out, err = mdl("prune")
+    assert (code, "nothing was changed" in err) == (1, True)
+    assert "into the trash?" in err and "into the trash?" not in out
 
 
 def test_prune_json_is_what_was_promised(filled: CacheBuilder, mdl: Type) -> None:

@@ -1,10 +1,15 @@
 """Where the answer goes: closed pipes, full disks, terminals that lack a character."""
 
+import contextlib
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.hub import LoopbackHub
 
 COMMANDS = ["cache ls", "catalog ls", "catalog ls --json", "catalog export", "--help"]
 
@@ -44,6 +49,44 @@ def test_a_full_disk_under_the_answer_is_said_once(command: str, hub_env: dict[s
 def test_closed_streams_swallow(command: str, redirect: str, hub_env: dict[str, str]) -> None:
     done = typed(f"{command} {redirect}", hub_env)
     assert done.stderr == "0\n"
+
+
+def on_a_terminal(command: str, env: dict[str, str], answer: bytes = b"") -> tuple[int, str]:
+    """Exit code and everything shown, on a terminal of its own."""
+    ours, theirs = pty.openpty()
+    words = [sys.executable, "-m", "mdl", *command.split()]
+    with subprocess.Popen(words, env=env, stdin=theirs, stdout=theirs, stderr=theirs) as mdl:
+        os.close(theirs)
+        os.write(ours, answer)
+        shown = b""
+        with contextlib.suppress(OSError):  # how a terminal says that nobody is left
+            while part := os.read(ours, 4096):
+                shown += part
+        os.close(ours)
+    return mdl.returncode, shown.decode().replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize("command", ["lock gpt2 -o {file}", "lock gpt2 -o {file} --json"])
+def test_a_no_changes_nothing(
+    command: str, hub: LoopbackHub, hub_env: dict[str, str], tmp_path: Path
+) -> None:
+    hub.add_repo("gpt2", files={"config.json": "{}"})
+    file = tmp_path / "mdl.lock"
+    file.write_text("before")
+    code, shown = on_a_terminal(command.format(file=file), hub_env, b"n\n")
+    assert (code, file.read_text()) == (1, "before")
+    assert "Overwrite" in shown and "nothing was changed" in shown
+    code, shown = on_a_terminal(command.format(file=file), hub_env, b"y\n")
+    assert (code, "version = 1" in file.read_text()) == (0, True)
+
+
+def test_a_narrow_terminal_keeps_the_names(hub_env: dict[str, str]) -> None:
+    command = "catalog ls unsloth/gemma-2b-bnb-4bit"
+    code, wide = on_a_terminal(command, {**hub_env, "COLUMNS": "200"})
+    assert (code, "RELATION" in wide and "SOURCE" in wide) == (0, True)
+    code, narrow = on_a_terminal(command, {**hub_env, "COLUMNS": "80"})
+    assert "unsloth/gemma-2b-bnb-4bit" in narrow and "RELATION" not in narrow
+    assert max(map(len, narrow.splitlines())) <= 80
 
 
 def test_what_a_terminal_lacks_is_escaped(hub_env: dict[str, str]) -> None:
