@@ -93,58 +93,73 @@ def group(summaries: Iterable[Summary], known: Knowledge = NOTHING_KNOWN) -> lis
 def _repo(
     key: str, members: list[Member], known: Knowledge, payload_users: Mapping[str, set[str]]
 ) -> CachedRepo:
-    if len(members) > 1:
+    if len(members) == 1:
+        spelling, whole = members[0]
+        real, problems = members, tuple(whole.problems)
+        spellings: tuple[str, ...] = (spelling,)
+        aliases: tuple[str, ...] = () if whole.alias_of is None else spellings
+    else:
         members.sort(key=lambda member: (spelling_rank(member.spelling), -member.summary.own))
-    real = [member for member in members if member.summary.alias_of is None]
-    aliases = tuple(m.spelling for m in members if m.summary.alias_of is not None)
+        whole = _together([member.summary for member in members])
+        real = [member for member in members if member.summary.alias_of is None]
+        aliases = tuple(m.spelling for m in members if m.summary.alias_of is not None)
+        spellings = (*[member.spelling for member in real], *aliases)
+        problems = tuple(f"{m.spelling}: {text}" for m in members for text in m.summary.problems)
     pins = known.pins.get(key, frozenset())
     used = known.used.get(key, {})
-    folders = [member.summary for member in members]
-    size, reclaimable = _bytes(folders, payload_users)
-    atime = max([folder.atime for folder in folders]) or None
+    size, reclaimable = _bytes(whole, members, payload_users)
+    atime = whole.atime or None
     last_used = max(used.values()) if used else None
     return CachedRepo(
-        known.canonical.get(key) or (real or members)[0].spelling,
+        known.canonical.get(key) or spellings[0],
         key.partition("/")[0],
-        (*[member.spelling for member in real], *aliases),
+        spellings,
         aliases,
         size,
-        sum([folder.logical for folder in folders]),
+        whole.logical,
         reclaimable,
         last_used if last_used is not None else atime,
         "journal" if last_used is not None else "atime" if atime else None,
-        max([folder.mtime for folder in folders]) or None,
+        whole.mtime or None,
         bool(pins),
         _revisions(real, pins, used),
-        sum([folder.incomplete_files for folder in folders]),
-        sum([folder.incomplete_size for folder in folders]),
-        tuple(
-            problem if len(members) == 1 else f"{member.spelling}: {problem}"
-            for member in members
-            for problem in member.summary.problems
-        ),
+        whole.incomplete_files,
+        whole.incomplete_size,
+        problems,
     )
 
 
-def _bytes(folders: list[Summary], payload_users: Mapping[str, set[str]]) -> tuple[int, int]:
+def _together(folders: list[Summary]) -> Summary:
+    """Several folders, their numbers as if they were one; revisions stay with their spelling."""
+    return folders[0]._replace(
+        own=sum([folder.own for folder in folders]),
+        logical=sum([folder.logical for folder in folders]),
+        atime=max([folder.atime for folder in folders]),
+        mtime=max([folder.mtime for folder in folders]),
+        incomplete_files=sum([folder.incomplete_files for folder in folders]),
+        incomplete_size=sum([folder.incomplete_size for folder in folders]),
+        links=[link for folder in folders for link in folder.links],
+        shared=[payload for folder in folders for payload in folder.shared],
+    )
+
+
+def _bytes(
+    whole: Summary, members: list[Member], payload_users: Mapping[str, set[str]]
+) -> tuple[int, int]:
     """(what these folders occupy together, what the disk regains when they all go)."""
-    own = sum([folder.own + folder.incomplete_size for folder in folders])
-    if not any(folder.links or folder.shared for folder in folders):
-        return own, own
-    size = reclaimable = own
+    size = reclaimable = whole.own + whole.incomplete_size
+    if not whole.links and not whole.shared:
+        return size, reclaimable
     names: Counter[tuple[int, int]] = Counter()
     inodes: dict[tuple[int, int], tuple[int, int]] = {}
-    payloads: dict[str, int] = {}
-    for folder in folders:
-        for dev, ino, inode_size, links, here in folder.links:
-            names[dev, ino] += here
-            inodes[dev, ino] = (inode_size, links)
-        payloads.update((payload, payload_size) for payload, payload_size in folder.shared)
+    for dev, ino, inode_size, links, here in whole.links:
+        names[dev, ino] += here
+        inodes[dev, ino] = (inode_size, links)
     for inode, (inode_size, links) in inodes.items():
         size += inode_size
         reclaimable += inode_size if names[inode] >= links else 0
-    ours = {folder.name for folder in folders}
-    for payload, payload_size in payloads.items():
+    ours = {member.summary.name for member in members}
+    for payload, payload_size in dict(whole.shared).items():
         size += payload_size
         reclaimable += payload_size if payload_users[payload] <= ours else 0
     return size, reclaimable
