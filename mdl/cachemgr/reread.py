@@ -13,8 +13,8 @@ from mdl.cachemgr.probe import settled
 from mdl.cachemgr.scan import scan_folder
 from mdl.cachemgr.summary import Summary
 
-# A process is worth its start from some fifty milliseconds of reading on.
-_WORTH_A_PROCESS = 100
+# A process is worth its start from some twenty milliseconds of reading on.
+_WORTH_A_PROCESS = 50
 
 # Name, probes, facts, linked: as `CacheIndex.put_folders` takes it.
 Row = tuple[str, str, str, bool]
