@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from mdl.errors import UsageError
-from mdl.kernels.decoder import norm_after_sum
+from mdl.kernels.decoder import norm_after_sum, norm_name
 from mdl.kernels.families import OPERATIONS, Operation, class_for, rule_for
 from mdl.kernels.forwards import activation_kind, packed_weight, single_adapter
 from mdl.kernels.swapped import original_of, path_of
@@ -178,7 +178,8 @@ def _unfit(module: Any, operation: str) -> str:
         return "it normalises several dimensions, or has no weight"
     if operation == "add_rms_norm":
         norm = type(norm_after_sum(module))
-        if path_of(norm) != path_of(type(module)).replace("DecoderLayer", "RMSNorm"):
+        family = path_of(type(module)).rpartition(".")[0]
+        if path_of(norm) != f"{family}.{norm_name(type(module))}":
             return f"its norm is a {norm.__name__}"
     if operation == "glu":
         activation = getattr(module, "act_fn", None) or getattr(module, "activation_fn", None)

@@ -21,17 +21,22 @@ class Parts:
 
     norm: the norm of the sum. after_attention, after_mlp: what a branch passes before it is added;
     '' for nothing. gemma: the norm's weight is stored minus one and applied before rounding.
+    not_for_attention: arguments of the layer that it does not hand on.
     """
 
     norm: str = "post_attention_layernorm"
     after_attention: str = ""
     after_mlp: str = ""
     gemma: bool = False
+    first: str = "input_layernorm"
+    attention: str = "self_attn"
+    mlp: str = "mlp"
+    not_for_attention: frozenset[str] = frozenset()
 
     @property
     def names(self) -> frozenset[str]:
         """Everything a layer of this form looks up."""
-        found = {"input_layernorm", "self_attn", self.norm, "mlp"}
+        found = {self.first, self.attention, self.norm, self.mlp}
         return frozenset(found | {self.after_attention, self.after_mlp} - {""})
 
 
@@ -39,6 +44,12 @@ LLAMA = Parts()
 PHI3 = Parts(after_attention="resid_attn_dropout", after_mlp="resid_mlp_dropout")
 GEMMA = Parts(
     "pre_feedforward_layernorm", "post_attention_layernorm", "post_feedforward_layernorm", True
+)
+PIXTRAL = Parts("ffn_norm", first="attention_norm", attention="attention", mlp="feed_forward")
+MLLAMA = Parts(
+    not_for_attention=frozenset(
+        {"cross_attention_states", "cross_attention_mask", "full_text_row_masked_out_mask"}
+    )
 )
 
 
@@ -51,24 +62,28 @@ def decoder_forward(original: Any, parts: Parts) -> Callable[..., Any] | None:
     code = getattr(theirs, "__code__", None)
     if code is None or set(code.co_names) != parts.names:
         return None
-    norm_type = theirs.__globals__.get(original.__name__.replace("DecoderLayer", "RMSNorm"))
+    norm_type = theirs.__globals__.get(norm_name(original))
+    parameters = inspect.signature(theirs).parameters
+    positional = list(parameters)[2:]  # after self and hidden_states
     defaults = {
         name: one.default
-        for name, one in inspect.signature(theirs).parameters.items()
+        for name, one in parameters.items()
         if one.default is not inspect.Parameter.empty
     }
 
     def forward(self: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         norm = getattr(self, parts.norm)
-        if args or not bare(norm) or (original_of(type(norm)) or type(norm)) is not norm_type:
+        known = len(args) <= len(positional) and bare(norm)
+        if not known or (original_of(type(norm)) or type(norm)) is not norm_type:
             return original.forward(self, hidden_states, *args, **kwargs)
-        attended = self.self_attn(
-            hidden_states=self.input_layernorm(hidden_states), **{**defaults, **kwargs}
-        )[0]
+        given = {**defaults, **dict(zip(positional, args, strict=False)), **kwargs}
+        handed_on = {k: v for k, v in given.items() if k not in parts.not_for_attention}
+        normal = getattr(self, parts.first)(hidden_states)
+        attended = getattr(self, parts.attention)(hidden_states=normal, **handed_on)[0]
         if parts.after_attention:
             attended = getattr(self, parts.after_attention)(attended)
         normed, total = _add_norm(norm, attended, hidden_states, parts.gemma)
-        branch = self.mlp(normed)
+        branch = getattr(self, parts.mlp)(normed)
         if parts.after_mlp:
             branch = getattr(self, parts.after_mlp)(branch)
         return total + branch
@@ -77,8 +92,17 @@ def decoder_forward(original: Any, parts: Parts) -> Callable[..., Any] | None:
 
 
 def norm_after_sum(layer: Any) -> Any:
-    """The norm that a decoder layer of a known family applies to its first sum."""
-    return getattr(layer, GEMMA.norm, None) or getattr(layer, LLAMA.norm)
+    """The norm that a layer of a known family applies to its first sum."""
+    names = (PIXTRAL.norm, GEMMA.norm, LLAMA.norm)
+    return next(getattr(layer, name) for name in names if hasattr(layer, name))
+
+
+def norm_name(layer: Any) -> str:
+    """What a layer type's family calls its RMSNorm: `LlamaDecoderLayer` has `LlamaRMSNorm`."""
+    if layer.__name__ == "MllamaSelfAttentionDecoderLayer":
+        return "MllamaTextRMSNorm"
+    family: str = layer.__name__.removesuffix("DecoderLayer").removesuffix("AttentionLayer")
+    return f"{family}RMSNorm"
 
 
 def _add_norm(

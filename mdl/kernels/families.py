@@ -62,9 +62,14 @@ _MLP = {
     "mllama": "MllamaText",
     "pixtral": "Pixtral",
 }
-_CAUSAL = {name: prefix for name, prefix in {**_PLAIN, **_GEMMA}.items() if "vl" not in name}
+_CAUSAL = {
+    **{name: prefix for name, prefix in {**_PLAIN, **_GEMMA}.items() if "vl" not in name},
+    "mllama": "Mllama",
+}
 # Llama 3.2 Vision, and Mistral 3 with its vision tower; their other text layers are Mistral's.
 _MORE_NORMS = {"mllama": "MllamaText", "mistral3": "Mistral3", "pixtral": "Pixtral"}
+_MLLAMA_LAYER = {"mllama": "MllamaSelfAttention"}
+_PIXTRAL = {"pixtral": "Pixtral"}
 _QWEN_VISION = {"qwen2_5_vl": "Qwen2_5_VL"}
 _CONDITIONAL = {
     "qwen2_vl": "Qwen2VL",
@@ -92,9 +97,12 @@ _GROUPS: tuple[tuple[str, Callable[[Any], forwards.Forward | None], list[str]], 
     ),
     ("add_rms_norm", _layer(decoder.PHI3), _types("{}DecoderLayer", {"phi3": "Phi3"})),
     ("add_rms_norm", _layer(decoder.GEMMA), _types("{}DecoderLayer", _GEMMA)),
+    ("add_rms_norm", _layer(decoder.MLLAMA), _types("{}DecoderLayer", _MLLAMA_LAYER)),
+    ("add_rms_norm", _layer(decoder.PIXTRAL), _types("{}AttentionLayer", _PIXTRAL)),
     ("layer_norm", forwards.layer_norm_forward, ["torch.nn.modules.normalization.LayerNorm"]),
     ("rope", forwards.attention_forward, _types("{}Attention", {**_PLAIN, **_GEMMA})),
     ("rope", forwards.attention_forward, _types("{}SelfAttention", {"mllama": "MllamaText"})),
+    ("rope", forwards.attention_forward, _types("{}Attention", _PIXTRAL)),
     ("rope", forwards.vision_attention_forward, _types("VisionAttention", {"qwen2_vl": ""})),
     ("rope", forwards.vision_attention_forward, _types("{}VisionAttention", _QWEN_VISION)),
     ("glu", forwards.mlp_forward, _types("{}MLP", _MLP)),

@@ -95,6 +95,8 @@ def attention_forward(original: Any) -> Forward | None:
         sin: torch.Tensor,
         unsqueeze_dim: int = 1,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        if unsqueeze_dim == 0 and cos.dim() == 2:  # Pixtral's: patches have no batch
+            return apply_rotary_pos_emb(q, k, cos.unsqueeze(0), sin.unsqueeze(0))
         if unsqueeze_dim != 1 or cos.dim() != 3 or cos.dtype != q.dtype:
             return theirs(q, k, cos, sin, unsqueeze_dim)  # type: ignore[no-any-return] # untyped
         return rope(q, k, cos, sin)

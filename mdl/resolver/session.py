@@ -289,7 +289,8 @@ class Resolver:
         try:
             write()
         except (StoreError, BusyError) as error:
-            _warn("%s The answer stands, but nothing was recorded.", error.message)
+            said = "%s (%s) The answer stands, but nothing was recorded."
+            _warn(said, error.message, error.why)
 
     def _stored(self, key: str, row: RepositoryRow | None) -> Facts | None:
         """A stored row as facts, with what is known of this token's access."""

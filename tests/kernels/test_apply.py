@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from unittest.mock import ANY
 
 import pytest
 import torch
@@ -69,7 +70,7 @@ def test_only_and_skip():
     }
     with pytest.raises(UsageError, match="'norm'"):
         kernels.apply(tiny("llama"), only=["norm"])
-    with pytest.raises(UsageError, match="not both"):
+    with pytest.raises(UsageError, match="both given"):
         kernels.apply(tiny("llama"), only=["rope"], skip=["glu"])
 
 
@@ -248,6 +249,34 @@ class TestFourBit:
         assert kept.keys() == wanted.keys()
         assert all(torch.equal(kept[name], wanted[name]) for name in wanted)
         assert torch.equal(logits(copy.deepcopy(fast)), logits(fast))
+
+    def test_a_whole_quantized_base_is_saved_and_read_again(self, tmp_path):
+        """As transformers quantizes and saves it, with the kernels in: every bit of it."""
+        import transformers
+        from safetensors.torch import load_file
+
+        tiny("llama", torch.bfloat16).save_pretrained(tmp_path / "float")
+        how = transformers.BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+        load = transformers.AutoModelForCausalLM.from_pretrained
+        plain, fast = (load(tmp_path / "float", quantization_config=how) for _ in range(2))
+        assert kernels.apply(fast).counts["linear_4bit"] == 14
+        wanted = logits(fast)
+        fast.save_pretrained(tmp_path / "ours")
+        plain.save_pretrained(tmp_path / "theirs")
+        ours, theirs = (
+            load_file(tmp_path / who / "model.safetensors") for who in ("ours", "theirs")
+        )
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+        again = load(tmp_path / "ours")
+        assert again.config.to_dict() == {**fast.config.to_dict(), "_name_or_path": ANY}
+        kernels.apply(again)
+        assert torch.equal(logits(again), wanted)
 
     def test_compiles_without_graph_breaks(self):
         model = quantized(tiny("llama", num_hidden_layers=1))

@@ -215,6 +215,48 @@ def test_the_vision_towers_rotation(family, dtype, monkeypatch):
     torch.testing.assert_close(found[1][1], found[0][1], rtol=near, atol=near)
 
 
+def test_pixtrals_layers_and_rotation(monkeypatch):
+    """The tower and its text model: one layer of vision, two of text, and nothing left."""
+    plain, fast = tiny("Mistral3"), tiny("Mistral3")
+    applied = kernels.apply(fast)
+    assert (applied.counts["add_rms_norm"], applied.counts["rope"], applied.left) == (3, 3, ())
+    seen, real = [], rope_module.rotate
+    monkeypatch.setattr(
+        rope_module, "rotate", lambda *given: seen.append(given[0].shape) or real(*given)
+    )
+    (wanted, grads), (ours, found) = (training_step(m, picture("Mistral3")) for m in (plain, fast))
+    assert len(seen) == 6  # forward and backward of three layers
+    torch.testing.assert_close(ours.loss, wanted.loss)
+    tower = [name for name in grads if "vision_tower" in name]
+    assert tower
+    for name in tower:
+        torch.testing.assert_close(found[name], grads[name], rtol=3e-4, atol=2e-5, msg=name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_llama_vision_without_a_picture(dtype):
+    """Its text model by itself: self-attention layers alone, and the loss is fused."""
+    config = transformers.MllamaConfig(**MODELS["Mllama"]).text_config
+    found = []
+    for swap in (False, True):
+        torch.manual_seed(0)
+        model = transformers.MllamaForCausalLM(config).to(dtype).train()
+        if swap:
+            assert kernels.apply(model).counts["add_rms_norm"] == 1  # the other layer is cross
+            assert kernels.apply(model).counts["cross_entropy"] == 1
+        ids = torch.arange(5, 14)[None]
+        made = model(input_ids=ids, labels=ids)
+        made.loss.backward()
+        assert (made.logits is None) == swap
+        grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        found.append((made.loss, grads))
+    near = 1e-5 if dtype == torch.float32 else 0.06
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=near, atol=near)
+    assert found[1][1].keys() == found[0][1].keys()
+    for name, grad in found[0][1].items():
+        torch.testing.assert_close(found[1][1][name], grad, rtol=near * 20, atol=near, msg=name)
+
+
 def test_layer_norm_of_the_vision_tower_is_swapped():
     assert kernels.apply(tiny("Qwen2VL"), only="layer_norm").counts == {"layer_norm": 5}
 
