@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mdl.errors import DiskError
 from mdl.loader.build import Built, check_fp8, check_remote_code
 from mdl.loader.checkpoint import Checkpoint
 from mdl.loader.held import look_at
+from mdl.loader.once import build_once
 from mdl.loader.processor import build_tokenizer, check_vocabulary
 from mdl.loader.progress import Progress, progress_for
 from mdl.loader.report import Clock, Report, file_records, fingerprint
@@ -63,38 +63,26 @@ def load_request(
     with clock("fetch"):
         checkpoint = bring(found, request, progress)
     check_remote_code(checkpoint, request)
-    with clock("build"):
-        built = _build(checkpoint, request, found)
+    made = build_once(found, checkpoint, request, clock)
+    built, found, checkpoint = made.built, made.found, made.checkpoint
     with clock("tokenizer"):
         tokenizer = build_tokenizer(checkpoint, request, _config_by_name(built, checkpoint, found))
         check_vocabulary(built.model, tokenizer)
     with clock("kernels"):
         kernels = _apply_kernels(built.model, request)
-    warnings = list(_warnings(built, checkpoint))
-    mirror = str(checkpoint.folder) if found.source.mirror else None
-    if built.quantized_here and request.wants_4bit and request.quantize_once:
-        with clock("mirror"):
-            mirror = _keep_mirror(built, checkpoint, found, request, warnings)
     _name_for_saving(built.model, found)
     _note_use(found)
     report = _report(request, found, checkpoint, built)
     report = replace(
         report,
         kernels=kernels,
-        mirror=mirror,
-        warnings=tuple(warnings),
+        mirror=made.mirror,
+        warnings=(*_warnings(built, checkpoint), *made.warnings),
         seconds={phase: round(spent, 4) for phase, spent in clock.seconds.items()},
     )
     _announce(report)
     built.model.mdl_report = report
     return Loaded(built.model, tokenizer, report)
-
-
-def _build(checkpoint: Checkpoint, request: LoadRequest, found: Answer) -> Built:
-    from mdl.loader.fast import build
-
-    as_is = found.source.mirror and checkpoint.is_bnb_4bit
-    return build(checkpoint, replace(request, quantize_once=False) if as_is else request)
 
 
 def _apply_kernels(model: Any, request: LoadRequest) -> tuple[str, ...]:
@@ -125,31 +113,6 @@ def _warnings(built: Built, checkpoint: Checkpoint) -> Iterator[str]:
             f"{len(built.unused_tensors)} tensors of the checkpoint are not used, for instance "
             f"{built.unused_tensors[0]}"
         )
-
-
-def _keep_mirror(
-    built: Built, checkpoint: Checkpoint, found: Answer, request: LoadRequest, warnings: list[str]
-) -> str | None:
-    """Write the 4-bit mirror and note it in the catalogue; a full disk only costs the mirror."""
-    from mdl.loader.mirror import write_mirror
-    from mdl.store.catalog import open_catalog
-
-    source = found.source
-    if source.commit is None:  # a local folder has no commit that says when it changed
-        return None
-    origin = (source.repo_id, source.commit)
-    try:
-        made = write_mirror(built.model, checkpoint, origin, request, found.settings)
-    except DiskError as error:
-        warnings.append(f"{error.message} {error.why}")
-        return None
-    catalog = open_catalog(found.settings)
-    try:
-        if catalog.database.writable:
-            catalog.record_local_mirror(made)
-    finally:
-        catalog.database.close()
-    return made.path
 
 
 def _note_use(found: Answer) -> None:

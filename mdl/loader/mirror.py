@@ -8,13 +8,14 @@ says what it was made from.
 It is written beside its place and renamed into it: a half-written mirror is never found.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,41 @@ def mirror_name(repo_id: str) -> str:
     return f"{OWNER}/{repo_id.replace('/', '.')}-bnb-4bit"
 
 
+def mirror_folder(repo_id: str, commit: str, request: LoadRequest, settings: Settings) -> Path:
+    """Where the mirror of this commit with these settings stands once it is made."""
+    identity = {"repo_id": repo_id, "commit": commit, "settings": settings_digest(request)}
+    revision = hashlib.sha1(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    home = storage_folder(settings.cache_root, mirror_name(repo_id))
+    return home / "snapshots" / revision
+
+
+def mirror_row(folder: Path, repo_id: str, commit: str, request: LoadRequest) -> LocalMirror:
+    """What the catalogue keeps about a mirror."""
+    return LocalMirror(
+        str(folder), repo_id, commit, "bnb-4bit", settings_digest(request), time.time()
+    )
+
+
+@contextlib.contextmanager
+def in_turn(folder: Path, settings: Settings) -> Iterator[None]:
+    """One process at a time where the mirror `folder` is made or read for the first time.
+
+    The lock stands where huggingface_hub's own do, so that the cache manager sees a repository
+    that is being written. It ends with its process. Without a place to write it there is no mirror
+    to wait for either.
+    """
+    from huggingface_hub.utils import WeakFileLock
+
+    locks = Path(settings.cache_root) / ".locks" / folder.parent.parent.name
+    try:
+        locks.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        yield
+        return
+    with WeakFileLock(locks / f"{folder.name}.lock"):
+        yield
+
+
 def write_mirror(
     model: Any,
     source: Checkpoint,
@@ -69,10 +105,8 @@ def write_mirror(
 
     repo_id, commit = origin
     provenance = _provenance(model, repo_id, commit, request)
-    identity = {key: provenance[key] for key in ("repo_id", "commit", "settings")}
-    revision = hashlib.sha1(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    home = storage_folder(settings.cache_root, mirror_name(repo_id))
-    snapshot = home / "snapshots" / revision
+    snapshot = mirror_folder(repo_id, commit, request, settings)
+    home = snapshot.parent.parent
     if not (snapshot / PROVENANCE).exists():
         check_space(settings.cache_root, model.get_memory_footprint())
         home.mkdir(parents=True, exist_ok=True)
@@ -90,9 +124,7 @@ def write_mirror(
             ) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-    return LocalMirror(
-        str(snapshot), repo_id, commit, "bnb-4bit", settings_digest(request), time.time()
-    )
+    return mirror_row(snapshot, repo_id, commit, request)
 
 
 def _sweep(home: Path) -> None:

@@ -177,7 +177,8 @@ mdl.load({NAME!r}, load_in_4bit=True)
     )
     assert (home / "snapshots").exists() == (step.startswith("catalog"))
     again = load()
-    assert again.report.quantized_on_load and again.report.mirror
+    assert again.report.quantized_on_load == (not step.startswith("catalog"))
+    assert again.report.mirror
     assert load().report.folder == again.report.mirror
 
 

@@ -15,6 +15,7 @@ import transformers
 
 import mdl
 from mdl.loader import Quantization
+from mdl.loader.verify import read_report, verify_report
 from tests.hub import LoopbackHub
 
 NAME = "Org/Name"
@@ -48,7 +49,8 @@ if hasattr(logits, "full_tensor"):
     logits = logits.full_tensor()
 everyone = [None, None]
 dist.all_gather_object(everyone, (loaded.report.folder, loaded.report.mirror,
-                                  loaded.report.loaded_by, logits.float().tolist(), held))
+                                  loaded.report.loaded_by, logits.float().tolist(), held,
+                                  loaded.report.quantized_on_load))
 if dist.get_rank() == 0:
     with open(sys.argv[2], "w") as out:
         json.dump(everyone, out)
@@ -87,6 +89,7 @@ def test_two_ranks_download_once_and_share_one_mirror(
     assert served.count("/cdn/*", "GET") == 1
     assert first[1] == second[1] and Path(first[1]).is_dir()
     assert first[3] == second[3]
+    assert {first[5], second[5]} == {True, False}, "one quantizes, the other reads what it made"
 
 
 def test_tensor_parallel_is_transformers_own(
@@ -121,3 +124,84 @@ def test_packed_weights_are_divided_by_fsdp(
     for rank in (first, second):
         assert torch.equal(torch.tensor(rank[3]), expected)
         assert rank[4] == pytest.approx(held / 2, rel=0.01)
+
+
+TRAINING = f"""
+import json, sys, torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from transformers import Trainer, TrainingArguments
+from mdl import FastLanguageModel
+
+accelerator = Accelerator()
+model, tokenizer = FastLanguageModel.from_pretrained({NAME!r}, use_gradient_checkpointing=False)
+report = model.mdl_report
+model = FastLanguageModel.get_peft_model(model, r=4)
+before = {{name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}}
+texts = [[1, 5, n, 11, 40, 7] for n in range(20, 52)]
+rows = [{{"input_ids": ids, "labels": ids}} for ids in texts]
+arguments = TrainingArguments(
+    sys.argv[1], max_steps=4, per_device_train_batch_size=4, learning_rate=1e-2, use_cpu=True,
+    report_to="none", disable_tqdm=True, logging_steps=1, save_strategy="no", seed=3,
+)
+trainer = Trainer(model, arguments, train_dataset=rows)
+trainer.train()
+after = {{name: p.detach() for name, p in model.named_parameters() if p.requires_grad}}
+losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+if accelerator.is_main_process:
+    report.save(sys.argv[1] + "/report.json")
+found = gather_object([{{
+    "ranks": accelerator.num_processes,
+    "kind": accelerator.distributed_type.value,
+    "folder": report.folder,
+    "mirror": report.mirror,
+    "fingerprint": report.fingerprint,
+    "quantized": report.quantized_on_load,
+    "start": sum(float(p.double().sum()) for p in before.values()),
+    "end": sum(float(p.double().sum()) for p in after.values()),
+    "moved": any(not torch.equal(before[name], after[name]) for name in after),
+    "losses": losses,
+}}])
+if accelerator.is_main_process:
+    with open(sys.argv[1] + "/ranks.json", "w") as out:
+        json.dump(found, out)
+accelerator.end_training()
+"""
+
+
+def test_accelerate_launch_trains_one_model_on_two_ranks(
+    served: LoopbackHub, hub_env: dict[str, str], tmp_path: Path
+) -> None:
+    """`accelerate launch --cpu` starts one process; its multi-process launcher asked to use the
+    CPU starts two, which speak gloo."""
+    script, run = tmp_path / "train.py", tmp_path / "run"
+    script.write_text(TRAINING)
+    run.mkdir()
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    options = "--num_processes=2 --num_machines=1 --mixed_precision=no --dynamo_backend=no"
+    done = subprocess.run(
+        [*launch, *options.split(), "--main_process_port=0", str(script), str(run)],
+        env={
+            **hub_env,
+            "ACCELERATE_USE_CPU": "true",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(Path.cwd()),
+        },
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = json.loads((run / "ranks.json").read_text())
+    for rank in (first, second):
+        assert (rank["ranks"], rank["kind"]) == (2, "MULTI_CPU")
+        assert rank["moved"] and rank["mirror"] == first["mirror"]
+    assert served.count("/cdn/*", "GET") == 1
+    assert {first["quantized"], second["quantized"]} == {True, False}
+    assert first["start"] == second["start"] and first["end"] == second["end"]
+    assert first["losses"][-1] < first["losses"][0]
+    assert sorted(path.name for path in run.glob("*.json")) == ["ranks.json", "report.json"]
+    report = read_report(run / "report.json")
+    assert report.commit == served.repos[NAME].head().id
+    assert not verify_report(report).problems
