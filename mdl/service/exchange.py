@@ -72,8 +72,10 @@ class Exchange(Told):
             (b"content-length", b"%d" % len(body)),
             (b"x-request-id", self.request_id.encode()),
             NOSNIFF,
+            *((key.lower().encode(), value.encode())
+              for key, value in errors.headers_of(status).items()),
             *extra,
-        ]
+        ]  # fmt: skip
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
         self._finished = True
@@ -84,8 +86,7 @@ class Exchange(Told):
             if not self._finished:
                 raise ConnectionAbortedError(f"request {self.request_id} ended half-way")
             return
-        extra = [(key.lower().encode(), value.encode())
-                 for key, value in errors.headers_of(status).items()]  # fmt: skip
+        extra = []
         if status == 401:
             extra += [(b"www-authenticate", scheme + b' realm="mdl (password: a token)"')
                       for scheme in (b"Bearer", b"Basic")]  # fmt: skip

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mdl.errors import MdlError
+from mdl.resolver.types import Resolution
 from mdl.service import errors, wishes
 from mdl.service.answers import Answers, Caller, outcome_of
 from mdl.service.auth import Tokens, may
@@ -89,7 +90,11 @@ class Guard:
         except Refused as refusal:
             await exchange.refuse(refusal.status, refusal.body)
         except MdlError as error:
-            await exchange.refuse(errors.status_of(error), errors.body_of(error))
+            status = errors.status_of(error)
+            if status >= 500:
+                log.error("%s %s", exchange.request_id, error)
+            inside = exchange.role == "admin"
+            await exchange.refuse(status, errors.body_of(error, inside=inside))
         except TimeoutError:
             await exchange.refuse(503, _slow(self._config.request_seconds))
         except Exception:
@@ -153,12 +158,9 @@ class Guard:
         exchange.role = role or "-"
         caller = Caller(role or "read", _hub_token(headers.get(b"x-hub-token")))
         if path == "/v1/resolve" and scope["method"] == "GET":
-            try:
-                body, status = self._quick(scope["query_string"], caller, exchange)
-                await exchange.send_json(status, body)
-                return
-            except MustAsk:
-                pass
+            body, status = await self.resolved(scope["query_string"], caller, exchange)
+            await exchange.send_json(status, body)
+            return
         scope["mdl.caller"], scope["mdl.exchange"] = caller, exchange
         if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
             self._check_body(headers)
@@ -169,6 +171,21 @@ class Guard:
         async with asyncio.timeout(self._config.request_seconds):
             await self._app(scope, limited, exchange.send)
 
+    async def resolved(self, query: bytes, caller: Caller, told: Told) -> tuple[bytes, int]:
+        """(JSON, status) of `GET /v1/resolve`: from what is held, what is stored, or the Hub.
+
+        Raises:
+            MdlError: the query or the name is refused, the database does not answer.
+            TimeoutError: that took too long.
+        """
+        try:
+            return self._quick(query, caller, told)
+        except MustAsk:
+            name, wish = wishes.from_query(query, self._answers.settings.prefer)
+            async with asyncio.timeout(self._config.request_seconds):
+                answer = await self._answers.resolve(name, wish, caller)
+            return self._made(query, caller, told, answer)
+
     def _quick(self, query: bytes, caller: Caller, told: Told) -> tuple[bytes, int]:
         hot = self._hot.get(query, caller.role) if caller.hub_token is None else None
         if hot is not None:
@@ -177,7 +194,11 @@ class Guard:
             return hot.body, hot.status
         name, wish = wishes.from_query(query, self._answers.settings.prefer)
         told.about = name[:200]
-        answer = self._answers.quick(name, wish, caller)
+        return self._made(query, caller, told, self._answers.quick(name, wish, caller))
+
+    def _made(
+        self, query: bytes, caller: Caller, told: Told, answer: Resolution
+    ) -> tuple[bytes, int]:
         told.answer = answer.repo_id
         body, status = answer_bytes(answer, caller)
         if caller.hub_token is None:

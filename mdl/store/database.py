@@ -7,6 +7,7 @@ other database through SQLAlchemy. Both take the same statements: named paramete
 """
 
 import contextlib
+import functools
 import os
 import sqlite3
 import threading
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 Row = tuple[Any, ...]
 Params = Mapping[str, Any]
 NO_PARAMS: Params = {}
+# Of one process to a server: ten replicas stay below the hundred that PostgreSQL takes unasked.
+_READING, _WRITING = 6, 2
 
 
 class SqliteDatabase:
@@ -171,33 +174,59 @@ class _SqliteWriter:
 
 
 class ServerDatabase:
-    """A database server through SQLAlchemy: PostgreSQL for a team."""
+    """A database server: PostgreSQL for a team.
 
-    def __init__(self, engine: "Engine") -> None:
-        self.where = engine.url.render_as_string(hide_password=True)
+    Writing goes through SQLAlchemy. A look-up is one statement given to the driver, on a
+    connection of SQLAlchemy's pool: its results cost three times as much as the driver's own, and
+    a transaction or a question whether the connection still lives are further ways there and back.
+    """
+
+    def __init__(self, reading: "Engine", writing: "Engine") -> None:
+        self.where = reading.url.render_as_string(hide_password=True)
         self.writable = True
-        self._engine = engine
+        self._reading, self._writing = reading, writing
+        self._for_driver = functools.cache(self._compiled)
 
     def rows(self, sql: str, params: Params = NO_PARAMS) -> Sequence[Row]:
-        with self._connected() as connection:
-            return _server_rows(connection, sql, params)
+        import psycopg
+
+        with self._refused_as_ours():
+            statement = self._for_driver(sql)
+            try:
+                return self._look_up(statement, params)
+            except psycopg.OperationalError:
+                # The server was started again, or hung up: no connection of the pool lives.
+                self._reading.dispose()
+                return self._look_up(statement, params)
+
+    def _look_up(self, statement: str, params: Params) -> Sequence[Row]:
+        with self._reading.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            found: Sequence[Row] = driver.execute(statement, params).fetchall()
+            return found
+
+    def _compiled(self, sql: str) -> str:
+        from sqlalchemy import text
+
+        return str(text(sql).compile(dialect=self._reading.dialect))
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator["Writer"]:
-        with self._connected() as connection, connection.begin():
+        with self._refused_as_ours(), self._writing.begin() as connection:
             yield _ServerWriter(connection)
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._reading.dispose()
+        self._writing.dispose()
 
     @contextlib.contextmanager
-    def _connected(self) -> Iterator["Connection"]:
+    def _refused_as_ours(self) -> Iterator[None]:
+        import psycopg
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
-            with self._engine.connect() as connection:
-                yield connection
-        except SQLAlchemyError as error:
+            yield
+        except (SQLAlchemyError, psycopg.Error) as error:
             raise server_refusal(self.where, error) from error
 
 
@@ -208,22 +237,18 @@ class _ServerWriter:
     def run(self, sql: str, params: Params = NO_PARAMS) -> int:
         from sqlalchemy import text
 
-        return self._connection.execute(text(sql), dict(params)).rowcount
+        return self._connection.execute(text(sql), params).rowcount
 
     def run_many(self, sql: str, params: Sequence[Params]) -> None:
         from sqlalchemy import text
 
         if params:
-            self._connection.execute(text(sql), [dict(p) for p in params])
+            self._connection.execute(text(sql), params)
 
     def rows(self, sql: str, params: Params = NO_PARAMS) -> Sequence[Row]:
-        return _server_rows(self._connection, sql, params)
+        from sqlalchemy import text
 
-
-def _server_rows(connection: "Connection", sql: str, params: Params) -> Sequence[Row]:
-    from sqlalchemy import text
-
-    return [tuple(row) for row in connection.execute(text(sql), dict(params)).fetchall()]
+        return [tuple(row) for row in self._connection.execute(text(sql), params)]
 
 
 def server_refusal(where: str, error: Exception) -> StoreError:
@@ -280,14 +305,19 @@ def _connect_server(url: str) -> "Database":
     if not url.startswith("postgresql"):  # before the driver of another database is looked for
         raise _no_url("it is neither PostgreSQL's nor SQLite's")
     try:
-        engine = create_engine(url, pool_pre_ping=True, pool_size=5, max_overflow=10)
+        writing = create_engine(url, pool_size=_WRITING, max_overflow=0, pool_pre_ping=True)
+        reading = create_engine(
+            url, pool_size=_READING, max_overflow=0, isolation_level="AUTOCOMMIT"
+        )
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
         raise _no_url(type(error).__name__) from error  # the text may hold the password
+    if writing.dialect.driver != "psycopg":
+        raise _no_url(f"mdl speaks through psycopg, not {writing.dialect.driver}")
     try:
-        upgrade.upgrade_server(engine)
+        upgrade.upgrade_server(writing)
     except SQLAlchemyError as error:
-        raise server_refusal(engine.url.render_as_string(hide_password=True), error) from error
-    return ServerDatabase(engine)
+        raise server_refusal(writing.url.render_as_string(hide_password=True), error) from error
+    return ServerDatabase(reading, writing)
 
 
 def _no_url(why: str) -> ConfigError:

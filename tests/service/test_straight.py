@@ -15,8 +15,8 @@ from tests.hub import LoopbackHub
 from tests.service.conftest import READ, Process
 
 Serve = Callable[..., Process]
-KNOWN = ("unsloth/llama-3.2-1b-instruct", "Org/Open")
-NAMES = (*KNOWN, "Org/Gated", "Org/Nothing", "../etc")
+KNOWN = ("unsloth/llama-3.2-1b-instruct", "Org/Open", "Org/Gated", "Org/Nothing")
+NAMES = (*KNOWN, "../etc")
 
 
 class Wire:
