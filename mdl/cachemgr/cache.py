@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mdl.cachemgr.index import Survey, survey, tree_size
 from mdl.cachemgr.layout import (
     COMMIT_LENGTH,
-    REPO_TYPES,
     is_hash,
     parse_folder,
     repo_key,
     root_id,
     spelling_rank,
+    split_name,
 )
 from mdl.cachemgr.probe import store_is_marked
 from mdl.cachemgr.summary import Knowledge, group, physical
@@ -342,12 +342,3 @@ def matches(path: str, patterns: Sequence[str] | None) -> bool:
         fnmatch.fnmatch(path, f"{pattern}*" if pattern.endswith("/") else pattern)
         for pattern in patterns
     )
-
-
-def split_name(name: str, repo_type: str | None = None) -> tuple[str | None, str]:
-    """`(repo_type, repo_id)` of `org/name`, `model/org/name` or `datasets/org/name`."""
-    head, _, rest = name.partition("/")
-    kinds = {**{kind: kind for kind in REPO_TYPES.values()}, **REPO_TYPES}
-    if repo_type is None and rest and head in kinds:
-        return kinds[head], rest
-    return repo_type, name

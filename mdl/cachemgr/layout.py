@@ -46,6 +46,15 @@ def folder_name(repo_id: str, repo_type: str = "model") -> str:
     return "--".join([PREFIXES[repo_type], *repo_id.split("/")])
 
 
+def split_name(name: str, repo_type: str | None = None) -> tuple[str | None, str]:
+    """`(repo_type, repo_id)` of `org/name`, `model/org/name` or `datasets/org/name`."""
+    head, _, rest = name.partition("/")
+    kinds = {**{kind: kind for kind in REPO_TYPES.values()}, **REPO_TYPES}
+    if repo_type is None and rest and head in kinds:
+        return kinds[head], rest
+    return repo_type, name
+
+
 def is_hash(text: str, length: int) -> bool:
     """Is this a lower-case hexadecimal hash of that many digits?"""
     return len(text) == length and _HEX.issuperset(text)

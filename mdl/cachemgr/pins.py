@@ -2,8 +2,7 @@
 
 from typing import NamedTuple
 
-from mdl.cachemgr.cache import split_name
-from mdl.cachemgr.layout import folder_name, repo_key
+from mdl.cachemgr.layout import folder_name, repo_key, split_name
 
 
 class Pinned(NamedTuple):

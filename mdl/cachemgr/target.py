@@ -13,9 +13,8 @@ no other; a casing that none of them has is refused.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from mdl.cachemgr.cache import split_name
 from mdl.cachemgr.facts import Folder
-from mdl.cachemgr.layout import COMMIT_LENGTH, is_hash, parse_folder, repo_key
+from mdl.cachemgr.layout import COMMIT_LENGTH, is_hash, parse_folder, repo_key, split_name
 from mdl.cachemgr.removal import Removal
 from mdl.cachemgr.summary import Summary
 from mdl.errors import NotFoundError, UsageError
