@@ -150,8 +150,9 @@ class _Decision:
     def _choose(self) -> Resolution | Need:
         if self.wish.prefer == "cached":
             for candidate in self._candidates():
-                if self._is_here(candidate) and not self._passed_over(candidate):
-                    return self._finish(candidate, "it is in the cache, and that was preferred")
+                here = self._here(candidate)
+                if here is not None and here.complete and not self._passed_over(candidate):
+                    return self._finish(candidate, here)
             self._step(self.canonical, "noted", "no candidate is in the cache; the usual order")
         for candidate in self._candidates():
             reason = self._passed_over(candidate)
@@ -165,13 +166,16 @@ class _Decision:
             self._step(candidate.repo_id, "rejected", reason)
         return self._refusal(self._nothing_left())
 
-    def _finish(self, candidate: Candidate, reason: str = "") -> Resolution:
+    def _finish(self, candidate: Candidate, preferred: Cached | None = None) -> Resolution:
         if self.wish.revision is not None and candidate.key != self.canonical.lower():
             self._step(candidate.repo_id, "rejected", "the revision belongs to the name given")
             return self._refusal(
                 refusals.lost_revision(self.canonical, self.wish, candidate.repo_id)
             )
-        return self._accept(candidate._replace(reason=reason or candidate.reason))
+        if preferred is not None:
+            reason = "it is in the cache, and that was preferred"
+            candidate = candidate._replace(reason=reason)
+        return self._accept(candidate, preferred)
 
     def _candidates(self) -> Iterator[Candidate]:
         own_facts = self.own
@@ -218,9 +222,9 @@ class _Decision:
         here = self.cached(candidate.repo_id, self.wish.revision)
         return here is not None and here.complete
 
-    def _is_here(self, candidate: Candidate) -> bool:
-        here = self.cached(candidate.repo_id, None)
-        return here is not None and here.complete
+    def _here(self, candidate: Candidate) -> Cached | None:
+        own = candidate.key == self.canonical.lower()
+        return self.cached(candidate.repo_id, self.wish.revision if own else None)
 
     def _own_format(self) -> str | None:
         if self.own is not None and self.own.format is not None:
@@ -229,15 +233,19 @@ class _Decision:
 
     # -- answers ----------------------------------------------------------------------------
 
-    def _accept(self, candidate: Candidate) -> Resolution:
+    def _accept(self, candidate: Candidate, preferred: Cached | None = None) -> Resolution:
+        """The answer; `preferred` is what is here, where that was wished for before the newest."""
         facts = self.facts.get(candidate.key)
         is_own = candidate.key == self.canonical.lower()
         repo_id = facts.repo_id if facts is not None else candidate.repo_id
         weights = (facts.format if facts is not None else None) or candidate.format or "16bit"
         wish = self.wish.format
         quantize = weights != wish and wish != "16bit"
-        here = self.cached(repo_id, self.wish.revision if is_own else None)
-        commit = self._commit(facts, here, is_own)
+        commit = None if preferred is not None else self._newest(facts, is_own)
+        revision = commit or (self.wish.revision if is_own else None)
+        # Of what will be loaded, not of what a branch meant when something was fetched.
+        here = preferred or self.cached(repo_id, revision)
+        commit = commit or self._commit_at_hand(facts, here)
         substituted = not is_own or self._moved_owner()
         local = tuple(
             made for made in self.known.local
@@ -317,11 +325,13 @@ class _Decision:
             facts.state != "ok" or (facts.gated in ("auto", "manual") and facts.access != "granted")
         )
 
-    def _commit(self, facts: Facts | None, here: Cached | None, is_own: bool) -> str | None:
+    def _newest(self, facts: Facts | None, is_own: bool) -> str | None:
+        """The commit that is asked for, or that the Hub named just now."""
         if is_own and is_commit(self.wish.revision):
             return self.wish.revision
-        if facts is not None and facts.live and facts.commit:
-            return facts.commit
+        return facts.commit if facts is not None and facts.live else None
+
+    def _commit_at_hand(self, facts: Facts | None, here: Cached | None) -> str | None:
         if here is not None and here.commit:
             return here.commit
         return facts.commit if facts is not None and not self.wish.revision else None

@@ -72,6 +72,29 @@ def test_without_a_mirror_it_is_quantized_on_load_and_said_so() -> None:
     assert "on load" in answer.trace[-1].reason
 
 
+def test_cached_is_said_of_the_commit_that_is_answered() -> None:
+    """Of a branch that moved on, what is here is not what a load would take."""
+    old, new = "c" * 40, "d" * 40
+
+    def cached(repo_id: str, revision: str | None) -> Cached | None:
+        return Cached(True, "/cache", 1, old, repo_id) if revision in (None, "main", old) else None
+
+    facts = {NAME.lower(): seen(NAME, commit=new)}
+    request = Request(parse_name(NAME, allow_local=False), Wish(), True)
+    moved = decide(request, known(), facts, cached)
+    assert isinstance(moved, Resolution)
+    assert (moved.commit, moved.cached) == (new, None)
+    # Whoever prefers what is here gets that, and its commit.
+    prefer = request._replace(wish=Wish(prefer="cached"))
+    kept = decide(prefer, known(), facts, cached)
+    assert isinstance(kept, Resolution) and kept.cached is not None
+    assert (kept.commit, kept.cached.commit) == (old, old)
+    # Fetched by its commit alone, with no branch that names it, it is here all the same.
+    facts = {NAME.lower(): seen(NAME, commit=old)}
+    pinned = decide(request, known(), facts, lambda r, v: cached(r, v) if v == old else None)
+    assert isinstance(pinned, Resolution) and pinned.cached is not None
+
+
 def test_what_was_quantized_here_from_this_commit_is_named() -> None:
     made = LocalMirror("/q/1", NAME, "d" * 40, "bnb-4bit", "s", 1.0)
     about = known(local=(made, made._replace(path="/q/2", commit="e" * 40)))

@@ -127,7 +127,9 @@ def test_a_dead_hub_is_found_out_once_and_the_catalogue_answers(
 def test_what_is_cached_is_told_but_not_where(hub: LoopbackHub, start: Start) -> None:
     add_models(hub)
     client = start()
-    cached_repo(client.service.keeper.root, "org/open", {"model.safetensors": b"12345"})
+    commit = hub.repos["Org/Open"].head().id
+    files = {"model.safetensors": b"12345"}
+    cached_repo(client.service.keeper.root, "org/open", files, commit)
     client.service.keeper.forget()
     client.get("/v1/cache")
     found = client.get("/v1/resolve?name=Org/Open").json()["cached"]
