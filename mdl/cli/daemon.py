@@ -1,6 +1,7 @@
 """`mdl daemon`: run, start, stop, status, install."""
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import click
 
 from mdl.cli.output import confirm, echo_json
 from mdl.errors import UsageError
-from mdl.settings import load_settings
+from mdl.settings import Settings, load_settings
 from mdl.text import human_ago, human_size
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -23,6 +24,11 @@ def daemon() -> None:
             "The daemon does not run on Windows.",
             next="`mdl cache prune` and `mdl cache normalize` do the same, when asked.",
         )
+
+
+def _place() -> Settings:
+    """Where the daemon is: the environment says that, so no broken configuration hides it."""
+    return load_settings({**os.environ, "MDL_CONFIG": os.devnull})
 
 
 @daemon.command()
@@ -57,7 +63,7 @@ def stop(as_json: bool) -> None:
     """End it."""
     from mdl.cachemgr.daemon_control import stop as end
 
-    pid = end(load_settings())
+    pid = end(_place())
     if as_json:
         echo_json({"stopped": pid})
     else:
@@ -70,7 +76,7 @@ def status(as_json: bool) -> int:
     """Say whether one runs, how it notices changes, and what it did. Exit code 3 for none."""
     from mdl.cachemgr.daemon_control import status as look
 
-    found = look(load_settings())
+    found = look(_place())
     if as_json:
         echo_json(found)
     else:
