@@ -17,7 +17,7 @@ from mdl.cli.cache_common import (
     type_option,
 )
 from mdl.cli.listing import say_notes
-from mdl.cli.output import echo_json
+from mdl.cli.output import echo_json, never_asks
 from mdl.errors import VerificationError
 from mdl.text import human_size, printable, table
 
@@ -30,6 +30,8 @@ from mdl.text import human_size, printable, table
 @click.option("--jobs", type=click.IntRange(min=1), help="Files hashed at once; default: cores.")
 @type_option
 @cache_dir_option
+@click.option("--dry-run", is_flag=True, help="With --repair: say what is bad, fetch nothing.")
+@never_asks
 @json_option
 def verify(
     names: tuple[str, ...],
@@ -56,7 +58,7 @@ def verify(
     report = verifier.run(folders)
     say_notes(found)
     fixed, failed = 0, [(bad, "") for bad in report.bad]
-    if choice["repair"] and report.bad:
+    if choice["repair"] and report.bad and not choice["dry_run"]:
         from mdl.cachemgr.repair import repair
 
         repaired = repair(found, report.bad)

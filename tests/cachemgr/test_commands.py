@@ -237,6 +237,7 @@ def test_verify(filled: CacheBuilder, mdl: Type) -> None:
     shown = json.loads(mdl("verify", "o/small", "--json")[1])
     assert shown["bad"] == []
     assert mdl("verify", "o/small")[0] == 0
+    assert json.loads(mdl("verify", "--repair", "--dry-run", "--json")[1])["repaired"] == 0
     bad = json.loads(mdl("verify", "--json")[1])
     assert bad["error"]["code"] == "verification_failed"
     assert mdl("verify", "--repair")[0] == 5
