@@ -137,19 +137,10 @@ def add(name: str, mirror: str, wish: str | None, format_: str | None, rank: int
 @_json
 def rm(name: str, mirror: str | None, source: str, dry_run: bool, yes: bool, as_json: bool) -> int:
     """Remove the rows you added for NAME, or the one for MIRROR."""
+    from mdl.resolver.catalogfile import rows_to_remove
+
     found = _open()
-    rows = [
-        row
-        for row in found.mirrors(name=name, source=source)
-        if row.name.lower() == name.lower()
-        and (mirror is None or row.repo_id.lower() == mirror.lower())
-    ]
-    if not rows:
-        which = f"{shown(name)} with {shown(mirror)}" if mirror else shown(name)
-        raise NotFoundError(
-            f"There is no row of source {source!r} for {which}.",
-            next="`mdl catalog show NAME` lists a name's rows and their sources.",
-        )
+    rows = rows_to_remove(found, name, mirror, source)
     if not as_json:
         click.echo(_rows_table(rows))
     removed = 0

@@ -11,8 +11,9 @@ from typing import Any
 
 from mdl.errors import MdlError, NotFoundError, UsageError
 from mdl.resolver.formats import claimed_format
-from mdl.resolver.names import parse_name
-from mdl.store.rows import FORMATS, WISHES, MirrorRow, Source
+from mdl.resolver.names import parse_name, shown
+from mdl.store.catalog import Catalog
+from mdl.store.rows import FORMATS, USER, WISHES, MirrorRow, Source
 
 FIELDS = ("name", "wish", "repo_id", "format", "variant", "rank", "relation")
 _REQUIRED = ("name", "repo_id")
@@ -60,6 +61,29 @@ def make_row(
     if relation not in ("declared", "verified"):
         raise UsageError(f"{relation!r} is no relation.", next="Use declared or verified.")
     return MirrorRow(checked[0], wish, checked[1], format, str(variant), number, relation, "user")
+
+
+def rows_to_remove(
+    catalog: Catalog, name: str, mirror: str | None = None, source: str = USER
+) -> list[MirrorRow]:
+    """The rows of one source that answer for a name, or the one of them with that mirror.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    rows = [
+        row
+        for row in catalog.mirrors(name=name, source=source)
+        if row.name.lower() == name.lower()
+        and (mirror is None or row.repo_id.lower() == mirror.lower())
+    ]
+    if not rows:
+        which = f"{shown(name)} with {shown(mirror)}" if mirror else shown(name)
+        raise NotFoundError(
+            f"There is no row of source {source!r} for {which}.",
+            next="`mdl catalog show NAME` lists a name's rows and their sources.",
+        )
+    return rows
 
 
 def read_file(path: Path) -> tuple[Source, list[MirrorRow]]:

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Body, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
 from mdl import __version__
+from mdl.resolver.catalogfile import make_row, rows_to_remove
 from mdl.resolver.names import parse_name
 from mdl.service import errors, wishes
 from mdl.service.exchange import Exchange
@@ -22,6 +23,7 @@ from mdl.service.schemas import (
     AccessAnswer,
     Action,
     ActionAnswer,
+    AddedAnswer,
     BulkAnswer,
     BulkRequest,
     CacheAnswer,
@@ -29,15 +31,19 @@ from mdl.service.schemas import (
     Format,
     HealthAnswer,
     LockRequest,
+    MirrorToAdd,
     Name,
     Plan,
     PlanAnswer,
     Preference,
+    RemovedAnswer,
     ResolutionAnswer,
     Revision,
+    Text,
     Verify,
     VerifyAnswer,
 )
+from mdl.store.rows import USER
 
 if TYPE_CHECKING:
     from mdl.service.app import Service
@@ -130,9 +136,9 @@ async def lock(request: Request, wanted: LockRequest) -> Response:
 @router.get("/catalog")
 async def catalog(
     request: Request,
-    source: Annotated[str | None, Query(max_length=200)] = None,
+    source: Annotated[Text | None, Query()] = None,
     wish: Format | None = None,
-    after: Annotated[str | None, Query(max_length=200)] = None,
+    after: Annotated[Text | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> JSONResponse:
     """The table of mirrors, a page at a time: `next` is the following page's `after`."""
@@ -177,10 +183,52 @@ async def catalog_of(request: Request, name: Annotated[Name, Path()]) -> JSONRes
     return JSONResponse(await service.answers.in_thread(work))
 
 
+@router.post("/catalog", response_model=AddedAnswer, responses=_CHANGED)
+async def add_to_catalog(request: Request, wanted: MirrorToAdd) -> JSONResponse:
+    """Answer wishes about a name with a mirror: `mdl catalog add --json`. Role admin.
+
+    Beats every imported row. Other replicas follow within two seconds.
+    """
+    service = service_of(request)
+    check_role(request.scope, "admin")
+    row = make_row(
+        wanted.name, wanted.mirror, wish=wanted.wish, format=wanted.format, rank=wanted.rank
+    )
+    if not wanted.dry_run:
+        await service.answers.in_thread(lambda: service.answers.catalog().add([row]))
+        service.guard.forget()
+    return JSONResponse({"added": row._asdict(), "dry_run": wanted.dry_run})
+
+
+@router.delete("/catalog/{name:path}", response_model=RemovedAnswer, responses=_CHANGED)
+async def remove_from_catalog(
+    request: Request,
+    name: Annotated[Name, Path()],
+    mirror: Annotated[Name | None, Query()] = None,
+    source: Annotated[Text, Query()] = USER,
+    dry_run: bool = False,
+) -> JSONResponse:
+    """Remove a name's rows, or the one with that mirror: `mdl catalog rm --json`. Role admin."""
+    service = service_of(request)
+    check_role(request.scope, "admin")
+    asked = parse_name(name, allow_local=False).text
+    which = parse_name(mirror, allow_local=False).text if mirror is not None else None
+
+    def work() -> dict[str, Any]:
+        held = service.answers.catalog()
+        rows = rows_to_remove(held, asked, which, source)
+        removed = 0 if dry_run else held.remove(asked, which, source=source)
+        return {"rows": [row._asdict() for row in rows], "removed": removed}
+
+    found = await service.answers.in_thread(work)
+    service.guard.forget()
+    return JSONResponse(found)
+
+
 @router.get("/history")
 async def history(
     request: Request,
-    name: Annotated[Name | None, Query()] = None,
+    name: Annotated[Text | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
 ) -> JSONResponse:
     """The resolution log, newest first. It tells what others asked for: role admin."""

@@ -140,6 +140,10 @@ class Guard:
         ours = _JSON_HEAD % (len(body), told.request_id.encode())
         return b"%b%b%b%b" % (status_line(told.status), lines, ours, body)
 
+    def forget(self) -> None:
+        """What is held is out of date: the catalogue was changed here."""
+        self._hot = HotAnswers()
+
     def _request_id(self, given: bytes | None) -> str:
         if given is not None and _REQUEST_ID.fullmatch(given):
             return given.decode()
@@ -163,7 +167,7 @@ class Guard:
             return
         scope["mdl.caller"], scope["mdl.exchange"] = caller, exchange
         if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
-            self._check_body(headers)
+            self._check_body(scope, headers)
         limited = _limited(receive, self._config.max_body)
         if path in UNBOUNDED:
             await self._app(scope, limited, exchange.send)
@@ -225,13 +229,13 @@ class Guard:
             raise Refused(421, "wrong_host", "This service is not known under that name.",
                           "Its operator can allow it with --allow-host.")  # fmt: skip
 
-    def _check_body(self, headers: dict[bytes, bytes]) -> None:
+    def _check_body(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self._config.max_body:
             raise _too_large(self._config.max_body)
-        # What a web page of another origin may send without asking first is not JSON.
+        # What a web page of another origin may send without asking first is not JSON, nor DELETE.
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        if kind != b"application/json":
+        if kind != b"application/json" and scope["method"] != "DELETE":
             raise Refused(415, "usage", "The body must be JSON.",
                           "Send `Content-Type: application/json`.")  # fmt: skip
         origin = headers.get(b"origin")

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Name = Annotated[str, Field(max_length=200, examples=["meta-llama/Llama-3.1-8B-Instruct"])]
 Format = Literal["16bit", "bnb-4bit", "8bit", "fp8"]
+Weights = Literal["16bit", "bnb-4bit", "8bit", "fp8", "gguf", "awq", "gptq", "other"]
 Preference = Literal["default", "cached", "official"]
 Revision = Annotated[str, Field(max_length=255)]
 
@@ -35,6 +36,23 @@ class BulkRequest(WishFields):
 
 class LockRequest(WishFields):
     names: Annotated[list[Name], Field(min_length=1, max_length=100)]
+
+
+# A database server takes no NUL in a text.
+Text = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
+
+
+class MirrorToAdd(_Request):
+    """`mdl catalog add`: `wish` and `format` by the mirror's name where they are left out."""
+
+    name: Name
+    mirror: Name
+    wish: Format | None = None
+    format: Literal["16bit", "bnb-4bit", "8bit", "fp8", "gguf", "awq", "gptq", "other"] | None = (
+        None
+    )
+    rank: Annotated[int, Field(ge=-1_000_000, le=1_000_000)] = 0
+    dry_run: bool = False
 
 
 Size = str | int
@@ -204,6 +222,31 @@ class AccessAnswer(_Answer):
 class HealthAnswer(_Answer):
     status: str
     version: str
+
+
+class MirrorFields(_Answer):
+    name: str
+    wish: str
+    repo_id: str
+    format: str
+    variant: str
+    rank: int
+    relation: str
+    source: str
+
+
+class AddedAnswer(_Answer):
+    """What `mdl catalog add --json` prints."""
+
+    added: MirrorFields
+    dry_run: bool
+
+
+class RemovedAnswer(_Answer):
+    """What `mdl catalog rm --json` prints."""
+
+    rows: list[MirrorFields]
+    removed: int
 
 
 class CacheAnswer(_Answer):
