@@ -75,11 +75,9 @@ def no_access(repo_id: str, reason: str, facts: Facts | None, mirrors: Sequence[
         page += ", and set HF_TOKEN to a valid token (or run `hf auth login`)"
     if mirrors:
         page += f". Ungated mirrors: {', '.join(mirrors)}"
-    return NoAccessError(
-        f"{repo_id} cannot be read: {reason}.",
-        why=facts.message if facts is not None else "",
-        next=page + ".",
-    )
+    said = facts.message if facts is not None else ""
+    why = "" if said in reason else said  # the Hub's own words, where they say more
+    return NoAccessError(f"{repo_id} cannot be read: {reason}.", why=why, next=page + ".")
 
 
 def nothing_left(
