@@ -1,6 +1,7 @@
 """What `mdl serve` was told: addresses, limits, and who may speak."""
 
 import ipaddress
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +66,8 @@ class ServiceConfig:
         """Refuse what would be open to everyone.
 
         Raises:
-            ConfigError: an address that is not loopback without tokens, or no name for it.
+            ConfigError: an address that is not loopback without tokens, or no name for it; a
+                certificate or key that cannot be used.
         """
         if not self.on_loopback and not has_tokens:
             raise ConfigError(
@@ -83,6 +85,21 @@ class ServiceConfig:
             raise ConfigError(
                 "TLS needs both --tls-cert and --tls-key.", next="Give the one that is missing."
             )
+        if self.certificate is not None:
+            self._check_certificate()
+
+    def _check_certificate(self) -> None:
+        """Before anything is announced: uvicorn would read them after that."""
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+                str(self.certificate), self.key, password=""
+            )
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"{self.certificate} and {self.key} cannot be used for TLS.",
+                why=getattr(error, "strerror", None) or str(error),
+                next="Give a PEM certificate chain and its private key, without a passphrase.",
+            ) from error
 
 
 def is_loopback(host: str) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import json
 import logging
@@ -113,7 +114,9 @@ def _listen(config: ServiceConfig) -> socket.socket:
         raise MdlError(
             f"{config.host}:{config.port} cannot be listened on.",
             why=error.strerror or str(error),
-            next="Is another `mdl serve` running? Choose another --port.",
+            next="Is another `mdl serve` running? Choose another --port."
+            if error.errno == errno.EADDRINUSE
+            else "Give an address of this machine, as 127.0.0.1 or 0.0.0.0, and a port it allows.",
         ) from error
 
 

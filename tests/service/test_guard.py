@@ -168,3 +168,13 @@ def test_tokens_that_are_none_are_refused_and_never_repeated(text: str) -> None:
         parse_tokens(text)
     assert "short" not in str(refused.value).replace("too short", "")
     assert "abcdefghijklmnopqrst" not in str(refused.value)
+
+
+def test_a_certificate_that_is_none_is_refused_before_anything_is_announced(tmp_path: Path) -> None:
+    missing, wrong = str(tmp_path / "missing.pem"), tmp_path / "wrong.pem"
+    wrong.write_text("no certificate")
+    for certificate, key in ((missing, missing), (str(wrong), str(wrong))):
+        with pytest.raises(ConfigError, match="cannot be used for TLS"):
+            ServiceConfig(certificate=certificate, key=key).check(has_tokens=False)
+    with pytest.raises(ConfigError, match="needs both"):
+        ServiceConfig(certificate=missing).check(has_tokens=False)
