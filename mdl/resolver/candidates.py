@@ -77,7 +77,8 @@ def _float_order(
     if field.wish.revision is not None:
         yield own._replace(reason="the revision given is its own")
     if gated == "false":
-        yield own._replace(reason="it is open and its weights are 16-bit")
+        known = "its weights are 16-bit" if field.format else "nothing says that it is quantized"
+        yield own._replace(reason=f"it is open and {known}")
     why = f"it is gated ({gated})" if gated else "whether it is gated is not known"
     for row in rows:
         yield row._replace(rule="ungated-mirror", reason=f"the ungated mirror: {why}")

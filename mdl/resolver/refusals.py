@@ -83,10 +83,15 @@ def no_access(repo_id: str, reason: str, facts: Facts | None, mirrors: Sequence[
 def nothing_left(
     canonical: str, wish: Wish, trace: Sequence[Step], others: Sequence[str]
 ) -> MdlError:
+    why = f"{len(trace)} candidates were passed over; the last: {last_reason(trace)}"
+    if not trace:
+        why = "it holds no weights in a form that mdl loads, and no mirror of it is known"
     return NotFoundError(
         f"Nothing keeps the wish for {wish.format} of {canonical}.",
-        why=f"{len(trace)} candidates were passed over; the last: {last_reason(trace)}",
-        next=f"Other formats: {', '.join(others)}." if others else "Wish for what it is.",
+        why=why,
+        next=f"Other formats: {', '.join(others)}."
+        if others
+        else "Name the repository it was made from; --exact says what it holds.",
     )
 
 

@@ -224,7 +224,7 @@ def test_a_dead_mirror_gives_way_to_the_next(llama: LoopbackHub, online: Make) -
 
 
 def test_a_revision_is_checked(hub: LoopbackHub, online: Make) -> None:
-    repo = hub.add_repo("org/model", files={"config.json": "{}"})
+    repo = hub.add_repo("org/model", files={"config.json": '{"model_type": "llama"}'})
     first = repo.head().id
     hub.commit("org/model", {"config.json": '{"a": 1}'})
     assert online().resolve("org/model", Wish(exact=True, revision=first)).commit == first
@@ -235,7 +235,7 @@ def test_a_revision_is_checked(hub: LoopbackHub, online: Make) -> None:
 
 
 def test_a_rate_limit_is_waited_for_within_bounds(hub: LoopbackHub, online: Make) -> None:
-    hub.add_repo("org/model", files={"config.json": "{}"})
+    hub.add_repo("org/model", files={"config.json": '{"model_type": "llama"}'})
     hub.fault(path="/api/models/*", status=429, headers={"Retry-After": "1"}, times=1)
     assert online().resolve("org/model").repo_id == "org/model"
     hub.fault(path="/api/models/*", status=429, headers={"Retry-After": "3000"}, times=5)
@@ -246,7 +246,7 @@ def test_a_rate_limit_is_waited_for_within_bounds(hub: LoopbackHub, online: Make
 def test_a_passing_fault_is_tried_again_and_a_dead_hub_answered_from_here(
     hub: LoopbackHub, online: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    hub.add_repo("org/model", files={"config.json": "{}"})
+    hub.add_repo("org/model", files={"config.json": '{"model_type": "llama"}'})
     hub.fault(path="/api/models/*", status=503, times=1)
     assert online().resolve("org/model").commit is not None
     hub.fault(path="/api/models/*", status=503, times=None)
@@ -311,3 +311,12 @@ def test_a_read_only_database_still_answers(llama: LoopbackHub, online: Make) ->
     resolver = online()
     resolver.catalog.database.writable = False
     assert resolver.resolve(GATED, Wish("bnb-4bit")).repo_id == DYNAMIC
+
+
+def test_what_is_not_known_is_not_claimed(hub: LoopbackHub, online: Make) -> None:
+    """A repository without a config may hold anything."""
+    hub.add_repo("org/notes", files={"README.md": "hello"})
+    hub.add_repo("org/model", files={"config.json": '{"model_type": "llama"}'})
+    said = [online().resolve(name, Wish()).trace[-1].reason for name in ("org/notes", "org/model")]
+    assert "nothing says" in said[0]
+    assert "weights are 16-bit" in said[1]
