@@ -227,15 +227,6 @@ class Cache:
             )
         return found[0]
 
-    def cached_view(self, keys: Iterable[str]) -> dict[str, CachedRepo]:
-        """Case-folded model name → its entry, for those of these names that are here."""
-        wanted = {key.casefold() for key in keys}
-        return {
-            repo.repo_id.casefold(): repo
-            for repo in self.list()
-            if repo.repo_type == "model" and repo.repo_id.casefold() in wanted
-        }
-
     def placement(
         self,
         repo_id: str,

@@ -165,10 +165,6 @@ class Catalog:
             params["limit"] = limit
         return [MirrorRow._make(row) for row in self.database.rows(sql, params)]
 
-    def bad_mirrors(self) -> list[BadMirror]:
-        sql = f"SELECT {_BAD.format('b')} FROM bad_mirrors b ORDER BY b.key"  # noqa: S608 # constants
-        return [BadMirror._make(row) for row in self.database.rows(sql)]
-
     def sources(self) -> list[dict[str, Any]]:
         """Where the rows came from, with edition, licence, hash and number of rows."""
         names = ("name", "version", "origin", "sha256", "licence", "imported_at", "rows")
@@ -306,10 +302,6 @@ class Catalog:
                 " :created_at) ON CONFLICT (path) DO UPDATE SET created_at = excluded.created_at",
                 {**mirror._asdict(), "key": mirror.repo_id.lower()},
             )
-
-    def forget_local_mirror(self, path: str) -> None:
-        with self.database.transaction() as writer:
-            writer.run("DELETE FROM local_mirrors WHERE path = :p", {"p": path})
 
     def log(self, purpose: str, requested: str, wish: str, answer: dict[str, Any]) -> None:
         """Record one answer that was used: `answer` is a resolution's JSON form."""

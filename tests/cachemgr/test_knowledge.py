@@ -45,14 +45,6 @@ def test_placement_names_what_is_missing(built: CacheBuilder, cache: Cache) -> N
     assert placed.to_json()["complete"] is False
 
 
-def test_the_view_for_the_resolver(built: CacheBuilder, cache: Cache) -> None:
-    built.revision("Org/Name", A, FILES, refs=("main",))
-    built.revision("o/set", A, FILES, kind="datasets")
-    view = cache.cached_view(["ORG/NAME", "o/set", "o/absent"])
-    assert list(view) == ["org/name"]
-    assert view["org/name"].repo_id == "Org/Name"
-
-
 def test_recorded_use_wins_over_access_times(built: CacheBuilder, cache: Cache) -> None:
     built.revision("Org/Name", A, FILES, refs=("main",))
     assert cache.repo("org/name").last_used_source == "atime"
