@@ -113,6 +113,10 @@ def load(name: str, **options: Any) -> None:
     request = request_of(name, options)
     if options["dry_run"]:
         return show_plan(make_plan(request), options)
+    if options["report"]:  # said before the load, not after it
+        from mdl.loader.report import make_folder_for
+
+        make_folder_for(options["report"])
     loaded = load_request(request, progress=progress_for(f"load {name}", options["progress"]))
     if options["report"]:
         loaded.report.save(options["report"])

@@ -1,5 +1,7 @@
 """`mdl.load` and `mdl.plan`: keyword arguments into a request."""
 
+import difflib
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -123,6 +125,7 @@ def make_request(model_name: str, **options: Unpack[LoadOptions]) -> LoadRequest
     """
     given: dict[str, Any] = dict(options)
     _refuse_unknown(given)
+    _check_texts(model_name, given)
     wanted = one_format(
         in_4bit=given.get("load_in_4bit", False),
         in_8bit=given.get("load_in_8bit", False),
@@ -168,11 +171,26 @@ def _check_quantization(settings: Any, wanted: str) -> None:
         )
 
 
+def _check_texts(model_name: Any, given: dict[str, Any]) -> None:
+    if not isinstance(model_name, (str, os.PathLike)):
+        raise UsageError(
+            f"{model_name!r} is not a model name.", next="Write org/name, or a folder's path."
+        )
+    revision, token = given.get("revision"), given.get("token")
+    if not (revision is None or isinstance(revision, str)):
+        raise UsageError(f"revision={revision!r} is no branch, tag or commit: write it as text.")
+    if not (token is None or isinstance(token, (str, bool))):
+        raise UsageError("token is neither text nor True nor False.")
+
+
 def _refuse_unknown(given: dict[str, Any]) -> None:
-    unknown = sorted(set(given) - set(LoadOptions.__annotations__))
+    known = sorted(LoadOptions.__annotations__)
+    unknown = sorted(set(given) - set(known))
     if unknown:
+        meant = [close for name in unknown for close in difflib.get_close_matches(name, known, 1)]
+        hint = f"Did you mean {', '.join(meant)}? " if meant else ""
         raise UsageError(
             f"Unknown arguments: {', '.join(unknown)}.",
             why="An argument that is swallowed changes nothing and says nothing.",
-            next=f"Known: {', '.join(sorted(LoadOptions.__annotations__))}.",
+            next=f"{hint}Known: {', '.join(known)}.",
         )

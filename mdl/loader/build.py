@@ -20,6 +20,12 @@ AUTO_CLASSES = {
     "sequence-classification": "AutoModelForSequenceClassification",
     "encoder": "AutoModel",
 }
+_TASK_TABLES = {
+    "text": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "vision": "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
+    "sequence-classification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+    "encoder": "MODEL_MAPPING_NAMES",
+}
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -39,11 +45,13 @@ def model_class(checkpoint: Checkpoint, request: LoadRequest) -> tuple[type, boo
     """The transformers class to build, and whether the checkpoint was saved from that class.
 
     Raises:
-        LoadError: the architecture is unknown to the installed transformers.
+        LoadError: the architecture is unknown to the installed transformers, or has no form for
+            the task.
     """
     import transformers
 
     if request.task != "auto":
+        _check_task(checkpoint, request.task)
         return getattr(transformers, AUTO_CLASSES[request.task]), False
     named = checkpoint.config.get("architectures") or []
     for name in named:
@@ -65,6 +73,40 @@ def model_class(checkpoint: Checkpoint, request: LoadRequest) -> tuple[type, boo
         f"transformers {transformers.__version__} does not know {', '.join(named)}.",
         why="config.json names an architecture that is not in the installed library.",
         next="Upgrade transformers, or load another model.",
+    )
+
+
+def task_classes(checkpoint: Checkpoint, task: str) -> tuple[str, ...]:
+    """The names of the classes that transformers has for the checkpoint's model type and a task."""
+    from transformers.models.auto import modeling_auto
+
+    found = getattr(modeling_auto, _TASK_TABLES[task]).get(checkpoint.config.get("model_type"), ())
+    return (found,) if isinstance(found, str) else tuple(found)
+
+
+def is_own_class(checkpoint: Checkpoint, request: LoadRequest) -> bool:
+    """Whether the class to build is the very one that the checkpoint was saved from."""
+    if request.task == "auto":
+        return model_class(checkpoint, request)[1]
+    named = checkpoint.config.get("architectures") or [None]
+    return named[0] in task_classes(checkpoint, request.task)
+
+
+def _check_task(checkpoint: Checkpoint, task: str) -> None:
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    kind = checkpoint.config.get("model_type")
+    if kind not in CONFIG_MAPPING_NAMES or checkpoint.config.get("auto_map"):
+        return  # a class of the user's own or of the repository's: the auto class knows
+    if task_classes(checkpoint, task):
+        return
+    forms = ", ".join(other for other in _TASK_TABLES if task_classes(checkpoint, other))
+    raise LoadError(
+        f"There is no {task} form of {kind} models.",
+        why=f"{AUTO_CLASSES[task]} of transformers {transformers.__version__} has none.",
+        next=f"There are: {forms}. Leave task out for the class the checkpoint was saved from "
+        "(FastVisionModel asks for vision, text_only=True for text).",
     )
 
 
@@ -175,6 +217,28 @@ def quantization_on_load(checkpoint: Checkpoint, request: LoadRequest) -> Any:
     if request.format == "8bit":
         return transformers.BitsAndBytesConfig(load_in_8bit=True)
     return transformers.FineGrainedFP8Config()
+
+
+def check_quantized(built: Built, request: LoadRequest) -> None:
+    """Refuse a wish for 4 or 8 bits that the model cannot keep: none of its layers has them.
+
+    Raises:
+        LoadError: no weight is quantized.
+    """
+    from mdl.loader.held import look_at
+
+    if request.format in ("bnb-4bit", "8bit") and not look_at(built.model).parameters["quantized"]:
+        raise nothing_to_quantize(built.model, request)
+
+
+def nothing_to_quantize(model: Any, request: LoadRequest) -> LoadError:
+    """The refusal of a wish for few bits that no layer can keep."""
+    bits = "4" if request.wants_4bit else "8"
+    return LoadError(
+        f"No layer of {type(model).__name__} can be quantized to {bits} bits.",
+        why="It has no linear layer, or all of them are to be left out.",
+        next="Load it in 16 bits: without load_in_4bit or load_in_8bit (--4bit, --8bit).",
+    )
 
 
 def check_fp8(request: LoadRequest, *, on_load: bool) -> None:

@@ -88,7 +88,7 @@ def read_checkpoint(
     headers = {}
     for name in files.weights:
         if not (folder / name).exists():
-            raise _damaged(folder / name, "the link in the cache leads nowhere")
+            raise _missing(folder / name, "the link in the cache leads nowhere")
         headers[name] = read_header(folder / name)
     checkpoint = Checkpoint(folder, config, files, headers)
     _check_shards(checkpoint)
@@ -104,7 +104,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError as error:
-        raise _damaged(path, "the link in the cache leads nowhere") from error
+        raise _missing(path, "the link in the cache leads nowhere") from error
     except (ValueError, RecursionError) as error:
         raise _damaged(path, f"it is no JSON ({error})") from error
     if not isinstance(value, dict):
@@ -126,7 +126,7 @@ def _check_index(folder: Path, files: Needed) -> None:
     named = set(weight_map(folder).values())
     outside = sorted(named - set(files.weights))
     if outside:
-        raise _damaged(folder / outside[0], "the index names it and it is not there")
+        raise _missing(folder / outside[0], "the index names it and it is not there")
 
 
 def _check_shards(checkpoint: Checkpoint) -> None:
@@ -143,6 +143,12 @@ def _check_shards(checkpoint: Checkpoint) -> None:
     for name, file in weight_map(checkpoint.folder).items():
         if seen.get(name) != file:
             raise _damaged(checkpoint.folder / file, f"it lacks {name!r}, which the index names")
+
+
+def _missing(path: Path, why: str) -> VerificationError:
+    error = _damaged(path, why)
+    error.details["missing"] = path.name
+    return error
 
 
 def _damaged(path: Path, why: str) -> VerificationError:

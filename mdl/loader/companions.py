@@ -50,11 +50,20 @@ def get_peft_model(
         use_gradient_checkpointing: None takes what the load was given.
 
     Raises:
-        UsageError: an unknown argument, or switches that leave no layer to train.
+        UsageError: an unknown argument, adapters that are there already, layers that are not, or
+            switches that leave none to train.
     """
     import peft
     import torch
 
+    if hasattr(model, "peft_config"):
+        raise UsageError(
+            "The model has adapters already.",
+            next="Call get_peft_model once; model.add_adapter gives it more, model.unload() takes "
+            "them off.",
+        )
+    if type(r) is not int or r < 1:
+        raise UsageError(f"r={r!r} is no rank.", next="Give a whole number above 0, such as 16.")
     unknown = sorted(set(others) - _WITHOUT_EFFECT - _PEFT)
     if unknown:
         raise UsageError(
@@ -224,8 +233,10 @@ def _targets(
     """The linear layers to adapt, by full name where the switches narrow them."""
     import torch
 
+    if isinstance(asked, str):  # a pattern, or all-linear
+        return asked
     if asked is not None:
-        return asked if isinstance(asked, str) else list(asked)
+        return _present(model, list(asked))
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     linear = [
         name
@@ -243,6 +254,20 @@ def _targets(
     if chosen == linear and ends <= set(LANGUAGE_TARGETS):
         return sorted(ends)
     return chosen
+
+
+def _present(model: Any, asked: list[str]) -> list[str]:
+    """The names asked for; PEFT takes those that are there and says nothing of the others."""
+    there = [name for name, _ in model.named_modules()]
+    absent = [name for name in asked if not any(t == name or t.endswith(f".{name}") for t in there)]
+    if absent or not asked:
+        ends = {name.rsplit(".", 1)[-1] for name, module in model.named_modules()
+                if hasattr(module, "weight")}  # fmt: skip
+        raise UsageError(
+            f"target_modules names what the model does not have: {', '.join(absent) or 'nothing'}.",
+            next=f"Its layers with weights are {', '.join(sorted(ends))}.",
+        )
+    return asked
 
 
 def _wanted(name: str, switches: Mapping[str, bool]) -> bool:

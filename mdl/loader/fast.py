@@ -16,6 +16,7 @@ from mdl.errors import LoadError
 from mdl.loader.build import (
     Built,
     build_with_transformers,
+    is_own_class,
     missing_weights,
     model_class,
     model_config,
@@ -31,10 +32,6 @@ from mdl.loader.startup import collector_resting
 from mdl.loader.unsuited import Unsuited
 
 CPU_MAPS: tuple[Any, ...] = (None, "cpu", "auto", "sequential", "balanced")
-_TASK_TABLES = {
-    "text": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
-    "vision": "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
-}
 
 
 def build(checkpoint: Checkpoint, request: LoadRequest) -> Built:
@@ -75,19 +72,16 @@ def fast_class(checkpoint: Checkpoint, request: LoadRequest) -> type:
     if not (request.dtype or checkpoint.dtype):
         raise Unsuited("weights of several dtypes, and none is named")
     _check_plain_transformers(checkpoint)
-    named = (checkpoint.config.get("architectures") or [None])[0]
+    kind, saved_from = model_class(checkpoint, request)
     if request.task == "auto":
-        kind, saved_from = model_class(checkpoint, request)
         if not saved_from:
             raise Unsuited("no architecture named in config.json")
         return kind
-    import transformers
-    from transformers.models.auto import modeling_auto
-
-    table = getattr(modeling_auto, _TASK_TABLES.get(request.task, ""), {})
-    if named is None or table.get(checkpoint.config.get("model_type")) != named:
+    if not is_own_class(checkpoint, request):
         raise Unsuited(f"task {request.task} changes the class")
-    found: type = getattr(transformers, named)
+    import transformers
+
+    found: type = getattr(transformers, checkpoint.config["architectures"][0])
     return found
 
 

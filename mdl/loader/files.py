@@ -14,6 +14,7 @@ from mdl.errors import LoadError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+ADAPTER = "adapter_config.json"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 _PICKLE = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
@@ -77,12 +78,8 @@ def _is_small(path: str) -> bool:
 
 
 def _no_model(have: list[str]) -> LoadError:
-    if "adapter_config.json" in have:
-        return LoadError(
-            "The repository holds an adapter, not a model.",
-            why="It has adapter_config.json and no config.json.",
-            next="Load its base model and put the adapter on with peft.PeftModel.from_pretrained.",
-        )
+    if ADAPTER in have:
+        return no_adapter("The repository")
     if any(path.endswith(".gguf") for path in have):
         return LoadError(
             "The repository holds GGUF files only.",
@@ -94,6 +91,17 @@ def _no_model(have: list[str]) -> LoadError:
         "The repository is not a model that transformers can load.",
         why=f"It has no config.json. It holds {shown}{', …' if len(have) > 5 else ''}.",
         next="Check the name; a dataset or a pipeline in parts is loaded by other libraries.",
+    )
+
+
+def no_adapter(what: str, base: str = "") -> LoadError:
+    """The refusal of an adapter, with the base model it names where that is known."""
+    named = f" {base}" if base else ""
+    return LoadError(
+        f"{what} holds an adapter, not a model.",
+        why=f"It has {ADAPTER} and no config.json.",
+        next=f"Load its base model{named} and put the adapter on it: "
+        "peft.PeftModel.from_pretrained(model, …).",
     )
 
 

@@ -9,7 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mdl.loader.build import model_class, model_config, quantization_on_load
+from mdl.loader.build import (
+    model_class,
+    model_config,
+    nothing_to_quantize,
+    quantization_on_load,
+)
 from mdl.loader.checkpoint import Checkpoint
 from mdl.loader.devices import has_fp8
 from mdl.loader.memory import quantized_bytes
@@ -34,7 +39,8 @@ def footprint(checkpoint: Checkpoint, request: LoadRequest) -> Footprint:
     """Count what a load of `checkpoint` would allocate, tied weights once.
 
     Raises:
-        LoadError: the configuration is none that transformers can build.
+        LoadError: the configuration is none that transformers can build, or none of its layers
+            can be quantized as asked.
         UsageError: the checkpoint is quantized in another way than the one asked for.
     """
     model = empty_model(checkpoint, request)
@@ -45,7 +51,10 @@ def footprint(checkpoint: Checkpoint, request: LoadRequest) -> Footprint:
         in_4bit = _bytes(model, request.quantization.to_config("bfloat16"), _nf4)
         return Footprint(parameters, _bytes(model, None, None), in_4bit)
     if on_load is not None or checkpoint.is_bnb_4bit:
-        return Footprint(parameters, _bytes(model, settings, _packing(settings)), None)
+        packed = _bytes(model, settings, _packing(settings))
+        if on_load is not None and packed == _bytes(model, None, None):
+            raise nothing_to_quantize(model, request)
+        return Footprint(parameters, packed, None)
     if checkpoint.stored_format == "fp8" and not has_fp8():  # transformers dequantizes it then
         return Footprint(parameters, _bytes(model, None, None), None)
     return Footprint(parameters, checkpoint.weight_bytes, None)

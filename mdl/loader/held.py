@@ -21,6 +21,9 @@ class Held:
 
 def look_at(model: Any) -> Held:
     """Count what a model holds."""
+    import torch
+
+    narrow = (torch.int8, torch.float8_e4m3fn)  # bitsandbytes' 8-bit weights, and fp8
     total = trainable = quantized = 0
     held: dict[tuple[str, int], int] = {}
     devices: dict[Any, str] = {}  # a device's text takes longer than all else of a parameter
@@ -35,11 +38,12 @@ def look_at(model: Any) -> Held:
     for parameter in model.parameters():
         count(parameter)
         state = getattr(parameter, "quant_state", None)
+        packed = state is not None or parameter.dtype in narrow
         size = parameter.numel() if state is None else state.shape.numel()
         total += size
         trainable += size if parameter.requires_grad else 0
+        quantized += size if packed else 0
         if state is not None:
-            quantized += size
             for part in (state, getattr(state, "state2", None)):
                 if part is not None:
                     count(part.absmax)

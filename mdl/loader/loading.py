@@ -39,6 +39,12 @@ class Loaded:
     def __iter__(self) -> Iterator[Any]:
         return iter((self.model, self.tokenizer))
 
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Any:
+        return (self.model, self.tokenizer)[index]
+
 
 def load_request(
     request: LoadRequest, settings: Settings | None = None, progress: Progress | None = None
@@ -62,6 +68,9 @@ def load_request(
         check_memory(found, request)
     with clock("fetch"):
         checkpoint = bring(found, request, progress)
+    if found.source.checkpoint is None:  # until now, nobody could know which classes it needs
+        with clock("import"):
+            import_libraries(checkpoint, request)
     check_remote_code(checkpoint, request)
     made = build_once(found, checkpoint, request, clock)
     built, found, checkpoint = made.built, made.found, made.checkpoint
@@ -107,12 +116,13 @@ def _warnings(built: Built, checkpoint: Checkpoint) -> Iterator[str]:
     if stored is not None and getattr(built.model.config, "quantization_config", None) is None:
         yield f"the weights are stored in {stored} and were dequantized to {built.model.dtype}"
     if built.new_parameters:
-        yield f"{len(built.new_parameters)} weights are new, for instance {built.new_parameters[0]}"
+        yield f"weights that are new: {_count(built.new_parameters)}"
     if built.unused_tensors:
-        yield (
-            f"{len(built.unused_tensors)} tensors of the checkpoint are not used, for instance "
-            f"{built.unused_tensors[0]}"
-        )
+        yield f"tensors of the checkpoint that are not used: {_count(built.unused_tensors)}"
+
+
+def _count(names: tuple[str, ...]) -> str:
+    return names[0] if len(names) == 1 else f"{len(names)}, such as {names[0]}"
 
 
 def _note_use(found: Answer) -> None:

@@ -19,8 +19,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mdl.errors import DiskError
-from mdl.loader.checkpoint import Checkpoint
+from mdl.errors import DiskError, MdlError, VerificationError
+from mdl.loader.checkpoint import Checkpoint, read_checkpoint
 from mdl.loader.fetch import check_space, storage_folder
 from mdl.loader.request import LoadRequest
 from mdl.settings import Settings
@@ -67,6 +67,22 @@ def mirror_row(folder: Path, repo_id: str, commit: str, request: LoadRequest) ->
     return LocalMirror(
         str(folder), repo_id, commit, "bnb-4bit", settings_digest(request), time.time()
     )
+
+
+def read_mirror(folder: Path, repo_id: str) -> Checkpoint:
+    """The checked checkpoint of a mirror.
+
+    Raises:
+        VerificationError: it is damaged, with how to have it made anew.
+    """
+    try:
+        return read_checkpoint(folder)
+    except MdlError as error:
+        raise VerificationError(
+            f"The local 4-bit mirror of {repo_id} is damaged.",
+            why=f"{error.message} {error.why}".strip(),
+            next=f"`mdl cache rm {mirror_name(repo_id)}` removes it; the next load makes it anew.",
+        ) from error
 
 
 @contextlib.contextmanager

@@ -9,15 +9,24 @@ import logging
 from dataclasses import dataclass, replace
 
 from mdl.errors import DiskError
-from mdl.loader.build import Built
-from mdl.loader.checkpoint import Checkpoint, read_checkpoint
+from mdl.loader.build import Built, check_quantized, is_own_class
+from mdl.loader.checkpoint import Checkpoint
 from mdl.loader.devices import is_parallel
-from mdl.loader.mirror import PROVENANCE, in_turn, mirror_folder, mirror_row, write_mirror
+from mdl.loader.mirror import (
+    PROVENANCE,
+    in_turn,
+    mirror_folder,
+    mirror_row,
+    read_mirror,
+    write_mirror,
+)
 from mdl.loader.report import Clock
 from mdl.loader.request import LoadRequest
 from mdl.loader.sources import Answer
 from mdl.store.rows import LocalMirror
 
+# Arguments for transformers that leave no trace in what is saved.
+NOT_SAVED = frozenset(("attn_implementation", "experts_implementation", "max_memory"))
 log = logging.getLogger("mdl")
 
 
@@ -43,9 +52,10 @@ def build_once(found: Answer, checkpoint: Checkpoint, request: LoadRequest, cloc
     from mdl.loader.fast import build
 
     source = found.source
-    if source.commit is None or not _is_to_keep(checkpoint, request):
+    if source.commit is None or not is_to_keep(checkpoint, request):
         with clock("build"):
             built = build(checkpoint, request)
+            check_quantized(built, request)
         return Made(built, found, checkpoint, str(checkpoint.folder) if source.mirror else None)
     folder = mirror_folder(source.repo_id, source.commit, request, found.settings)
     with contextlib.ExitStack() as stack:
@@ -55,20 +65,24 @@ def build_once(found: Answer, checkpoint: Checkpoint, request: LoadRequest, cloc
         if not (folder / PROVENANCE).exists():
             with clock("build"):
                 built = build(checkpoint, request)
+                check_quantized(built, request)
             with clock("mirror"):
                 return _keep(built, found, checkpoint, request)
     log.info("%s was quantized by another process: %s", source.repo_id, folder)
     _note(mirror_row(folder, source.repo_id, source.commit, request), found)
-    made = read_checkpoint(folder)
+    made = read_mirror(folder, source.repo_id)
     with clock("build"):
         built = build(made, request)
     source = replace(source, checkpoint=made, mirror=True)
     return Made(built, replace(found, source=source), made, str(folder))
 
 
-def _is_to_keep(checkpoint: Checkpoint, request: LoadRequest) -> bool:
-    """Whether the load quantizes, and the result may be kept."""
-    return request.wants_4bit and request.quantize_once and checkpoint.stored_format is None
+def is_to_keep(checkpoint: Checkpoint, request: LoadRequest) -> bool:
+    """Whether the load quantizes, and the result is the repository's own model, which is what a
+    mirror stands for: not one with a new head, nor with a changed configuration."""
+    quantizes = request.wants_4bit and checkpoint.stored_format is None
+    unchanged = set(request.extra) <= NOT_SAVED and is_own_class(checkpoint, request)
+    return quantizes and request.quantize_once and unchanged
 
 
 def _ranks_build_together(request: LoadRequest) -> bool:

@@ -20,6 +20,7 @@ from mdl.loader.files import Needed
 from mdl.loader.footprint import Footprint, footprint
 from mdl.loader.headers import Header, parse_header
 from mdl.loader.memory import Memory, lora_parameters, shape_of, training_bytes
+from mdl.loader.once import is_to_keep
 from mdl.loader.report import two_columns
 from mdl.loader.request import LoadRequest
 from mdl.loader.room import DEFAULT_TOKENS, Need, megabytes, other_devices, what_would_fit
@@ -128,10 +129,7 @@ def plan_checkpoint(checkpoint: Checkpoint, request: LoadRequest, found: Answer)
     size = footprint(checkpoint, request)
     is_4bit = checkpoint.is_bnb_4bit or request.wants_4bit
     need = _need(checkpoint, request, size)
-    keeps_mirror = (
-        request.wants_4bit and request.quantize_once and not checkpoint.is_bnb_4bit
-        and found.source.commit is not None
-    )  # fmt: skip
+    keeps_mirror = found.source.commit is not None and is_to_keep(checkpoint, request)
     download = found.source.download
     devices = find_devices(request, packed=is_4bit)
     room = sum(device.free for device in devices or ())

@@ -33,9 +33,15 @@ def ask(loaded: Loaded, prompt: str, max_new_tokens: int = 64) -> str:
 def _inputs(tokenizer: Any, prompt: str) -> Any:
     if getattr(tokenizer, "chat_template", None) is None:
         return tokenizer(text=prompt, return_tensors="pt")
-    content: Any = prompt
     if hasattr(tokenizer, "image_processor"):
-        content = [{"type": "text", "text": prompt}]
+        try:
+            return _chat(tokenizer, [{"type": "text", "text": prompt}])
+        except TypeError:  # a template for text alone, which adds the content to a string
+            pass
+    return _chat(tokenizer, prompt)
+
+
+def _chat(tokenizer: Any, content: Any) -> Any:
     return tokenizer.apply_chat_template(
         [{"role": "user", "content": content}],
         add_generation_prompt=True,

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mdl.errors import DiskError
 from mdl.loader.checkpoint import Checkpoint
 from mdl.loader.headers import TensorInfo
 
@@ -85,8 +86,13 @@ class Report:
         return cls(**table)
 
     def save(self, path: str | Path) -> Path:
-        """Write the report as JSON; whole, or not at all."""
+        """Write the report as JSON, whole or not at all; its folder is made where it is not there.
+
+        Raises:
+            DiskError: the folder cannot be made or written to.
+        """
         target = Path(path)
+        make_folder_for(target)
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=".report-")
         try:
             with os.fdopen(handle, "w") as stream:
@@ -106,7 +112,7 @@ class Report:
             ("why", str(resolution["trace"][-1]["reason"]) if resolution["trace"] else ""),
             ("format", _format_line(self)),
             ("class", self.model_class),
-            ("parameters", f"{total:,} ({self.parameters['quantized']:,} in 4 bits)"),
+            ("parameters", f"{total:,}{_quantized_part(self)}"),
             ("weights", f"{self.memory['weights'] / 1e6:,.1f} MB on {', '.join(self.devices)}"),
             ("kernels", ", ".join(self.kernels) or "none"),
             ("loaded by", f"{self.loaded_by}{f' ({self.note})' if self.note else ''}"),
@@ -125,6 +131,27 @@ class Report:
 
     def __str__(self) -> str:
         return two_columns(self.lines())
+
+
+def make_folder_for(target: Path) -> None:
+    """Make the folder a report will be written in.
+
+    Raises:
+        DiskError: it cannot be made or written to, or the target is a folder itself.
+    """
+    why = ""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_dir():
+            why = "it is a folder"
+        elif not os.access(target.parent, os.W_OK):
+            why = f"{target.parent} may not be written to"
+    except OSError as error:
+        why = error.strerror or str(error)
+    if why:
+        raise DiskError(
+            f"The report cannot be written to {target}.", why=why, next="Name another file."
+        )
 
 
 class Clock:
@@ -149,9 +176,19 @@ class Clock:
 def _format_line(report: Report) -> str:
     if report.quantization is None:
         return f"{report.resolution['format']}, {report.dtype}"
-    how = report.quantization.get("bnb_4bit_quant_type") or report.quantization.get("quant_method")
+    how = report.quantization.get("quant_method")
+    if report.quantization.get("load_in_4bit"):
+        how = report.quantization.get("bnb_4bit_quant_type")
     when = "quantized on load" if report.quantized_on_load else "as stored"
     return f"{report.resolution['format']}, {how}, {report.dtype}, {when}"
+
+
+def _quantized_part(report: Report) -> str:
+    count = report.parameters["quantized"]
+    if not count:
+        return ""
+    in_4bit = (report.quantization or {}).get("load_in_4bit")
+    return f" ({count:,} in {4 if in_4bit else 8} bits)"
 
 
 def two_columns(lines: Sequence[tuple[str, str]]) -> str:

@@ -10,9 +10,10 @@ from typing import Any
 
 from mdl.cachemgr import open_cache
 from mdl.errors import LoadError, MdlError, OfflineError, VerificationError
-from mdl.loader.checkpoint import Checkpoint, read_checkpoint
+from mdl.loader.checkpoint import Checkpoint, read_checkpoint, read_json
 from mdl.loader.fetch import Download, Hub, fetch, hub_errors, plan_download, storage_folder
-from mdl.loader.mirror import find_mirror
+from mdl.loader.files import ADAPTER, no_adapter
+from mdl.loader.mirror import find_mirror, read_mirror
 from mdl.loader.progress import Progress
 from mdl.loader.request import LoadRequest
 from mdl.resolver import Resolution, Wish
@@ -60,6 +61,7 @@ def answer(request: LoadRequest, settings: Settings, *, purpose: str = "load") -
     """
     from mdl.ask import resolve_locked, resolver_for
 
+    _check_folder(Path(request.name))
     if request.offline is not None:
         settings = settings._replace(offline=request.offline)
     hub = Hub(settings, request.token)
@@ -73,6 +75,21 @@ def answer(request: LoadRequest, settings: Settings, *, purpose: str = "load") -
     resolver.record(resolution, purpose)
     source = locate(request, resolution, hub)
     return Answer(resolution, source, settings, hub)
+
+
+def _check_folder(folder: Path) -> None:
+    """Say of a folder that training saved what it is, and which model it belongs to.
+
+    Raises:
+        LoadError: it holds an adapter alone.
+    """
+    try:
+        alone = (folder / ADAPTER).is_file() and not (folder / "config.json").exists()
+    except OSError:  # a name no file system takes; the resolver says why it is no model's
+        return
+    if alone:
+        base = str(read_json(folder / ADAPTER).get("base_model_name_or_path") or "")
+        raise no_adapter(str(folder), base)
 
 
 def locate(request: LoadRequest, resolution: Resolution, hub: Hub) -> Source:
@@ -93,7 +110,7 @@ def locate(request: LoadRequest, resolution: Resolution, hub: Hub) -> Source:
     if resolution.quantize_on_load and request.wants_4bit and request.quantize_once:
         made = find_mirror(resolution.local_mirrors, commit, request)
         if made is not None:
-            return Source(repo_id, commit, read_checkpoint(made), None, mirror=True)
+            return Source(repo_id, commit, read_mirror(made, repo_id), None, mirror=True)
     here = open_cache(hub.settings).placement(repo_id, commit)
     damage: MdlError | None = None
     if here.path is not None:
@@ -102,7 +119,9 @@ def locate(request: LoadRequest, resolution: Resolution, hub: Hub) -> Source:
         except (LoadError, VerificationError) as error:
             damage = error  # a pull that broke off, or a damaged file: the listing tells
     if hub.settings.offline:
-        raise damage if isinstance(damage, VerificationError) else _not_here(repo_id, damage)
+        if isinstance(damage, VerificationError) and "missing" not in damage.details:
+            raise damage
+        raise _not_here(resolution, damage)
     # Where another process downloads at this moment, the folder is only not whole yet: fetching
     # waits for its files, and what is still wrong then is damage.
     return Source(repo_id, commit, None, plan_download(hub, repo_id, commit, **reading))
@@ -165,7 +184,7 @@ def current_commit(resolution: Resolution, hub: Hub) -> str:
     if fresh or (hub.settings.offline and resolution.commit is not None):
         return str(resolution.commit)
     if hub.settings.offline:
-        raise _not_here(resolution.repo_id, None)
+        raise _not_here(resolution, None)
     from huggingface_hub import HfApi
 
     try:
@@ -207,9 +226,12 @@ def _written_whole(path: Path) -> Iterator[Any]:
         raise
 
 
-def _not_here(repo_id: str, cause: MdlError | None) -> OfflineError:
+def _not_here(resolution: Resolution, cause: MdlError | None) -> OfflineError:
+    revision = f" at {resolution.revision}" if resolution.revision else ""
+    missing = cause.details.get("missing") if cause else None
+    why = f"{missing} is not there." if missing else cause.message if cause else ""
     return OfflineError(
-        f"{repo_id} is not wholly here, and the network is switched off.",
-        why=cause.message if cause else "Nothing of it is in the cache.",
+        f"{resolution.repo_id}{revision} is not wholly here, and the network is switched off.",
+        why=why or "Nothing of it is in the cache.",
         next="Run `mdl pull` while connected, or unset HF_HUB_OFFLINE.",
     )

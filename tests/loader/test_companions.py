@@ -178,3 +178,29 @@ def test_the_command_answers_paris(smollm2: Path, capsys: Any) -> None:
     ]
     assert run(arguments) == 0
     assert "Paris" in json.loads(capsys.readouterr().out)["answer"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"r": 0}, "r=0 is no rank"),
+        ({"r": 2.5}, "r=2.5 is no rank"),
+        ({"target_modules": ["q_proj", "nosuch_proj"]}, "does not have: nosuch_proj"),
+        ({"target_modules": []}, "nothing"),
+    ],
+)
+def test_wrong_adapters_are_refused_and_leave_the_model_as_it_was(
+    tiny_model: Callable[..., Path], options: dict[str, Any], said: str
+) -> None:
+    model, _ = FastLanguageModel.from_pretrained(str(tiny_model("llama")), load_in_4bit=False)
+    before = [name for name, _ in model.named_parameters()]
+    with pytest.raises(UsageError, match=said):
+        FastLanguageModel.get_peft_model(model, **options)
+    assert [name for name, _ in model.named_parameters()] == before
+
+
+def test_adapters_are_put_on_once(tiny_model: Callable[..., Path]) -> None:
+    model, _ = FastLanguageModel.from_pretrained(str(tiny_model("llama")), load_in_4bit=False)
+    model = FastLanguageModel.get_peft_model(model)
+    with pytest.raises(UsageError, match="adapters already"):
+        FastLanguageModel.get_peft_model(model)

@@ -14,8 +14,17 @@ from PIL import Image
 
 import mdl
 from mdl import FastLanguageModel, FastVisionModel
-from mdl.errors import LoadError, MdlError, NoAccessError, NotFoundError, OfflineError, UsageError
+from mdl.errors import (
+    LoadError,
+    MdlError,
+    NoAccessError,
+    NotFoundError,
+    OfflineError,
+    UsageError,
+    VerificationError,
+)
 from mdl.loader import Quantization
+from mdl.loader.prompt import ask
 from tests.hub import LoopbackHub
 from tests.loader import tiny
 
@@ -303,3 +312,91 @@ def test_the_tokenizer_is_the_one_transformers_takes_for_that_name(
     assert ours("The capital").input_ids == theirs("The capital").input_ids
     is_known = name.startswith("deepseek-ai")
     assert type(ours).__name__ == ("TokenizersBackend" if is_known else "LlamaTokenizer")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("Org/Name", {"load_in_4bits": True}, "Did you mean load_in_4bit?"),
+        ("Org/Name", {"torch_dtype": "bfloat16"}, "Did you mean dtype?"),
+        ("Org/Name", {"revision": 5}, "revision=5"),
+        ("Org/Name", {"token": 5}, "token is neither"),
+        (None, {}, "None is not a model name"),
+    ],
+)
+def test_a_slip_in_an_argument_is_refused_by_name(name: Any, options: Any, said: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        mdl.load(name, **options)
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "forms"),
+    [("llama", "vision", "text, sequence-classification"), ("qwen2-vl", "text", "vision, encoder")],
+)
+def test_a_task_the_model_has_no_form_for_is_said_with_those_it_has(
+    tiny_model: Callable[..., Path], name: str, task: str, forms: str
+) -> None:
+    with pytest.raises(LoadError, match=f"no {task} form") as refused:
+        mdl.load(str(tiny_model(name)), task=task)
+    assert forms in refused.value.next
+
+
+@pytest.mark.parametrize(
+    ("name", "task"), [("llama-classifier", "sequence-classification"), ("bert-encoder", "encoder")]
+)
+def test_a_task_that_is_the_checkpoints_own_is_built_the_fast_way(
+    tiny_model: Callable[..., Path], name: str, task: str
+) -> None:
+    ours = mdl.load(str(tiny_model(name)), task=task)
+    theirs = type(ours.model).from_pretrained(tiny_model(name))
+    assert ours.report.loaded_by == "mdl"
+    mine = ours.model.state_dict()
+    assert all(torch.equal(mine[key], value) for key, value in theirs.state_dict().items())
+
+
+def test_the_result_is_a_pair_too(tiny_model: Callable[..., Path]) -> None:
+    loaded = mdl.load(str(tiny_model("llama")))
+    assert len(loaded) == 2 and loaded[0] is loaded.model and loaded[-1] is loaded.tokenizer
+
+
+def test_an_adapters_folder_names_its_base_model(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    base = str(tiny_model("llama"))
+    model, _ = FastLanguageModel.from_pretrained(base, load_in_4bit=False)
+    FastLanguageModel.get_peft_model(model).save_pretrained(tmp_path / "lora")
+    with pytest.raises(LoadError, match="holds an adapter") as refused:
+        mdl.load(str(tmp_path / "lora"))
+    assert base in refused.value.next
+
+
+def test_eight_bits_are_called_so(tiny_model: Callable[..., Path]) -> None:
+    report = mdl.load(str(tiny_model("llama")), load_in_8bit=True).report
+    assert report.parameters["quantized"] == 73_728
+    assert "73,728 in 8 bits" in str(report) and "fp4" not in str(report)
+
+
+def test_offline_a_missing_shard_is_missing_and_a_damaged_one_damaged(
+    hub: LoopbackHub, tmp_path: Path
+) -> None:
+    hub.add_repo("Org/Name", folder=tiny.save_model("llama", tmp_path, max_shard_size="60KB"))
+    folder = Path(mdl.load("Org/Name").report.folder)
+    shard = folder / "model-00002-of-00004.safetensors"
+    kept = shard.readlink()
+    shard.unlink()
+    with pytest.raises(OfflineError, match=r"Org/Name is not wholly here") as refused:
+        mdl.load("Org/Name", local_files_only=True)
+    assert shard.name in refused.value.why
+    shard.symlink_to(kept)
+    shard.resolve().write_bytes(b"no weights")
+    with pytest.raises(VerificationError, match="damaged"):
+        mdl.load("Org/Name", local_files_only=True)
+    with pytest.raises(OfflineError, match="Org/Name at other is not"):
+        mdl.load("Org/Name", revision="other", local_files_only=True)
+
+
+def test_a_template_for_text_alone_answers_a_prompt(hub: LoopbackHub, tmp_path: Path) -> None:
+    tiny.add_qwen_processor(tiny.save_model("qwen2-vl", tmp_path / "vl"))
+    loaded = mdl.load(str(tmp_path / "vl"))
+    assert isinstance(ask(loaded, "Hello", max_new_tokens=2), str)

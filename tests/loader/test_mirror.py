@@ -17,6 +17,8 @@ import transformers
 
 import mdl
 from mdl.cachemgr import open_cache
+from mdl.cli.entry import run
+from mdl.errors import LoadError, VerificationError
 from mdl.loader import mirror
 from mdl.loader.verify import verify_folder
 from mdl.settings import load_settings
@@ -193,3 +195,37 @@ def test_two_processes_at_once_make_one_mirror(
     said = {process.communicate(timeout=120)[0] for process in both}
     assert [process.returncode for process in both] == [0, 0]
     assert len(said) == 1 and Path(said.pop().decode().strip()).is_dir()
+
+
+@pytest.mark.parametrize("changed", [{"num_labels": 3}, {"use_cache": False}])
+def test_a_changed_model_never_becomes_the_repositorys_mirror(
+    served: LoopbackHub, changed: dict[str, Any]
+) -> None:
+    """A new head or another configuration would come back in every later 4-bit load."""
+    first = load(**changed)
+    assert first.report.quantized_on_load and first.report.mirror is None
+    plain = load()
+    assert plain.report.model_class == "LlamaForCausalLM" and plain.report.quantized_on_load
+    assert plain.model.config.use_cache is True
+    assert load(**changed).report.folder == plain.report.mirror, "reading it is another matter"
+
+
+def test_a_damaged_mirror_says_how_to_have_it_made_anew(served: LoopbackHub) -> None:
+    made = Path(load().report.mirror)
+    (made / "model.safetensors").resolve().write_bytes(b"no weights")
+    with pytest.raises(VerificationError, match="local 4-bit mirror of Org/Name") as refused:
+        load()
+    command = refused.value.next.split("`")[1].split()
+    assert run([*command[1:], "--yes"]) == 0
+    assert load().report.quantized_on_load
+
+
+def test_a_wish_that_no_layer_can_keep_is_refused(hub: LoopbackHub, tmp_path: Path) -> None:
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
+    transformers.ResNetModel(transformers.ResNetConfig(**sizes)).save_pretrained(tmp_path / "net")
+    hub.add_repo(NAME, folder=tmp_path / "net")
+    for asked in (mdl.load, mdl.plan):
+        with pytest.raises(LoadError, match="No layer of ResNetModel can be quantized to 4 bits"):
+            asked(NAME, load_in_4bit=True)
+    assert not list(Path(load_settings().cache_root).glob(f"models--{mirror.OWNER}--*"))
+    assert mdl.load(NAME).report.parameters["quantized"] == 0

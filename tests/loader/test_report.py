@@ -115,3 +115,16 @@ def test_what_is_saved_names_the_canonical_model(
         config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
         assert config["base_model_name_or_path"] == NAME
         assert f"base_model: {NAME}" in (tmp_path / "adapter/README.md").read_text()
+
+
+def test_its_folder_is_made(report: Report, tmp_path: Path) -> None:
+    assert report.save(tmp_path / "run" / "first" / "report.json").exists()
+
+
+def test_a_place_it_cannot_be_written_to_is_said_before_the_load(
+    hub: LoopbackHub, tmp_path: Path, capsys: Any
+) -> None:
+    (tmp_path / "file").touch()
+    assert run(["load", NAME, "--report", str(tmp_path / "file" / "report.json")]) == 1
+    assert "cannot be written to" in capsys.readouterr().err
+    assert hub.requests == []
