@@ -109,7 +109,7 @@ def _print(found: dict[str, Any]) -> None:
         if found[key]:
             lines.append(("error", found[key]))
     for key, value in lines:
-        click.echo(f"  {key:<10}{value}")
+        click.echo(f"  {key:<10}" + "\n            ".join(map(str.strip, value.splitlines())))
 
 
 def _budget(found: dict[str, Any]) -> str:
