@@ -178,9 +178,15 @@ def _check_texts(model_name: Any, given: dict[str, Any]) -> None:
         )
     revision, token = given.get("revision"), given.get("token")
     if not (revision is None or isinstance(revision, str)):
-        raise UsageError(f"revision={revision!r} is no branch, tag or commit: write it as text.")
+        raise UsageError(
+            f"revision={revision!r} is no branch, tag or commit: write it as text.",
+            next="Give its name in quotes, or leave revision out for the main branch.",
+        )
     if not (token is None or isinstance(token, (str, bool))):
-        raise UsageError("token is neither text nor True nor False.")
+        raise UsageError(
+            "token is neither text nor True nor False.",
+            next="Give the token itself, True for the one set up here, or False for none.",
+        )
 
 
 def _refuse_unknown(given: dict[str, Any]) -> None:
