@@ -1,8 +1,8 @@
 """One way to run SQL on two kinds of database.
 
 SQLite is spoken to through the standard library, because a process that answers one name cannot
-afford SQLAlchemy's import (half a second, against the tenth of a second the answer takes); any
-other database through SQLAlchemy. Both take the same statements: named parameters (`:key`),
+afford SQLAlchemy's import (half a second, against the tenth of a second the answer takes);
+PostgreSQL through SQLAlchemy and its driver. Both take the same statements: named parameters (`:key`),
 `INSERT … ON CONFLICT`, text, integers and floats.
 """
 
