@@ -2,8 +2,8 @@
 
 SQLite is spoken to through the standard library, because a process that answers one name cannot
 afford SQLAlchemy's import (half a second, against the tenth of a second the answer takes);
-PostgreSQL through SQLAlchemy and its driver. Both take the same statements: named parameters (`:key`),
-`INSERT … ON CONFLICT`, text, integers and floats.
+PostgreSQL through SQLAlchemy and its driver. Both take the same statements: named parameters
+(`:key`), `INSERT … ON CONFLICT`, text, integers and floats.
 """
 
 import contextlib
