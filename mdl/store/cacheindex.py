@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mdl.errors import StoreError
+from mdl.store.sqlite import SelfClosing
 
 SCHEMA_VERSION = 1
 # Raise it when the meaning of a `folder` row changes: old rows are dropped and read again.
@@ -96,7 +97,7 @@ class CacheIndex:
         if target != ":memory:":
             # The mode is given at creation: pins and paths are nobody else's business.
             os.close(os.open(target, os.O_RDWR | os.O_CREAT, 0o600))
-        self._db = sqlite3.connect(target, timeout=10.0, isolation_level=None)
+        self._db = sqlite3.connect(target, timeout=10.0, isolation_level=None, factory=SelfClosing)
         if not self.persistent:
             self._copy_what_is_there()
         found = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -153,11 +154,6 @@ class CacheIndex:
 
     def close(self) -> None:
         self._db.close()
-
-    def __del__(self) -> None:
-        # An index lives as long as the cache that opened it; nobody else would close it.
-        with contextlib.suppress(AttributeError, sqlite3.Error):
-            self.close()
 
     @contextlib.contextmanager
     def transaction(self, *, durable: bool = False) -> Iterator[None]:

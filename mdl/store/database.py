@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mdl.errors import BusyError, ConfigError, MdlError, StoreError
 from mdl.settings import Settings
 from mdl.store import upgrade
+from mdl.store.sqlite import SelfClosing
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -91,12 +92,6 @@ class SqliteDatabase:
         self._open.clear()
         self._local = threading.local()
 
-    def __del__(self) -> None:
-        # One that was refused after it was opened, or lives as long as its thread: nobody else
-        # would close it, and Python 3.13 says so.
-        with contextlib.suppress(AttributeError, sqlite3.Error):
-            self.close()
-
     def _connection(self) -> sqlite3.Connection:
         found: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if found is None:
@@ -123,6 +118,7 @@ class SqliteDatabase:
             timeout=10,
             isolation_level=None,
             check_same_thread=False,
+            factory=SelfClosing,
         )
         connection.execute("PRAGMA foreign_keys=ON")
         # WAL + NORMAL: a power cut can lose the last transactions, never the database.
