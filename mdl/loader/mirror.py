@@ -130,8 +130,9 @@ def write_mirror(
         scratch = Path(tempfile.mkdtemp(dir=home, prefix=".writing-"))
         try:
             _save(model, source, scratch, provenance)
+            read_checkpoint(scratch)  # never publish what could not be read again
             _publish(scratch, home, snapshot)
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, MdlError) as error:
             raise DiskError(
                 f"The 4-bit mirror of {repo_id} could not be written.",
                 why=str(error),
@@ -175,7 +176,7 @@ def _save(model: Any, source: Checkpoint, folder: Path, provenance: Mapping[str,
     """The quantized weights, the small files of the source as they are, and the provenance."""
     from mdl.loader.build import quiet_transformers
 
-    with quiet_transformers():
+    with quiet_transformers(), _written_by_any_rank(model):
         model.save_pretrained(folder, safe_serialization=True)
     ours = {path.name for path in folder.iterdir()}
     for name in source.files.rest:
@@ -183,6 +184,17 @@ def _save(model: Any, source: Checkpoint, folder: Path, provenance: Mapping[str,
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source.folder / name, folder / name)
     (folder / PROVENANCE).write_text(json.dumps(provenance, indent=2, default=str))
+
+
+@contextlib.contextmanager
+def _written_by_any_rank(model: Any) -> Iterator[None]:
+    """transformers writes weights on rank 0 alone; here the rank that quantized is the one that
+    writes, whichever it is."""
+    model.should_save_on_this_rank = lambda is_main_process: is_main_process
+    try:
+        yield
+    finally:
+        del model.should_save_on_this_rank
 
 
 def _publish(scratch: Path, home: Path, snapshot: Path) -> None:
