@@ -276,7 +276,8 @@ class AnswerLog:
 
     def __init__(self) -> None:
         self._seen: OrderedDict[int, float] = OrderedDict()  # an answer's hash → when
-        self._waiting: list[tuple[float, Resolution]] = []
+        # As rows: the whole answers, with their traces, would be held until they are written.
+        self._waiting: list[tuple[float, str, str, dict[str, Any]]] = []
         self._lock = threading.Lock()
 
     def add(self, answer: Resolution) -> None:
@@ -288,7 +289,8 @@ class AnswerLog:
             self._seen[key] = now
             if len(self._seen) > _LOG_KEYS:
                 self._seen.popitem(last=False)
-            self._waiting.append((now, answer))
+            row = {name: getattr(answer, name) for name in self._FIELDS}
+            self._waiting.append((now, answer.requested, answer.format, row))
 
     def write(self, catalog: Catalog) -> None:
         with self._lock:
@@ -296,11 +298,7 @@ class AnswerLog:
         if not batch:
             return
         try:
-            rows = [
-                (at, a.requested, a.format, {name: getattr(a, name) for name in self._FIELDS})
-                for at, a in batch
-            ]
-            catalog.log_many("service", rows)
+            catalog.log_many("service", batch)
         except MdlError as error:
             with self._lock:
                 kept = batch + self._waiting
