@@ -11,7 +11,7 @@ from typing import Any
 from mdl.cachemgr import open_cache
 from mdl.errors import LoadError, MdlError, OfflineError, VerificationError
 from mdl.loader.checkpoint import Checkpoint, read_checkpoint, read_json
-from mdl.loader.fetch import Download, Hub, fetch, hub_errors, plan_download, storage_folder
+from mdl.loader.fetch import Download, Hub, fetch, hub_errors, plan_download
 from mdl.loader.files import ADAPTER, no_adapter
 from mdl.loader.mirror import find_mirror, read_mirror
 from mdl.loader.progress import Progress
@@ -139,10 +139,11 @@ def bring(found: Answer, request: LoadRequest, progress: Progress | None = None)
     if checkpoint is None:
         assert source.download is not None
         folder = fetch(found.hub, source.download, progress=progress)
-        _remember_ref(found, source.download)
         checkpoint = read_checkpoint(
             folder, allow_pickle=request.allow_pickle, remote_code=request.trust_remote_code
         )
+    if source.commit is not None and not source.mirror:
+        _remember_ref(found, request, checkpoint.folder)
     if request.locked is not None and not source.mirror:
         check_locked(request.locked, found.resolution, checkpoint.folder)
     return checkpoint
@@ -199,18 +200,28 @@ def current_commit(resolution: Resolution, hub: Hub) -> str:
     return str(info.sha)
 
 
-def _remember_ref(found: Answer, download: Download) -> None:
-    """Write `refs/<revision>` as huggingface_hub does, so that the commit is not detached."""
-    revision = found.resolution.revision or "main"
-    if is_commit(revision):
+def _remember_ref(found: Answer, request: LoadRequest, snapshot: Path) -> None:
+    """Write `refs/<revision>` as huggingface_hub does, so that others find the commit by it.
+
+    A ref that is there moves only where the Hub has just said which commit it names: a lock, a
+    preference for what is here, or knowledge of another day may mean an older one.
+    """
+    resolution = found.resolution
+    revision = resolution.revision or "main"
+    chosen = request.locked is not None or (request.prefer or found.settings.prefer) == "cached"
+    if is_commit(revision) or found.settings.offline or chosen:
         return
-    refs = storage_folder(found.settings.cache_root, download.repo_id) / "refs"
+    refs = snapshot.parents[1] / "refs"
     target = refs / revision
-    if not target.resolve().is_relative_to(refs.resolve()):
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(OSError), _written_whole(target) as stream:
-        stream.write(download.commit)
+    fresh = found.source.download is not None or resolution.knowledge_age is None
+    with contextlib.suppress(OSError):
+        if not target.resolve().is_relative_to(refs.resolve()):
+            return
+        if target.exists() and (not fresh or target.read_text() == found.source.commit):
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _written_whole(target) as stream:
+            stream.write(str(found.source.commit))
 
 
 @contextlib.contextmanager

@@ -77,6 +77,23 @@ def test_a_second_pull_fetches_nothing(served: LoopbackHub, capsys: Any) -> None
     assert served.count("*/resolve/*") == 0
 
 
+def test_what_is_here_by_its_commit_is_found_by_its_name(served: LoopbackHub, capsys: Any) -> None:
+    """transformers, offline, looks into refs/main."""
+    commit = served.repos[NAME].head().id
+    ref = snapshot(served).parent.parent / "refs/main"
+    assert pull(capsys, NAME, "--revision", commit)[0] == 0
+    assert not ref.exists()
+    served.clear_requests()
+    assert pull(capsys, NAME)[0] == 0
+    assert ref.read_text() == commit
+    assert served.count("*/resolve/*") == 0
+    ref.write_text("0" * 40)
+    pull(capsys, NAME, "--offline")  # knowledge of another day moves no ref
+    assert ref.read_text() == "0" * 40
+    assert pull(capsys, NAME)[0] == 0
+    assert ref.read_text() == commit
+
+
 def test_a_broken_connection_is_tried_again(served: LoopbackHub, capsys: Any) -> None:
     served.fault("/cdn/*", cut_at=500, reset=True)
     served.fault("/cdn/*", status=503)
@@ -108,7 +125,7 @@ def test_stopped_in_the_middle_of_a_download(
     process = subprocess.Popen(command, env=hub_env, stderr=subprocess.PIPE, text=True)
     assert fault.reached.wait(30)
     process.send_signal(kill)
-    _, said = process.communicate(timeout=10)
+    _, said = process.communicate(timeout=30)
     if kill is signal.SIGINT:
         assert process.returncode == 130 and "interrupted" in said
         assert not list(snapshot(served).parent.parent.rglob("*.incomplete"))
