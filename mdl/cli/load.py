@@ -40,11 +40,12 @@ def load_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--repair", is_flag=True, help="Check every file's hash; fetch damaged ones again.")
 def pull(name: str, **options: Any) -> None:
     """Download what NAME resolves to: the files a model needs, and no others."""
+    from mdl.loader.adapter import on_its_base
     from mdl.loader.progress import progress_for
     from mdl.loader.sources import answer, bring
     from mdl.settings import load_settings
 
-    request = request_of(name, options)
+    request, _ = on_its_base(request_of(name, options))
     found = answer(request, load_settings(), purpose="pull")
     source = found.source
     body: dict[str, Any] = {

@@ -6,6 +6,7 @@ Only local files are read: the folder is a snapshot, so no request leaves the ma
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mdl.errors import LoadError, UsageError
@@ -141,7 +142,7 @@ def model_config(checkpoint: Checkpoint, request: LoadRequest) -> Any:
     """
     import transformers
 
-    with refused_as_load_error(checkpoint):
+    with refused_as_load_error(checkpoint.folder):
         return transformers.AutoConfig.from_pretrained(
             checkpoint.folder, local_files_only=True, trust_remote_code=request.trust_remote_code
         )
@@ -167,7 +168,7 @@ def build_with_transformers(checkpoint: Checkpoint, request: LoadRequest) -> Bui
     here = quantization_on_load(checkpoint, request)
     if here is not None:
         options["quantization_config"] = here
-    with refused_as_load_error(checkpoint), quiet_transformers():
+    with refused_as_load_error(checkpoint.folder), quiet_transformers():
         model, info = kind.from_pretrained(checkpoint.folder, **options)  # type: ignore[attr-defined] # an auto or model class
     built = Built(
         model,
@@ -271,7 +272,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def refused_as_load_error(checkpoint: Checkpoint) -> Iterator[None]:
+def refused_as_load_error(folder: Path) -> Iterator[None]:
     """Whatever transformers refuses becomes one clear error; the cause stays attached."""
     try:
         yield
@@ -284,7 +285,7 @@ def refused_as_load_error(checkpoint: Checkpoint) -> Iterator[None]:
             ) from error
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise LoadError(
-            f"transformers cannot build the model in {checkpoint.folder}.",
+            f"transformers cannot build the model in {folder}.",
             why=f"{type(error).__name__}: {first}",
             next="Check the files with `mdl verify`, and the architecture in config.json.",
         ) from error

@@ -106,7 +106,7 @@ def _build(kind: Any, checkpoint: Checkpoint, request: LoadRequest) -> Built:
     quantizer_config = quantization_on_load(checkpoint, request)
     config = model_config(checkpoint, request)
     dtype = getattr(torch, request.dtype or str(checkpoint.dtype))
-    with refused_as_load_error(checkpoint), quiet_transformers(), collector_resting():
+    with refused_as_load_error(checkpoint.folder), quiet_transformers(), collector_resting():
         quantizer = _quantizer(config, quantizer_config)
         _set_dtype(config, dtype)
         config.name_or_path = str(checkpoint.folder)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mdl.loader.adapter import on_its_base, put_on
 from mdl.loader.build import Built, check_fp8, check_remote_code
 from mdl.loader.checkpoint import Checkpoint
 from mdl.loader.held import look_at
@@ -55,6 +56,9 @@ def load_request(
         MdlError: each refusal with its reason; nothing half-made stays behind.
     """
     settings = settings or load_settings()
+    on_base, adapter = on_its_base(request)
+    if adapter is not None:
+        return put_on(load_request(on_base, settings, progress), adapter, request)
     progress = progress or progress_for(f"load {request.name}")
     clock = Clock(progress.phase)
     with clock("resolve"):
@@ -75,7 +79,8 @@ def load_request(
     made = build_once(found, checkpoint, request, clock)
     built, found, checkpoint = made.built, made.found, made.checkpoint
     with clock("tokenizer"):
-        tokenizer = build_tokenizer(checkpoint, request, _config_by_name(built, checkpoint, found))
+        config = _config_by_name(built, checkpoint, found)
+        tokenizer = build_tokenizer(checkpoint.folder, request, config)
         check_vocabulary(built.model, tokenizer)
     with clock("kernels"):
         kernels = _apply_kernels(built.model, request)

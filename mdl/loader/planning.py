@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mdl.loader.adapter import on_its_base
 from mdl.loader.build import check_fp8
 from mdl.loader.checkpoint import Checkpoint, read_json
 from mdl.loader.devices import Device, find_devices
@@ -109,6 +110,7 @@ def make_plan(request: LoadRequest, settings: Settings | None = None) -> LoadPla
     Raises:
         MdlError: as the load itself would refuse.
     """
+    request, _ = on_its_base(request)
     return plan_answer(answer(request, settings or load_settings(), purpose="plan"), request)
 
 

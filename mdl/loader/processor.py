@@ -6,7 +6,7 @@ from typing import Any
 
 from mdl.errors import LoadError
 from mdl.loader.build import PROCESSOR_FILES, quiet_transformers, refused_as_load_error
-from mdl.loader.checkpoint import Checkpoint, read_json
+from mdl.loader.checkpoint import read_json
 from mdl.loader.request import LoadRequest
 
 log = logging.getLogger("mdl")
@@ -17,7 +17,7 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 
 
-def build_tokenizer(checkpoint: Checkpoint, request: LoadRequest, config: Any = None) -> Any:
+def build_tokenizer(folder: Path, request: LoadRequest, config: Any = None) -> Any:
     """The processor of a vision model, else the tokenizer, else None where there are no files.
 
     Args:
@@ -29,9 +29,8 @@ def build_tokenizer(checkpoint: Checkpoint, request: LoadRequest, config: Any = 
     """
     import transformers
 
-    folder = checkpoint.folder
     options = {"local_files_only": True, "trust_remote_code": request.trust_remote_code}
-    with refused_as_load_error(checkpoint), quiet_transformers():
+    with refused_as_load_error(folder), quiet_transformers():
         if any((folder / name).exists() for name in PROCESSOR_FILES) and request.task != "text":
             if _needs_torchvision(folder):
                 return _without_video(folder, options)

@@ -34,7 +34,8 @@ class Report:
     """Everything a person needs to say later what a run was trained on.
 
     Sizes are bytes, times seconds. `loaded_by` is `transformers` or `mdl` (the fast path), with
-    `note` saying why not the fast one.
+    `note` saying why not the fast one. `adapter` has the folder, file and SHA-256 of what was put
+    on the model.
     """
 
     requested: Mapping[str, Any]
@@ -63,6 +64,7 @@ class Report:
     seconds: Mapping[str, float]
     versions: Mapping[str, str]
     warnings: tuple[str, ...] = ()
+    adapter: Mapping[str, Any] | None = None
     created_at: float = field(default_factory=time.time)
 
     @property
@@ -121,6 +123,8 @@ class Report:
         ]
         if resolution["substituted"]:
             shown.insert(2, ("instead of", str(resolution["canonical"])))
+        if self.adapter:
+            shown.insert(2, ("with adapter", str(self.adapter["folder"])))
         if self.mirror:
             shown.append(("4-bit mirror", self.mirror))
         if self.new_parameters:

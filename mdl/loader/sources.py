@@ -10,9 +10,8 @@ from typing import Any
 
 from mdl.cachemgr import open_cache
 from mdl.errors import LoadError, MdlError, OfflineError, VerificationError
-from mdl.loader.checkpoint import Checkpoint, read_checkpoint, read_json
+from mdl.loader.checkpoint import Checkpoint, read_checkpoint
 from mdl.loader.fetch import Download, Hub, fetch, hub_errors, plan_download
-from mdl.loader.files import ADAPTER, no_adapter
 from mdl.loader.mirror import find_mirror, read_mirror
 from mdl.loader.progress import Progress
 from mdl.loader.request import LoadRequest
@@ -61,7 +60,6 @@ def answer(request: LoadRequest, settings: Settings, *, purpose: str = "load") -
     """
     from mdl.ask import resolve_locked, resolver_for
 
-    _check_folder(Path(request.name))
     if request.offline is not None:
         settings = settings._replace(offline=request.offline)
     hub = Hub(settings, request.token)
@@ -75,21 +73,6 @@ def answer(request: LoadRequest, settings: Settings, *, purpose: str = "load") -
     resolver.record(resolution, purpose)
     source = locate(request, resolution, hub)
     return Answer(resolution, source, settings, hub)
-
-
-def _check_folder(folder: Path) -> None:
-    """Say of a folder that training saved what it is, and which model it belongs to.
-
-    Raises:
-        LoadError: it holds an adapter alone.
-    """
-    try:
-        alone = (folder / ADAPTER).is_file() and not (folder / "config.json").exists()
-    except OSError:  # a name no file system takes; the resolver says why it is no model's
-        return
-    if alone:
-        base = str(read_json(folder / ADAPTER).get("base_model_name_or_path") or "")
-        raise no_adapter(str(folder), base)
 
 
 def locate(request: LoadRequest, resolution: Resolution, hub: Hub) -> Source:

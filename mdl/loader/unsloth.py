@@ -145,6 +145,8 @@ def _prepare(
     loaded.model.save_pretrained_merged = merged
     loaded.model.max_seq_length = max_seq_length
     loaded.model.mdl_gradient_checkpointing = checkpointing
+    if loaded.report.adapter is not None:  # Unsloth's users go on training it
+        companions.for_training(loaded.model, checkpointing)
     if full:
         loaded.model.requires_grad_(True)
         loaded.model.train()

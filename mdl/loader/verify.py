@@ -133,7 +133,7 @@ def verify_report(report: Report) -> Verification:
         )
     except MdlError as error:
         return Verification(report.repo_id, (), (f"{error.message} {error.why}".strip(),))
-    outcome = list(_compare(report, checkpoint))
+    outcome = [*_compare(report, checkpoint), *_compare_adapter(report)]
     return Verification(
         report.repo_id,
         tuple(text for good, text in outcome if good),
@@ -169,6 +169,16 @@ def _compare(report: Report, checkpoint: Checkpoint) -> Iterator[tuple[bool, str
         stored = checkpoint.quantization.get("bnb_4bit_quant_type")
         same = stored == report.quantization.get("bnb_4bit_quant_type")
         yield same, "quantization of the checkpoint"
+
+
+def _compare_adapter(report: Report) -> Iterator[tuple[bool, str]]:
+    if report.adapter is not None:
+        path = Path(report.adapter["folder"], report.adapter["weights"])
+        expected = report.adapter["sha256"]
+        if not path.exists():
+            yield False, f"{path} is gone"
+        else:
+            yield file_hash(path, expected) == expected, f"the adapter's {path.name}"
 
 
 def file_hash(path: Path, like: str) -> str:

@@ -360,17 +360,6 @@ def test_the_result_is_a_pair_too(tiny_model: Callable[..., Path]) -> None:
     assert len(loaded) == 2 and loaded[0] is loaded.model and loaded[-1] is loaded.tokenizer
 
 
-def test_an_adapters_folder_names_its_base_model(
-    tiny_model: Callable[..., Path], tmp_path: Path
-) -> None:
-    base = str(tiny_model("llama"))
-    model, _ = FastLanguageModel.from_pretrained(base, load_in_4bit=False)
-    FastLanguageModel.get_peft_model(model).save_pretrained(tmp_path / "lora")
-    with pytest.raises(LoadError, match="holds an adapter") as refused:
-        mdl.load(str(tmp_path / "lora"))
-    assert base in refused.value.next
-
-
 def test_eight_bits_are_called_so(tiny_model: Callable[..., Path]) -> None:
     report = mdl.load(str(tiny_model("llama")), load_in_8bit=True).report
     assert report.parameters["quantized"] == 73_728

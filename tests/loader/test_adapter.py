@@ -1,0 +1,145 @@
+"""A saved adapter loaded by its folder: its base as it was trained on, the adapter on it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import mdl
+from mdl import FastLanguageModel
+from mdl.cli.entry import run
+from mdl.errors import LoadError
+from mdl.loader.verify import verify_report
+from tests.hub import LoopbackHub
+
+NAME = "Org/Name"
+IDS = torch.tensor([[1, 5, 9, 11, 40, 7, 8, 2]])
+pytestmark = [
+    pytest.mark.usefixtures("hub_env"),
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),  # PEFT's own
+]
+
+
+@pytest.fixture
+def served(hub: LoopbackHub, tiny_model: Callable[..., Path]) -> LoopbackHub:
+    hub.add_repo(NAME, folder=tiny_model("llama"))
+    return hub
+
+
+def save_adapter(folder: Path, base: str = NAME, **options: Any) -> torch.Tensor:
+    """Train an adapter a little, save it with its tokenizer; the trained model's logits."""
+    model, tokenizer = FastLanguageModel.from_pretrained(base, **options)
+    model = FastLanguageModel.get_peft_model(model, r=4)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.add_(0.02 * torch.ones_like(weight))
+    model.save_pretrained(folder, save_embedding_layers=False)
+    tokenizer.save_pretrained(folder)
+    return logits(model)
+
+
+def logits(model: Any) -> torch.Tensor:
+    FastLanguageModel.for_inference(model)
+    with torch.inference_mode():
+        found: torch.Tensor = model(IDS).logits
+    return found
+
+
+@pytest.mark.parametrize("in_4bit", [True, False], ids=["qlora", "lora"])
+def test_the_trained_model_comes_back(served: LoopbackHub, tmp_path: Path, in_4bit: bool) -> None:
+    folder = tmp_path / "lora"
+    trained = save_adapter(folder, load_in_4bit=in_4bit)
+    loaded = FastLanguageModel.from_pretrained(str(folder), load_in_4bit=in_4bit)
+    assert torch.equal(logits(loaded.model), trained)
+    assert loaded.tokenizer.name_or_path == str(folder)
+    trainable = [name for name, weight in loaded.model.named_parameters() if weight.requires_grad]
+    assert trainable and all("lora_" in name for name in trainable)
+    report = loaded.report
+    assert report.requested["name"] == str(folder)
+    assert report.resolution["canonical"] == NAME
+    assert report.adapter is not None and report.adapter["folder"] == str(folder)
+    assert "with adapter" in str(report)
+    loaded.model.save_pretrained(tmp_path / "again", save_embedding_layers=False)
+    config = json.loads((tmp_path / "again/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == NAME
+
+
+def test_its_report_is_verified_with_the_adapter(served: LoopbackHub, tmp_path: Path) -> None:
+    folder = tmp_path / "lora"
+    save_adapter(folder, load_in_4bit=False)
+    report = mdl.load(str(folder)).report
+    read_again = type(report).from_json(json.loads(json.dumps(report.to_json(), default=str)))
+    assert verify_report(read_again).problems == ()
+    with (folder / "adapter_model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x7f")
+    assert verify_report(read_again).problems == ("the adapter's adapter_model.safetensors",)
+
+
+def test_planned_and_pulled_is_its_base(
+    served: LoopbackHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "lora"
+    save_adapter(folder, load_in_4bit=False)
+    shutil.rmtree(tmp_path / "hf", ignore_errors=True)
+    assert mdl.plan(str(folder)).repo_id == NAME
+    capsys.readouterr()
+    assert run(["pull", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["repo_id"] == NAME
+
+
+def test_the_revision_it_was_trained_on_is_loaded(
+    served: LoopbackHub, tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "lora"
+    save_adapter(folder, load_in_4bit=False)
+    before = served.repos[NAME].head().id
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "revision": before}))
+    changed = tmp_path / "changed"
+    shutil.copytree(tiny_model("llama"), changed)
+    (changed / "README.md").write_text("A new commit.")
+    served.add_repo(NAME, folder=changed)
+    assert served.repos[NAME].head().id != before
+    assert mdl.load(str(folder)).report.commit == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("no base", "holds an adapter"),
+        ("no weights", "no weights of an adapter"),
+        ("pickle", "can run any code"),
+        ("another base", "does not fit"),
+    ],
+)
+def test_what_cannot_be_put_on_is_refused(
+    served: LoopbackHub,
+    tiny_model: Callable[..., Path],
+    tmp_path: Path,
+    damage: str,
+    said: str,
+) -> None:
+    folder = tmp_path / "lora"
+    save_adapter(folder, load_in_4bit=False)
+    config, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    table = json.loads(config.read_text())
+    if damage == "no base":
+        config.write_text(json.dumps({**table, "base_model_name_or_path": None}))
+    elif damage == "no weights":
+        weights.unlink()
+    elif damage == "pickle":
+        weights.rename(folder / "adapter_model.bin")
+    else:
+        served.add_repo("Org/Other", folder=tiny_model("qwen2"))
+        config.write_text(json.dumps({**table, "base_model_name_or_path": "Org/Other", "r": 8}))
+    with pytest.raises(LoadError, match=said) as refused:
+        mdl.load(str(folder))
+    assert refused.value.next
