@@ -134,11 +134,20 @@ class CacheIndex:
         return disk.f_bavail * disk.f_frsize
 
     def _copy_what_is_there(self) -> None:
-        """Pins and locks hold for one who may only read them, too."""
-        with contextlib.suppress(sqlite3.Error):
-            # Nobody else writes what this process may not: no -shm file is needed to read it.
-            uri = f"{self.path.absolute().as_uri()}?mode=ro&immutable=1"
-            with contextlib.closing(sqlite3.connect(uri, uri=True)) as there:
+        """Pins and locks hold for one who may only read them, too.
+
+        Copied with what waits in the write-ahead log, which cannot be read in place without
+        writing beside it.
+        """
+        import shutil
+        import tempfile
+
+        with contextlib.suppress(OSError, sqlite3.Error), tempfile.TemporaryDirectory() as folder:
+            copy = os.path.join(folder, "index")
+            for suffix in ("", "-wal"):
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.copyfile(f"{self.path}{suffix}", f"{copy}{suffix}")
+            with contextlib.closing(sqlite3.connect(copy)) as there:
                 there.backup(self._db)
 
     def _create(self) -> None:
@@ -154,6 +163,11 @@ class CacheIndex:
 
     def close(self) -> None:
         self._db.close()
+
+    def __del__(self) -> None:
+        # An index lives as long as the cache that opened it; nobody else would close it.
+        with contextlib.suppress(AttributeError, sqlite3.Error):
+            self.close()
 
     @contextlib.contextmanager
     def transaction(self, *, durable: bool = False) -> Iterator[None]:

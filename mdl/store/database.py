@@ -92,6 +92,12 @@ class SqliteDatabase:
         self._open.clear()
         self._local = threading.local()
 
+    def __del__(self) -> None:
+        # One that was refused after it was opened, or lives as long as its thread: nobody else
+        # would close it.
+        with contextlib.suppress(AttributeError, sqlite3.Error):
+            self.close()
+
     def _connection(self) -> sqlite3.Connection:
         found: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if found is None:

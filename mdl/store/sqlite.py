@@ -5,10 +5,11 @@ import sqlite3
 
 
 class SelfClosing(sqlite3.Connection):
-    """Closes itself when nobody has it any more.
+    """Closes itself when the collector finds it.
 
-    Its owners live as long as a cache, a thread or an answer, and may be collected in any order;
-    Python 3.13 warns of every connection that nobody closed.
+    A connection and its statement cache hold each other, so an owner that goes closes it at once;
+    where owner and connection are in one cycle either may go first, and Python 3.13 warns of every
+    connection that nobody closed.
     """
 
     def __del__(self) -> None:

@@ -262,11 +262,12 @@ def test_a_read_only_root_can_be_read(built: CacheBuilder, settings: Settings) -
         if folder == Path("/tmp"):
             break
     home = settings.home
-    CacheIndex(index_file := Path(home, "cache", f"{root_id(built.root)}.db")).add_pin(
-        repo_key("model", "o/n"), "", "o/n"
-    )
+    index_file = Path(home, "cache", f"{root_id(built.root)}.db")
+    owners = CacheIndex(index_file)  # stays open: the pin waits in its write-ahead log
+    owners.add_pin(repo_key("model", "o/n"), "", "o/n")
     index_file.parent.chmod(0o755)
-    index_file.chmod(0o644)
+    for file in index_file.parent.iterdir():
+        file.chmod(0o644)
 
     def as_somebody_else() -> None:
         os.setgid(65534)

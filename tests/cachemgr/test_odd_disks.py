@@ -19,7 +19,9 @@ from tests.cachemgr.test_kill_points import populate
 
 Run = subprocess.CompletedProcess[str]
 _MAKE = {
-    "ext4": ["mkfs.ext4", "-q", "-F", "-m", "0", "-N", "400"],
+    # Blocks of a page each, as on disks of any real size: SQLite maps its -shm file, and a page
+    # with room for only a part of it would end the process with SIGBUS.
+    "ext4": ["mkfs.ext4", "-q", "-F", "-m", "0", "-N", "400", "-b", "4096"],
     "exfat": ["mkfs.exfat"],
     "ntfs": ["mkfs.ntfs", "-q", "-F"],
 }

@@ -62,6 +62,7 @@ def test_what_is_made_old_is_still_collected_later() -> None:
     class Node:
         pass
 
+    gc.unfreeze()  # what a command that was tested in this process froze
     node = Node()
     node.itself = node  # type: ignore[attr-defined] # garbage that only the collector finds
     seen = weakref.ref(node)
