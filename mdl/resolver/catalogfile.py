@@ -1,5 +1,6 @@
 """The catalogue as a file people write and share: TOML, JSON or CSV, one row a claim."""
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -16,6 +17,8 @@ from mdl.store.catalog import Catalog
 from mdl.store.rows import FORMATS, USER, WISHES, MirrorRow, Source
 
 FIELDS = ("name", "wish", "repo_id", "format", "variant", "rank", "relation")
+HIGHEST_RANK = 1_000_000
+_MAX_VARIANT = 40
 _REQUIRED = ("name", "repo_id")
 _SHAPE = "Nothing was imported. `mdl catalog export` writes a file of the right shape."
 
@@ -54,13 +57,26 @@ def make_row(
             f"{format} weights cannot answer a wish for {wish}.",
             next=f"Give {wish} or 16bit weights: only float weights are quantized on load.",
         )
-    try:
-        number = int(rank)
-    except (TypeError, ValueError):
-        raise UsageError(f"{rank!r} is no rank.", next="Give a whole number; 0 is first.") from None
+    number = _rank(rank)
     if relation not in ("declared", "verified"):
         raise UsageError(f"{relation!r} is no relation.", next="Use declared or verified.")
-    return MirrorRow(checked[0], wish, checked[1], format, str(variant), number, relation, "user")
+    if not isinstance(variant, str) or not variant.isprintable() or len(variant) > _MAX_VARIANT:
+        raise UsageError(
+            f"{shown(str(variant))} is no variant.", next="Give a word, such as dynamic or plain."
+        )
+    return MirrorRow(checked[0], wish, checked[1], format, variant, number, relation, "user")
+
+
+def _rank(given: Any) -> int:
+    """A file's rank: a whole number that a database holds; in CSV it is text."""
+    if isinstance(given, int | str) and not isinstance(given, bool):
+        with contextlib.suppress(ValueError):
+            if abs(rank := int(given)) <= HIGHEST_RANK:
+                return rank
+    raise UsageError(
+        f"{shown(str(given))} is no rank.",
+        next=f"Give a whole number up to {HIGHEST_RANK:,}; 0 is taken first.",
+    )
 
 
 def rows_to_remove(
@@ -101,11 +117,20 @@ def read_file(path: Path) -> tuple[Source, list[MirrorRow]]:
             why=error.strerror or str(error),
             next="Give the path of a .toml, .json or .csv file, as `mdl catalog export` writes it.",
         ) from error
+    return read_bytes(data, path)
+
+
+def read_bytes(data: bytes, path: Path) -> tuple[Source, list[MirrorRow]]:
+    """`read_file` for content that is here already; the path's name is the source's.
+
+    Raises:
+        UsageError: it is not of its kind, or a row is wrong; the error names the row.
+    """
     try:
         records = list(_records(path.suffix.lower(), data.decode()))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, json.JSONDecodeError, csv.Error) as error:
+    except (ValueError, RecursionError, csv.Error) as error:  # ValueError: each parser's own
         raise UsageError(
-            f"{path} is not {path.suffix.lstrip('.').upper() or 'a known kind'}.",
+            f"{path} is not {path.suffix.lstrip('.').upper()} that mdl can read.",
             why=str(error),
             next=_SHAPE,
         ) from error

@@ -1,0 +1,62 @@
+"""Catalogue files that people write: a bad row is named, and nothing a database cannot hold."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mdl.errors import UsageError
+from mdl.resolver.catalogfile import HIGHEST_RANK, make_row, read_bytes, write_text
+
+ROW = {"name": "Org/Name", "repo_id": "us/Name-bnb-4bit"}
+
+
+@pytest.mark.parametrize("kind", ["toml", "json", "csv"])
+def test_what_was_written_is_read_again(kind: str) -> None:
+    rows = [make_row(*ROW.values(), variant="dynamic", rank=HIGHEST_RANK),
+            make_row(*ROW.values(), rank=-HIGHEST_RANK, relation="verified")]  # fmt: skip
+    source, read = read_bytes(write_text(rows, kind).encode(), Path(f"some/team.{kind}"))
+    assert (read, source.name) == (rows, f"file:team.{kind}")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("rank", 1.5, "'1.5' is no rank"),
+        ("rank", True, "'True' is no rank"),
+        ("rank", float("inf"), "'inf' is no rank"),
+        ("rank", 10**30, "is no rank"),
+        ("rank", [], "is no rank"),
+        ("variant", "a\0b", "is no variant"),
+        ("variant", "x" * 1000, "is no variant"),
+        ("variant", ["plain"], "is no variant"),
+        ("relation", ["declared"], "is no relation"),
+        ("wish", ["fp8"], "no wish"),
+        ("format", {"a": 1}, "is no wish"),
+        ("name", 5, "are texts"),
+    ],
+)
+def test_a_value_no_row_can_have_is_refused(field: str, value: Any, words: str) -> None:
+    data = json.dumps({"mirrors": [ROW, {**ROW, field: value}]}).encode()
+    with pytest.raises(UsageError, match="row 2") as refused:
+        read_bytes(data, Path("rows.json"))
+    assert words in refused.value.message
+    assert refused.value.next
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("json", b"[" * 200_000),
+        ("json", b"[" + b"1" * 5000 + b"]"),
+        ("json", b"\xff\xfe"),
+        ("toml", b"a = " + b"[" * 200_000),
+        ("toml", b"a = " + b"1" * 5000),
+        ("csv", b'name,repo_id\n"a/b'),
+    ],
+)
+def test_a_file_that_no_parser_takes_is_refused(kind: str, data: bytes) -> None:
+    with pytest.raises(UsageError, match=f"is not {kind.upper()}") as refused:
+        read_bytes(data, Path(f"rows.{kind}"))
+    assert "Nothing was imported" in refused.value.next
