@@ -1,9 +1,9 @@
-"""The group of all commands.
+"""The group of all commands, and groups whose commands are imported on use.
 
-A command's module is imported when the command is used, so `mdl cache ls` pays for neither the
-resolver nor torch.
+So `mdl cache ls` pays for neither the resolver nor torch.
 """
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -29,16 +29,26 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported on use; those not installed are not listed."""
+    """A group that imports a command when it is used, and lists them all without.
+
+    Args:
+        places: command → (module, one-line help); the command is the attribute of its name there,
+            or the one named behind a colon.
+    """
+
+    def __init__(self, *args: Any, places: Mapping[str, tuple[str, str]], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._places = places
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return list(self._places)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        if cmd_name not in self._places:
             return None
-        command: Any = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name)
-        return command  # type: ignore[no-any-return] # a module attribute has no static type
+        module, _, attribute = self._places[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), attribute or cmd_name)
+        return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -46,21 +56,22 @@ class LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            import difflib
+            from difflib import get_close_matches
 
-            close = difflib.get_close_matches(args[0] if args else "", COMMANDS, n=2)
+            close = get_close_matches(args[0], self._places, n=2)
             if close:
-                raise click.UsageError(
-                    f"{error.message} Did you mean {' or '.join(close)}?"
-                ) from error
+                said = f"{error.message} Did you mean {' or '.join(close)}?"
+                raise click.UsageError(said, ctx) from error
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+            formatter.write_dl([(name, line) for name, (_, line) in self._places.items()])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup, places=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, "--version", prog_name="mdl")
 def cli() -> None:
     """What will this model name give me, is it here, give it to me."""

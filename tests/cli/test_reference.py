@@ -5,8 +5,11 @@ from pathlib import Path
 from types import ModuleType
 
 import click
+import pytest
 
-from mdl.cli.group import COMMANDS, cli
+from mdl.cli import cache
+from mdl.cli.entry import run
+from mdl.cli.group import COMMANDS, LazyGroup, cli
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -28,10 +31,29 @@ def test_each_command_and_option_says_what_it_does() -> None:
 
 
 def test_the_one_line_help_of_each_command_is_there() -> None:
-    context = click.Context(cli)
-    for name, (_, line) in COMMANDS.items():
-        assert cli.get_command(context, name) is not None, name
-        assert line.endswith(".")
+    for group, commands in ((cli, COMMANDS), (cache.cache, cache.COMMANDS)):
+        assert isinstance(group, LazyGroup)
+        context = click.Context(group)
+        for name, (_, line) in commands.items():
+            assert isinstance(group.get_command(context, name), click.Command), name
+            assert line.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["cach"], "Did you mean cache?"),
+        (["cache", "prun"], "Did you mean prune?"),
+        (["cache", "frobnicate"], "No such command 'frobnicate'"),
+    ],
+)
+def test_a_mistyped_command_is_told_its_likeliest(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(words) == 2
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert f"Try 'mdl{' cache' if len(words) > 1 else ''} --help'" in shown
 
 
 def test_each_command_takes_json() -> None:
@@ -41,10 +63,10 @@ def test_each_command_takes_json() -> None:
 
 
 def test_what_changes_something_can_be_tried_and_scripted() -> None:
-    for path, command in reference().commands(cli, "mdl"):
-        if path in CHANGING:
-            options = {name for p in command.params for name in p.opts}
-            assert {"--dry-run", "--yes"} <= options, path
+    commands = dict(reference().commands(cli, "mdl"))
+    for path in CHANGING:
+        options = {name for p in commands[path].params for name in p.opts}
+        assert {"--dry-run", "--yes"} <= options, path
 
 
 CHANGING = {
