@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mdl.cachemgr.facts import Folder, Snapshot
-from mdl.cachemgr.layout import repo_key, spelling_rank
+from mdl.cachemgr.layout import names_commit, repo_key, spelling_rank
 from mdl.cachemgr.policy import BlobName, Inventory, Item
 from mdl.cachemgr.summary import Knowledge
 
@@ -116,7 +116,7 @@ def protection(key: str, commit: str, refs: tuple[str, ...], known: Knowledge) -
     pins = known.pins.get(key, frozenset())
     if "" in pins:
         return "pinned"
-    if commit in pins:
+    if any(names_commit(pin, commit) for pin in pins):
         return "pinned by its commit"
     named = [ref for ref in refs if ref in pins]
     if named:

@@ -13,6 +13,8 @@ from mdl.errors import NameRefusedError
 REPO_TYPES = {"models": "model", "datasets": "dataset", "spaces": "space", "kernels": "kernel"}
 PREFIXES = {repo_type: prefix for prefix, repo_type in REPO_TYPES.items()}
 COMMIT_LENGTH, SHA256_LENGTH = 40, 64
+# So many first characters stand for a commit.
+SHORTEST_COMMIT = 7
 INCOMPLETE = ".incomplete"
 STORE_MARKER = ".huggingface-shared-blobs"
 # What huggingface_hub and operating systems put into the root beside repositories.
@@ -58,6 +60,13 @@ def split_name(name: str, repo_type: str | None = None) -> tuple[str | None, str
 def is_hash(text: str, length: int) -> bool:
     """Is this a lower-case hexadecimal hash of that many digits?"""
     return len(text) == length and _HEX.issuperset(text)
+
+
+def names_commit(text: str, commit: str) -> bool:
+    """Is `text` this commit, or its beginning as people write it?"""
+    if len(text) < SHORTEST_COMMIT or not _HEX.issuperset(text):
+        return text == commit
+    return commit.startswith(text)
 
 
 def repo_key(repo_type: str, repo_id: str) -> str:

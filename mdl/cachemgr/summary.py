@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from mdl.cachemgr.layout import parse_folder, repo_key, spelling_rank
+from mdl.cachemgr.layout import names_commit, parse_folder, repo_key, spelling_rank
 from mdl.cachemgr.values import CachedRepo, CachedRevision
 
 _STATE_ORDER = {"complete": 0, "partial": 1, "broken": 2}
@@ -198,7 +198,9 @@ def _merged(one: CachedRevision, other: CachedRevision) -> CachedRevision:
 
 def is_pinned(pins: frozenset[str], commit: str, refs: Iterable[str]) -> bool:
     """Is a revision pinned, by its repository, by its commit, or by one of its refs?"""
-    return bool(pins) and ("" in pins or commit in pins or not pins.isdisjoint(refs))
+    if not pins:
+        return False
+    return "" in pins or not pins.isdisjoint(refs) or any(names_commit(pin, commit) for pin in pins)
 
 
 def physical(summaries: Iterable[Summary], store: Mapping[str, int]) -> int:

@@ -14,12 +14,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mdl.cachemgr.facts import Folder
-from mdl.cachemgr.layout import COMMIT_LENGTH, is_hash, parse_folder, repo_key, split_name
+from mdl.cachemgr.layout import (
+    COMMIT_LENGTH,
+    SHORTEST_COMMIT,
+    is_hash,
+    names_commit,
+    parse_folder,
+    repo_key,
+    split_name,
+)
 from mdl.cachemgr.removal import Removal
 from mdl.cachemgr.summary import Summary
 from mdl.errors import NotFoundError, UsageError
-
-_SHORTEST_COMMIT = 7
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ def _is_commit(target: Target) -> bool:
         target.repo_type is None
         and not target.revision
         and not target.path
-        and _SHORTEST_COMMIT <= len(text) <= COMMIT_LENGTH
+        and SHORTEST_COMMIT <= len(text) <= COMMIT_LENGTH
         and is_hash(text, len(text))
     )
 
@@ -146,8 +152,7 @@ def _resolve(members: Sequence[Folder], revision: str, text: str) -> str:
             snapshot.commit
             for folder in members
             for snapshot in folder.snapshots
-            if snapshot.commit == revision
-            or (len(revision) >= _SHORTEST_COMMIT and snapshot.commit.startswith(revision))
+            if names_commit(revision, snapshot.commit)
         }
     if not commits:
         raise NotFoundError(

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from mdl.cachemgr.pins import parse_pin
+from mdl.cachemgr.pins import keeps_something, parse_pin
 from mdl.cli.cache_common import (
     DURATION,
     cache_dir_option,
@@ -31,12 +31,17 @@ from mdl.text import human_ago, human_size, printable, table
 def pin(
     name: str | None, repo_type: str | None, cache_dir: Path | None, dry_run: bool, as_json: bool
 ) -> None:
-    """Keep NAME, NAME@revision or NAME@commit from every prune; without NAME, list the pins."""
+    """Keep NAME, NAME@revision or NAME@commit from every prune; without NAME, list the pins.
+
+    A commit may be its first 7 characters or more.
+    """
     found = opened(cache_dir)
     if name is not None:
-        key, revision, repo_id = parse_pin(name, repo_type)
+        wanted = parse_pin(name, repo_type)
+        if not keeps_something(wanted, found.list()):
+            found.notes.append(f"{name} is not here: the pin waits for it.")
         if not dry_run:
-            found.index.add_pin(key, revision, repo_id)
+            found.index.add_pin(*wanted)
     say_notes(found)
     if as_json:
         echo_json({"pins": found.pins})

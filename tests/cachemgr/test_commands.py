@@ -195,6 +195,12 @@ def test_pins(filled: CacheBuilder, mdl: Type) -> None:
     assert "o/small" in mdl("pin")[1]
     assert mdl("unpin", f"O/SMALL@{B}")[0] == 0
     assert mdl("unpin", "o/small")[0] == 3
+    assert mdl("pin", f"o/small@{B[:12]}")[2] == ""
+    assert mdl("rm", f"o/small@{B}", "--yes")[0] == 2
+    assert (
+        mdl("pin", "o/smal", "--dry-run")[2] == "note: o/smal is not here: the pin waits for it.\n"
+    )
+    assert mdl("pin", "o/small@v9")[2] == "note: o/small@v9 is not here: the pin waits for it.\n"
     assert mdl("pin", "../../etc")[0] == 2
 
 

@@ -63,13 +63,17 @@ def test_a_repository_without_revisions_left_goes_whole_with_its_aliases(
 
 
 def test_pins_win(built: CacheBuilder, cache: Cache) -> None:
-    for name in ("repo", "commit", "nothing"):
+    for name in ("repo", "commit", "short", "nothing"):
         built.revision(f"o/{name}", A, {"w": name.encode()})
     cache.index.add_pin("model/o/repo", "", "o/repo")
     cache.index.add_pin("model/o/commit", A, "o/commit")
+    cache.index.add_pin("model/o/short", A[:7], "o/short")
+    cache.index.add_pin("model/o/nothing", A[:6], "o/nothing")
     plan, _ = prune(cache)
     assert [remove.item.repo_id for remove in plan.remove] == ["o/nothing"]
     assert {keep.reason for keep in plan.keep} == {"pinned", "pinned by its commit"}
+    for name in ("commit", "short"):
+        assert cache.repo(f"o/{name}").revisions[0].pinned
 
 
 def test_a_lock_file_protects_what_it_names_while_it_exists(
