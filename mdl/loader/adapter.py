@@ -1,6 +1,5 @@
 """A folder that training saved: an adapter, and the name of the model it belongs to."""
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,6 +8,7 @@ from mdl.errors import LoadError
 from mdl.loader.checkpoint import read_json
 from mdl.loader.files import ADAPTER, no_adapter
 from mdl.loader.processor import TOKENIZER_FILES, build_tokenizer, check_vocabulary
+from mdl.loader.report import sha256_of
 from mdl.loader.request import LoadRequest
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ class Adapter(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """As a report keeps it, with the weights' SHA-256."""
-        with self.weights.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = sha256_of(self.weights)
         return {"folder": str(self.folder), "weights": self.weights.name, "sha256": digest}
 
 
@@ -75,17 +74,8 @@ def put_on(loaded: "Loaded", adapter: Adapter, request: LoadRequest) -> "Loaded"
     Raises:
         LoadError: the adapter does not fit the model.
     """
-    import warnings
-
-    import peft
-
     try:
-        with warnings.catch_warnings():
-            # PEFT's own words for what is made an error below.
-            warnings.filterwarnings("ignore", message="Found missing adapter keys")
-            model = peft.PeftModel.from_pretrained(
-                loaded.model, str(adapter.folder), is_trainable=True
-            )
+        model = _fitted(loaded.model, adapter.folder)
     except (ValueError, RuntimeError) as error:
         raise LoadError(
             f"The adapter in {adapter.folder} does not fit {adapter.base}.",
@@ -99,3 +89,28 @@ def put_on(loaded: "Loaded", adapter: Adapter, request: LoadRequest) -> "Loaded"
     report = replace(loaded.report, requested=request.to_json(), adapter=adapter.to_json())
     model.mdl_report = report
     return replace(loaded, model=model, tokenizer=tokenizer, report=report)
+
+
+def _fitted(base: Any, folder: Path) -> Any:
+    """The model with the adapter on it, every tensor of it in its place.
+
+    Raises:
+        ValueError, RuntimeError: it is made for another model.
+    """
+    import warnings
+
+    import peft
+
+    with warnings.catch_warnings():
+        # A warning is no answer where half an adapter would be trained on: asked again below.
+        warnings.filterwarnings("ignore", message=".*Found missing adapter keys")
+        model = peft.PeftModel.from_pretrained(base, str(folder), is_trainable=True)
+    # PEFT tells what it left over and what it lacked only to who loads into a model that is there.
+    found = model.load_adapter(str(folder), model.active_adapter, is_trainable=True)
+    for names, what in (
+        (found.missing_keys, "parts of the model that the adapter belongs on are not in it"),
+        (found.unexpected_keys, "tensors of it have no place in the model"),
+    ):
+        if names:
+            raise ValueError(f"{len(names)} {what}, as {names[0]}.")
+    return model

@@ -22,6 +22,7 @@ from typing import Any
 from mdl.errors import DiskError, MdlError, VerificationError
 from mdl.loader.checkpoint import Checkpoint, read_checkpoint
 from mdl.loader.fetch import check_space, storage_folder
+from mdl.loader.report import git_hash_of, sha256_of
 from mdl.loader.request import LoadRequest
 from mdl.settings import Settings
 from mdl.store.rows import LocalMirror
@@ -225,8 +226,4 @@ def _publish(scratch: Path, home: Path, snapshot: Path) -> None:
 
 def _blob_name(path: Path) -> str:
     """SHA-256 for weights, git's blob SHA-1 for the rest, as the Hub names them."""
-    if path.suffix == ".safetensors":
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    data = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    return sha256_of(path) if path.suffix == ".safetensors" else git_hash_of(path)

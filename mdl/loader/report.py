@@ -220,6 +220,20 @@ def blob_hash(path: Path) -> str | None:
     return name if is_hash else None
 
 
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def git_hash_of(path: Path) -> str:
+    """SHA-1 of the file as git's blob: what the Hub names small files by."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size)
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def fingerprint(checkpoint: Checkpoint) -> str | None:
     """SHA-256 over every tensor's name, dtype, shape and the bytes at both its ends.
 

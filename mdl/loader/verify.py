@@ -9,7 +9,14 @@ from typing import Any
 
 from mdl.errors import MdlError, NotFoundError, UsageError, VerificationError
 from mdl.loader.checkpoint import Checkpoint, read_checkpoint, read_json
-from mdl.loader.report import Report, blob_hash, file_records, fingerprint
+from mdl.loader.report import (
+    Report,
+    blob_hash,
+    file_records,
+    fingerprint,
+    git_hash_of,
+    sha256_of,
+)
 from mdl.loader.request import LoadRequest
 from mdl.loader.sources import Answer
 from mdl.settings import Settings, load_settings
@@ -183,14 +190,7 @@ def _compare_adapter(report: Report) -> Iterator[tuple[bool, str]]:
 
 def file_hash(path: Path, like: str) -> str:
     """The hash of a file in the form of `like`: SHA-256 (64 digits) or git's blob SHA-1 (40)."""
-    if len(like) == 64:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size)
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return sha256_of(path) if len(like) == 64 else git_hash_of(path)
 
 
 def repair_snapshot(found: Answer, request: LoadRequest) -> list[str]:

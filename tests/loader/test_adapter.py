@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import mdl
 from mdl import FastLanguageModel
@@ -118,6 +119,8 @@ def test_the_revision_it_was_trained_on_is_loaded(
         ("no weights", "no weights of an adapter"),
         ("pickle", "can run any code"),
         ("another base", "does not fit"),
+        ("half of it", "does not fit"),
+        ("a deeper base", "does not fit"),
     ],
 )
 def test_what_cannot_be_put_on_is_refused(
@@ -137,6 +140,12 @@ def test_what_cannot_be_put_on_is_refused(
         weights.unlink()
     elif damage == "pickle":
         weights.rename(folder / "adapter_model.bin")
+    elif damage == "half of it":
+        kept = {k: v for k, v in load_file(weights).items() if "q_proj" not in k}
+        save_file(kept, weights)
+    elif damage == "a deeper base":
+        more = {k.replace("layers.0", "layers.9"): v for k, v in load_file(weights).items()}
+        save_file(load_file(weights) | more, weights)
     else:
         served.add_repo("Org/Other", folder=tiny_model("qwen2"))
         config.write_text(json.dumps({**table, "base_model_name_or_path": "Org/Other", "r": 8}))
