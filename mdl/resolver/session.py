@@ -197,7 +197,8 @@ class Resolver:
                 return self._with_local(outcome, request)
             if isinstance(outcome, Follow):
                 name = parse_name(outcome.repo_id, allow_local=False)
-                self._remember_rename(request.name.key, outcome.repo_id)
+                if not _is_private(facts[request.name.key]):
+                    self._remember_rename(request.name.key, outcome.repo_id)
                 request = request._replace(name=name, renamed_from=request.name.text)
                 facts[name.key] = self._fetch(outcome.repo_id, request.wish.revision)
                 known = self._knowledge(request, facts)
@@ -386,7 +387,7 @@ def _warn(text: str, *values: object) -> None:
 
 def _is_private(facts: Facts) -> bool:
     """Granted without an access check: seen by this token alone, so never written down."""
-    return facts.gated == "false" and facts.access == "granted"
+    return facts.access == "granted"
 
 
 def _row_of(facts: Facts, commit: bool = True) -> RepositoryRow:

@@ -16,6 +16,8 @@ def add_models(hub: LoopbackHub) -> None:
     hub.add_repo("Org/Gated", files={"config.json": "{}"}, gated="manual",
                  access={"hf_alice_token": "granted"})  # fmt: skip
     hub.add_repo("alice/Secret", files={"config.json": "{}"}, private=True)
+    hub.add_repo("alice/Both", files={"config.json": "{}"}, private=True, gated="auto",
+                 access={"hf_alice_token": "granted"})  # fmt: skip
 
 
 def test_a_name_in_any_casing_gives_the_object_of_the_command(
@@ -67,6 +69,7 @@ def test_a_refusal_has_the_status_of_its_error(hub: LoopbackHub, start: Start) -
     assert client.get("/v1/resolve?name=Org/Nothing").status_code == 404
     assert client.get("/v1/resolve?name=Org/Gated&exact=1").status_code == 403
     assert client.get("/v1/resolve?name=Org/Open&wish=nonsense").status_code == 400
+    assert client.get("/v1/resolve?name=Org/Open&fp8_scaling=column").status_code == 400
     assert client.get("/v1/resolve?name=Org/Open&colour=red").status_code == 400
     assert client.get("/v1/resolve").status_code == 400
 
@@ -95,8 +98,24 @@ def test_what_one_callers_token_sees_in_private_nobody_else_hears_of(
     add_models(hub)
     client = start()
     mine = {"X-Hub-Token": "hf_alice_token"}
-    assert client.get("/v1/resolve?name=alice/Secret", headers=mine).json()["access"] == "granted"
-    assert client.get("/v1/resolve?name=alice/Secret").status_code == 404
+    for name in ("alice/Secret", "alice/Both"):
+        asked = f"/v1/resolve?name={name}"
+        assert client.get(asked, headers=mine).json()["access"] == "granted"
+        assert client.service.answers.catalog().about(name.lower()).repository is None
+        assert client.get(asked).status_code == 404
+
+
+def test_where_a_private_repository_moved_to_nobody_else_hears(
+    hub: LoopbackHub, start: Start
+) -> None:
+    add_models(hub)
+    hub.rename("alice/Secret", "alice/Hidden")
+    client = start()
+    asked, mine = "/v1/resolve?name=alice/Secret", {"X-Hub-Token": "hf_alice_token"}
+    assert client.get(asked, headers=mine).json()["repo_id"] == "alice/Hidden"
+    for name in ("alice/secret", "alice/hidden"):
+        assert client.service.answers.catalog().about(name).repository is None
+    assert "Hidden" not in client.get(asked).text
 
 
 def test_the_hub_token_is_nowhere_in_the_database_or_the_metrics(
