@@ -13,6 +13,7 @@ from mdl.store.rows import WISHES
 
 # Access states in which bytes may be fetched.
 READABLE = ("open", "granted")
+FP8_SCALINGS = ("block", "row")
 
 
 class _Wish(NamedTuple):
@@ -52,6 +53,10 @@ class Wish(_Wish):
         if prefer not in PREFERENCES:
             raise UsageError(
                 f"{prefer!r} is not a preference.", next=f"Use {', '.join(PREFERENCES)}."
+            )
+        if fp8_scaling not in FP8_SCALINGS:
+            raise UsageError(
+                f"{fp8_scaling!r} is not a scaling of fp8.", next=f"Use {', '.join(FP8_SCALINGS)}."
             )
         parse_revision(revision)
         return super().__new__(cls, format, exact, revision, prefer, fp8_scaling)

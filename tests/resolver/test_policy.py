@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdl.errors import NoAccessError, NotFoundError, UsageError
+from mdl.errors import NameRefusedError, NoAccessError, NotFoundError, UsageError
 from mdl.resolver.names import parse_name
 from mdl.resolver.policy import decide
 from mdl.resolver.types import Cached, Facts, Follow, Need, Request, Resolution, Wish
@@ -149,6 +149,14 @@ def test_cached_is_taken_before_a_better_mirror_that_is_not_here() -> None:
 def test_fp8_by_its_scaling(scaling: str, expected: MirrorRow) -> None:
     answer = answered(Wish("fp8", fp8_scaling=scaling), known(*ALL))
     assert answer.repo_id == expected.repo_id
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"format": "2bit"}, {"prefer": "best"}, {"fp8_scaling": "column"}, {"revision": ".."}]
+)
+def test_a_wish_that_no_one_can_keep_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises((UsageError, NameRefusedError), match="not a"):
+        Wish(**wrong)
 
 
 def test_a_persons_own_row_beats_the_catalogue() -> None:
