@@ -17,7 +17,7 @@ from mdl.cachemgr.forked import in_shares
 from mdl.cachemgr.layout import ROOT_EXTRAS, SHA256_LENGTH, is_hash, parse_folder
 from mdl.cachemgr.probe import change_stamp, settled, store_is_marked
 from mdl.cachemgr.summary import Summary, from_rows
-from mdl.errors import DiskError
+from mdl.errors import BusyError, DiskError, StoreError
 from mdl.store.cacheindex import CacheIndex
 
 _STORE = "blobs"
@@ -62,7 +62,8 @@ def survey(root: str, index: CacheIndex) -> Survey:
         facts.update((name, fresh) for name, _, fresh, _ in rows)
     store = _survey_store(root, known.pop(_STORE, None), rows) if marked else {}
     if rows or known:
-        index.put_folders(rows, known)
+        with contextlib.suppress(StoreError, BusyError):  # not remembered: read again next time
+            index.put_folders(rows, known)
     return Survey(from_rows(names, map(facts.__getitem__, names)), store, len(stale), strangers)
 
 

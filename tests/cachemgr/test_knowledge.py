@@ -13,8 +13,8 @@ from mdl.cachemgr.layout import folder_name, root_id
 from mdl.cachemgr.remove import apply_remove, plan_remove
 from mdl.errors import NameRefusedError, NotFoundError, StoreError, UsageError
 from mdl.settings import Settings
-from mdl.store.cacheindex import SCHEMA_VERSION
-from tests.cachemgr.builder import A, B, C, CacheBuilder, manifest
+from mdl.store.indexfile import SCHEMA_VERSION
+from tests.cachemgr.builder import A, B, C, CacheBuilder, manifest, settle
 
 FILES = {"config.json": b"{}", "w": b"w" * 100}
 
@@ -152,3 +152,16 @@ def test_a_damaged_file_is_set_aside_and_said(cache: Cache, settings: Settings) 
     (kept,) = file.parent.glob("*.damaged-*")
     assert "was damaged" in note and str(kept) in note
     assert kept.read_bytes() == b"rubbish" * 1000
+
+
+def test_an_index_without_room_still_lists(built: CacheBuilder, cache: Cache) -> None:
+    """Its disk is full, and much changed: what is not remembered is read again."""
+    (pages,) = cache.index._db.execute("PRAGMA page_count").fetchone()
+    cache.index._db.execute(f"PRAGMA max_page_count = {pages}")
+    many = [f"o/{number}" for number in range(50)]
+    for name in many:
+        built.revision(name, A, {f"file-{n}": b"" for n in range(20)}, refs=("main",))
+    settle(built.root)
+    for _ in range(2):
+        assert sorted(repo.repo_id for repo in cache.list()) == sorted(many)
+        assert cache.survey().read == len(many)

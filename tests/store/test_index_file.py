@@ -1,0 +1,87 @@
+"""The file of a cache's index when it is damaged, full or held: one clear error, nothing lost."""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mdl.errors import BusyError, StoreError
+from mdl.store.cacheindex import CacheIndex
+
+RUBBISH = b"this is no database" * 1000
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> CacheIndex:
+    made = CacheIndex(tmp_path / "index.db")
+    made.add_pin("model/o/n", "", "o/n")
+    return made
+
+
+def fill(index: CacheIndex) -> None:
+    """Let SQLite find no room for one page more, as on a disk that is full."""
+    (pages,) = index._db.execute("PRAGMA page_count").fetchone()
+    index._db.execute(f"PRAGMA max_page_count = {pages}")
+
+
+MUCH = [("models--o--n", "[]", "x" * 100_000, False)]
+WRITES: list[Callable[[CacheIndex], object]] = [
+    lambda index: index.put_folders(MUCH),
+    lambda index: index.begin_action("rm", "all", {"trash": "x" * 100_000}, []),
+    lambda index: index.add_pin("model/o/n", "x" * 100_000, "o/n"),
+]
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_no_room_is_said_and_the_index_goes_on(
+    index: CacheIndex, write: Callable[[CacheIndex], object]
+) -> None:
+    fill(index)
+    with pytest.raises(StoreError, match="cannot be used") as refused:
+        write(index)
+    assert "full" in refused.value.why
+    assert "room" in refused.value.next
+    assert [pin[0] for pin in index.pins()] == ["model/o/n"]
+    assert index.actions() == []
+    assert index.remove_pin("model/o/n", ""), "a later change is not in the broken-off one"
+
+
+def test_a_file_that_another_process_writes_to_is_busy(index: CacheIndex) -> None:
+    index._db.execute("PRAGMA busy_timeout = 10")
+    other = sqlite3.connect(index.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(BusyError, match="another process"):
+        index.record_use("model/o/n", "a" * 40, 1.0)
+    other.close()
+    index.record_use("model/o/n", "a" * 40, 1.0)
+
+
+def test_damage_that_is_met_later_says_what_to_do(index: CacheIndex) -> None:
+    path = index.path
+    index.close()
+    content = bytearray(path.read_bytes())
+    content[8192:] = b"\xff" * (len(content) - 8192)  # opening reads the first page only
+    path.write_bytes(content)
+    damaged = CacheIndex(path)
+    for use in (damaged.pins, damaged.folders, damaged.drop_view, damaged.actions):
+        with pytest.raises(StoreError, match="cannot be used") as refused:
+            use()
+        assert "Move the file away" in refused.value.next
+    assert path.read_bytes() == content
+
+
+def test_a_damaged_file_is_set_aside_with_its_log(index: CacheIndex) -> None:
+    """Another process has it open; SQLite would delete a log that stands beside a new database."""
+    index._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    index.add_pin("model/o/later", "", "o/later")
+    log = Path(f"{index.path}-wal").read_bytes()
+    assert b"model/o/later" in log
+    index.path.write_bytes(RUBBISH)
+    again = CacheIndex(index.path)
+    assert again.set_aside is not None
+    assert again.set_aside.read_bytes() == RUBBISH
+    assert Path(f"{again.set_aside}-wal").read_bytes() == log
+    again.add_pin("model/o/new", "", "o/new")
+    index.close()
+    assert [pin[0] for pin in CacheIndex(index.path).pins()] == ["model/o/new"]
