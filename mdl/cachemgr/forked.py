@@ -1,5 +1,6 @@
 """One piece of work over many items, shared among forked processes where that is faster."""
 
+import contextlib
 import json
 import os
 import signal
@@ -22,9 +23,13 @@ def in_shares(work: Work, items: Sequence[Any], *, worth: int) -> Iterator[Any]:
         worth: so many items are worth a process's start.
     """
     own, *others = _shares(items, worth)
-    workers = [_Worker(work, share) for share in others]
+    workers: list[_Worker] = []
     try:
-        yield from work(own)
+        with contextlib.suppress(OSError):  # no further process is to be had
+            for share in others:
+                workers.append(_Worker(work, share))
+        for share in (own, *others[len(workers) :]):
+            yield from work(share)
         for worker in workers:
             yield from worker.answers()
     finally:
@@ -52,7 +57,12 @@ class _Worker:
         self._work, self._share = work, share
         self._status = -1
         self._pipe, sending = os.pipe()
-        self._pid = os.fork()
+        try:
+            self._pid = os.fork()
+        except OSError:
+            os.close(self._pipe)
+            os.close(sending)
+            raise
         if self._pid:
             os.close(sending)
             return

@@ -1,5 +1,6 @@
 """Many folders: several processes look at them, and say what one would."""
 
+import errno
 import json
 import os
 import signal
@@ -94,6 +95,29 @@ def test_a_process_that_is_killed_costs_nothing(
 
     monkeypatch.setattr(reread, "read_folder", dies_elsewhere)
     assert read(built.root, names) == alone
+
+
+def test_where_no_process_is_to_be_had_one_does_it_all(
+    built: CacheBuilder, names: list[str], forking: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container's limit on processes, reached after the first of two or more."""
+    alone = read(built.root, names)
+    monkeypatch.setattr(forked, "_shares", lambda items, worth: [items[n::4] for n in range(4)])
+    fork, made = os.fork, []
+
+    def one_only() -> int:
+        if made:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        made.append(True)
+        return fork()
+
+    monkeypatch.setattr(os, "fork", one_only)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    assert read(built.root, names) == alone
+    assert made
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
 
 
 def test_nobody_is_left_behind_when_the_reader_stops(
