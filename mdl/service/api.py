@@ -10,20 +10,18 @@ from fastapi import APIRouter, Body, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
 from mdl import __version__
-from mdl.resolver.catalogfile import make_row, rows_to_remove
 from mdl.resolver.names import parse_name
 from mdl.service import errors, wishes
 from mdl.service.exchange import Exchange
 from mdl.service.guard import check_role
 from mdl.service.keeper import listing_json
 from mdl.service.plans import act, plan_json
-from mdl.service.public import access_json, answer_json
+from mdl.service.public import access_json, answer_json, without_places
 from mdl.service.reports import rate_of, trash_json, verified
 from mdl.service.schemas import (
     AccessAnswer,
     Action,
     ActionAnswer,
-    AddedAnswer,
     BulkAnswer,
     BulkRequest,
     CacheAnswer,
@@ -31,24 +29,21 @@ from mdl.service.schemas import (
     Format,
     HealthAnswer,
     LockRequest,
-    MirrorToAdd,
     Name,
     Plan,
     PlanAnswer,
     Preference,
-    RemovedAnswer,
     ResolutionAnswer,
     Revision,
     Text,
     Verify,
     VerifyAnswer,
 )
-from mdl.store.rows import USER
 
 if TYPE_CHECKING:
     from mdl.service.app import Service
 
-_REFUSALS: dict[int | str, dict[str, Any]] = {
+REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": text}
     for status, text in {
         400: "The request itself is wrong.",
@@ -59,13 +54,13 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
         503: "Not now; Retry-After says when.",
     }.items()
 }
-_CHANGED: dict[int | str, dict[str, Any]] = {
+CHANGED: dict[int | str, dict[str, Any]] = {
     409: {"model": ErrorAnswer, "description": "The plan has changed; look at it again."},
     413: {"model": ErrorAnswer, "description": "The body is too large."},
-    415: {"model": ErrorAnswer, "description": "The body is not JSON."},
+    415: {"model": ErrorAnswer, "description": "The body is of a kind that is not taken here."},
 }
 _ANSWER: dict[int | str, dict[str, Any]] = {200: {"model": ResolutionAnswer}}
-router = APIRouter(prefix="/v1", responses=_REFUSALS)
+router = APIRouter(prefix="/v1", responses=REFUSALS)
 
 
 def service_of(request: Request) -> "Service":
@@ -105,7 +100,7 @@ async def resolve(
     return Response(body, status, errors.headers_of(status), "application/json")
 
 
-@router.post("/resolve", response_model=BulkAnswer, responses=_CHANGED)
+@router.post("/resolve", response_model=BulkAnswer, responses=CHANGED)
 async def resolve_many(request: Request, bulk: BulkRequest) -> Response:
     """Up to a thousand names with one wish, answered in their order, each with its own error."""
     service, caller = service_of(request), check_role(request.scope, "read")
@@ -123,7 +118,7 @@ async def access(request: Request, name: Annotated[Name, Query()]) -> Response:
     return JSONResponse(access_json(name, facts, mirrors, service.settings.endpoint))
 
 
-@router.post("/lock", responses=_CHANGED, response_class=PlainTextResponse)
+@router.post("/lock", responses=CHANGED, response_class=PlainTextResponse)
 async def lock(request: Request, wanted: LockRequest) -> Response:
     """A lock file for these names: commits and hashes of what they give now."""
     service, caller = service_of(request), check_role(request.scope, "read")
@@ -131,98 +126,6 @@ async def lock(request: Request, wanted: LockRequest) -> Response:
     asked = wishes.from_fields(fields, service.settings.prefer)
     text = await service.answers.lock(wanted.names, asked, caller)
     return PlainTextResponse(text, media_type="application/toml")
-
-
-@router.get("/catalog")
-async def catalog(
-    request: Request,
-    source: Annotated[Text | None, Query()] = None,
-    wish: Format | None = None,
-    after: Annotated[Text | None, Query()] = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-) -> JSONResponse:
-    """The table of mirrors, a page at a time: `next` is the following page's `after`."""
-    service = service_of(request)
-    check_role(request.scope, "read")
-
-    def work() -> dict[str, Any]:
-        held = service.answers.catalog()
-        # A name's rows stay together: the page's last name may not be whole, so it goes.
-        rows = held.mirrors(source=source, wish=wish, after=after, limit=limit + 200)
-        names = list(dict.fromkeys(row.name.lower() for row in rows))
-        whole = names if len(rows) < limit + 200 else names[:-1] or names
-        shown: list[Any] = []
-        last = None
-        for name in whole:
-            if len(shown) >= limit:
-                break
-            shown += [row._asdict() for row in rows if row.name.lower() == name]
-            last = name
-        more = last is not None and (last != names[-1] or len(rows) == limit + 200)
-        return {"sources": held.sources(), "mirrors": shown, "next": last if more else None}
-
-    return JSONResponse(await service.answers.in_thread(work))
-
-
-@router.get("/catalog/{name:path}")
-async def catalog_of(request: Request, name: Annotated[Name, Path()]) -> JSONResponse:
-    """The rows about one name, and whether it is known to be a bad mirror."""
-    service = service_of(request)
-    check_role(request.scope, "read")
-    key = parse_name(name, allow_local=False).key
-
-    def work() -> dict[str, Any]:
-        held = service.answers.catalog()
-        known = held.about(key)
-        return {
-            "name": known.spelling or name,
-            "bad": known.bad._asdict() if known.bad else None,
-            "mirrors": [row._asdict() for row in held.mirrors(name=key)],
-        }
-
-    return JSONResponse(await service.answers.in_thread(work))
-
-
-@router.post("/catalog", response_model=AddedAnswer, responses=_CHANGED)
-async def add_to_catalog(request: Request, wanted: MirrorToAdd) -> JSONResponse:
-    """Answer wishes about a name with a mirror: `mdl catalog add --json`. Role admin.
-
-    Beats every imported row. Other replicas follow within two seconds.
-    """
-    service = service_of(request)
-    check_role(request.scope, "admin")
-    row = make_row(
-        wanted.name, wanted.mirror, wish=wanted.wish, format=wanted.format, rank=wanted.rank
-    )
-    if not wanted.dry_run:
-        await service.answers.in_thread(lambda: service.answers.catalog().add([row]))
-        service.guard.forget()
-    return JSONResponse({"added": row._asdict(), "dry_run": wanted.dry_run})
-
-
-@router.delete("/catalog/{name:path}", response_model=RemovedAnswer, responses=_CHANGED)
-async def remove_from_catalog(
-    request: Request,
-    name: Annotated[Name, Path()],
-    mirror: Annotated[Name | None, Query()] = None,
-    source: Annotated[Text, Query()] = USER,
-    dry_run: bool = False,
-) -> JSONResponse:
-    """Remove a name's rows, or the one with that mirror: `mdl catalog rm --json`. Role admin."""
-    service = service_of(request)
-    check_role(request.scope, "admin")
-    asked = parse_name(name, allow_local=False).text
-    which = parse_name(mirror, allow_local=False).text if mirror is not None else None
-
-    def work() -> dict[str, Any]:
-        held = service.answers.catalog()
-        rows = rows_to_remove(held, asked, which, source)
-        removed = 0 if dry_run else held.remove(asked, which, source=source)
-        return {"rows": [row._asdict() for row in rows], "removed": removed}
-
-    found = await service.answers.in_thread(work)
-    service.guard.forget()
-    return JSONResponse(found)
 
 
 @router.get("/history")
@@ -247,16 +150,17 @@ async def cache(request: Request) -> Response:
     return Response(json.dumps(shown), media_type="application/json")
 
 
-@router.post("/cache/plans", response_model=PlanAnswer, responses=_CHANGED)
+@router.post("/cache/plans", response_model=PlanAnswer, responses=CHANGED)
 async def plans(request: Request, wanted: Annotated[Plan, Body()]) -> Response:
     """What a change would do: the command's `--dry-run --json`, and a digest. Changes nothing."""
-    service = service_of(request)
-    check_role(request.scope, "local")
+    service, caller = service_of(request), check_role(request.scope, "local")
     planned = await service.keeper.changing.run(lambda held: plan_json(held, wanted))
+    if caller.role != "admin":
+        planned = without_places(planned, service.settings)
     return JSONResponse(planned)
 
 
-@router.post("/cache/actions", response_model=ActionAnswer, responses=_CHANGED)
+@router.post("/cache/actions", response_model=ActionAnswer, responses=CHANGED)
 async def act_on(request: Request, wanted: Action) -> Response:
     """Carry out a plan that was looked at: the command's `--yes --json`. Role admin.
 
@@ -272,7 +176,7 @@ async def act_on(request: Request, wanted: Action) -> Response:
         service.keeper.forget()
 
 
-@router.post("/cache/verify", response_model=VerifyAnswer, responses=_CHANGED)
+@router.post("/cache/verify", response_model=VerifyAnswer, responses=CHANGED)
 async def verify(request: Request, wanted: Verify) -> Response:
     """Hash what is here against its names: `mdl cache verify --json`. Role admin.
 
@@ -322,8 +226,7 @@ async def cached_repo(request: Request, repo_id: Annotated[Name, Path()]) -> JSO
     view = await service.keeper.view()
     found = [repo.to_json() for repo in view.repos if repo.repo_id.casefold() == key]
     if not found:
-        error = errors.not_cached(repo_id)
-        return JSONResponse(errors.body_of(error), errors.status_of(error))
+        raise errors.not_cached(repo_id)
     return JSONResponse({"repos": found})
 
 

@@ -13,8 +13,9 @@ from starlette.exceptions import HTTPException
 
 from mdl import __version__
 from mdl.errors import MdlError, UsageError
-from mdl.service import api, errors, page
+from mdl.service import api, catalogapi, errors, page
 from mdl.service.answers import Answers
+from mdl.service.api import service_of
 from mdl.service.auth import Tokens
 from mdl.service.config import ServiceConfig
 from mdl.service.events import Streams
@@ -22,6 +23,7 @@ from mdl.service.exchange import Exchange, Refused
 from mdl.service.guard import Guard
 from mdl.service.keeper import Keeper
 from mdl.service.metrics import Metrics
+from mdl.service.public import without_places
 from mdl.settings import Settings
 
 log = logging.getLogger("mdl.service")
@@ -95,6 +97,7 @@ def _routes(service: Service) -> FastAPI:
     )
     app.state.service = service
     app.include_router(api.router)
+    app.include_router(catalogapi.router)
     app.add_api_route("/metrics", api.metrics, response_class=Response, include_in_schema=False)
     app.include_router(page.router)
     return app
@@ -112,7 +115,10 @@ async def _mdl_error(request: Request, error: Exception) -> Response:
     if status >= 500:
         log.error("%s %s", request.scope["mdl.exchange"].request_id, error)
     inside = request.scope["mdl.caller"].role == "admin"
-    return _reply(request, status, errors.body_of(error, inside=inside))
+    body = errors.body_of(error, inside=inside)
+    if not inside:
+        body = without_places(body, service_of(request).settings)
+    return _reply(request, status, body)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
@@ -123,6 +129,8 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return _reply(request, 400, errors.body_of(_no_json(str(first["ctx"]["error"]))))
     where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
     wrong = UsageError(
         f"{ascii(where)[1:-1][:80] or 'The request'} is not usable: {first['msg']}.",
@@ -131,8 +139,15 @@ async def _invalid(request: Request, error: Exception) -> Response:
     return _reply(request, 400, errors.body_of(wrong))
 
 
+def _no_json(why: str) -> UsageError:
+    return UsageError("The body is not JSON.", why=why, next="See /openapi.json for its shape.")
+
+
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == 400:  # what FastAPI makes of a body that only its parser refuses
+        why = "it is nested too deep, or has too long a number"
+        return _reply(request, 400, errors.body_of(_no_json(why)))
     kind = "not_found" if error.status_code == 404 else "usage"
     message = {404: "There is nothing here.", 405: "This cannot be done here."}.get(
         error.status_code, "The request cannot be answered."

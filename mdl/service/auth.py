@@ -20,6 +20,7 @@ ROLES = ("read", "local", "admin")
 _GIVEN = ("read", "admin")
 _SHORTEST = 16
 _LOOK_AGAIN = 1.0
+_TRY_AGAIN = 30.0
 
 
 def may(role: str | None, needed: str) -> bool:
@@ -103,17 +104,28 @@ class Tokens:
         if self.file is None or now - self._looked < _LOOK_AGAIN:
             return
         self._looked = now
+        if _stamp_of(self.file) == self._stamp:
+            return
         try:
-            if _stamp_of(self.file) != self._stamp:
-                self._load(self.file)
-                log.info("The tokens file was read again: %d tokens.", len(self._read))
+            self._load(self.file)
+            log.info("The tokens file was read again: %d tokens.", len(self._read))
         except (OSError, ConfigError) as error:
             log.error("The tokens file cannot be used; the tokens before it stay: %s", error)
-            self._looked = now + 30.0
+            if isinstance(error, OSError) and self._stamp:
+                # It is there: the same file may be readable in a while.
+                self._stamp, self._looked = None, now + _TRY_AGAIN
 
     def _load(self, file: Path) -> None:
-        stamp = _stamp_of(file)
-        found = parse_tokens(file.read_text())
+        # Also of a file that cannot be used: that is said once, and looked at when it changes.
+        self._stamp = _stamp_of(file)
+        try:
+            found = parse_tokens(file.read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                f"The tokens file {file} is no text.",
+                why=f"byte {error.start} is not UTF-8",
+                next="Write lines of `read TOKEN` or `admin TOKEN`.",
+            ) from error
         if not found and not self._given:
             raise ConfigError(
                 f"The tokens file {file} holds no token.",
@@ -121,11 +133,15 @@ class Tokens:
             )
         if os.name == "posix" and file.stat().st_mode & 0o077:
             log.warning("The tokens file can be read by others; make its mode 0600.")
-        self._read, self._stamp = found, stamp
+        self._read = found
 
 
 def _stamp_of(file: Path) -> tuple[int, ...]:
-    status = file.stat()
+    """What differs when the file was changed; nothing where it cannot be looked at."""
+    try:
+        status = file.stat()
+    except OSError:
+        return ()
     return (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
 
 

@@ -41,6 +41,9 @@ log = logging.getLogger("mdl.service")
 OPEN = frozenset({"/v1/health", "/v1/ready"})
 # An event stream has no end; a change and a verification take as long as the bytes they read.
 UNBOUNDED = frozenset({"/v1/events", "/v1/cache/actions", "/v1/cache/verify"})
+# The one route that takes a file as it is.
+IMPORT = "/v1/catalog/import"
+_FILE_KINDS = frozenset({b"application/toml", b"text/csv"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _HUB_TOKEN = re.compile(rb"[A-Za-z0-9._~+/=-]{1,256}")
 _WANTED = frozenset(
@@ -82,6 +85,9 @@ class Guard:
                 await self._app(scope, receive, send)
             return
         start = time.perf_counter()
+        method = scope["method"]
+        if method == "HEAD":  # is a GET; the server leaves the body out
+            scope = {**scope, "method": "GET"}
         headers = {key: value for key, value in scope["headers"] if key in _WANTED}
         exchange = Exchange(scope, send, self._request_id(headers.get(b"x-request-id")))
         self._metrics.in_flight += 1
@@ -104,9 +110,9 @@ class Guard:
             self._metrics.in_flight -= 1
             seconds = time.perf_counter() - start
             route = exchange.route()
-            self._metrics.observe(route, scope["method"], exchange.status, seconds)
+            self._metrics.observe(route, method, exchange.status, seconds)
             client = scope.get("client")
-            self.log.write(exchange, client[0] if client else "-", scope["method"], route, seconds)
+            self.log.write(exchange, client[0] if client else "-", method, route, seconds)
 
     def at_once(self, ask: Ask, client: str, extra: Iterable[tuple[bytes, bytes]]) -> bytes | None:
         """The whole answer to a plain `GET /v1/resolve`, head and body.
@@ -233,21 +239,26 @@ class Guard:
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self._config.max_body:
             raise _too_large(self._config.max_body)
-        # What a web page of another origin may send without asking first is not JSON, nor DELETE.
+        # What a web page of another origin may send without asking first is none of these kinds,
+        # nor DELETE.
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        if kind != b"application/json" and scope["method"] != "DELETE":
-            raise Refused(415, "usage", "The body must be JSON.",
-                          "Send `Content-Type: application/json`.")  # fmt: skip
+        is_file = scope["path"] == IMPORT and kind in _FILE_KINDS
+        if kind != b"application/json" and not is_file and scope["method"] != "DELETE":
+            more = ", application/toml or text/csv" if scope["path"] == IMPORT else ""
+            raise Refused(415, "usage", "The body is of a kind that is not taken here.",
+                          f"Send `Content-Type: application/json`{more}.")  # fmt: skip
         origin = headers.get(b"origin")
         if origin is not None and origin.partition(b"://")[2] != headers.get(b"host"):
-            raise Refused(403, "no_access", "Requests of other web pages are not taken.")
+            raise Refused(403, "no_access", "Requests of other web pages are not taken.",
+                          "Send it without an Origin, or from the service's own page.")  # fmt: skip
 
 
 def _hub_token(value: bytes | None) -> str | None:
     if value is None:
         return None
     if not _HUB_TOKEN.fullmatch(value):
-        raise Refused(400, "usage", "X-Hub-Token holds what no token can.")
+        raise Refused(400, "usage", "X-Hub-Token holds what no token can.",
+                      "Send the token alone, as the Hub gave it out.")  # fmt: skip
     return value.decode()
 
 
@@ -267,7 +278,7 @@ def _limited(receive: Receive, most: int) -> Receive:
 
 
 def _too_large(most: int) -> Refused:
-    return Refused(413, "usage", f"The body is larger than {most} bytes.", "Send fewer names.")
+    return Refused(413, "usage", f"The body is larger than {most} bytes.", "Send it in parts.")
 
 
 def _slow(seconds: float) -> dict[str, Any]:
@@ -289,7 +300,6 @@ def check_role(scope: Scope, needed: str) -> Caller:
     """
     caller: Caller = scope["mdl.caller"]
     if not may(caller.role, needed):
-        how = "admin" if needed == "admin" else "read or admin"
-        raise Refused(403, "no_access", f"This needs a token with the role {how}.",
+        raise Refused(403, "no_access", "This needs a token with the role admin.",
                       "Tokens are set with --tokens-file or MDL_SERVE_TOKENS.")  # fmt: skip
     return caller

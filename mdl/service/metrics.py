@@ -3,11 +3,12 @@
 from collections import Counter
 from collections.abc import Iterable
 
+_METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS"})
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class Metrics:
-    """What a replica counted since it started. Routes, not paths: callers cannot add labels."""
+    """What a replica counted since it started. No label is the caller's text: not even a method."""
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, str, int]] = Counter()
@@ -19,7 +20,7 @@ class Metrics:
         self._sums: dict[str, float] = {}
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
-        self.requests[route, method, status] += 1
+        self.requests[route, method if method in _METHODS else "other", status] += 1
         buckets = self._seconds.get(route)
         if buckets is None:
             buckets = self._seconds[route] = [0] * (len(BUCKETS) + 1)

@@ -7,6 +7,7 @@ from mdl.errors import MdlError
 from mdl.resolver.types import Facts, Resolution
 from mdl.service import errors
 from mdl.service.answers import Caller
+from mdl.settings import Settings
 
 
 def answer_json(answer: Resolution | MdlError, caller: Caller) -> dict[str, Any]:
@@ -45,3 +46,12 @@ def access_json(name: str, facts: Facts, mirrors: list[str], endpoint: str) -> d
         "page": f"{endpoint}/{facts.repo_id}",
         "ungated_mirrors": mirrors,
     }
+
+
+def without_places(body: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """A body as callers see it who are not the operator: sentences name no folder of this disk."""
+    text = json.dumps(body)
+    for place in (settings.cache_root, settings.home):
+        text = text.replace(json.dumps(str(place))[1:-1], "…")
+    shown: dict[str, Any] = json.loads(text)
+    return shown

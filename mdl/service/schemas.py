@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mdl.resolver.catalogfile import HIGHEST_RANK
+
 Name = Annotated[str, Field(max_length=200, examples=["meta-llama/Llama-3.1-8B-Instruct"])]
 Format = Literal["16bit", "bnb-4bit", "8bit", "fp8"]
 Weights = Literal["16bit", "bnb-4bit", "8bit", "fp8", "gguf", "awq", "gptq", "other"]
@@ -42,16 +44,31 @@ class LockRequest(WishFields):
 Text = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
 
 
+FileName = Annotated[
+    str, Field(max_length=100, pattern=r"^[^/\\\x00-\x1f\x7f]+$", examples=["team.toml"])
+]
+
+
+class MirrorRecord(_Request):
+    """A row of a catalogue file, as `mdl catalog export` writes it."""
+
+    name: Name
+    repo_id: Name
+    wish: Format | None = None
+    format: Weights | None = None
+    variant: Annotated[str, Field(max_length=40)] = ""
+    rank: Annotated[int, Field(ge=-HIGHEST_RANK, le=HIGHEST_RANK)] = 0
+    relation: Literal["declared", "verified"] = "declared"
+
+
 class MirrorToAdd(_Request):
     """`mdl catalog add`: `wish` and `format` by the mirror's name where they are left out."""
 
     name: Name
     mirror: Name
     wish: Format | None = None
-    format: Literal["16bit", "bnb-4bit", "8bit", "fp8", "gguf", "awq", "gptq", "other"] | None = (
-        None
-    )
-    rank: Annotated[int, Field(ge=-1_000_000, le=1_000_000)] = 0
+    format: Weights | None = None
+    rank: Annotated[int, Field(ge=-HIGHEST_RANK, le=HIGHEST_RANK)] = 0
     dry_run: bool = False
 
 
@@ -233,6 +250,33 @@ class MirrorFields(_Answer):
     rank: int
     relation: str
     source: str
+    status: str | None
+    status_reason: str | None
+    source_version: str | None
+
+
+class SourceFields(_Answer):
+    name: str
+    version: str
+    origin: str
+    sha256: str
+    licence: str
+
+
+class CatalogAnswer(_Answer):
+    """A page of the table; `next` is the following page's `after`, `null` on the last one."""
+
+    sources: list[SourceFields]
+    mirrors: list[MirrorFields]
+    next: str | None
+
+
+class NamedAnswer(_Answer):
+    """A name's rows, and why it must not be used, where that is known."""
+
+    name: str
+    bad: dict[str, Any] | None
+    mirrors: list[MirrorFields]
 
 
 class AddedAnswer(_Answer):
@@ -247,6 +291,15 @@ class RemovedAnswer(_Answer):
 
     rows: list[MirrorFields]
     removed: int
+
+
+class ImportedAnswer(_Answer):
+    """What `mdl catalog import --json` prints."""
+
+    source: SourceFields
+    rows: int
+    bad_mirrors: int
+    dry_run: bool
 
 
 class CacheAnswer(_Answer):

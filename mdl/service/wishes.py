@@ -24,7 +24,7 @@ def from_query(query: bytes, prefer: str) -> tuple[str, Wish]:
             pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=16, errors="strict")
             count, values = len(pairs), dict(pairs)
         else:  # nothing to decode: a split is all
-            parts = text.split("&")
+            parts = text.split("&") if text else []
             count, values = len(parts), dict(part.split("=", 1) for part in parts)
     except ValueError:
         raise UsageError(

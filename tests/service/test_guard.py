@@ -1,6 +1,7 @@
 """Who may speak, how much, and what they may see."""
 
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -125,7 +126,65 @@ def test_readers_see_no_path_of_the_servers_disk(hub: LoopbackHub, start: Start)
     cached_repo(root, "Org/Name", {"config.json": b"{}"})
     for path in ("/v1/cache", "/", "/metrics", "/v1/resolve?name=Org/Name", "/v1/cache/Org/Name"):
         assert str(root.parent) not in client.get(path, headers=bearer(READ)).text
+    local = start()  # no tokens: it may look at plans
+    names_its_place = {"kind": "normalize", "name": "org/none"}
+    refused = local.post("/v1/cache/plans", json=names_its_place)
+    assert refused.json()["error"]["message"] == "org/none is not in the cache …."
+    shutil.rmtree(root)
+    gone = local.post("/v1/cache/plans", json={"kind": "normalize"})
+    assert (gone.status_code, gone.json()["notes"]) == (200, ["… is not there: nothing to do."])
     assert client.get("/v1/cache", headers=bearer(ADMIN)).json()["root"] == str(root)
+
+
+def test_a_head_is_asked_for_as_a_page_is(hub: LoopbackHub, start: Start) -> None:
+    """What balancers and monitors send; the body's absence is the server's doing."""
+    client = start()
+    for path, status in (("/v1/ready", 200), ("/v1/resolve?name=..", 400), ("/nothing", 404)):
+        assert client.head(path).status_code == client.get(path).status_code == status
+    counted = client.get("/metrics").text
+    assert 'mdl_requests_total{route="/v1/ready",method="HEAD",status="200"} 1' in counted
+
+
+def test_no_caller_makes_up_a_label_of_the_metrics(hub: LoopbackHub, start: Start) -> None:
+    client = start()
+    for method in ("BREW", "WHEN"):
+        assert client.request(method, "/v1/cache", json={}).status_code == 405
+    assert {key[1] for key in client.service.metrics.requests} == {"other"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers"),
+    [
+        ("/v1/resolve", b"{names", {}),
+        ("/v1/resolve", b"[" * 100_000, {}),
+        ("/v1/resolve", b'{"names": ' + b"1" * 5000 + b"}", {}),
+        ("/v1/resolve", b"{}", {"Content-Type": "text/plain"}),
+        ("/v1/resolve", b"{}", {"Origin": "http://elsewhere.example"}),
+        ("/v1/resolve", b"{}", {"X-Hub-Token": "two words"}),
+        ("/v1/resolve", b" " * (2 << 20), {}),
+        ("/v1/cache/actions", b"{}", {}),
+    ],
+)
+def test_every_refusal_says_what_is_wrong_and_what_to_do(
+    hub: LoopbackHub, start: Start, path: str, body: bytes, headers: dict[str, str]
+) -> None:
+    sent = {"Content-Type": "application/json", **headers}
+    refused = start().post(path, content=body, headers=sent)
+    assert 400 <= refused.status_code < 500
+    error = refused.json()["error"]
+    assert error["message"] and error["next"]
+    if path == "/v1/resolve" and refused.status_code == 400 and not headers:
+        assert "not JSON" in error["message"]
+    assert refused.json()["request_id"] == refused.headers["x-request-id"]
+
+
+def test_what_is_not_there_says_so_with_its_request(hub: LoopbackHub, start: Start) -> None:
+    client = start()
+    for path in ("/v1/cache/org/none", "/v1/catalog/org/none"):
+        answer = client.get(path)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+        assert answer.json()["request_id"] == answer.headers["x-request-id"]
+    assert client.get("/v1/resolve").json()["error"]["message"] == "Which name?"
 
 
 def test_a_broken_database_is_503_without_its_place(
@@ -160,6 +219,36 @@ def test_a_tokens_file_is_read_again_and_a_broken_one_changes_nothing(tmp_path: 
     assert role_after(f"admin {new}\n", READ) is None
     assert tokens.role(f"Bearer {new}".encode()) == "admin"
     assert role_after("admin\n", new) == "admin"
+    file.write_bytes(b"admin \xff\xfe")
+    tokens._looked = -1e9
+    assert tokens.role(f"Bearer {new}".encode()) == "admin"
+    file.unlink()
+    tokens._looked = -1e9
+    assert tokens.role(f"Bearer {new}".encode()) == "admin"
+    assert role_after(f"read {new}\n", new) == "read"
+
+
+def test_a_tokens_file_that_cannot_be_used_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every answer asks for the role: what is wrong must not be in the log once a request."""
+    file = tmp_path / "tokens"
+    file.write_text(f"read {READ}\n")
+    tokens = Tokens(file)
+    for data in (b"read\n", b"\xff", b""):
+        file.write_bytes(data)
+        for _ in range(3):
+            tokens._looked = -1e9
+            assert tokens.role(f"Bearer {READ}".encode()) == "read"
+    said = [r for r in caplog.records if "cannot be used" in r.message]
+    assert len(said) == 3
+
+
+def test_a_tokens_file_of_another_kind_is_refused_at_the_start(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="no text"):
+        Tokens(file)
 
 
 @pytest.mark.parametrize("text", ["write abcdefghijklmnopqrst", "read short", "read", "read é" * 9])

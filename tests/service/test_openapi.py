@@ -15,7 +15,7 @@ def test_every_route_of_the_issue_is_documented(hub: LoopbackHub, start: Start) 
     document = start().get("/openapi.json").json()
     assert {
         "/v1/resolve", "/v1/catalog", "/v1/access", "/v1/lock", "/v1/cache", "/v1/cache/plans",
-        "/v1/cache/actions", "/v1/health", "/v1/ready", "/v1/events",
+        "/v1/cache/actions", "/v1/health", "/v1/ready", "/v1/events", "/v1/catalog/import",
     } <= set(document["paths"])  # fmt: skip
 
 
