@@ -22,6 +22,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -198,6 +199,11 @@ def stop_postgres(seconds: float) -> bool:
     return bool(down) and all(a.status == 503 and a.retry_after for a in down) and not late
 
 
+def listening(port: int) -> bool:
+    with socket.socket() as asking:
+        return asking.connect_ex(("127.0.0.1", port)) == 0
+
+
 def nginx_configuration(folder: Path) -> Path:
     """The nginx block of docs/deploy.md, with this machine's ports and certificate in it."""
     text = (ROOT / "docs" / "deploy.md").read_text()
@@ -231,7 +237,11 @@ def nginx(folder: Path) -> Iterator[None]:
     subprocess.run(["nginx", "-t", "-q", "-c", path, "-p", folder], check=True)
     process = subprocess.Popen(["nginx", "-c", path, "-p", folder, "-g", "daemon off;"])
     try:
-        time.sleep(1.0)
+        end = time.monotonic() + 10
+        while not listening(PROXY):
+            if time.monotonic() > end or process.poll() is not None:
+                raise SystemExit(f"nginx does not listen: {folder}/error.log")
+            time.sleep(0.05)
         yield
     finally:
         process.terminate()

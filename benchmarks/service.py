@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.faults import database, url_of
+from benchmarks.faults import database, listening, url_of
 from mdl.settings import Settings, load_settings
 from mdl.store.catalog import open_catalog
 from mdl.store.rows import MirrorRow, Source
@@ -116,8 +116,10 @@ def ask(port: int, seconds: float, seed: int, popular: bool) -> Load:
     return asyncio.run(all_connections())
 
 
-def wait_up(port: int) -> None:
-    for _ in range(300):
+def wait_up(process: subprocess.Popen[bytes], port: int) -> None:
+    """Wait until the process answers names: a minute at most."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end and process.poll() is None:
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/resolve?name=a/b", timeout=1)
             return
@@ -125,6 +127,7 @@ def wait_up(port: int) -> None:
             return  # it answers: it does not know that name
         except OSError:
             time.sleep(0.1)
+    raise SystemExit(f"{process.args!r} does not answer on port {port}.")
 
 
 @contextlib.contextmanager
@@ -196,11 +199,13 @@ def main() -> None:
             env["MDL_DATABASE_URL"] = url_of(stack.enter_context(database(folder)))
         build(load_settings(env))
         bare_port, port = 18641, 18642
+        for taken in filter(listening, (bare_port, port)):
+            raise SystemExit(f"Something else listens on port {taken}: it would be measured.")
         bare = [sys.executable, "-c", BARE, str(bare_port)]
         ours = [sys.executable, "-m", "mdl", "serve", "--port", str(port)]
-        with running(bare, env), running(ours, env) as service:
-            wait_up(bare_port)
-            wait_up(port)
+        with running(bare, env) as beside, running(ours, env) as service:
+            wait_up(beside, bare_port)
+            wait_up(service, port)
             figures = {
                 kind: compare(bare_port, port, options.seconds, options.rounds, kind)
                 for kind in ("popular", "uniform")
