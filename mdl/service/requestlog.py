@@ -6,6 +6,7 @@ between them the warnings of Python's `logging`.
 
 import logging
 import os
+import select
 import threading
 import time
 from collections import deque
@@ -82,7 +83,10 @@ class RequestLog:
             lines.append(f'{{"at": {time.time():.3f}, "lost": {lost}}}\n')
         data = memoryview("".join(lines).encode())
         while data:
-            data = data[os.write(self._descriptor, data) :]
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except BlockingIOError:  # whoever gave it to us may have made it non-blocking
+                select.select((), (self._descriptor,), ())
 
 
 class LogHandler(logging.Handler):
@@ -95,5 +99,5 @@ class LogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._to.add(f"{self.format(record)}\n")
-        except Exception:
+        except Exception:  # logging's contract: what cannot be formatted does not end who logs it
             self.handleError(record)

@@ -167,6 +167,26 @@ def test_lines_are_dropped_and_counted_when_too_many_wait(monkeypatch: pytest.Mo
     assert [line.get("request", line.get("lost")) for line in found] == ["r0", "r1", "r2", 2]
 
 
+def test_a_log_that_does_not_block_loses_no_line() -> None:
+    """A pipe that its owner made non-blocking is full at times, not gone."""
+    from mdl.service import requestlog
+
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    log = requestlog.RequestLog(enabled=True, descriptor=write)
+    many = [f"{n} {'x' * 100}\n" for n in range(2000)]  # three times what a pipe holds
+    for line in many:
+        log.add(line)
+    log.start()
+    found = []
+    with ThreadPoolExecutor(1) as reading, os.fdopen(read) as lines:
+        reader = reading.submit(lambda: found.extend(lines))
+        log.close()
+        os.close(write)
+        reader.result(timeout=10)
+    assert found == many
+
+
 def test_sigterm_ends_with_code_0_and_the_log_has_one_line_a_request_and_no_secret(
     hub: LoopbackHub, serve: Serve
 ) -> None:
