@@ -1,7 +1,7 @@
 """The catalogue: what is known about names, and what was answered."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from mdl.errors import StoreError
@@ -21,11 +21,6 @@ from mdl.store.rows import (
 if TYPE_CHECKING:
     from mdl.store.database import Database, Writer
 
-_REPOSITORY = (
-    "{0}.repo_id, {0}.state, {0}.gated, {0}.format, {0}.base_model, {0}.revision_commit,"
-    " {0}.licence, {0}.checked_at, {0}.renamed_to"
-)
-_BAD = "{0}.repo_id, {0}.replacement, {0}.replacement_format, {0}.reason, {0}.source"
 _MIRROR = (
     "m.name, m.wish, m.repo_id, m.format, m.variant, m.rank, m.relation, m.source,"
     " m.status, m.status_reason, s.version"
@@ -34,13 +29,14 @@ _MIRROR = (
 _ORDER = "CASE m.source WHEN 'user' THEN 0 ELSE 1 END, m.rank, m.repo_key"
 
 # All that is known about a name, a row for each of its mirrors and one when it has none: every
-# join and every subselect is one index look-up, and one statement costs less than two.
+# join and every subselect is one index look-up, and one statement costs less than two. Of what is
+# seldom there only the key: a column costs as much as a look-up, empty or not.
 _ABOUT = f"""
-    SELECT {_REPOSITORY.format("r")}, {_BAD.format("b")},
+    SELECT r.key, b.key,
         (SELECT q.format FROM mirrors q WHERE q.repo_key = :key AND q.format <> '16bit' LIMIT 1),
         (SELECT q.repo_id FROM mirrors q WHERE q.repo_key = :key LIMIT 1),
         EXISTS (SELECT 1 FROM local_mirrors l WHERE l.key = :key),
-        {_MIRROR}, {_BAD.format("mb")}, {_REPOSITORY.format("mr")}
+        mr.key, mb.key, {_MIRROR}
     FROM (SELECT 1 AS one) AS x
     LEFT JOIN repositories r ON r.key = :key
     LEFT JOIN bad_mirrors b ON b.key = :key
@@ -49,6 +45,15 @@ _ABOUT = f"""
     LEFT JOIN bad_mirrors mb ON mb.key = m.repo_key
     LEFT JOIN repositories mr ON mr.key = m.repo_key
 """  # noqa: S608 # only constants of this module are put in
+_REPOSITORIES = """
+    SELECT key, repo_id, state, gated, format, base_model, revision_commit, licence, checked_at,
+        renamed_to
+    FROM repositories WHERE key IN ({})
+"""
+_BAD = """
+    SELECT key, repo_id, replacement, replacement_format, reason, source
+    FROM bad_mirrors WHERE key IN ({})
+"""
 _LOCAL = """
     SELECT path, repo_id, revision_commit, format, settings, created_at
     FROM local_mirrors WHERE key = :key ORDER BY created_at DESC
@@ -109,29 +114,37 @@ class Catalog:
     def about(self, key: str) -> Knowledge:
         """All that is known about one name: index look-ups, whatever the catalogue's size."""
         rows = self.database.rows(_ABOUT, {"key": key})
-        first = rows[0]
+        own, own_bad, quantized, spelling, has_local = rows[0][:5]
+        repositories = self._keyed(_REPOSITORIES, [own, *(row[5] for row in rows)])
+        bad = self._keyed(_BAD, [own_bad, *(row[6] for row in rows)])
         mirrors = [
             (
-                MirrorRow._make(row[17:28]),
-                BadMirror._make(row[28:33]) if row[28] is not None else None,
-                RepositoryRow._make(row[33:42]) if row[33] is not None else None,
+                MirrorRow._make(row[7:]),
+                BadMirror._make(bad[row[6]]) if row[6] in bad else None,
+                RepositoryRow._make(repositories[row[5]]) if row[5] in repositories else None,
             )
             for row in rows
-            if row[17] is not None
+            if row[7] is not None
         ]
         if len(mirrors) > 1:
             mirrors.sort(key=_preference)
-        local: Sequence[Row] = ()
-        if first[16]:
-            local = self.database.rows(_LOCAL, {"key": key})
+        local = self.database.rows(_LOCAL, {"key": key}) if has_local else ()
         return Knowledge(
-            repository=RepositoryRow._make(first[0:9]) if first[0] is not None else None,
-            bad=BadMirror._make(first[9:14]) if first[9] is not None else None,
-            quantized=first[14],
-            spelling=mirrors[0][0].name if mirrors else first[15],
+            repository=RepositoryRow._make(repositories[own]) if own in repositories else None,
+            bad=BadMirror._make(bad[own_bad]) if own_bad in bad else None,
+            quantized=quantized,
+            spelling=mirrors[0][0].name if mirrors else spelling,
             mirrors=tuple(mirrors),
             local=tuple(LocalMirror._make(row) for row in local),
         )
+
+    def _keyed(self, sql: str, keys: Iterable[str | None]) -> dict[str | None, Row]:
+        """Rows by their first column, for those of `keys` that are not `None`."""
+        params = {f"k{i}": key for i, key in enumerate({k for k in keys if k is not None})}
+        if not params:
+            return {}
+        found = self.database.rows(sql.format(", ".join(f":{name}" for name in params)), params)
+        return {row[0]: row[1:] for row in found}
 
     def mirrors(
         self,

@@ -60,16 +60,17 @@ def test_about_one_name_is_everything_in_order(catalog: Catalog) -> None:
     catalog.import_rows(TEST, [ROW, ROW._replace(repo_id="x/b-bnb-4bit", rank=1)], [bad])
     catalog.add([ROW._replace(repo_id="me/mine-bnb-4bit", rank=9)])
     now = time.time()
-    catalog.remember([("org/name", RepositoryRow("Org/Name", "ok", "manual", "16bit", None,
-                                                 "c" * 40, None, now))])  # fmt: skip
+    own = RepositoryRow("Org/Name", "ok", "manual", "16bit", None, "c" * 40, "mit", now)
+    second = own._replace(repo_id="x/b-bnb-4bit", gated="false", format="bnb-4bit")
+    catalog.remember([("org/name", own), ("x/b-bnb-4bit", second)])
     catalog.record_local_mirror(LocalMirror("/q/1", "Org/Name", "c" * 40, "bnb-4bit", "s", now))
     about = catalog.about("org/name")
-    assert about.repository is not None
-    assert (about.repository.gated, about.spelling) == ("manual", "Org/Name")
+    assert (about.repository, about.spelling) == (own, "Org/Name")
     assert [row.repo_id for row, _, _ in about.mirrors] == [
         "me/mine-bnb-4bit", "x/Name-bnb-4bit", "x/b-bnb-4bit",
     ]  # fmt: skip
-    assert [b.reason if b else None for _, b, _ in about.mirrors] == [None, "too big", None]
+    assert [b for _, b, _ in about.mirrors] == [None, bad, None]
+    assert [known for _, _, known in about.mirrors] == [None, None, second]
     assert [m.path for m in about.local] == ["/q/1"]
     assert catalog.about("x/name-bnb-4bit").quantized == "bnb-4bit"
     assert catalog.about("nobody/nothing").mirrors == ()
