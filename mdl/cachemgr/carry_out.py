@@ -12,7 +12,7 @@ from typing import Any
 
 from mdl.cachemgr import fileops
 from mdl.cachemgr.facts import Folder
-from mdl.cachemgr.journal import Op, perform_all, perform_or_leave, revert_all
+from mdl.cachemgr.journal import Op, drop_empty, perform_all, perform_or_leave, revert_all
 from mdl.cachemgr.layout import parse_folder
 from mdl.cachemgr.locks import DownloadLocks, aliases_of, wait_until_quiet
 from mdl.cachemgr.probe import store_is_marked
@@ -171,14 +171,15 @@ def carry_out(
     except BaseException:
         revert_all(run.performed)
         index.set_action(action_id, "reverted")
-        fileops.remove_folder(trash)
+        drop_empty(trash)
         raise
     skipped.update(run.skipped)
     removed = {name: removals[name] for name in names if name not in skipped}
-    count, freed = regained(trash)
+    _, freed = regained(trash)
+    gone = any(os.path.lexists(op["to"]) for op in run.performed)
     index.set_action(
-        action_id, "done" if count else "reverted", summary=summary_of(removed), freed=freed
+        action_id, "done" if gone else "reverted", summary=summary_of(removed), freed=freed
     )
-    if not count:
-        fileops.remove_folder(trash)
-    return Outcome(action_id if count else None, freed, removed, skipped, trash, place.note)
+    if not gone:
+        drop_empty(trash)
+    return Outcome(action_id if gone else None, freed, removed, skipped, trash, place.note)

@@ -46,8 +46,9 @@ _NO_RIGHT = "you have no right to change it"
 OF_ONE_FOLDER = {
     errno.EACCES: _NO_RIGHT,
     errno.EPERM: _NO_RIGHT,
-    errno.EXDEV: "it is in a layer below this one (a container's image?), where removing it would"
-    " free nothing",
+    errno.EBUSY: "something is mounted on it",
+    errno.EXDEV: "it is on another disk than the cache, or in a layer that a container's image"
+    " brought, where removing it would free nothing",
 }
 
 
@@ -115,7 +116,7 @@ def recover(index: CacheIndex) -> list[str]:
     for action in index.actions("running", "undoing"):
         revert_all(index.operations(action.id))
         index.set_action(action.id, "reverted" if action.state == "running" else "undone")
-        _drop_empty(action.detail.get("trash"))
+        drop_empty(action.detail.get("trash"))
         said.append(f"An interrupted {action.kind} was taken back: {action.summary}.")
     for action in index.actions("emptying"):
         finish_emptying(index, action.id, action.detail["trash"], action.detail["then"])
@@ -138,7 +139,7 @@ def undo_action(index: CacheIndex, action_id: int) -> None:
     revert_all(ops, apart=True)
     index.set_action(action_id, "undone")
     (action,) = [action for action in index.actions() if action.id == action_id]
-    _drop_empty(action.detail.get("trash"))
+    drop_empty(action.detail.get("trash"))
 
 
 def _check_room(ops: Sequence[Op]) -> None:
@@ -175,7 +176,7 @@ def erase(path: str) -> None:
     fileops.remove_folder(path)
 
 
-def _drop_empty(path: str | None) -> None:
+def drop_empty(path: str | None) -> None:
     """Remove an action's trash folder as far as nothing is in it."""
     if not path:
         return

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mdl.cachemgr import fileops
 from mdl.cachemgr.carry_out import heal_aliases
 from mdl.cachemgr.facts import Folder
-from mdl.cachemgr.journal import Op, perform_or_leave, revert_all
+from mdl.cachemgr.journal import Op, drop_empty, erase, perform_or_leave, revert_all
 from mdl.cachemgr.layout import folder_name
 from mdl.cachemgr.locks import DownloadLocks, open_files, wait_until_quiet
 from mdl.cachemgr.normalize import Draft, Taker
@@ -86,15 +86,14 @@ def apply(cache: "Cache", planned: NormalizePlan) -> Normalized:
         except BaseException:
             revert_all(run.performed)
             index.set_action(action_id, "reverted")
-            fileops.remove_folder(staging)
+            drop_empty(staging)
             raise
         index.set_action(
             action_id, "done" if run.performed else "reverted",
             f"{len(run.done)} repositories to {planned.wish.to}: {', '.join(run.done[:3])}",
             freed=run.saved,
         )  # fmt: skip
-        if not run.performed:
-            fileops.remove_folder(staging)
+        fileops.remove_folder(staging)  # where nothing of it waits for an undo
         # A further name for a blob moves no stamp of the folder that had it already.
         index.put_folders((), {name for group in planned.work for name in group.folders})
     skipped = {group.repo_id: group.skipped for group in planned.groups if group.skipped}
@@ -115,7 +114,7 @@ def _refuse_without_links(staging: str, root: str) -> None:
             os.link(made[0], made[1])
             os.symlink("try", made[2])
     except OSError as error:
-        fileops.remove_folder(staging)
+        erase(staging)
         if error.errno not in _NO_LINKS:
             raise
         raise DiskError(
@@ -159,13 +158,19 @@ class _Run:
                 self.done.append(group.repo_id)
             except Refused as refused:
                 revert_all(self.performed[begun:])
+                del self.performed[begun:]
                 self.skipped[group.repo_id] = str(refused)
             finally:
                 locks.release()
+                fileops.remove_folder(self._staging())
+
+    def _staging(self) -> str:
+        """The staging folder of the repository that is being worked on."""
+        return os.path.join(self.staging, str(self.drafts))
 
     def _group(self, action_id: int, group: Group) -> None:
         self.drafts += 1
-        draft = Draft(os.path.join(self.staging, str(self.drafts)))
+        draft = Draft(self._staging())
         names = [name for name in group.folders if os.path.lexists(os.path.join(self.root, name))]
         folders = self.view.read(names)
         if not group.repo_type:

@@ -129,7 +129,7 @@ def plan(cache: "Cache", wish: Wish, canonical: Canonical) -> NormalizePlan:
     """What normalizing would do; content is not compared yet, and nothing is changed."""
     root = os.fspath(cache.root)
     view = View(root)
-    if not cache.root.is_dir():
+    if not os.path.lexists(root):
         return NormalizePlan(wish, (), (f"{root} is not there: nothing to do.",))
     notes: tuple[str, ...] = ()
     if _ignores_case(root):

@@ -184,7 +184,9 @@ def plan_prune(inventory: Inventory, policy: Policy) -> PrunePlan:
     need = _need(inventory, policy) - sum(remove.bytes for remove in removed)
     if need > 0:
         need = _make_room(inventory, policy, newest, removed, (ledger, need))
-    removed += _leftovers(inventory, {remove.item for remove in removed}, ledger)
+    rest = _leftovers(inventory, {remove.item for remove in removed}, ledger)
+    removed += rest
+    need -= sum(remove.bytes for remove in rest)
     gone = {remove.item for remove in removed}
     kept = [
         Keep(item, _why_kept(item, policy, newest, inventory.now))

@@ -144,7 +144,7 @@ def apply_remove(cache: "Cache", plan: RemovePlan) -> Outcome:
         reason = next(iter(outcome.skipped.values()))
         message = f"{plan.target} was left alone: {reason}."
         if reason in OF_ONE_FOLDER.values():
-            raise DiskError(message, next="Remove it as its owner, or where the image is made.")
+            raise DiskError(message, next="Remove it where it comes from, or as its owner.")
         raise BusyError(message, next="Try again when it is done.")
     return outcome
 

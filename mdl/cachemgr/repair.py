@@ -8,8 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from mdl.cachemgr import fileops
-from mdl.cachemgr.journal import Op, perform_all, revert_all
+from mdl.cachemgr.journal import Op, drop_empty, perform_or_leave, revert_all
 from mdl.cachemgr.layout import parse_folder
 from mdl.cachemgr.probe import store_is_marked
 from mdl.cachemgr.removal import payload_ops
@@ -51,15 +50,14 @@ def repair(cache: "Cache", found: Sequence[Bad]) -> Repaired:
         for number, bad in enumerate(found):
             ops = _aside(root, os.path.join(staging, str(number)), bad)
             index.add_operations(action, ops)
-            perform_all(ops)
-            why = _fetch(cache, bad)
+            why = perform_or_leave(ops) or _fetch(cache, bad)
             if why:
                 revert_all(ops)
                 failed.append((bad, why))
             else:
                 fixed += 1
         index.set_action(action, "done" if fixed else "reverted", f"{fixed} files")
-        fileops.remove_folder(staging)
+        drop_empty(staging)
     return Repaired(fixed, tuple(failed))
 
 

@@ -104,7 +104,7 @@ def entries(actions: "list[Action]") -> list[TrashEntry]:
 
 
 def regained(path: str) -> tuple[int, int]:
-    """(entries below a folder, bytes of content the disk gets back when it goes).
+    """(files, links and empty folders below it, bytes that the disk gets back when it goes).
 
     A file with a further name elsewhere gives nothing back; references, listings and manifests
     are not content and are not counted, as nowhere in mdl.
@@ -113,6 +113,7 @@ def regained(path: str) -> tuple[int, int]:
     names: dict[tuple[int, int], int] = {}
     for folder, folders, files in os.walk(path):
         count += len(files) + sum(os.path.islink(os.path.join(folder, name)) for name in folders)
+        count += folder != path and not folders and not files
         for name in files:
             status = os.lstat(os.path.join(folder, name))
             if not stat.S_ISREG(status.st_mode) or _is_note(os.path.relpath(folder, path), name):

@@ -16,6 +16,7 @@ from mdl.cachemgr.normalize_run import apply
 from mdl.cachemgr.normalizing import Wish, plan
 from mdl.cachemgr.remove import apply_remove, plan_remove, undo
 from mdl.cachemgr.scan import MAX_ENTRIES, scan_folder
+from mdl.cachemgr.trash import trash_place
 from mdl.cachemgr.verify import Verifier
 from mdl.cli.entry import run
 from mdl.errors import DiskError
@@ -324,12 +325,14 @@ def test_a_folder_of_somebody_else_is_left_alone_and_the_rest_goes(
         assert outcome.skipped == {"models--o--theirs": "you have no right to change it"}
         assert [repo.repo_id for repo in cache.list()] == ["o/theirs"]
         try:
-            apply_remove(cache, plan_remove(cache, "o/theirs"))
+            apply_remove(cache, plan_remove(cache, "o/theirs:w"))
         except DiskError as error:
             assert "no right" in str(error)
         else:
             raise AssertionError("it should have been refused")
         undo(cache)
+        place = Path(trash_place(cache.root).path)
+        assert not list(place.iterdir()), "what was not moved leaves nothing in the trash"
 
     before = manifest(built.root)
     assert in_child(as_somebody_else) == 0

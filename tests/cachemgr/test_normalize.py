@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from huggingface_hub import snapshot_download, try_to_load_from_cache
 
-from mdl.cachemgr import Cache
+from mdl.cachemgr import Cache, open_cache
 from mdl.cachemgr.normalize_run import Normalized, apply
 from mdl.cachemgr.normalizing import Wish, plan
 from mdl.cachemgr.remove import apply_remove, empty, plan_remove, undo
 from mdl.errors import DiskError
+from mdl.settings import Settings
 from tests.cachemgr.builder import A, B, C, CacheBuilder, disk_use, etag, manifest, settle
 
 WEIGHTS = b"w" * 10_000
@@ -280,3 +281,10 @@ def test_the_listing_counts_joined_bytes_once_at_every_step(
     each = len(WEIGHTS)
     assert sizes == [(2 * each, 2 * each), (each, 0), (2 * each, 2 * each), (each, 0),
                      (each, 0), (each, each)]  # fmt: skip
+
+
+def test_a_root_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    cache = open_cache(Settings(home=tmp_path / "mdl", cache_root=tmp_path / "file"))
+    with pytest.raises(DiskError, match="cannot be read"):
+        plan(cache, Wish("shared"), lambda kind, name: None)

@@ -206,16 +206,17 @@ def test_a_disk_without_links_says_what_it_cannot(tmp_path: Path) -> None:
         assert "makes no links" in done.stderr
         assert "HF_HUB_CACHE" in done.stderr
         assert {path: path.read_bytes() for path in root.rglob("blobs/*")} == before
-        assert machine.run("trash", "ls").stdout.startswith("The trash is empty")
+        assert machine.run("trash", "ls").stdout == "The trash is empty.\n"
+        assert not list((place / ".").glob(".mdl-trash-*/*"))
 
 
 @contextlib.contextmanager
 def mounted(kind: str, options: str, place: Path) -> Iterator[None]:
-    """Something mounted that needs no device."""
+    """Something mounted that needs no device; to bind, `kind` is the folder."""
     if sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip(f"mounting {kind} takes Linux and root")
     place.mkdir()
-    command = ["mount", "-t", kind, kind, place, "-o", options]
+    command = ["mount", *([] if "bind" in options else ["-t", kind]), kind, place, "-o", options]
     done = subprocess.run(command, check=False, capture_output=True)
     if done.returncode:
         pytest.skip(f"{kind} cannot be mounted here: {done.stderr!r}")
@@ -241,7 +242,7 @@ def test_what_a_containers_image_brought_is_left_alone(tmp_path: Path) -> None:
             before = manifest(root)
             done = machine.run("prune", "--older-than", "0d", "--yes")
             assert done.returncode == 0, done.stderr
-            assert "left alone: models--Org--Name: it is in a layer below" in done.stdout
+            assert "left alone: models--Org--Name: it is on another disk than" in done.stdout
             assert manifest(root) == brought
             assert machine.run("undo", "--yes").returncode == 0
             assert manifest(root) == before
@@ -249,11 +250,41 @@ def test_what_a_containers_image_brought_is_left_alone(tmp_path: Path) -> None:
             assert done.returncode == 1
             assert "would free nothing" in done.stderr
             done = machine.run("normalize", "--to", "lower", "--yes")
-            assert "left alone: org/name: it is in a layer below" in done.stdout
+            assert "left alone: org/name: it is on another disk than" in done.stdout
             assert (root / "models--Org--Later").is_symlink()  # the one above was folded
             assert before.items() <= manifest(root).items()
             assert machine.run("undo", "--yes").returncode == 0
             assert manifest(root) == before
+
+
+def test_a_folder_from_elsewhere_is_left_alone_and_the_rest_goes(tmp_path: Path) -> None:
+    """A model mounted into a container's cache."""
+    root = tmp_path / "hub"
+    populate(root)
+    built = CacheBuilder(root)
+    built.revision("o/mounted", A, {"w": b"elsewhere"}, refs=("main",))
+    built.revision("O/Mounted", B, {"w": b"here"}, refs=("v1",))
+    away, place = tmp_path / "away", built.folder("o/mounted")
+    place.rename(away)
+    machine = Machine(root, tmp_path / "mdl")
+    with mounted(str(away), "bind", place):
+        before = manifest(root)
+        done = machine.run("prune", "--older-than", "0d", "--yes")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "left alone: models--o--mounted: something is mounted on it" in done.stdout
+        assert [path.name for path in root.glob("models--*")] == ["models--o--mounted"]
+        assert machine.run("undo").returncode == 0
+        for target, reason in (("o/mounted", "mounted on it"), ("o/mounted:w", "another disk")):
+            done = machine.run("rm", target, "--yes")
+            assert done.returncode == 1
+            assert f"{target} was left alone" in done.stderr
+            assert reason in done.stderr
+        done = machine.run("normalize", "--yes")
+        assert "left alone: O/Mounted: it is on another disk" in done.stdout
+        assert machine.run("undo").returncode == 0
+        assert manifest(root) == before
+        assert machine.run("trash", "ls").stdout == "The trash is empty.\n"
+        assert not list(tmp_path.glob(".mdl-trash-*/*"))
 
 
 def _copied(root: Path, repo_id: str, commit: str) -> None:

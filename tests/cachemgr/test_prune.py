@@ -248,6 +248,15 @@ def test_a_budget_that_cannot_be_met_says_by_how_much(built: CacheBuilder, cache
     assert why(plan, A) == "pinned as main"
 
 
+def test_what_goes_with_its_repository_counts_for_the_budget(
+    built: CacheBuilder, cache: Cache
+) -> None:
+    built.revision("o/n", A, {"w": b"1" * 1000}, refs=("main",))
+    built.incomplete("o/n", b"2" * 1000, age=DAY)
+    plan = cache.plan_prune(Policy(max_size=0))
+    assert (plan.freed, plan.short) == (1500, 0)
+
+
 def test_age_and_last_use(built: CacheBuilder, cache: Cache) -> None:
     built.revision("o/old", A, {"w": b"1"}, refs=("main",), age=40 * DAY)
     built.revision("o/new", B, {"w": b"2"}, refs=("main",), age=5 * DAY)

@@ -158,6 +158,19 @@ def test_the_trash_lists_restores_and_empties(two_casings: CacheBuilder, cache: 
         restore(cache, second.id)
 
 
+def test_a_folder_without_a_file_goes_and_comes_back(built: CacheBuilder, cache: Cache) -> None:
+    """What a download that was refused leaves: nothing but folders."""
+    (built.folder("o/nothing") / "snapshots").mkdir(parents=True)
+    outcome = apply_remove(cache, plan_remove(cache, "o/nothing"))
+    assert folders(built) == set()
+    assert [entry.id for entry in trash_entries(cache)] == [outcome.action_id]
+    undo(cache)
+    assert (built.folder("o/nothing") / "snapshots").is_dir()
+    remove(cache, "o/nothing")
+    assert empty(cache) == 0
+    assert not Path(outcome.trash or "").parent.exists()
+
+
 def test_emptying_by_number_and_age(two_casings: CacheBuilder, cache: Cache) -> None:
     remove(cache, "org/other")
     remove(cache, "Org/Name")

@@ -1,5 +1,6 @@
 """Verify: a blob is what its name says, a snapshot is what its listing says; repair mends."""
 
+import errno
 import json
 import os
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import snapshot_download
 
-from mdl.cachemgr import Cache, open_cache
+from mdl.cachemgr import Cache, fileops, open_cache
 from mdl.cachemgr.reading import CHUNK, chunks, same_content
 from mdl.cachemgr.repair import repair
 from mdl.cachemgr.scan import scan_folder
@@ -156,6 +157,28 @@ def test_a_repair_that_fails_leaves_what_was_there(
     assert repaired.fixed == 0
     assert repaired.failed[0][1]
     assert manifest(built.root) == before
+
+
+def test_a_repair_leaves_alone_what_it_may_not_change(
+    downloaded: Cache, built: CacheBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = next(built.root.glob("models--*/snapshots/*"))
+    theirs = (snapshot / "w.safetensors").resolve()
+    theirs.write_bytes(b"x" * 5000)
+    (snapshot / "config.json").resolve().write_bytes(b"[]")
+    rename = fileops.rename_new
+
+    def refused(source: str, target: str) -> None:
+        if source == str(theirs):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), source)
+        rename(source, target)
+
+    monkeypatch.setattr(fileops, "rename_new", refused)
+    repaired = repair(downloaded, run(downloaded).bad)
+    assert repaired.fixed == 1
+    assert [why for _, why in repaired.failed] == ["you have no right to change it"]
+    assert theirs.read_bytes() == b"x" * 5000
+    assert (snapshot / "config.json").read_bytes() == b"{}"
 
 
 def test_repair_offline_is_refused(built: CacheBuilder, settings: Settings) -> None:
