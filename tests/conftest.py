@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +14,6 @@ from tests.hub import LoopbackHub
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-# A shell's background job ignores Ctrl-C, and so would every process that a test starts in one.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

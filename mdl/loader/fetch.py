@@ -8,7 +8,7 @@ import contextlib
 import errno
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,8 +136,10 @@ def fetch(hub: Hub, download: Download, *, progress: Progress | None = None) -> 
 def _fetch_together(hub: Hub, download: Download, paths: list[str], progress: Progress) -> None:
     """Fetch some files at once. An interrupt or a failure stops the others promptly."""
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="mdl-fetch") as pool:
-        running = [pool.submit(_fetch_one, hub, download, path, progress) for path in paths]
+        running: list[Future[None]] = []
         try:
+            for path in paths:  # one by one: an interrupt in between stops those handed over
+                running.append(pool.submit(_fetch_one, hub, download, path, progress))
             for done in as_completed(running):
                 done.result()
         except BaseException:

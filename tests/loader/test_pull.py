@@ -116,13 +116,20 @@ def test_what_is_complete_stays_when_the_hub_fails(served: LoopbackHub, capsys: 
     assert served.count("/cdn/*", "GET") < len(list(snapshot(served).glob("*.safetensors")))
 
 
+def hear_interrupts() -> None:
+    """A shell's background job ignores Ctrl-C, and what it starts inherits that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL], ids=["interrupt", "kill"])
 def test_stopped_in_the_middle_of_a_download(
     served: LoopbackHub, hub_env: dict[str, str], capsys: Any, kill: signal.Signals
 ) -> None:
     fault = served.fault("/cdn/*", hold_at=1000)
     command = [sys.executable, "-m", "mdl", "pull", NAME]
-    process = subprocess.Popen(command, env=hub_env, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=hub_env, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts
+    )
     assert fault.reached.wait(30)
     process.send_signal(kill)
     _, said = process.communicate(timeout=30)
