@@ -174,7 +174,7 @@ class _Run:
         names = [name for name in group.folders if os.path.lexists(os.path.join(self.root, name))]
         folders = self.view.read(names)
         if not group.repo_type:
-            pairs = across_pairs(self.root, ordered(folders))
+            pairs = across_pairs(self.root, ordered(folders), self.wish)
             join(self.root, draft, pairs, folders, compare=True)
         else:
             if group.target is not None:

@@ -48,14 +48,20 @@ class Wish:
     Attributes:
         to: `shared`, `hub` or `lower`.
         only: one repository's key, or all.
-        across: join equal blobs of different repositories too.
+        across: join equal blobs of different repositories too, one of them covered by the wish.
         store: move blobs whose Xet hash is known into huggingface_hub's shared store.
+        repo_type: only repositories of this type.
     """
 
     to: str = "shared"
     only: str | None = None
     across: bool = False
     store: bool = False
+    repo_type: str | None = None
+
+    def covers(self, key: str) -> bool:
+        """Is the repository with this key to be normalized?"""
+        return self.only in (None, key) and self.repo_type in (None, key.partition("/")[0])
 
 
 @dataclass(frozen=True)
@@ -138,22 +144,22 @@ def plan(cache: "Cache", wish: Wish, canonical: Canonical) -> NormalizePlan:
             return NormalizePlan(wish, (), notes)
         wish = replace(wish, to="shared")  # a folder cannot be folded into itself
     groups = []
-    for names in _by_repo(view, cache, wish.only).values():
+    for names in _by_repo(cache, wish).values():
         folders = view.read(names)
         group = _describe(root, folders, wish, canonical)
         if group is not None:
             groups.append(group)
     if wish.across:
-        groups += _across_group(view, cache)
+        groups += _across_group(view, cache, wish)
     return NormalizePlan(wish, tuple(groups), notes)
 
 
-def _by_repo(view: View, cache: "Cache", only: str | None) -> dict[str, list[str]]:
+def _by_repo(cache: "Cache", wish: Wish) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for summary in cache.survey().summaries:
         parsed = parse_folder(summary.name)
         key = repo_key(*parsed) if parsed else ""
-        if parsed and only in (None, key):
+        if parsed and wish.covers(key):
             groups.setdefault(key, []).append(summary.name)
     return groups
 
@@ -315,10 +321,10 @@ def read_extras(root: str, folder: Folder) -> Extras:
     return Extras(trees, frozenset(markers), times)
 
 
-def _across_group(view: View, cache: "Cache") -> list[Group]:
+def _across_group(view: View, cache: "Cache", wish: Wish) -> list[Group]:
     folders = ordered(view.read([summary.name for summary in cache.survey().summaries]))
     draft = Draft("")
-    pairs = across_pairs(view.root, folders)
+    pairs = across_pairs(view.root, folders, wish)
     join(view.root, draft, pairs, folders, compare=False)
     names = sorted({os.path.relpath(path, view.root).split(os.sep)[0]
                     for pair in pairs for path in pair[:2]})  # fmt: skip
@@ -327,7 +333,7 @@ def _across_group(view: View, cache: "Cache") -> list[Group]:
     return [Group("(across repositories)", "", (), None, tuple(names), len(draft.ops), draft.saved)]
 
 
-def across_pairs(root: str, folders: Sequence[Folder]) -> list[Pair]:
+def across_pairs(root: str, folders: Sequence[Folder], wish: Wish) -> list[Pair]:
     """Equal sha256 blobs of different repositories; git's names are only for small files."""
     keys = {folder.name: repo_key(folder.repo_type, folder.repo_id) for folder in folders}
 
@@ -339,6 +345,7 @@ def across_pairs(root: str, folders: Sequence[Folder]) -> list[Pair]:
         for pair in duplicate_blobs(root, folders)
         if is_hash(os.path.basename(pair.path), SHA256_LENGTH)
         and key_of(pair.keep) != key_of(pair.path)
+        and (wish.covers(key_of(pair.keep)) or wish.covers(key_of(pair.path)))
     ]
 
 

@@ -201,7 +201,7 @@ def normalize(
         only = repo_key(repo.repo_type, repo.repo_id)
     default = found.settings.cache.normalize
     to = choice["to"] or (default if default != "off" else "shared")
-    wish = Wish(to, only, choice["across"], choice["store"])
+    wish = Wish(to, only, choice["across"], choice["store"], repo_type)
     planned = plan(found, wish, hub_spelling(found))
     say_notes(found)
     if not as_json:

@@ -226,6 +226,7 @@ def test_rm_trash_and_undo(filled: CacheBuilder, mdl: Type) -> None:
 def test_normalize(filled: CacheBuilder, mdl: Type) -> None:
     planned = json.loads(mdl("normalize", "--dry-run", "--json")[1])
     assert planned["saved"] == 3000
+    assert mdl("normalize", "--type", "dataset", "--yes")[1] == "Nothing to normalize.\n"
     done = json.loads(mdl("normalize", "--yes", "--json")[1])
     assert (done["saved"], done["done"]) == (3000, ["Org/Big"])
     assert mdl("normalize")[1] == "Nothing to normalize.\n"

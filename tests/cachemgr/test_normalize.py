@@ -194,6 +194,35 @@ def test_across_joins_equal_files_of_different_repositories(
     assert manifest(built.root) == before
 
 
+def test_only_what_is_named_is_joined(built: CacheBuilder, cache: Cache) -> None:
+    """By its name or its type; the other side of a pair may be any repository."""
+    for kind in ("models", "datasets"):
+        for name in ("o/one", "O/One", "o/two", "O/Two"):
+            built.revision(name, A, {"w": kind.encode() * 9}, refs=("main",), kind=kind)
+    built.revision("o/away", A, {"w": WEIGHTS}, refs=("main",))
+    built.revision("o/far", A, {"w": WEIGHTS}, refs=("main",))
+
+    def joined(wish: Wish) -> set[str]:
+        planned = plan(cache, wish, lambda kind, name: None)
+        apply(cache, planned)
+        found = {
+            blob.parent.parent.name
+            for blob in built.root.glob("*/blobs/*")
+            if blob.stat().st_nlink > 1
+        }
+        undo(cache)
+        return found
+
+    one = {"models--o--one", "models--O--One"}
+    two = {"models--o--two", "models--O--Two"}
+    assert joined(Wish(only="model/o/one")) == one
+    assert joined(Wish(only="model/o/one", across=True)) == one | two
+    datasets = {folder.name for folder in built.root.glob("datasets--*")}
+    assert joined(Wish(repo_type="dataset")) == datasets
+    assert joined(Wish(repo_type="dataset", across=True)) == datasets
+    assert joined(Wish(repo_type="model")) == one | two
+
+
 def test_store_moves_known_blobs_into_the_shared_store(built: CacheBuilder, cache: Cache) -> None:
     import hashlib
     import json
