@@ -21,7 +21,7 @@ from mdl.cachemgr.locks import QUIET_SECONDS, busy_folders, last_written
 from mdl.cachemgr.normalizing import Wish
 from mdl.cachemgr.normalizing import plan as plan_normalize
 from mdl.cachemgr.policy import Policy
-from mdl.cachemgr.remove import empty, trash_entries
+from mdl.cachemgr.remove import choose, empty, trash_entries
 from mdl.cachemgr.summary import Summary, physical
 from mdl.cachemgr.watch import Notes, Probe, Watcher
 from mdl.errors import ConfigError, MdlError
@@ -176,8 +176,9 @@ class Keeper:
     def do_tidy(self) -> None:
         """Empty what has been in the trash for longer than its grace period."""
         grace = self.settings.cache.trash_days * 86400
-        if any(time.time() - entry.at >= grace for entry in trash_entries(self.cache)):
-            self.state.counts.freed += empty(self.cache, older_than=grace)
+        old = choose(self.cache, older_than=grace)
+        if old:
+            self.state.counts.freed += empty(self.cache, [entry.id for entry in old])
 
     def do_config(self) -> None:
         """Follow the configuration file; a broken one changes nothing and is told in status."""
@@ -268,7 +269,7 @@ class Keeper:
         for entry in trash_entries(self.cache):
             if shutil.disk_usage(self.root).free >= floor:
                 return
-            self.state.counts.freed += empty(self.cache, ids=[entry.id])
+            self.state.counts.freed += empty(self.cache, [entry.id])
             log.warning("Below the free-space floor: emptied %s from the trash.", entry.summary)
 
     def _watch_again_if_moved(self) -> None:

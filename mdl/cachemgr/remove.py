@@ -1,5 +1,6 @@
 """`rm`, `trash` and `undo`, from the disk to the disk."""
 
+import contextlib
 import os
 import time
 from collections import Counter
@@ -238,8 +239,32 @@ def _check_trash(action: Action) -> None:
             )
 
 
-def empty(cache: "Cache", ids: Iterable[int] = (), older_than: float | None = None) -> int:
-    """Erase what is in the trash for good; bytes the disk regained.
+def empty(cache: "Cache", ids: Iterable[int], unknown: Iterable[str] = ()) -> int:
+    """Erase these for good, and nothing that came since; bytes the disk regained.
+
+    Args:
+        ids: actions, as `choose` and `trash_entries` name them.
+        unknown: folders, as `strays` names them.
+
+    Raises:
+        NotFoundError: one of `ids` has nothing in the trash.
+    """
+    with cache.exclusive():
+        wanted = list(ids)
+        chosen = choose(cache, wanted) if wanted else []
+        for entry in chosen:
+            _erase(cache, entry)
+        for path in set(strays(cache)).intersection(unknown):
+            erase(path)
+        with contextlib.suppress(OSError):  # an empty folder is in nobody's way
+            fileops.remove_folder(trash_place(cache.root).path)
+        return sum(entry.bytes for entry in chosen)
+
+
+def choose(
+    cache: "Cache", ids: Sequence[int] = (), older_than: float | None = None
+) -> list[TrashEntry]:
+    """The entries of the trash that are meant.
 
     Args:
         ids: only these actions; all of them when none are given.
@@ -248,19 +273,6 @@ def empty(cache: "Cache", ids: Iterable[int] = (), older_than: float | None = No
     Raises:
         NotFoundError: one of `ids` has nothing in the trash.
     """
-    with cache.exclusive():
-        chosen = choose(cache, list(ids), older_than)
-        for entry in chosen:
-            _erase(cache, entry)
-        if not ids and older_than is None:
-            for path in strays(cache):
-                erase(path)
-            fileops.remove_folder(trash_place(cache.root).path)
-        return sum(entry.bytes for entry in chosen)
-
-
-def choose(cache: "Cache", ids: list[int], older_than: float | None) -> list[TrashEntry]:
-    """The entries of the trash that `empty` would erase."""
     present = trash_entries(cache)
     unknown = set(ids) - {entry.id for entry in present}
     if unknown:
@@ -284,5 +296,5 @@ def _erase(cache: "Cache", entry: TrashEntry) -> None:
 
 def expire(cache: "Cache") -> None:
     """Erase what has been in the trash for longer than the configuration's `trash_days`."""
-    for entry in choose(cache, [], cache.settings.cache.trash_days * 86400):
+    for entry in choose(cache, (), cache.settings.cache.trash_days * 86400):
         _erase(cache, entry)

@@ -139,17 +139,18 @@ def trash_empty(
     as_json: bool,
 ) -> None:
     """Erase the trash for good, or only the actions with these NUMBERS."""
-    from mdl.cachemgr.remove import choose, empty
+    from mdl.cachemgr.remove import choose, empty, strays
 
     found = opened(cache_dir)
-    chosen = choose(found, list(numbers), older_than)
+    chosen = choose(found, numbers, older_than)
+    unknown = strays(found) if not numbers and older_than is None else []
+    ids = [entry.id for entry in chosen]
     size = sum(entry.bytes for entry in chosen)
     say_notes(found)
     if not dry_run:
         confirm(f"Erase {human_size(size)} for good?", yes=yes)
-        size = empty(found, numbers, older_than)
+        size = empty(found, ids, unknown)
     if as_json:
-        ids = [entry.id for entry in chosen]
         echo_json({"dry_run": dry_run, "erased": ids, "freed": size})
     else:
         click.echo(f"{'Would free' if dry_run else 'Freed'} {human_size(size)}.")

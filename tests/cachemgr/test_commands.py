@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 
+from mdl.cachemgr import open_cache
+from mdl.cachemgr.remove import apply_remove, plan_remove
 from mdl.cli.cache import COMMANDS
 from mdl.cli.entry import run
+from mdl.settings import load_settings
 from tests.cachemgr.builder import DAY, A, B, CacheBuilder, disk_use, settle
 
 Type = Callable[..., tuple[int, str, str]]
@@ -221,6 +224,23 @@ def test_rm_trash_and_undo(filled: CacheBuilder, mdl: Type) -> None:
     mdl("rm", "o/small", "--yes")
     assert "Would free" in mdl("trash", "empty", "--dry-run")[1]
     assert json.loads(mdl("trash", "empty", "--yes", "--json")[1])["freed"] == 2
+
+
+def test_what_comes_into_the_trash_after_the_question_stays(
+    filled: CacheBuilder, mdl: Type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon prunes while somebody reads how much would be erased."""
+    mdl("rm", "o/small", "--yes")
+
+    def answer_late(question: str, *, yes: bool) -> None:
+        assert "2 for good" in question
+        cache = open_cache(load_settings())
+        apply_remove(cache, plan_remove(cache, "dataset/d/set"))
+
+    monkeypatch.setattr("mdl.cli.cache_keep.confirm", answer_late)
+    assert mdl("trash", "empty")[1] == "Freed 2.\n"
+    (kept,) = json.loads(mdl("trash", "ls", "--json")[1])["entries"]
+    assert kept["bytes"] == 3
 
 
 def test_normalize(filled: CacheBuilder, mdl: Type) -> None:

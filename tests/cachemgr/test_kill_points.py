@@ -72,6 +72,10 @@ def normalize(wish: Wish) -> Callable[[Cache], object]:
     return lambda cache: apply(cache, plan(cache, wish, lambda kind, name: "Org/Name"))
 
 
+def empty_all(cache: Cache) -> None:
+    empty(cache, [entry.id for entry in trash_entries(cache)])
+
+
 CASES = {
     "prune": Case(prune),
     "prune everything": Case(lambda cache: cache.apply(cache.plan_prune(Policy(max_size=0)))),
@@ -80,7 +84,7 @@ CASES = {
     "rm file": Case(remove("Org/Name:config.json")),
     "undo": Case(undo, before=prune, undone=False),
     "undo of a repository": Case(undo, before=remove("Org/Name"), undone=False),
-    "trash empty": Case(empty, before=prune, undone=False),
+    "trash empty": Case(empty_all, before=prune, undone=False),
     "normalize shared": Case(normalize(Wish("shared"))),
     "normalize hub": Case(normalize(Wish("hub"))),
     "normalize lower": Case(normalize(Wish("lower"))),
@@ -196,7 +200,7 @@ def test_a_recovery_that_is_killed_is_recovered(tmp_path: Path) -> None:
 
 def test_a_kill_while_erasing_is_finished(tmp_path: Path) -> None:
     settings = fresh(tmp_path, CASES["trash empty"])
-    assert not survives(settings, empty, 6)
+    assert not survives(settings, empty_all, 6)
     cache = open_cache(settings)
     cache.list()
     assert trash_entries(cache) == []

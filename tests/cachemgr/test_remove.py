@@ -9,6 +9,7 @@ import pytest
 from mdl.cachemgr import Cache, open_cache
 from mdl.cachemgr.remove import (
     apply_remove,
+    choose,
     empty,
     plan_remove,
     restore,
@@ -149,7 +150,7 @@ def test_the_trash_lists_restores_and_empties(two_casings: CacheBuilder, cache: 
     assert (first.kind, first.bytes, second.bytes) == ("rm", 11, 100)
     restore(cache, first.id)
     assert "models--org--other" in folders(two_casings)
-    assert empty(cache) == 100
+    assert empty(cache, [second.id]) == 100
     assert trash_entries(cache) == []
     assert before - disk_use(two_casings.root.parent) == 100 + len(A)
     with pytest.raises(NotFoundError, match="cannot be undone"):
@@ -167,15 +168,17 @@ def test_a_folder_without_a_file_goes_and_comes_back(built: CacheBuilder, cache:
     undo(cache)
     assert (built.folder("o/nothing") / "snapshots").is_dir()
     remove(cache, "o/nothing")
-    assert empty(cache) == 0
+    assert empty(cache, [entry.id for entry in trash_entries(cache)]) == 0
     assert not Path(outcome.trash or "").parent.exists()
 
 
 def test_emptying_by_number_and_age(two_casings: CacheBuilder, cache: Cache) -> None:
     remove(cache, "org/other")
     remove(cache, "Org/Name")
-    assert empty(cache, older_than=3600) == 0
+    assert choose(cache, older_than=3600) == []
+    assert empty(cache, []) == 0
     first, second = trash_entries(cache)
+    assert choose(cache, older_than=0) == [first, second]
     assert empty(cache, [second.id]) == 100
     assert [entry.id for entry in trash_entries(cache)] == [first.id]
     with pytest.raises(NotFoundError):
@@ -192,7 +195,7 @@ def test_a_trash_of_unknown_origin_is_shown_and_goes_only_with_everything(
     assert strays(cache) == [str(stray)]
     empty(cache, [1])
     assert stray.exists()
-    empty(cache)
+    empty(cache, [], [str(stray)])
     assert not stray.exists()
 
 
