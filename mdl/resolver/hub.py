@@ -71,6 +71,8 @@ class Hub:
             path += f"/revision/{quote(revision, safe='')}"
         answer = self._get(path)
         if answer.status == 200:
+            if not isinstance(answer.body, dict) or not isinstance(answer.body.get("id"), str):
+                raise self._no_hub("its answer is no repository")
             return facts_of(answer.body, self.has_token and not self.bad_token)
         if answer.code == "RevisionNotFound":
             return Facts(repo_id, "no_revision", message=answer.message, live=True)
@@ -181,11 +183,7 @@ class Hub:
             try:
                 body = response.json()
             except ValueError as error:
-                raise OfflineError(
-                    f"What answers at {self.endpoint} is no Hub.",
-                    why="its answer is no JSON",
-                    next="Check HF_ENDPOINT, and whether this network wants a sign-in first.",
-                ) from error
+                raise self._no_hub("its answer is no JSON") from error
         following = response.links.get("next", {}).get("url")
         if response.status_code == 429:
             message = response.headers.get("Retry-After") or _ratelimit_reset(response.headers)
@@ -200,6 +198,13 @@ class Hub:
         if self.bad_token:
             return f"{said} (asked without a token: the Hub does not accept the one given)"
         return said
+
+    def _no_hub(self, why: str) -> OfflineError:
+        return OfflineError(
+            f"What answers at {self.endpoint} is no Hub.",
+            why=why,
+            next="Check HF_ENDPOINT, and whether this network wants a sign-in first.",
+        )
 
     def _unusable(self, answer: Answer) -> Exception:
         if answer.status == 429:

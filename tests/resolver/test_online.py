@@ -95,19 +95,20 @@ def test_a_text_that_can_be_no_token_is_a_bad_token(
     assert resolver.resolve(GATED, Wish(exact=True)).access == "bad_token"
 
 
-def test_a_sign_in_page_is_no_hub(tmp_path: Path) -> None:
-    """What a hotel's network answers to everything: 200 and a page."""
+@pytest.mark.parametrize("page", [b"<html>Welcome</html>", b"{}", b"[]", b'{"id": 5}'])
+def test_a_sign_in_page_is_no_hub(tmp_path: Path, page: bytes) -> None:
+    """What a hotel's network, or another program there, answers to everything: 200 and a page."""
 
     class SignIn(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(b"<html>Welcome</html>")
+            self.wfile.write(page)
 
         def log_message(self, *_: object) -> None: ...
 
     with HTTPServer(("127.0.0.1", 0), SignIn) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         settings = Settings(tmp_path, tmp_path, f"http://127.0.0.1:{server.server_port}")
         resolver = Resolver(settings)
