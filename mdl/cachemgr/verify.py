@@ -195,8 +195,10 @@ def chosen(cache: "Cache", names: Sequence[str], repo_type: str | None = None) -
 def refusal(count: int) -> VerificationError:
     """What a run that found something bad ends with."""
     return VerificationError(
-        f"{count} file{'s are' if count > 1 else ' is'} not what they should be.",
-        next="`mdl cache verify --repair` fetches them again.",
+        f"{count} files are not what they should be."
+        if count > 1
+        else "1 file is not what it should be.",
+        next="`mdl cache verify --repair` fetches what is bad again.",
     )
 
 

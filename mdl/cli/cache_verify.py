@@ -18,8 +18,8 @@ from mdl.cli.cache_common import (
 )
 from mdl.cli.listing import say_notes
 from mdl.cli.output import echo_json, never_asks
-from mdl.errors import VerificationError
-from mdl.text import human_size, printable, table
+from mdl.errors import UsageError, VerificationError
+from mdl.text import human_size, table
 
 
 @click.command("verify")
@@ -45,6 +45,8 @@ def verify(
 
     Exit code 6 when something is bad.
     """
+    if choice["throttle"] == 0:
+        raise UsageError("--throttle 0 would read nothing.", next="Leave it out, or write more.")
     found = opened(cache_dir)
     folders = chosen(found, names, repo_type)
     verifier = Verifier(
@@ -106,6 +108,6 @@ def _show(report: Report, fixed: int, failed: list[Any]) -> None:
     said += [f"{fixed} repaired"] if fixed else []
     click.echo(f"{', '.join(said)}.")
     if failed:
-        click.echo(f"error: {printable(str(refusal(len(failed))))}", err=True)
+        click.echo(f"error: {refusal(len(failed))}", err=True)
     elif not fixed:
         click.echo("Everything is what its name says.")

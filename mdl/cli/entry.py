@@ -55,6 +55,7 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: list[str], *, as_json: bool) -> int:
+    stdout = sys.stdout
     try:
         return _command(args)
     except MdlError as error:
@@ -64,9 +65,10 @@ def _run(args: list[str], *, as_json: bool) -> int:
     except BrokenPipeError:
         raise
     except SystemExit:
-        if "_MDL_COMPLETE" in os.environ:  # a shell asked for completions
-            raise
-        raise BrokenPipeError from None  # the only other way in which click exits by itself
+        # click wraps a standard output whose reader went away, and exits.
+        if sys.stdout is not stdout:
+            raise BrokenPipeError from None
+        raise
     except ModuleNotFoundError as error:
         return _fail(_missing_module(error), as_json=as_json)
     except OSError as error:
@@ -125,12 +127,12 @@ def _fail(error: MdlError, *, as_json: bool) -> int:
 
 
 def _prepare_streams() -> None:
-    """Closed streams swallow; what a terminal's encoding lacks is escaped, never a crash."""
-    for name in ("stdout", "stderr"):
+    """Closed streams swallow or are empty; what a terminal lacks is escaped, never a crash."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
-        elif hasattr(stream, "reconfigure"):
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+        elif mode == "w" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 

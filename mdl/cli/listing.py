@@ -43,7 +43,8 @@ def show_listing(cache: Cache, wish: Listing) -> None:
         if wish.shape == "json":
             _print_json(cache, rows, totals)
         elif wish.quiet:
-            print_lines([row.commit or f"{row.repo_type}/{row.repo_id}" for row in rows])
+            names = [row.commit or f"{row.repo_type}/{row.repo_id}" for row in rows]
+            print_lines([printable(name) for name in names])
         elif wish.shape == "csv":
             _print_csv(rows)
         else:

@@ -43,12 +43,12 @@ def lock(names: tuple[str, ...], output: Path, add: bool, dry_run: bool, yes: bo
     names_made = {(entry.requested.lower(), entry.format) for entry in made}
     entries = [e for e in kept if (e.requested.lower(), e.format) not in names_made] + made
     if not dry_run:
+        cache = open_cache(resolver.settings)
+        cache.index.must_last()  # said before the file is written, not after it
         if output.exists() and not add:
             confirm(f"Overwrite {output}?", yes=yes)
         lockfile.write(output, entries)
-        open_cache(resolver.settings).register_lock(
-            output.absolute(), [(entry.repo_id, entry.commit) for entry in entries]
-        )
+        cache.register_lock(output, [(entry.repo_id, entry.commit) for entry in entries])
     if as_json:
         echo_json({"file": str(output), "dry_run": dry_run, "models": [
             {"requested": e.requested, "repo_id": e.repo_id, "commit": e.commit,

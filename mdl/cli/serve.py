@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
+from mdl.cli.output import FilePath
 from mdl.settings import load_settings
 
-_FILE = click.Path(dir_okay=False, path_type=Path)
+_FILE = FilePath(dir_okay=False, path_type=Path)
 
 
 @click.command()

@@ -268,6 +268,13 @@ def test_verify(filled: CacheBuilder, mdl: Type) -> None:
     bad = json.loads(mdl("verify", "--json")[1])
     assert bad["error"]["code"] == "verification_failed"
     assert mdl("verify", "--repair")[0] == 5
+    code, _, err = mdl("verify")
+    assert err.splitlines() == [
+        "error: 1 file is not what it should be.",
+        "  next: `mdl cache verify --repair` fetches what is bad again.",
+    ]
+    code, _, err = mdl("verify", "--throttle", "0")
+    assert (code, "--throttle 0" in err) == (2, True)
 
 
 def test_another_root(filled: CacheBuilder, mdl: Type, tmp_path: Path) -> None:
@@ -275,6 +282,15 @@ def test_another_root(filled: CacheBuilder, mdl: Type, tmp_path: Path) -> None:
     other.revision("o/there", A, {"w": b"1"})
     assert names(mdl("ls", "--cache-dir", str(other.root))[1]) == ["model/o/there"]
     assert mdl("ls", "--cache-dir", str(tmp_path / "nowhere"))[0] == 3
+
+
+def test_quiet_is_one_line_each_whatever_the_names(filled: CacheBuilder, mdl: Type) -> None:
+    """`ls -q | xargs mdl cache rm` must not be told another repository's name."""
+    (filled.root / "models--o--x\nmodel--o--small" / "snapshots" / "\nmain").mkdir(parents=True)
+    listed = mdl("ls", "-q")[1].splitlines()
+    assert listed.count("model/o/small") == 1
+    assert r"model/o/x\nmodel/o/small" in listed
+    assert "main" not in mdl("ls", "-q", "-r")[1].splitlines()
 
 
 def test_a_refusal_in_json(filled: CacheBuilder, mdl: Type) -> None:

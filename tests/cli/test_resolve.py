@@ -1,6 +1,7 @@
 """`mdl resolve` and `mdl access` as a person and as a script use them."""
 
 import json
+import shutil
 import sqlite3
 import tomllib
 from contextlib import closing
@@ -208,6 +209,18 @@ def test_a_lock_keeps_odd_file_names(mdl: Run, hub: LoopbackHub, tmp_path: Path)
     (model,) = tomllib.loads(lock.read_text())["model"]
     assert set(model["files"]) >= set(names)
     assert mdl("resolve", "org/odd", "--locked", str(lock)).code == 0
+
+
+def test_a_lock_that_cannot_be_registered_is_not_written(mdl: Run, tmp_path: Path) -> None:
+    """A lock file on record protects what it names; one that is not must not look so."""
+    lock, home = tmp_path / "mdl.lock", tmp_path / "home"
+    assert mdl("lock", DYNAMIC, "-o", str(lock), MDL_HOME=str(home)).code == 0
+    before = lock.read_text()
+    shutil.rmtree(home / "cache")
+    (home / "cache").write_text("no folder can be made here")
+    ran = mdl("lock", GATED, "-o", str(lock), "--4bit", "--yes", MDL_HOME=str(home))
+    assert (ran.code, "Nothing was changed" in ran.err) == (1, True)
+    assert lock.read_text() == before
 
 
 @pytest.mark.parametrize("where", ["no/such/folder/mdl.lock", ""])

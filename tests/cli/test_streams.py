@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mdl.cli.entry import run
+from tests.cli.conftest import Run
 from tests.hub import LoopbackHub
 
 COMMANDS = ["cache ls", "catalog ls", "catalog ls --json", "catalog export", "--help"]
@@ -49,6 +51,27 @@ def test_a_full_disk_under_the_answer_is_said_once(command: str, hub_env: dict[s
 def test_closed_streams_swallow(command: str, redirect: str, hub_env: dict[str, str]) -> None:
     done = typed(f"{command} {redirect}", hub_env)
     assert done.stderr == "0\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [("catalog rm Org/Own", 2), ("resolve --stdin", 0), ("cache pin", 0)],
+)
+def test_a_closed_input_is_an_empty_one(
+    command: str, code: int, mdl: Run, hub_env: dict[str, str]
+) -> None:
+    assert mdl("catalog", "add", "Org/Own", "me/own-bnb-4bit").code == 0
+    done = typed(f"{command} <&-", hub_env)
+    assert done.stderr.endswith(f"{code}\n")
+    assert ("no terminal to ask" in done.stderr) == (code == 2)
+
+
+def test_another_ones_exit_is_not_taken_for_a_closed_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code of a model's repository may call sys.exit: that is no success."""
+    monkeypatch.setattr("mdl.cli.listing.load_settings", lambda: sys.exit(4))
+    with pytest.raises(SystemExit) as ended:
+        run(["cache", "ls"])
+    assert ended.value.code == 4
 
 
 def on_a_terminal(command: str, env: dict[str, str], answer: bytes = b"") -> tuple[int, str]:
