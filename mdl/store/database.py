@@ -79,10 +79,10 @@ class SqliteDatabase:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield _SqliteWriter(connection)
+                connection.commit()
             except BaseException:
                 connection.rollback()
                 raise
-            connection.commit()
         except sqlite3.Error as error:
             raise self._refusal(error) from error
 

@@ -3,12 +3,14 @@
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from mdl.errors import StoreError
 from mdl.store import packaged
 from mdl.store.catalog import Catalog
+from mdl.store.database import SqliteDatabase
 from mdl.store.rows import (
     PACKAGED,
     USER,
@@ -140,3 +142,17 @@ def test_two_writers_at_once_lose_nothing(opened: Callable[[], Catalog]) -> None
     for thread in threads:
         thread.join()
     assert len(catalogs[0].mirrors(source=USER)) == 50
+
+
+def test_a_transaction_that_cannot_be_committed_is_over(tmp_path: Path) -> None:
+    """A service keeps its connections: the next transaction must find none begun."""
+    (tmp_path / "x.db").touch()
+    database = SqliteDatabase(str(tmp_path / "x.db"))
+    with database.transaction() as writer:
+        writer.run("CREATE TABLE a (id INTEGER PRIMARY KEY)")
+        writer.run("CREATE TABLE b (a REFERENCES a DEFERRABLE INITIALLY DEFERRED)")
+    with pytest.raises(StoreError, match="refused"), database.transaction() as writer:
+        writer.run("INSERT INTO b VALUES (1)")
+    with database.transaction() as writer:
+        writer.run("INSERT INTO a VALUES (2)")
+    assert database.rows("SELECT (SELECT count(*) FROM a), (SELECT count(*) FROM b)") == [(1, 0)]
