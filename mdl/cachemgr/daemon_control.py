@@ -103,8 +103,8 @@ def run(settings: Settings, *, as_json: bool = False) -> None:
         server.start()
         root, mode = str(settings.cache_root), keeper.watcher.mode.kind
         found = {"pid": os.getpid(), "root": root, "mode": mode}
-        print(json.dumps(found) if as_json else f"mdl daemon keeps {root} ({mode})", flush=True)
         try:
+            print(json.dumps(found) if as_json else f"mdl daemon keeps {root} ({mode})", flush=True)
             for job in beats(time.monotonic, _waiter(keeper, stopping), keeper.took):
                 keeper.run(job)
                 if stopping.is_set():

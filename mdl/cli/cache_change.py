@@ -16,10 +16,9 @@ from mdl.cli.cache_common import (
     json_option,
     opened,
     type_option,
-    yes_option,
 )
 from mdl.cli.listing import say_notes
-from mdl.cli.output import confirm, echo_json
+from mdl.cli.output import confirm, echo_json, yes_option
 from mdl.text import human_size, printable, table
 
 if TYPE_CHECKING:

@@ -36,7 +36,6 @@ cache_dir_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 dry_option = click.option("--dry-run", is_flag=True, help="Say what would be done; change nothing.")
-yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 type_option = click.option(
     "--type",
     "repo_type",

@@ -13,10 +13,9 @@ from mdl.cli.cache_common import (
     json_option,
     opened,
     type_option,
-    yes_option,
 )
 from mdl.cli.listing import say_notes
-from mdl.cli.output import confirm, echo_json, never_asks
+from mdl.cli.output import confirm, echo_json, never_asks, yes_option
 from mdl.errors import NotFoundError
 from mdl.text import human_ago, human_size, printable, table
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.termui import progressbar
 
-from mdl.cli.output import FilePath, confirm, echo_json, never_asks
+from mdl.cli.output import FilePath, confirm, echo_json, never_asks, yes_option
 from mdl.errors import NotFoundError, UsageError
 from mdl.resolver.names import shown
 from mdl.store.catalog import Catalog, open_catalog
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from mdl.resolver.hub import Hub
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_yes = click.option("--yes", is_flag=True, help="Do not ask.")
 _dry = click.option("--dry-run", is_flag=True, help="Show what would change.")
 
 
@@ -133,7 +132,7 @@ def add(name: str, mirror: str, wish: str | None, format_: str | None, rank: int
 @click.argument("mirror", required=False)
 @click.option("--source", default=USER, show_default=True, help="Whose rows.")
 @_dry
-@_yes
+@yes_option
 @_json
 def rm(name: str, mirror: str | None, source: str, dry_run: bool, yes: bool, as_json: bool) -> int:
     """Remove the rows you added for NAME, or the one for MIRROR."""

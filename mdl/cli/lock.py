@@ -22,7 +22,7 @@ from mdl.cli.resolve import wish_of, wish_options
 @click.option("--add", is_flag=True, help="Keep the other entries of an existing file.")
 @wish_options
 @click.option("--dry-run", is_flag=True, help="Print the file, write nothing.")
-@click.option("--yes", is_flag=True, help="Overwrite without asking.")
+@click.option("-y", "--yes", is_flag=True, help="Overwrite without asking.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def lock(names: tuple[str, ...], output: Path, add: bool, dry_run: bool, yes: bool, as_json: bool,
          **options: Any) -> int:  # fmt: skip

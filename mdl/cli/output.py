@@ -13,6 +13,10 @@ never_asks = click.option(
 )
 
 
+# Of those that do ask.
+yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+
+
 class FilePath(click.Path):
     """A path on the command line; an empty one is refused, where pathlib would read `.`."""
 

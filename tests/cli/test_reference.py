@@ -10,6 +10,7 @@ import pytest
 from mdl.cli import cache
 from mdl.cli.entry import run
 from mdl.cli.group import COMMANDS, LazyGroup, cli
+from mdl.cli.output import FilePath
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -66,7 +67,15 @@ def test_what_changes_something_can_be_tried_and_scripted() -> None:
     commands = dict(reference().commands(cli, "mdl"))
     for path in CHANGING:
         options = {name for p in commands[path].params for name in p.opts}
-        assert {"--dry-run", "--yes"} <= options, path
+        assert {"--dry-run", "--yes", "-y"} <= options, path
+
+
+def test_no_path_may_be_empty() -> None:
+    """pathlib would read the folder one is in."""
+    for path, command in reference().commands(cli, "mdl"):
+        for parameter in command.params:
+            if isinstance(parameter.type, click.Path):
+                assert isinstance(parameter.type, FilePath), f"{path} {parameter.name}"
 
 
 CHANGING = {
