@@ -64,7 +64,9 @@ def decoder_forward(original: Any, parts: Parts) -> Callable[..., Any] | None:
         return None
     norm_type = theirs.__globals__.get(norm_name(original))
     parameters = inspect.signature(theirs).parameters
-    positional = list(parameters)[2:]  # after self and hidden_states
+    by_place = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    # After self and hidden_states.
+    positional = [name for name, one in parameters.items() if one.kind is by_place][2:]
     defaults = {
         name: one.default
         for name, one in parameters.items()

@@ -96,6 +96,20 @@ def test_hidden_states_and_attentions_are_recorded():
         assert all(map(torch.equal, found[0][name], found[1][name]))
 
 
+def test_arguments_by_place_are_as_by_name_and_one_too_many_is_refused(added):
+    plain, fast = tiny("llama"), fused()
+    hidden = torch.randn(1, 5, plain.config.hidden_size)
+    places = torch.arange(5)[None]
+    tables = plain.model.rotary_emb(hidden, places)
+    given = (None, places, None, False, tables)
+    wanted = plain.model.layers[0](hidden, *given)
+    assert torch.equal(fast.model.layers[0](hidden, *given), wanted)
+    assert len(added) == 1
+    for model in (plain, fast):
+        with pytest.raises(TypeError, match="positional"):
+            model.model.layers[0](hidden, *given, "one more")
+
+
 def test_a_hook_on_the_norm_is_called(added):
     """Then the layer runs transformers' code; the other layer is fused as before."""
     model, seen = fused(), []
