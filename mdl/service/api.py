@@ -55,6 +55,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 CHANGED: dict[int | str, dict[str, Any]] = {
+    408: {"model": ErrorAnswer, "description": "The body did not come in time."},
     409: {"model": ErrorAnswer, "description": "The plan has changed; look at it again."},
     413: {"model": ErrorAnswer, "description": "The body is too large."},
     415: {"model": ErrorAnswer, "description": "The body is of a kind that is not taken here."},

@@ -174,7 +174,7 @@ class Guard:
         scope["mdl.caller"], scope["mdl.exchange"] = caller, exchange
         if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
             self._check_body(scope, headers)
-        limited = _limited(receive, self._config.max_body)
+        limited = _limited(receive, self._config.max_body, self._config.request_seconds)
         if path in UNBOUNDED:
             await self._app(scope, limited, exchange.send)
             return
@@ -262,16 +262,29 @@ def _hub_token(value: bytes | None) -> str | None:
     return value.decode()
 
 
-def _limited(receive: Receive, most: int) -> Receive:
-    """Count a body as it comes: a chunked one has no length to be checked before."""
-    size = 0
+def _limited(receive: Receive, most: int, seconds: float) -> Receive:
+    """A body within bounds: counted as it comes (a chunked one has no length), and in time.
+
+    Also where the answer has all the time it wants, so that nobody holds connections with bodies
+    that never end.
+    """
+    size, whole = 0, False
+    end = time.monotonic() + seconds
 
     async def counted() -> Message:
-        nonlocal size
-        message = await receive()
+        nonlocal size, whole
+        if whole:  # what else comes tells that the caller hung up
+            return await receive()
+        try:
+            async with asyncio.timeout(end - time.monotonic()):
+                message = await receive()
+        except TimeoutError:
+            raise Refused(408, "usage", f"The body did not come within {seconds:.0f} s.",
+                          "Send it again, all of it.") from None  # fmt: skip
         size += len(message.get("body", b""))
         if size > most:
             raise _too_large(most)
+        whole = not message.get("more_body")
         return message
 
     return counted

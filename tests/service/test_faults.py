@@ -1,17 +1,21 @@
 """Clients that are slow, gone or too many; a name that is none; an end in the middle."""
 
+import asyncio
 import contextlib
 import http.client
 import json
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mdl.service.app import Service
+from mdl.service.config import ServiceConfig
 from mdl.settings import load_settings
 from mdl.store.catalog import open_catalog
 from mdl.store.rows import MirrorRow, Source
@@ -44,6 +48,35 @@ def test_a_head_that_never_ends_is_cut_off_and_nobody_else_waits(
         except ConnectionResetError:
             pass
         assert 8 < time.monotonic() - start < 15
+
+
+@pytest.mark.parametrize("path", ["/v1/resolve", "/v1/cache/actions", "/v1/cache/verify"])
+def test_a_body_that_never_comes_is_not_waited_for(hub_env: dict[str, str], path: str) -> None:
+    """Also where the answer may take as long as it takes."""
+    config = ServiceConfig(log_requests=False, request_seconds=0.1)
+    headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json"),
+               (b"content-length", b"100")]  # fmt: skip
+    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(),
+             "query_string": b"", "headers": headers, "http_version": "1.1", "scheme": "http",
+             "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2)}  # fmt: skip
+    statuses: list[int] = []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    async def ask() -> None:
+        beginning = [{"type": "http.request", "body": b"{", "more_body": True}]
+
+        async def receive() -> dict[str, Any]:
+            return beginning.pop() if beginning else await asyncio.Future()
+
+        guard = Service(load_settings(), config).guard
+        async with asyncio.timeout(5):
+            await guard(scope, receive, send)
+
+    asyncio.run(ask())
+    assert statuses in ([408], [503])
 
 
 def test_a_client_that_hangs_up_harms_nobody(hub: LoopbackHub, serve: Serve) -> None:
