@@ -1,5 +1,6 @@
 """Fingerprints of tokens: enough to know one again, nothing to recover it from."""
 
+import contextlib
 import hashlib
 import hmac
 import os
@@ -7,6 +8,9 @@ import secrets
 from pathlib import Path
 
 from mdl.settings import StrPath
+
+# This process's, where the home keeps none: what is found out is asked anew by the next.
+_OWN_KEY = secrets.token_bytes(32)
 
 
 def fingerprint(token: str | None, home: StrPath) -> str:
@@ -17,25 +21,28 @@ def fingerprint(token: str | None, home: StrPath) -> str:
     """
     if token is None:
         return "anonymous"
-    return hmac.new(_key(Path(home)), token.encode(), hashlib.sha256).hexdigest()[:16]
+    try:
+        key = _key(Path(home))
+    except OSError:  # a home that cannot be read or written keeps nobody from an answer
+        key = _OWN_KEY
+    return hmac.new(key, token.encode(), hashlib.sha256).hexdigest()[:16]
 
 
 def _key(home: Path) -> bytes:
     path = home / "fingerprint.key"
-    try:
+    with contextlib.suppress(FileNotFoundError):
         return path.read_bytes()
-    except FileNotFoundError:
-        pass
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     made = secrets.token_bytes(32)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.touch(mode=0o600)
-    temporary.write_bytes(made)
-    try:
-        # link() fails when another process was first: then its key counts.
-        os.link(temporary, path)
-    except FileExistsError:
-        made = path.read_bytes()
-    finally:
-        temporary.unlink()
+    import tempfile  # seldom needed, and slow to import
+
+    # A file of its own for each that makes a key: threads of a service may be first together.
+    with tempfile.NamedTemporaryFile(prefix=f"{path.name}.", dir=home) as file:
+        file.write(made)
+        file.flush()
+        try:
+            # Fails when another was first: then its key counts.
+            os.link(file.name, path)
+        except FileExistsError:
+            made = path.read_bytes()
     return made

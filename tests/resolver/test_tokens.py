@@ -1,0 +1,39 @@
+"""A token is known by a keyed fingerprint, the same for all who share a home."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mdl.resolver.tokens import fingerprint
+
+
+def test_the_key_is_made_once_and_kept_private(tmp_path: Path) -> None:
+    first = fingerprint("hf_a", str(tmp_path / "mdl"))
+    assert first == fingerprint("hf_a", str(tmp_path / "mdl"))
+    assert first != fingerprint("hf_b", str(tmp_path / "mdl"))
+    assert first != fingerprint("hf_a", str(tmp_path / "other"))
+    (key,) = (tmp_path / "mdl").iterdir()
+    assert key.stat().st_mode & 0o077 == 0
+
+
+def test_threads_that_need_it_first_at_once_agree(tmp_path: Path) -> None:
+    """As many callers of a service that just started do."""
+    start = threading.Barrier(8)
+
+    def ask(home: Path) -> str:
+        start.wait()
+        return fingerprint("hf_a", str(home))
+
+    with ThreadPoolExecutor(8) as threads:
+        for n in range(50):
+            home = tmp_path / str(n)
+            found = set(threads.map(ask, [home] * 8))
+            assert found == {fingerprint("hf_a", str(home))}
+            assert [path.name for path in home.iterdir()] == ["fingerprint.key"]
+
+
+def test_a_home_that_cannot_be_written_keeps_nobody_from_an_answer(tmp_path: Path) -> None:
+    """Then the key is this process's: what is found out is asked anew by the next one."""
+    home = tmp_path / "file"
+    home.write_text("")
+    assert fingerprint("hf_a", str(home)) == fingerprint("hf_a", str(home)) != "anonymous"
