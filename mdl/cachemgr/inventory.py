@@ -97,6 +97,7 @@ def _of_repo(key: str, folders: list[Folder], known: Knowledge, in_use: InUse) -
                  used if used is not None else hint,
                  tuple(folder.name for folder, _ in places), protected)
         )  # fmt: skip
+    whole = whole or protection(key, "", (), known)
     for folder in folders:
         items += _garbage(key, repo_id, folder, whole)
     return items
@@ -113,6 +114,7 @@ def _untouchable(folder: Folder, in_use: InUse) -> str:
 
 
 def protection(key: str, commit: str, refs: tuple[str, ...], known: Knowledge) -> str:
+    """Why a revision must stay, or `''`; of what belongs to none, `commit` is empty."""
     pins = known.pins.get(key, frozenset())
     if "" in pins:
         return "pinned"

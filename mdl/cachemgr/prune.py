@@ -64,6 +64,8 @@ def apply(cache: "Cache", planned: PrunePlan) -> Outcome:
         if not folder.readable:
             return "its folder cannot be read whole"
         known = cache.knowledge()
+        if reason := protection(key, "", (), known):
+            return reason
         for commit in removal.commits:
             refs = folder.refs_of(commit)
             if not set(refs) <= set(expected[key, commit].refs):

@@ -11,7 +11,8 @@ import pytest
 from mdl.cachemgr import Cache, Policy, PrunePlan
 from mdl.cachemgr.carry_out import Outcome
 from mdl.cachemgr.locks import root_mutex
-from mdl.errors import BusyError
+from mdl.cachemgr.remove import plan_remove
+from mdl.errors import BusyError, UsageError
 from tests.cachemgr.builder import DAY, A, B, C, CacheBuilder, disk_use, manifest
 
 DETACHED = Policy(detached=True, incomplete=True)
@@ -74,6 +75,23 @@ def test_pins_win(built: CacheBuilder, cache: Cache) -> None:
     assert {keep.reason for keep in plan.keep} == {"pinned", "pinned by its commit"}
     for name in ("commit", "short"):
         assert cache.repo(f"o/{name}").revisions[0].pinned
+
+
+def test_a_pinned_repository_keeps_what_is_in_no_revision_too(
+    built: CacheBuilder, cache: Cache
+) -> None:
+    part = built.incomplete("o/n", b"2" * 1000, age=DAY)
+    orphan = built.blob(built.folder("o/n"), b"nobody names it", DAY)
+    found = cache.plan_prune(Policy(detached=True, incomplete=True))
+    assert len(found.remove) == 2
+    cache.index.add_pin("model/o/n", "", "o/n")
+    plan, _ = prune(cache)
+    assert [keep.reason for keep in plan.keep] == ["pinned", "pinned"]
+    assert cache.apply(found).skipped == {"models--o--n": "pinned"}
+    with pytest.raises(UsageError, match="pinned"):
+        plan_remove(cache, "o/n")
+    assert part.exists()
+    assert orphan.exists()
 
 
 def test_a_lock_file_protects_what_it_names_while_it_exists(
