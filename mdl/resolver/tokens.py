@@ -25,7 +25,8 @@ def fingerprint(token: str | None, home: StrPath) -> str:
         key = _key(Path(home))
     except OSError:  # a home that cannot be read or written keeps nobody from an answer
         key = _OWN_KEY
-    return hmac.new(key, token.encode(), hashlib.sha256).hexdigest()[:16]
+    text = token.encode(errors="backslashreplace")  # an environment may hold any bytes
+    return hmac.new(key, text, hashlib.sha256).hexdigest()[:16]
 
 
 def _key(home: Path) -> bytes:

@@ -37,3 +37,7 @@ def test_a_home_that_cannot_be_written_keeps_nobody_from_an_answer(tmp_path: Pat
     home = tmp_path / "file"
     home.write_text("")
     assert fingerprint("hf_a", str(home)) == fingerprint("hf_a", str(home)) != "anonymous"
+
+
+def test_a_token_of_bytes_that_are_no_text_is_one_too(tmp_path: Path) -> None:
+    assert fingerprint("hf_\udcff", str(tmp_path)) != fingerprint("hf_\udcfe", str(tmp_path))
