@@ -4,6 +4,8 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 
+from mdl.service.schemas import MirrorFields, SourceFields
+from mdl.store.rows import MirrorRow, Source
 from tests.hub import LoopbackHub
 from tests.service.conftest import ADMIN, Start, bearer
 
@@ -17,6 +19,11 @@ def test_every_route_of_the_issue_is_documented(hub: LoopbackHub, start: Start) 
         "/v1/resolve", "/v1/catalog", "/v1/access", "/v1/lock", "/v1/cache", "/v1/cache/plans",
         "/v1/cache/actions", "/v1/health", "/v1/ready", "/v1/events", "/v1/catalog/import",
     } <= set(document["paths"])  # fmt: skip
+
+
+def test_the_documents_rows_are_the_catalogues() -> None:
+    assert tuple(MirrorFields.model_fields) == MirrorRow._fields
+    assert tuple(SourceFields.model_fields) == Source._fields
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
