@@ -158,7 +158,7 @@ def read(path: Path) -> list[Entry]:
             why=str(error),
             next="`mdl lock NAME -o FILE` writes one.",
         ) from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: the parser's own, and its kin
         raise UsageError(
             f"{path} is no lock file.",
             why=str(error),
