@@ -239,8 +239,12 @@ class Answers:
     def flush_log(self) -> None:
         """Write what waits into the resolution log, one thread at a time; call it in one."""
         with self._flushing:
-            if self._catalog is not None and self._catalog.database.writable:
+            if self._catalog is None:
+                return
+            if self._catalog.database.writable:
                 self._log.write(self._catalog)
+            else:
+                self._log.drop()
 
 
 def outcome_of(answer: Resolution) -> str:
@@ -291,6 +295,11 @@ class AnswerLog:
                 self._seen.popitem(last=False)
             row = {name: getattr(answer, name) for name in self._FIELDS}
             self._waiting.append((now, answer.requested, answer.format, row))
+
+    def drop(self) -> None:
+        """Where nothing can be written, nothing waits for it."""
+        with self._lock:
+            self._waiting = []
 
     def write(self, catalog: Catalog) -> None:
         with self._lock:

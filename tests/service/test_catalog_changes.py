@@ -200,7 +200,7 @@ def test_a_name_without_rows_is_not_found_and_a_bad_mirror_is(client: TestClient
     missing = client.get("/v1/catalog/Org/Nobody", headers=MINE)
     assert missing.status_code == 404
     assert "Org/Nobody" in missing.json()["error"]["message"]
-    held = client.service.answers.catalog()  # type: ignore[attr-defined]
+    held = client.service.answers.catalog()
     bad = BadMirror("Us/Bad-4bit", "Us/Good-4bit", "bnb-4bit", "it is broken", "test")
     held.import_rows(Source("test", "1", "a test", "", ""), [], [bad])
     found = client.get("/v1/catalog/us/bad-4BIT", headers=MINE)

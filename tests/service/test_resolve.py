@@ -1,11 +1,14 @@
 """Resolving over HTTP: the same object as the command's, the caller's own access."""
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+from mdl.resolver.types import Wish
+from mdl.service.answers import Caller
 from tests.hub import LoopbackHub
 from tests.service.conftest import ADMIN, Start, bearer, cached_repo
 
@@ -49,6 +52,20 @@ def test_a_substitution_says_so_and_is_in_the_resolution_log(
     client.service.answers.flush_log()
     (row,) = client.get("/v1/history", headers=bearer(ADMIN)).json()["history"]
     assert (row["requested"], row["repo_id"], row["purpose"]) == (name, mirror, "service")
+
+
+def test_what_a_read_only_database_cannot_log_is_not_kept_in_memory(
+    hub: LoopbackHub, start: Start
+) -> None:
+    name = "unsloth/Llama-3.2-1B-Instruct"
+    for repo in (name, f"{name}-unsloth-bnb-4bit"):
+        hub.add_repo(repo, files={"config.json": "{}"})
+    answers = start().service.answers
+    answers.catalog().database.writable = False
+    asyncio.run(answers.resolve(name, Wish("bnb-4bit"), Caller("read")))
+    assert answers._log._waiting
+    answers.flush_log()
+    assert not answers._log._waiting
 
 
 def test_many_names_come_back_in_their_order_each_with_its_own_error(
