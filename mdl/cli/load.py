@@ -40,13 +40,17 @@ def load_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--repair", is_flag=True, help="Check every file's hash; fetch damaged ones again.")
 def pull(name: str, **options: Any) -> None:
     """Download what NAME resolves to: the files a model needs, and no others."""
-    from mdl.loader.adapter import on_its_base
+    from mdl.loader.adapter import find
     from mdl.loader.progress import progress_for
-    from mdl.loader.sources import answer, bring
+    from mdl.loader.sources import bring
     from mdl.settings import load_settings
 
-    request, _ = on_its_base(request_of(name, options))
-    found = answer(request, load_settings(), purpose="pull")
+    asked = request_of(name, options)
+    dry_run, settings = options["dry_run"], load_settings()
+    progress = progress_for(f"pull {name}", options["progress"])
+    request, found, adapter = find(
+        asked, settings, purpose="pull", fetch=not dry_run, progress=progress
+    )
     source = found.source
     body: dict[str, Any] = {
         "requested": name,
@@ -54,15 +58,18 @@ def pull(name: str, **options: Any) -> None:
         "commit": source.commit,
         "bytes": source.bytes_to_fetch,
         "files": [file.path for file in source.download.missing] if source.download else [],
+        "adapter": None if adapter is None else adapter.to_json(),
         "done": False,
     }
-    if options["dry_run"]:
+    if dry_run:
         return show_pull(body, options["as_json"])
     if options["repair"]:
         from mdl.loader.verify import repair_snapshot
 
         body["repaired"] = repair_snapshot(found, request)
-    checkpoint = bring(found, request, progress_for(f"pull {name}", options["progress"]))
+        if adapter is not None and adapter.origin is not None:
+            body["repaired"] += repair_snapshot(adapter.origin, asked)
+    checkpoint = bring(found, request, progress)
     body |= {"path": str(checkpoint.folder), "done": True}
     return show_pull(body, options["as_json"])
 
@@ -70,6 +77,11 @@ def pull(name: str, **options: Any) -> None:
 def show_pull(body: dict[str, Any], as_json: bool) -> None:
     if as_json:
         return echo_json(body)
+    adapter = body["adapter"]
+    if adapter is not None:
+        click.echo(f"{body['requested']} is an adapter on {body['repo_id']}.")
+        if adapter["folder"] is not None:
+            click.echo(adapter["folder"])
     commit = f" @ {body['commit'][:12]}" if body["commit"] else ""
     verb = "fetched" if body["done"] else "would fetch"
     count = f"{human_size(body['bytes'])} in {len(body['files'])} files"

@@ -11,9 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mdl.errors import VerificationError
+from mdl.errors import LoadError, VerificationError
 from mdl.loader.files import INDEX, SINGLE, Needed, choose_files
 from mdl.loader.headers import Header, TensorInfo, read_header
+from mdl.resolver.formats import ADAPTER
 
 FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 
@@ -75,12 +76,16 @@ def read_checkpoint(
     """Read and check a local snapshot or model folder.
 
     Raises:
-        LoadError: no model in a form that may be loaded (see `choose_files`).
+        LoadError: no model in a form that may be loaded (see `choose_files`), or an adapter.
         VerificationError: a file is missing, cut short or not what it says.
     """
-    present = [path.relative_to(folder).as_posix() for path in folder.rglob("*")
-               if path.is_file() or path.is_symlink()]  # fmt: skip
-    files = choose_files(present, allow_pickle=allow_pickle, remote_code=remote_code)
+    files = files_in(folder, allow_pickle=allow_pickle, remote_code=remote_code)
+    if files.adapter:
+        raise LoadError(
+            f"{folder} holds an adapter, not a model.",
+            why=f"It has {ADAPTER} and no weights of a model.",
+            next="Give it where a model's name is taken, or load its base model.",
+        )
     config = read_json(folder / "config.json")
     if files.pickled:
         return Checkpoint(folder, config, files, {})
@@ -93,6 +98,17 @@ def read_checkpoint(
     checkpoint = Checkpoint(folder, config, files, headers)
     _check_shards(checkpoint)
     return checkpoint
+
+
+def files_in(folder: Path, *, allow_pickle: bool = False, remote_code: bool = False) -> Needed:
+    """The files of a folder that a model, or an adapter, needs.
+
+    Raises:
+        LoadError: as `choose_files`.
+    """
+    present = [path.relative_to(folder).as_posix() for path in folder.rglob("*")
+               if path.is_file() or path.is_symlink()]  # fmt: skip
+    return choose_files(present, allow_pickle=allow_pickle, remote_code=remote_code)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from mdl.errors import LoadError
+from mdl.resolver.formats import ADAPTER, is_adapter
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-ADAPTER = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+PICKLED_ADAPTER = "adapter_model.bin"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 _PICKLE = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
@@ -26,11 +28,15 @@ _NOT_SMALL = ("*.index.json", "*.safetensors*", "training_args*", "trainer_state
 
 @dataclass(frozen=True)
 class Needed:
-    """The files to have: `weights` (shards, or one file), `index` if sharded, and the rest."""
+    """The files to have: `weights` (shards, or one file), the index if sharded, and the rest.
+
+    `adapter` says that they are an adapter's, which goes on a model of another name.
+    """
 
     weights: tuple[str, ...]
     rest: tuple[str, ...]
     pickled: bool = False
+    adapter: bool = False
 
     @property
     def all(self) -> tuple[str, ...]:
@@ -48,11 +54,13 @@ def choose_files(
         remote_code: the repository's Python files are wanted too.
 
     Raises:
-        LoadError: no model, an adapter, GGUF only, or pickles only and not allowed.
+        LoadError: neither model nor adapter, GGUF only, or pickles only and not allowed.
     """
     have = sorted(set(paths))
     top = [path for path in have if "/" not in path]
     rest = [path for path in have if _is_small(path) or (remote_code and path.endswith(".py"))]
+    if is_adapter(top):
+        return _adapter_files(top, rest, allow_pickle=allow_pickle)
     if "config.json" not in top:
         raise _no_model(have)
     shards = [path for path in top if _SHARD.fullmatch(path)]
@@ -77,9 +85,24 @@ def _is_small(path: str) -> bool:
     return any(fnmatch.fnmatchcase(path, pattern) for pattern in _SMALL)
 
 
+def _adapter_files(top: list[str], rest: list[str], *, allow_pickle: bool) -> Needed:
+    if ADAPTER_WEIGHTS in top:
+        return Needed((ADAPTER_WEIGHTS,), tuple(rest), adapter=True)
+    if PICKLED_ADAPTER not in top:
+        raise LoadError(
+            f"There is {ADAPTER} and no weights of an adapter.",
+            why=f"There is neither {ADAPTER_WEIGHTS} nor {PICKLED_ADAPTER}.",
+            next="Save the adapter again, or load the base model that its configuration names.",
+        )
+    if not allow_pickle:
+        raise LoadError(
+            "The adapter is a Python pickle, which can run any code when read.",
+            next="If you trust its author, pass allow_pickle=True (`mdl load --allow-pickle`).",
+        )
+    return Needed((PICKLED_ADAPTER,), tuple(rest), pickled=True, adapter=True)
+
+
 def _no_model(have: list[str]) -> LoadError:
-    if ADAPTER in have:
-        return no_adapter("The repository")
     if any(path.endswith(".gguf") for path in have):
         return LoadError(
             "The repository holds GGUF files only.",
@@ -91,17 +114,6 @@ def _no_model(have: list[str]) -> LoadError:
         "The repository is not a model that transformers can load.",
         why=f"It has no config.json. It holds {shown}{', …' if len(have) > 5 else ''}.",
         next="Check the name; a dataset or a pipeline in parts is loaded by other libraries.",
-    )
-
-
-def no_adapter(what: str, base: str = "") -> LoadError:
-    """The refusal of an adapter, with the base model it names where that is known."""
-    named = f" {base}" if base else ""
-    return LoadError(
-        f"{what} holds an adapter, not a model.",
-        why=f"It has {ADAPTER} and no config.json.",
-        next=f"Load its base model{named} and put the adapter on it: "
-        "peft.PeftModel.from_pretrained(model, …).",
     )
 
 

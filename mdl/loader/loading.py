@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mdl.loader.adapter import on_its_base, put_on
+from mdl.loader.adapter import find, put_on
 from mdl.loader.build import Built, check_fp8, check_remote_code
 from mdl.loader.checkpoint import Checkpoint
 from mdl.loader.held import look_at
@@ -19,7 +19,7 @@ from mdl.loader.progress import Progress, progress_for
 from mdl.loader.report import Clock, Report, file_records, fingerprint
 from mdl.loader.request import LoadRequest
 from mdl.loader.room import check_memory
-from mdl.loader.sources import Answer, answer, bring
+from mdl.loader.sources import Answer, bring
 from mdl.loader.startup import import_libraries, prefetch
 from mdl.settings import Settings, load_settings
 
@@ -56,13 +56,11 @@ def load_request(
         MdlError: each refusal with its reason; nothing half-made stays behind.
     """
     settings = settings or load_settings()
-    on_base, adapter = on_its_base(request)
-    if adapter is not None:
-        return put_on(load_request(on_base, settings, progress), adapter, request)
+    asked = request
     progress = progress or progress_for(f"load {request.name}")
     clock = Clock(progress.phase)
     with clock("resolve"):
-        found = answer(request, settings)
+        request, found, adapter = find(request, settings, progress=progress)
     if found.source.checkpoint is not None:
         prefetch(found.source.checkpoint)
     with clock("import"):
@@ -94,9 +92,12 @@ def load_request(
         warnings=(*_warnings(built, checkpoint), *made.warnings),
         seconds={phase: round(spent, 4) for phase, spent in clock.seconds.items()},
     )
-    _announce(report)
-    built.model.mdl_report = report
-    return Loaded(built.model, tokenizer, report)
+    loaded = Loaded(built.model, tokenizer, report)
+    if adapter is not None:
+        loaded = put_on(loaded, adapter, asked)
+    _announce(loaded.report)
+    loaded.model.mdl_report = loaded.report
+    return loaded
 
 
 def _apply_kernels(model: Any, request: LoadRequest) -> tuple[str, ...]:

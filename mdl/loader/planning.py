@@ -8,11 +8,11 @@ by range.
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mdl.loader.adapter import on_its_base
+from mdl.loader.adapter import find
 from mdl.loader.build import check_fp8
 from mdl.loader.checkpoint import Checkpoint, read_json
 from mdl.loader.devices import Device, find_devices
@@ -22,10 +22,10 @@ from mdl.loader.footprint import Footprint, footprint
 from mdl.loader.headers import Header, parse_header
 from mdl.loader.memory import Memory, lora_parameters, shape_of, training_bytes
 from mdl.loader.once import is_to_keep
-from mdl.loader.report import two_columns
+from mdl.loader.report import adapter_line, two_columns
 from mdl.loader.request import LoadRequest
 from mdl.loader.room import DEFAULT_TOKENS, Need, megabytes, other_devices, what_would_fit
-from mdl.loader.sources import Answer, answer
+from mdl.loader.sources import Answer
 from mdl.settings import Settings, load_settings
 
 LORA_RANK = 16
@@ -37,6 +37,7 @@ class LoadPlan:
 
     `memory_short` is what the devices lack for weights and KV cache; `would_fit` says what this
     machine has room for instead. `devices` is empty where there is no limit to hold it against.
+    `adapter` is what goes on the model, where the name was an adapter's.
     """
 
     requested: Mapping[str, Any]
@@ -58,6 +59,7 @@ class LoadPlan:
     devices: tuple[Device, ...]
     memory_short: int
     would_fit: tuple[str, ...]
+    adapter: Mapping[str, Any] | None = None
 
     @property
     def disk_short(self) -> int:
@@ -80,7 +82,7 @@ class LoadPlan:
         where = "the local 4-bit mirror" if self.from_mirror else self.folder or "the Hub"
         memory = self.memory
         shown = [
-            ("requested", str(self.resolution["requested"])),
+            ("requested", str(self.requested["name"])),
             ("would load", f"{self.repo_id}{f' @ {self.commit[:12]}' if self.commit else ''}"),
             ("from", where),
             ("to fetch", f"{megabytes(self.download_bytes)} in {len(self.download_files)} files"),
@@ -90,6 +92,10 @@ class LoadPlan:
             ("KV cache", f"{megabytes(memory.kv_cache)} at {self.tokens} tokens"),
             ("training", f"{megabytes(memory.training)} more for a step at {self.tokens} tokens"),
         ]
+        if self.adapter is not None:
+            fetched = self.adapter.get("download_bytes", 0)
+            more = f", {megabytes(fetched)} to fetch" if fetched else ""
+            shown.insert(2, ("with adapter", adapter_line(self.adapter) + more))
         if self.mirror_bytes:
             shown.append(("mirror", f"{megabytes(self.mirror_bytes)} to write, once"))
         for d in self.devices:
@@ -110,8 +116,11 @@ def make_plan(request: LoadRequest, settings: Settings | None = None) -> LoadPla
     Raises:
         MdlError: as the load itself would refuse.
     """
-    request, _ = on_its_base(request)
-    return plan_answer(answer(request, settings or load_settings(), purpose="plan"), request)
+    found = find(request, settings or load_settings(), purpose="plan", fetch=False)
+    plan = plan_answer(found.answer, found.request)
+    if found.adapter is None:
+        return plan
+    return replace(plan, requested=request.to_json(), adapter=found.adapter.to_json())
 
 
 def plan_answer(found: Answer, request: LoadRequest) -> LoadPlan:

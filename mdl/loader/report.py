@@ -35,7 +35,7 @@ class Report:
 
     Sizes are bytes, times seconds. `loaded_by` is `transformers` or `mdl` (the fast path), with
     `note` saying why not the fast one. `adapter` has the folder, file and SHA-256 of what was put
-    on the model.
+    on the model, and its repository and commit where it has one.
     """
 
     requested: Mapping[str, Any]
@@ -109,7 +109,7 @@ class Report:
         """The readable table: what, and its value."""
         resolution, total = self.resolution, self.parameters["total"]
         shown = [
-            ("requested", str(resolution["requested"])),
+            ("requested", str(self.requested["name"])),
             ("loaded", f"{self.repo_id}{f' @ {self.commit[:12]}' if self.commit else ''}"),
             ("why", str(resolution["trace"][-1]["reason"]) if resolution["trace"] else ""),
             ("format", _format_line(self)),
@@ -124,7 +124,7 @@ class Report:
         if resolution["substituted"]:
             shown.insert(2, ("instead of", str(resolution["canonical"])))
         if self.adapter:
-            shown.insert(2, ("with adapter", str(self.adapter["folder"])))
+            shown.insert(2, ("with adapter", adapter_line(self.adapter)))
         if self.mirror:
             shown.append(("4-bit mirror", self.mirror))
         if self.new_parameters:
@@ -185,6 +185,13 @@ def _format_line(report: Report) -> str:
         how = report.quantization.get("bnb_4bit_quant_type")
     when = "quantized on load" if report.quantized_on_load else "as stored"
     return f"{report.resolution['format']}, {how}, {report.dtype}, {when}"
+
+
+def adapter_line(adapter: Mapping[str, Any]) -> str:
+    """An adapter by its repository and commit, or its folder."""
+    if "repo_id" not in adapter:
+        return str(adapter["folder"])
+    return f"{adapter['repo_id']} @ {adapter['commit'][:12]}"
 
 
 def _quantized_part(report: Report) -> str:

@@ -10,12 +10,13 @@ from typing import Any
 
 from mdl.cachemgr import open_cache
 from mdl.errors import LoadError, MdlError, OfflineError, VerificationError
-from mdl.loader.checkpoint import Checkpoint, read_checkpoint
+from mdl.loader.checkpoint import Checkpoint, files_in, read_checkpoint
 from mdl.loader.fetch import Download, Hub, fetch, hub_errors, plan_download
 from mdl.loader.mirror import find_mirror, read_mirror
 from mdl.loader.progress import Progress
 from mdl.loader.request import LoadRequest
 from mdl.resolver import Resolution, Wish
+from mdl.resolver.formats import ADAPTER
 from mdl.resolver.names import is_commit
 from mdl.settings import Settings
 
@@ -25,7 +26,8 @@ class Source:
     """Where the bytes of a resolution are or come from.
 
     `checkpoint` is there when the folder is whole; `download` when something is to be fetched.
-    `mirror` says that the folder is a local 4-bit mirror written by an earlier load.
+    `mirror` says that the folder is a local 4-bit mirror written by an earlier load. `adapter` is
+    the folder of an adapter that is whole, which no checkpoint is read from.
     """
 
     repo_id: str
@@ -33,6 +35,12 @@ class Source:
     checkpoint: Checkpoint | None
     download: Download | None
     mirror: bool = False
+    adapter: Path | None = None
+
+    @property
+    def is_adapter(self) -> bool:
+        fetched = self.download is not None and self.download.needed.adapter
+        return fetched or self.adapter is not None
 
     @property
     def bytes_to_fetch(self) -> int:
@@ -81,7 +89,7 @@ def locate(request: LoadRequest, resolution: Resolution, hub: Hub) -> Source:
 
     Raises:
         OfflineError: something is missing and the Hub may not or cannot be asked.
-        LoadError: the repository is not a model that may be loaded.
+        LoadError: the repository is neither a model that may be loaded nor an adapter.
         VerificationError: a local folder is damaged.
     """
     reading = {"allow_pickle": request.allow_pickle, "remote_code": request.trust_remote_code}
@@ -98,6 +106,8 @@ def locate(request: LoadRequest, resolution: Resolution, hub: Hub) -> Source:
     damage: MdlError | None = None
     if here.path is not None:
         try:
+            if is_whole_adapter(here.path, request):
+                return Source(here.repo_id, commit, None, None, adapter=here.path)
             return Source(here.repo_id, commit, read_checkpoint(here.path, **reading), None)
         except (LoadError, VerificationError) as error:
             damage = error  # a pull that broke off, or a damaged file: the listing tells
@@ -110,6 +120,18 @@ def locate(request: LoadRequest, resolution: Resolution, hub: Hub) -> Source:
     return Source(repo_id, commit, None, plan_download(hub, repo_id, commit, **reading))
 
 
+def is_whole_adapter(folder: Path, request: LoadRequest) -> bool:
+    """Whether a folder is an adapter's, with all that it needs.
+
+    Raises:
+        LoadError: it is one without weights, or with pickled ones that are not allowed.
+    """
+    if not (folder / ADAPTER).is_file():
+        return False
+    files = files_in(folder, allow_pickle=request.allow_pickle)
+    return files.adapter and all((folder / name).exists() for name in files.weights)
+
+
 def bring(found: Answer, request: LoadRequest, progress: Progress | None = None) -> Checkpoint:
     """The checked checkpoint of a source, downloading what is missing.
 
@@ -117,19 +139,37 @@ def bring(found: Answer, request: LoadRequest, progress: Progress | None = None)
         DiskError, OfflineError, NoAccessError: the download cannot be done.
         VerificationError: what is there is damaged.
     """
-    source = found.source
-    checkpoint = source.checkpoint
+    checkpoint = found.source.checkpoint
     if checkpoint is None:
-        assert source.download is not None
-        folder = fetch(found.hub, source.download, progress=progress)
+        assert found.source.download is not None
+        folder = fetch(found.hub, found.source.download, progress=progress)
         checkpoint = read_checkpoint(
             folder, allow_pickle=request.allow_pickle, remote_code=request.trust_remote_code
         )
-    if source.commit is not None and not source.mirror:
-        _remember_ref(found, request, checkpoint.folder)
-    if request.locked is not None and not source.mirror:
-        check_locked(request.locked, found.resolution, checkpoint.folder)
+    _settle(found, request, checkpoint.folder)
     return checkpoint
+
+
+def bring_adapter(found: Answer, request: LoadRequest, progress: Progress | None = None) -> Path:
+    """The folder of an adapter, downloaded where it is not here.
+
+    Raises:
+        DiskError, OfflineError, NoAccessError: the download cannot be done.
+    """
+    folder = found.source.adapter
+    if folder is None:
+        assert found.source.download is not None
+        folder = fetch(found.hub, found.source.download, progress=progress)
+    _settle(found, request, folder)
+    return folder
+
+
+def _settle(found: Answer, request: LoadRequest, folder: Path) -> None:
+    """What follows when a snapshot is whole: its ref, and the lock's word on it."""
+    if found.source.commit is not None and not found.source.mirror:
+        _remember_ref(found, request, folder)
+    if request.locked is not None and not found.source.mirror:
+        check_locked(request.locked, found.resolution, folder)
 
 
 def check_locked(lock: str, resolution: Resolution, folder: Path) -> None:

@@ -52,6 +52,10 @@ def _in_order(field: Field, own: Candidate, own_format: str) -> Iterator[Candida
     wish = field.wish.format
     rows = list(_rows(field, wish))
     yield from (row for row in rows if row.rule == "override")
+    if own_format == "adapter":
+        base = f" {field.base_model}" if field.base_model else ""
+        yield own._replace(reason=f"it is an adapter, which a load puts on its base model{base}")
+        return
     if own_format == wish != "16bit":
         yield own._replace(reason=f"its weights already are {wish}")
     if field.wish.prefer == "official":

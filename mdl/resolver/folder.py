@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from mdl.errors import NotFoundError, UsageError
-from mdl.resolver.formats import config_format
-from mdl.resolver.names import Name
+from mdl.resolver.formats import ADAPTER, config_format
+from mdl.resolver.names import Name, shown
 from mdl.resolver.types import Cached, Resolution, Step, Wish
 
 
@@ -26,12 +26,7 @@ def answer_folder(name: Name, wish: Wish) -> Resolution:
         config = json.loads((Path(path) / "config.json").read_text())
         weights = config_format(config.get("quantization_config"))
     except FileNotFoundError:
-        raise NotFoundError(
-            f"The folder {name.text} holds no model.",
-            why="it has no config.json",
-            next="Give the folder that holds config.json and the weights.",
-            details={"requested": name.text},
-        ) from None
+        raise _no_model(name) from None
     except (OSError, ValueError, AttributeError) as error:
         raise UsageError(
             f"{name.text}/config.json cannot be read.",
@@ -64,4 +59,21 @@ def answer_folder(name: Name, wish: Wish) -> Resolution:
         alternatives=(),
         cached=Cached(True, path, size, None, path),
         weights=weights,
+    )
+
+
+def _no_model(name: Name) -> NotFoundError:
+    why, next = "it has no config.json", "Give the folder that holds config.json and the weights."
+    try:
+        base = json.loads((Path(str(name.path)) / ADAPTER).read_text())["base_model_name_or_path"]
+    except (OSError, ValueError, LookupError, TypeError):
+        pass
+    else:
+        why = f"it holds an adapter on {shown(str(base))}"
+        next = "Ask about that model; `mdl load` takes the folder and puts the adapter on it."
+    return NotFoundError(
+        f"The folder {name.text} holds no model.",
+        why=why,
+        next=next,
+        details={"requested": name.text},
     )

@@ -1,7 +1,7 @@
 """Which format a repository's weights have: what its name claims, what its config shows."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 # Publishers' habits, seen in the names of the packaged catalogue; a claim, not a proof.
@@ -17,6 +17,8 @@ _CLAIMS = (
 # Most names claim nothing, and one search says so: each claim holds one of these, and where every
 # alternative begins with a letter, `re` skips what none begins with.
 _ANY_MARK = re.compile("4bit|8bit|nf4|int8|gguf|awq|gptq|fp8|mlx|fp4|exl")
+ADAPTER = "adapter_config.json"
+_MODEL_WEIGHTS = r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)"
 _METHODS = {"fp8": "fp8", "fbgemm_fp8": "fp8", "awq": "awq", "gptq": "gptq"}
 
 
@@ -40,3 +42,8 @@ def config_format(quantization: Mapping[str, Any] | None) -> str:
     if method == "compressed-tensors":
         return "fp8" if "float" in str(quantization.get("config_groups", "")) else "other"
     return _METHODS.get(method, "other")
+
+
+def is_adapter(paths: Collection[str]) -> bool:
+    """Whether a repository with these files is an adapter, that goes on a model of another name."""
+    return ADAPTER in paths and not any(re.fullmatch(_MODEL_WEIGHTS, path) for path in paths)

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from mdl.errors import BusyError, NoAccessError, OfflineError
 from mdl.hubclient import http_library
-from mdl.resolver.formats import claimed_format, config_format
+from mdl.resolver.formats import claimed_format, config_format, is_adapter
 from mdl.resolver.types import Facts
 
 _ATTEMPTS = 3
@@ -227,21 +227,26 @@ def facts_of(body: dict[str, Any], own_token: bool) -> Facts:
     if body.get("disabled"):
         return Facts(repo_id, "disabled", message="disabled on the Hub", live=True)
     base = (body.get("cardData") or {}).get("base_model")
-    config = body.get("config")
-    quantization = config.get("quantization_config") if isinstance(config, dict) else None
-    found = config_format(quantization) if isinstance(config, dict) else None
-    if found == "16bit" and "gguf" in body.get("tags", ()) and not config:
-        found = "gguf"
     return Facts(
         repo_id=repo_id,
         state="ok",
         gated="false" if not gated else str(gated),
-        format=found if config else claimed_format(repo_id),
+        format=_format_of(body),
         base_model=base if isinstance(base, str) else (base[0] if base else None),
         commit=body.get("sha"),
         access="granted" if body.get("private") and own_token else ("unknown" if gated else "open"),
         live=True,
     )
+
+
+def _format_of(body: dict[str, Any]) -> str | None:
+    """By the files (a listing of many repositories has none), the configuration, the name."""
+    config, files = body.get("config"), body.get("siblings") or ()
+    if is_adapter([str(row.get("rfilename")) for row in files if isinstance(row, dict)]):
+        return "adapter"
+    if isinstance(config, dict) and config:
+        return config_format(config.get("quantization_config"))
+    return "gguf" if "gguf" in body.get("tags", ()) else claimed_format(body["id"])
 
 
 def access_of(answer: Answer) -> str:

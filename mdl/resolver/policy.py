@@ -10,7 +10,7 @@ The rules, in order; each leaves a line in the trace:
 2. An exact wish is that repository and no other.
 3. A person's own rows.
 4. A name whose weights already are what is wished for stays itself (unless known to be bad; a
-   16-bit one that is gated, or may be, goes to its ungated mirror).
+   16-bit one that is gated, or may be, goes to its ungated mirror). So does an adapter.
 5. The catalogue's mirrors by rank; bad, dead and unreadable ones are passed over, with the reason.
 6. The repository itself, converted on load; then its float repositories, converted on load.
 7. Nothing left: a refusal that names what could be had instead.
@@ -141,7 +141,7 @@ class _Decision:
             self._step(own.repo_id, "rejected", verdict)
             return self._refusal(self._no_access(own.repo_id, verdict))
         weights = own.format or "16bit"
-        if self.wish.format not in ("16bit", weights) and weights != "16bit":
+        if self.wish.format not in ("16bit", weights) and weights not in ("16bit", "adapter"):
             return self._refusal(refusals.wrong_format(self.canonical, weights, self.wish))
         return self._accept(own)
 
@@ -207,6 +207,8 @@ class _Decision:
                 return None
         if facts.state != "ok":
             return facts.message or f"the Hub says: {facts.state}"
+        if facts.format == "adapter" and candidate.key != self.canonical.lower():
+            return "it is an adapter, not a model"
         if facts.gated in ("auto", "manual") and facts.access not in READABLE:
             if facts.access == "unknown":
                 if self.request.online and not facts.message:
@@ -240,7 +242,7 @@ class _Decision:
         repo_id = facts.repo_id if facts is not None else candidate.repo_id
         weights = (facts.format if facts is not None else None) or candidate.format or "16bit"
         wish = self.wish.format
-        quantize = weights != wish and wish != "16bit"
+        quantize = wish != "16bit" and weights not in (wish, "adapter")
         commit = None if preferred is not None else self._newest(facts, is_own)
         revision = commit or (self.wish.revision if is_own else None)
         # Of what will be loaded, not of what a branch meant when something was fetched.

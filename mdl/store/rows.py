@@ -45,7 +45,7 @@ class RepositoryRow(NamedTuple):
     """What the Hub last said of a repository, `checked_at` seconds since 1970.
 
     `state` is `ok`, `missing` (or private: the Hub does not tell which) or `disabled`; `gated` is
-    `false`, `auto`, `manual` or `None` for unknown; `format` one of FORMATS or `None`.
+    `false`, `auto`, `manual` or `None` for unknown; `format` one of FORMATS, `adapter` or `None`.
     """
 
     repo_id: str

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 import mdl
 from mdl import FastLanguageModel
 from mdl.cli.entry import run
-from mdl.errors import LoadError
+from mdl.errors import LoadError, NotFoundError, OfflineError
 from mdl.loader.verify import verify_report
 from tests.hub import LoopbackHub
 
@@ -112,10 +112,94 @@ def test_the_revision_it_was_trained_on_is_loaded(
     assert mdl.load(str(folder)).report.commit == before
 
 
+@pytest.fixture
+def shared(served: LoopbackHub, tmp_path: Path) -> torch.Tensor:
+    """An adapter that is a repository, Me/lora; the trained model's logits."""
+    trained = save_adapter(tmp_path / "published", load_in_4bit=False)
+    served.add_repo("Me/lora", folder=tmp_path / "published")
+    return trained
+
+
+def test_one_of_the_hub_comes_by_its_name_in_any_casing(
+    served: LoopbackHub, shared: torch.Tensor
+) -> None:
+    loaded = mdl.load("me/LoRA")
+    assert torch.equal(logits(loaded.model), shared)
+    report = loaded.report
+    assert report.requested["name"] == "me/LoRA" and report.repo_id == NAME
+    assert report.adapter is not None
+    assert report.adapter["repo_id"] == "Me/lora"
+    assert report.adapter["commit"] == served.repos["Me/lora"].head().id
+    assert f"Me/lora @ {report.adapter['commit'][:12]}" in str(report)
+    assert loaded.tokenizer.name_or_path == report.adapter["folder"]
+    assert verify_report(report).problems == ()
+    served.clear_requests()
+    again = mdl.load("Me/Lora", local_files_only=True)
+    assert torch.equal(logits(again.model), shared)
+    assert served.requests == []
+
+
+def test_one_of_the_hub_is_planned_without_being_kept_and_pulled_with_its_base(
+    served: LoopbackHub,
+    shared: torch.Tensor,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.rmtree(tmp_path / "hf")
+    plan = mdl.plan("me/lora")
+    assert plan.repo_id == NAME and plan.adapter is not None
+    assert plan.adapter["folder"] is None and plan.adapter["download_bytes"] > 0
+    assert "Me/lora" in str(plan)
+    assert not list(tmp_path.glob("hf/hub/models--*lora*"))
+    capsys.readouterr()
+    assert run(["pull", "me/lora", "--json"]) == 0
+    pulled = json.loads(capsys.readouterr().out)
+    assert pulled["repo_id"] == NAME
+    folder = Path(pulled["adapter"]["folder"])
+    assert (folder / "adapter_model.safetensors").exists()
+    served.clear_requests()
+    assert torch.equal(logits(mdl.load("me/lora", local_files_only=True).model), shared)
+
+
+def test_a_lock_holds_the_adapter_and_its_base(
+    served: LoopbackHub, shared: torch.Tensor, tmp_path: Path
+) -> None:
+    lock = str(tmp_path / "mdl.lock")
+    assert run(["lock", "Me/lora", "-o", lock]) == 0
+    with pytest.raises(NotFoundError, match=f"{NAME} is not in"):
+        mdl.load("Me/lora", locked=lock)
+    assert run(["lock", NAME, "-o", lock, "--add"]) == 0
+    assert torch.equal(logits(mdl.load("Me/lora", locked=lock).model), shared)
+
+
+def test_one_that_broke_off_is_fetched_to_its_end(
+    served: LoopbackHub, shared: torch.Tensor
+) -> None:
+    folder = Path(str((mdl.load("me/lora").report.adapter or {})["folder"]))
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(OfflineError, match="not wholly here"):
+        mdl.load("me/lora", local_files_only=True)
+    assert torch.equal(logits(mdl.load("me/lora").model), shared)
+
+
+def test_an_adapter_on_an_adapter_is_refused(
+    served: LoopbackHub, shared: torch.Tensor, tmp_path: Path
+) -> None:
+    for base in ("Me/lora", str(tmp_path / "own")):
+        files = {"adapter_config.json": json.dumps({"base_model_name_or_path": base}).encode(),
+                 "adapter_model.safetensors": b""}  # fmt: skip
+        (tmp_path / "own").mkdir(exist_ok=True)
+        for name, data in files.items():
+            (tmp_path / "own" / name).write_bytes(data)
+        with pytest.raises(LoadError, match="adapter") as refused:
+            mdl.load(str(tmp_path / "own"))
+        assert refused.value.next
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        ("no base", "holds an adapter"),
+        ("no base", "names no base model"),
         ("no weights", "no weights of an adapter"),
         ("pickle", "can run any code"),
         ("another base", "does not fit"),

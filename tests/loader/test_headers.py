@@ -103,7 +103,8 @@ def test_a_tensor_in_two_shards(tmp_path: Path) -> None:
     ("paths", "why"),
     [
         (["README.md"], "not a model"),
-        (["adapter_config.json", "adapter_model.safetensors"], "adapter"),
+        (["adapter_config.json", "README.md"], "no weights of an adapter"),
+        (["adapter_config.json", "adapter_model.bin"], "pickle"),
         (["README.md", "model.Q4_K_M.gguf"], "GGUF"),
         (["config.json", "pytorch_model.bin"], "pickle"),
         (["config.json", "weights.pt"], "pickle"),
@@ -113,6 +114,14 @@ def test_a_tensor_in_two_shards(tmp_path: Path) -> None:
 def test_what_is_no_model_is_refused_with_its_reason(paths: list[str], why: str) -> None:
     with pytest.raises(LoadError, match=why):
         choose_files(paths)
+
+
+def test_an_adapter_is_one_whatever_lies_beside_it() -> None:
+    saved = ["adapter_config.json", "adapter_model.safetensors", "tokenizer.json"]
+    chosen = choose_files([*saved, "config.json", "checkpoint-9/adapter_config.json", "run.py"])
+    assert chosen.adapter and chosen.weights == ("adapter_model.safetensors",)
+    assert set(chosen.rest) == {"adapter_config.json", "tokenizer.json", "config.json"}
+    assert not choose_files([*saved, "config.json", "model.safetensors"]).adapter
 
 
 def test_shards_win_over_other_forms_and_code_is_left_out() -> None:

@@ -286,3 +286,19 @@ def test_a_substitution_always_leaves_a_reason(
         assert answer.trace[-1].verdict == "accepted"
         assert answer.trace[-1].candidate == answer.repo_id
         assert answer.trace[-1].reason
+
+
+@pytest.mark.parametrize("wish", [Wish(), Wish("bnb-4bit"), Wish("bnb-4bit", exact=True)], ids=str)
+def test_an_adapter_is_answered_with_itself_not_with_its_base(wish: Wish) -> None:
+    name = "me/Model-bnb-4bit-lora"
+    own = seen(name, format="adapter", base_model=NAME)
+    answer = answered(wish, known(spelling=name), (own,), name=name, online=True)
+    assert (answer.repo_id, answer.weights) == (name, "adapter")
+    assert not (answer.substituted or answer.quantize_on_load)
+
+
+def test_a_mirror_that_turns_out_to_be_an_adapter_is_passed_over() -> None:
+    facts = (seen(DYNAMIC.repo_id, format="adapter"), seen(PLAIN.repo_id, format="bnb-4bit"))
+    answer = answered(Wish("bnb-4bit"), known(*ALL), facts, online=True)
+    assert answer.repo_id == PLAIN.repo_id
+    assert "it is an adapter, not a model" in [step.reason for step in answer.trace]
