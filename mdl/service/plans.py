@@ -134,7 +134,8 @@ def _normalize(cache: "Cache", wanted: schemas.Normalize) -> Planned:
         only = repo_key(repo.repo_type, repo.repo_id)
     default = cache.settings.cache.normalize
     to = wanted.to or (default if default != "off" else "shared")
-    planned = plan(cache, Wish(to, only, wanted.across, wanted.store), hub_spelling(cache))
+    wish = Wish(to, only, wanted.across, wanted.store, wanted.repo_type)
+    planned = plan(cache, wish, hub_spelling(cache))
     shown = planned.to_json()
     return Planned(shown, shown, lambda: apply(cache, planned).to_json())
 
@@ -194,7 +195,7 @@ def _empty(cache: "Cache", wanted: schemas.Empty) -> Planned:
     ids = [entry.id for entry in chosen]
     # By their numbers: what grew old enough since is in another plan.
     shown = {"erased": ids, "freed": sum(entry.bytes for entry in chosen)}
-    return Planned(shown, shown, lambda: {"freed": empty(cache, ids) if ids else 0})
+    return Planned(shown, shown, lambda: {"freed": empty(cache, ids)})
 
 
 _MAKERS: dict[str, Callable[["Cache", Any], Planned]] = {

@@ -85,6 +85,8 @@ CHANGES = {
     "normalize": ({"kind": "normalize"}, ("normalize",)),
     "normalize lower": ({"kind": "normalize", "name": "ORG/NAME", "to": "lower"},
                         ("normalize", "ORG/NAME", "--to", "lower")),
+    "normalize a type": ({"kind": "normalize", "repo_type": "dataset"},
+                         ("normalize", "--type", "dataset")),
     "normalize hub, unknown": ({"kind": "normalize", "to": "hub"}, ("normalize", "--to", "hub")),
 }  # fmt: skip
 
