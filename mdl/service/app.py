@@ -123,7 +123,10 @@ async def _mdl_error(request: Request, error: Exception) -> Response:
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
-    return _reply(request, error.status, error.body)
+    reply = _reply(request, error.status, error.body)
+    if error.status in (408, 413):  # the rest of the body is not read
+        reply.headers["connection"] = "close"
+    return reply
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

@@ -26,6 +26,7 @@ class ServiceConfig:
         max_waiting: requests that may wait for a thread that asks the Hub or the database.
         threads: how many such threads there are.
         head_seconds: how long a client may take to send a request's head.
+        body_seconds: how long a body may take to arrive.
         request_seconds: how long a request may take as a whole.
         idle_seconds: how long a connection without a request is kept.
         log_requests: one JSON line a request on standard error.
@@ -44,6 +45,7 @@ class ServiceConfig:
     max_waiting: int = 256
     threads: int = 16
     head_seconds: float = 10.0
+    body_seconds: float = 20.0
     request_seconds: float = 30.0
     idle_seconds: int = 30
     log_requests: bool = True

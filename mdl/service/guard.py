@@ -174,7 +174,7 @@ class Guard:
         scope["mdl.caller"], scope["mdl.exchange"] = caller, exchange
         if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
             self._check_body(scope, headers)
-        limited = _limited(receive, self._config.max_body, self._config.request_seconds)
+        limited = _limited(receive, self._config.max_body, self._config.body_seconds)
         if path in UNBOUNDED:
             await self._app(scope, limited, exchange.send)
             return
