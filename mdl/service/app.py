@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from mdl import __version__
 from mdl.errors import MdlError, UsageError
@@ -92,6 +93,7 @@ def _routes(service: Service) -> FastAPI:
             Refused: _refused,
             RequestValidationError: _invalid,
             HTTPException: _http_error,
+            ClientDisconnect: _hung_up,
             Exception: _unexpected,
         },
     )
@@ -159,6 +161,11 @@ async def _http_error(request: Request, error: Exception) -> Response:
     reply = _reply(request, error.status_code, {"error": body})
     reply.headers.update(error.headers or {})
     return reply
+
+
+async def _hung_up(request: Request, error: Exception) -> Response:
+    """Nobody reads this; it is no failure of ours, and the log shows the status."""
+    return _reply(request, 400, errors.body_of(_no_json("the caller hung up before its end")))
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

@@ -84,10 +84,18 @@ def test_a_client_that_hangs_up_harms_nobody(hub: LoopbackHub, serve: Serve) -> 
     for path in ("/v1/cache", "/", "/v1/events", "/v1/resolve?name=a/b") * 5:
         with socket.create_connection(("127.0.0.1", service.port)) as client:
             client.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
-    assert health(service.port) == 200
-    code, errors = service.stop()
-    assert code == 0
-    assert "Traceback" not in errors
+    head = "Host: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+    token = "admin-token-0123456789"
+    admin = serve(MDL_SERVE_TOKENS=f"admin {token}")
+    for path in ("/v1/resolve", "/v1/cache/plans", "/v1/catalog/import?file=t.json"):
+        with socket.create_connection(("127.0.0.1", admin.port)) as client:
+            said = f"POST {path} HTTP/1.1\r\nAuthorization: Bearer {token}\r\n{head}"
+            client.sendall(said.encode())
+    for one in (service, admin):
+        assert health(one.port) == 200
+        code, errors = one.stop()
+        assert code == 0
+        assert "Traceback" not in errors
 
 
 def test_a_client_that_asks_and_never_reads_holds_up_nobody(hub: LoopbackHub, serve: Serve) -> None:
