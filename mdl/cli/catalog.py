@@ -67,7 +67,7 @@ def show(name: str, as_json: bool) -> int:
     found = _open()
     about = found.about(name.lower())
     rows = found.mirrors(name=name)
-    if not rows and about.repository is None:
+    if not (rows or about.repository or about.bad or about.local):
         raise NotFoundError(
             f"The catalogue knows nothing of {shown(name)}.",
             next="`mdl catalog ls PART` searches; `mdl catalog sync NAME` asks the Hub.",
@@ -85,7 +85,7 @@ def show(name: str, as_json: bool) -> int:
             }
         )
         return 0
-    click.echo(about.spelling or name)
+    click.echo(about.spelling or (about.bad.repo_id if about.bad else name))
     if about.repository is not None:
         seen = about.repository
         click.echo(

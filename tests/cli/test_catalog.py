@@ -65,6 +65,13 @@ def test_rows_added_by_hand_win_and_go_again(mdl: Run) -> None:
     assert mdl("catalog", "add", name, "../../x").code == 2
 
 
+def test_what_is_known_only_as_a_bad_mirror_is_shown(mdl: Run) -> None:
+    name = "unsloth/Qwen3-30B-A3B-Base-unsloth-bnb-4bit"
+    shown = mdl("catalog", "show", name.lower())
+    assert shown.code == 0 and shown.out.startswith(f"{name}\n  known bad: ")
+    assert mdl("catalog", "show", "nobody/nothing").code == 3
+
+
 @pytest.mark.parametrize("kind", ["toml", "json", "csv"])
 def test_what_is_exported_can_be_imported(mdl: Run, tmp_path: Path, kind: str) -> None:
     name = 'Org/With "quotes"'
