@@ -1,6 +1,6 @@
 """The policy's refusals in words: what happened, why, and what to do next. Pure functions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mdl.errors import MdlError, NoAccessError, NotFoundError, OfflineError, UsageError
 from mdl.resolver.types import Facts, Step, Wish
@@ -97,3 +97,14 @@ def nothing_left(
 
 def last_reason(trace: Sequence[Step]) -> str:
     return trace[-1].reason if trace else "nothing is known of it"
+
+
+def suggest(error: MdlError, key: str, names: Iterable[str]) -> None:
+    """Add to a refusal those of `names` that may have been meant by `key`."""
+    from difflib import get_close_matches
+
+    known = {name.lower(): name for name in names if name.lower() != key}
+    close = [known[each] for each in get_close_matches(key, known, n=3, cutoff=0.75)]
+    if close:
+        error.next = f"Did you mean {', '.join(close)}? {error.next}"
+        error.details["suggestions"] = close

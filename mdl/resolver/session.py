@@ -14,6 +14,7 @@ from mdl.errors import (
     StoreError,
     UsageError,
 )
+from mdl.resolver import refusals
 from mdl.resolver.names import Name, parse_name
 from mdl.resolver.policy import decide
 from mdl.resolver.types import (
@@ -237,11 +238,14 @@ class Resolver:
 
         A folder may have been removed since, or be on another machine of the team's.
         """
-        known = self.catalog.about(key)
+        known = self._look_up(key)
         if known.local:
             here = tuple(mirror for mirror in known.local if os.path.isdir(mirror.path))
             known = known._replace(local=here)
         return known
+
+    def _look_up(self, key: str) -> Knowledge:
+        return self.catalog.about(key)
 
     def _gather(self, need: Need, request: Request, facts: dict[str, Facts]) -> None:
         key = need.repo_id.lower()
@@ -368,14 +372,7 @@ class Resolver:
         self._write_rows({f.repo_id.lower(): _row_of(f) for f in listed if not _is_private(f)})
 
     def _suggest(self, error: MdlError, name: Name) -> None:
-        from difflib import get_close_matches
-
-        names = {known.lower(): known for known in self.catalog.names_near(name.key)}
-        close = get_close_matches(name.key, names, n=3, cutoff=0.75)
-        close = [key for key in close if key != name.key]
-        if close:
-            error.next = f"Did you mean {', '.join(names[key] for key in close)}? {error.next}"
-            error.details["suggestions"] = [names[key] for key in close]
+        refusals.suggest(error, name.key, self.catalog.names_near(name.key))
 
 
 def _warn(text: str, *values: object) -> None:

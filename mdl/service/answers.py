@@ -6,21 +6,25 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from mdl.errors import BusyError, MdlError, StoreError
+from mdl.resolver.names import parse_name
 from mdl.resolver.types import CacheView, Facts, Resolution, Wish
 from mdl.service.callers import CallersResolver, Memory, MustAsk, Outage
 from mdl.service.config import ServiceConfig
 from mdl.service.metrics import Metrics
+from mdl.service.together import Together
 from mdl.settings import Settings
 from mdl.store.catalog import Catalog, open_catalog
+from mdl.store.rows import Knowledge
 
 log = logging.getLogger("mdl.service")
 T = TypeVar("T")
+Known = Mapping[str, Knowledge] | None
 
 _REOPEN_AFTER = 1.0
 _READ_AHEAD = 1 << 31  # bytes of a catalogue at most
@@ -41,6 +45,14 @@ class Caller(NamedTuple):
     hub_token: str | None = None
 
 
+class Ask(NamedTuple):
+    """One name of one request."""
+
+    name: str
+    wish: Wish
+    caller: Caller
+
+
 class Answers:
     """The resolver behind the service. All its state can be lost: the database is the truth."""
 
@@ -55,6 +67,7 @@ class Answers:
         self._threads = ThreadPoolExecutor(config.threads, thread_name_prefix="mdl-answers")
         self._waiting = 0
         self._max_waiting = config.max_waiting
+        self._together = Together[Ask, Resolution](self._stored, waiting=config.max_waiting)
         self._catalog: Catalog | None = None
         self._opening = threading.Lock()
         self._failed: tuple[float, MdlError] | None = None
@@ -124,7 +137,7 @@ class Answers:
 
     @property
     def waiting(self) -> int:
-        return self._waiting
+        return self._waiting + self._together.waiting
 
     # -- answering ----------------------------------------------------------------------------
 
@@ -152,7 +165,9 @@ class Answers:
             MdlError: the name is refused, the database does not answer.
         """
         try:
-            return self.quick(name, wish, caller)
+            if self.settings.on_sqlite:
+                return self.quick(name, wish, caller)
+            return self._keep(await self._together(Ask(name, wish, caller)))
         except MustAsk:
             return self._keep(await self.in_thread(lambda: self._asked(name, wish, caller)))
 
@@ -162,7 +177,8 @@ class Answers:
         """Answer many names in order; the slow ones share one thread."""
 
         def work() -> list[Resolution | MdlError]:
-            resolver = self._resolver(self.catalog(), caller, True)
+            catalog = self.catalog()
+            resolver = self._resolver(catalog, caller, True, self._known(catalog, names))
             try:
                 return [_one(resolver, name, wish) for name in names]
             finally:
@@ -209,6 +225,29 @@ class Answers:
             self._keep(answer)
         return text
 
+    async def _stored(self, asks: Sequence[Ask]) -> list[Resolution | Exception]:
+        """Answers from what a database server has stored, `MustAsk` where that is not enough."""
+
+        def work() -> list[Resolution | Exception]:
+            catalog = self.catalog()
+            known = self._known(catalog, [ask.name for ask in asks])
+            return [one(ask, catalog, known) for ask in asks]
+
+        def one(ask: Ask, catalog: Catalog, known: Known) -> Resolution | Exception:
+            try:
+                return _one(self._resolver(catalog, ask.caller, False, known), ask.name, ask.wish)
+            except MustAsk as signal:
+                return signal
+
+        return await self.in_thread(work)
+
+    def _known(self, catalog: Catalog, names: Iterable[str]) -> Known:
+        """What a database server holds of some names, by one way there and back."""
+        if self.settings.on_sqlite:
+            return None
+        keys = {key for name in names if (key := _key(name))}
+        return catalog.about_many(list(keys)) if keys else None
+
     def _asked(self, name: str, wish: Wish, caller: Caller) -> Resolution:
         resolver = self._resolver(self.catalog(), caller, True)
         try:
@@ -216,7 +255,13 @@ class Answers:
         finally:
             resolver.note_outage()
 
-    def _resolver(self, catalog: Catalog, caller: Caller, may_ask: bool) -> CallersResolver:
+    def _resolver(
+        self,
+        catalog: Catalog,
+        caller: Caller,
+        may_ask: bool,
+        known: Known = None,
+    ) -> CallersResolver:
         return CallersResolver(
             self.settings,
             catalog,
@@ -225,6 +270,7 @@ class Answers:
             may_ask=may_ask,
             outage=self._outage,
             memory=self._memory,
+            known=known,
         )
 
     # -- the resolution log ---------------------------------------------------------------------
@@ -260,6 +306,12 @@ def _read_ahead(path: Path) -> None:
         for _ in range(_READ_AHEAD >> 20):
             if not file.read(1 << 20):
                 break
+
+
+def _key(name: str) -> str | None:
+    with contextlib.suppress(MdlError):  # refused when it is resolved, with the reason
+        return parse_name(name, allow_local=False).key
+    return None
 
 
 def _one(resolver: CallersResolver, name: str, wish: Wish) -> Resolution | MdlError:

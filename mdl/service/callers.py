@@ -4,6 +4,7 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 
 from mdl.errors import MdlError, OfflineError
 from mdl.resolver.hub import Hub
@@ -12,7 +13,7 @@ from mdl.resolver.session import Resolver
 from mdl.resolver.types import CacheView, Facts
 from mdl.settings import Settings
 from mdl.store.catalog import Catalog
-from mdl.store.rows import RepositoryRow
+from mdl.store.rows import Knowledge, RepositoryRow
 
 _DEAD_FOR = 10.0
 
@@ -75,6 +76,7 @@ class CallersResolver(Resolver):
         may_ask: whether the Hub may be asked and rows written; else `MustAsk` is raised.
         outage: what this process found out about the Hub's health.
         memory: what the Hub told it lately.
+        known: what the catalogue was just found to hold about names, by their keys.
     """
 
     def __init__(
@@ -87,12 +89,14 @@ class CallersResolver(Resolver):
         may_ask: bool,
         outage: Outage,
         memory: Memory,
+        known: Mapping[str, Knowledge] | None = None,
     ) -> None:
         super().__init__(settings, cached, token=token or False, allow_local=False, catalog=catalog)
         self._facts = memory.of(token)
         self._may_ask = may_ask
         self._outage = outage
         self._dead = outage.error
+        self._known = known or {}
 
     @property
     def hub(self) -> Hub:
@@ -104,6 +108,9 @@ class CallersResolver(Resolver):
         """Tell the process when this request found the Hub dead."""
         if self._dead is not None and self._outage.error is None:
             self._outage.note(self._dead)
+
+    def _look_up(self, key: str) -> Knowledge:
+        return self._known.get(key) or super()._look_up(key)
 
     def _write_rows(self, rows: dict[str, RepositoryRow]) -> None:
         if not self._may_ask:

@@ -1,7 +1,7 @@
 """The catalogue: what is known about names, and what was answered."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mdl.errors import StoreError
@@ -17,90 +17,24 @@ from mdl.store.rows import (
     RepositoryRow,
     Source,
 )
+from mdl.store.statements import (
+    ABOUT_MANY,
+    ABOUT_ONE,
+    BAD,
+    INSERT_BAD,
+    INSERT_LOG,
+    INSERT_MIRROR,
+    INSERT_SOURCE,
+    LOCAL,
+    MIRROR,
+    ORDER,
+    REMEMBER,
+    REPOSITORIES,
+    with_keys,
+)
 
 if TYPE_CHECKING:
     from mdl.store.database import Database, Writer
-
-_MIRROR = (
-    "m.name, m.wish, m.repo_id, m.format, m.variant, m.rank, m.relation, m.source,"
-    " m.status, m.status_reason, s.version"
-)
-# A person's row beats every import; then the rank; the name last, so that the order is total.
-_ORDER = "CASE m.source WHEN 'user' THEN 0 ELSE 1 END, m.rank, m.repo_key"
-
-# All that is known about a name, a row for each of its mirrors and one when it has none: every
-# join and every subselect is one index look-up, and one statement costs less than two. Of what is
-# seldom there only the key: a column costs as much as a look-up, empty or not.
-_ABOUT = f"""
-    SELECT r.key, b.key,
-        (SELECT q.format FROM mirrors q WHERE q.repo_key = :key AND q.format <> '16bit' LIMIT 1),
-        (SELECT q.repo_id FROM mirrors q WHERE q.repo_key = :key LIMIT 1),
-        EXISTS (SELECT 1 FROM local_mirrors l WHERE l.key = :key),
-        mr.key, mb.key, {_MIRROR}
-    FROM (SELECT 1 AS one) AS x
-    LEFT JOIN repositories r ON r.key = :key
-    LEFT JOIN bad_mirrors b ON b.key = :key
-    LEFT JOIN mirrors m ON m.key = :key
-    LEFT JOIN sources s ON s.name = m.source
-    LEFT JOIN bad_mirrors mb ON mb.key = m.repo_key
-    LEFT JOIN repositories mr ON mr.key = m.repo_key
-"""  # noqa: S608 # only constants of this module are put in
-_REPOSITORIES = """
-    SELECT key, repo_id, state, gated, format, base_model, revision_commit, licence, checked_at,
-        renamed_to
-    FROM repositories WHERE key IN ({})
-"""
-_BAD = """
-    SELECT key, repo_id, replacement, replacement_format, reason, source
-    FROM bad_mirrors WHERE key IN ({})
-"""
-_LOCAL = """
-    SELECT path, repo_id, revision_commit, format, settings, created_at
-    FROM local_mirrors WHERE key = :key ORDER BY created_at DESC
-"""
-_INSERT_MIRROR = """
-    INSERT INTO mirrors
-        (key, name, wish, repo_id, repo_key, format, variant, rank, relation, source)
-    VALUES (:key, :name, :wish, :repo_id, :repo_key, :format, :variant, :rank, :relation, :source)
-    ON CONFLICT (key, wish, repo_key, variant, source)
-    DO UPDATE SET rank = excluded.rank, format = excluded.format, relation = excluded.relation
-"""
-_INSERT_SOURCE = """
-    INSERT INTO sources (name, version, origin, sha256, licence, imported_at, rows)
-    VALUES (:name, :version, :origin, :sha256, :licence, :now, :rows)
-    ON CONFLICT (name) DO UPDATE SET version = excluded.version, origin = excluded.origin,
-        sha256 = excluded.sha256, licence = excluded.licence,
-        imported_at = excluded.imported_at, rows = excluded.rows
-"""
-_INSERT_BAD = """
-    INSERT INTO bad_mirrors (key, repo_id, replacement, replacement_format, reason, source)
-    VALUES (:key, :repo_id, :replacement, :replacement_format, :reason, :source)
-    ON CONFLICT (key) DO UPDATE SET replacement = excluded.replacement,
-        replacement_format = excluded.replacement_format, reason = excluded.reason,
-        source = excluded.source
-"""
-# One row a statement: SQLite finds a named parameter by walking the list of them, so that a
-# statement of many rows costs the square of their number.
-_INSERT_LOG = """
-    INSERT INTO resolution_log (at, purpose, requested, key, wish, repo_id, revision_commit,
-        substituted, rule, source, source_version)
-    VALUES (:at, :purpose, :requested, :key, :wish, :repo_id, :commit, :substituted, :rule,
-        :source, :source_version)
-"""
-_REMEMBER = """
-    INSERT INTO repositories (key, repo_id, renamed_to, state, gated, format, base_model,
-        revision_commit, licence, checked_at)
-    VALUES (:key, :repo_id, :renamed_to, :state, :gated, :format, :base_model, :commit, :licence,
-        :checked_at)
-    ON CONFLICT (key) DO UPDATE SET repo_id = excluded.repo_id, renamed_to = excluded.renamed_to,
-        state = excluded.state, gated = excluded.gated,
-        format = COALESCE(excluded.format, repositories.format),
-        base_model = COALESCE(excluded.base_model, repositories.base_model),
-        revision_commit = COALESCE(excluded.revision_commit, repositories.revision_commit),
-        licence = COALESCE(excluded.licence, repositories.licence),
-        checked_at = excluded.checked_at
-    WHERE excluded.checked_at >= repositories.checked_at
-"""
 
 
 class Catalog:
@@ -113,22 +47,37 @@ class Catalog:
 
     def about(self, key: str) -> Knowledge:
         """All that is known about one name: index look-ups, whatever the catalogue's size."""
-        rows = self.database.rows(_ABOUT, {"key": key})
-        own, own_bad, quantized, spelling, has_local = rows[0][:5]
-        repositories = self._keyed(_REPOSITORIES, [own, *(row[5] for row in rows)])
-        bad = self._keyed(_BAD, [own_bad, *(row[6] for row in rows)])
+        return self._grouped(self.database.rows(ABOUT_ONE, {"key": key}))[key]
+
+    def about_many(self, keys: Sequence[str]) -> dict[str, Knowledge]:
+        """All that is known about each of these keys, given once: one way to the database."""
+        found = self._grouped(self._of_keys(ABOUT_MANY, "(:{})", keys))
+        return {key: found[key] for key in keys}
+
+    def _grouped(self, rows: Sequence[Row]) -> dict[str, Knowledge]:
+        repositories = self._keyed(REPOSITORIES, {key for row in rows for key in (row[1], row[6])})
+        bad = self._keyed(BAD, {key for row in rows for key in (row[2], row[7])})
+        by_key: dict[str, list[Row]] = {}
+        for row in rows:
+            by_key.setdefault(row[0], []).append(row)
+        return {key: self._knowledge(its, repositories, bad) for key, its in by_key.items()}
+
+    def _knowledge(
+        self, rows: Sequence[Row], repositories: Mapping[str, Row], bad: Mapping[str, Row]
+    ) -> Knowledge:
+        key, own, own_bad, quantized, spelling, has_local = rows[0][:6]
         mirrors = [
             (
-                MirrorRow._make(row[7:]),
-                BadMirror._make(bad[row[6]]) if row[6] in bad else None,
-                RepositoryRow._make(repositories[row[5]]) if row[5] in repositories else None,
+                MirrorRow._make(row[8:]),
+                BadMirror._make(bad[row[7]]) if row[7] in bad else None,
+                RepositoryRow._make(repositories[row[6]]) if row[6] in repositories else None,
             )
             for row in rows
-            if row[7] is not None
+            if row[8] is not None
         ]
         if len(mirrors) > 1:
             mirrors.sort(key=_preference)
-        local = self.database.rows(_LOCAL, {"key": key}) if has_local else ()
+        local = self.database.rows(LOCAL, {"key": key}) if has_local else ()
         return Knowledge(
             repository=RepositoryRow._make(repositories[own]) if own in repositories else None,
             bad=BadMirror._make(bad[own_bad]) if own_bad in bad else None,
@@ -138,13 +87,16 @@ class Catalog:
             local=tuple(LocalMirror._make(row) for row in local),
         )
 
-    def _keyed(self, sql: str, keys: Iterable[str | None]) -> dict[str | None, Row]:
+    def _keyed(self, sql: str, keys: set[str | None]) -> dict[str, Row]:
         """Rows by their first column, for those of `keys` that are not `None`."""
-        params = {f"k{i}": key for i, key in enumerate({k for k in keys if k is not None})}
-        if not params:
-            return {}
-        found = self.database.rows(sql.format(", ".join(f":{name}" for name in params)), params)
-        return {row[0]: row[1:] for row in found}
+        asked = [key for key in keys if key is not None]
+        return {row[0]: row[1:] for row in self._of_keys(sql, ":{}", asked)} if asked else {}
+
+    def _of_keys(self, sql: str, each: str, keys: Sequence[str]) -> Sequence[Row]:
+        # Filled up to a power of two, so that few statements are ever prepared.
+        size = 1 << (len(keys) - 1).bit_length()
+        values = {f"k{i}": keys[i] if i < len(keys) else "" for i in range(size)}
+        return self.database.rows(with_keys(sql, each, size), values)
 
     def mirrors(
         self,
@@ -172,7 +124,7 @@ class Catalog:
         if after is not None:
             where.append("m.key > :after")
             params["after"] = after.lower()
-        sql = f"SELECT {_MIRROR} FROM mirrors m LEFT JOIN sources s ON s.name = m.source WHERE {' AND '.join(where)} ORDER BY m.key, m.wish, {_ORDER}"  # noqa: S608, E501 # values are bound
+        sql = f"SELECT {MIRROR} FROM mirrors m LEFT JOIN sources s ON s.name = m.source WHERE {' AND '.join(where)} ORDER BY m.key, m.wish, {ORDER}"  # noqa: S608, E501 # values are bound
         if limit is not None:
             sql += " LIMIT :limit"
             params["limit"] = limit
@@ -246,11 +198,12 @@ class Catalog:
             _put_source(writer, source, len(values))
             writer.run("DELETE FROM mirrors WHERE source = :s", {"s": source.name})
             writer.run("DELETE FROM bad_mirrors WHERE source = :s", {"s": source.name})
-            writer.run_many(_INSERT_MIRROR, values)
+            writer.run_many(INSERT_MIRROR, values)
             writer.run_many(
-                _INSERT_BAD,
+                INSERT_BAD,
                 [{**b._asdict(), "key": b.repo_id.lower(), "source": source.name} for b in bad],
             )
+        self.database.many_came("mirrors")
         return len(values)
 
     def add(self, rows: Iterable[MirrorRow], source: Source | None = None) -> None:
@@ -259,7 +212,7 @@ class Catalog:
         with self.database.transaction() as writer:
             _put_source(writer, source, 0)
             writer.run_many(
-                _INSERT_MIRROR, [_mirror_values(r._replace(source=source.name)) for r in rows]
+                INSERT_MIRROR, [_mirror_values(r._replace(source=source.name)) for r in rows]
             )
             writer.run(
                 "UPDATE sources SET rows = (SELECT COUNT(*) FROM mirrors WHERE source = :s)"
@@ -294,7 +247,7 @@ class Catalog:
         """Keep what the Hub said, under the key that was asked for."""
         values = [{"key": key, **row._asdict()} for key, row in rows]
         with self.database.transaction() as writer:
-            writer.run_many(_REMEMBER, values)
+            writer.run_many(REMEMBER, values)
 
     def remember_access(self, key: str, fingerprint: str, state: str, message: str) -> None:
         with self.database.transaction() as writer:
@@ -332,7 +285,7 @@ class Catalog:
             for at, requested, wish, answer in answers
         ]  # fmt: skip
         with self.database.transaction() as writer:
-            writer.run_many(_INSERT_LOG, rows)
+            writer.run_many(INSERT_LOG, rows)
 
 
 def open_catalog(settings: Settings) -> Catalog:
@@ -359,13 +312,13 @@ def open_catalog(settings: Settings) -> Catalog:
 
 
 def _preference(mirror: tuple[MirrorRow, BadMirror | None, RepositoryRow | None]) -> Any:
-    """`_ORDER` for rows that are here already."""
+    """`ORDER` for rows that are here already."""
     row = mirror[0]
     return row.source != USER, row.rank, row.repo_id.lower()
 
 
 def _put_source(writer: "Writer", source: Source, rows: int) -> None:
-    writer.run(_INSERT_SOURCE, {**source._asdict(), "now": time.time(), "rows": rows})
+    writer.run(INSERT_SOURCE, {**source._asdict(), "now": time.time(), "rows": rows})
 
 
 def _mirror_values(row: MirrorRow) -> dict[str, Any]:

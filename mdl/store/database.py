@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
         def transaction(self) -> contextlib.AbstractContextManager["Writer"]: ...
 
+        def many_came(self, table: str) -> None:
+            """Say that a table was filled, so that its rows are looked up well from now on."""
+
         def close(self) -> None: ...
 
     class Writer(Protocol):
@@ -85,6 +88,9 @@ class SqliteDatabase:
                 raise
         except sqlite3.Error as error:
             raise self._refusal(error) from error
+
+    def many_came(self, table: str) -> None:
+        """Nothing to do: every statement here has one good plan, whatever the tables hold."""
 
     def close(self) -> None:
         for connection in self._open:
@@ -216,6 +222,12 @@ class ServerDatabase:
     def transaction(self) -> Iterator["Writer"]:
         with self._refused_as_ours(), self._writing.begin() as connection:
             yield _ServerWriter(connection)
+
+    def many_came(self, table: str) -> None:
+        # Until it counts them by itself, a minute later, PostgreSQL may plan for an empty table
+        # and read a million rows for each look-up.
+        with self.transaction() as writer:
+            writer.run(f"ANALYZE {table}")
 
     def close(self) -> None:
         self._reading.dispose()

@@ -78,6 +78,19 @@ def test_about_one_name_is_everything_in_order(catalog: Catalog) -> None:
     assert catalog.about("nobody/nothing").mirrors == ()
 
 
+def test_about_many_is_about_each(catalog: Catalog) -> None:
+    bad = BadMirror("x/Name-bnb-4bit", "x/better", "16bit", "too big", "t")
+    catalog.import_rows(TEST, [ROW, ROW._replace(name="Org/Base")], [bad])
+    known = RepositoryRow("Org/Base", "ok", "false", "16bit", None, "c" * 40, None, time.time())
+    catalog.remember([("org/base", known)])
+    keys = ["org/name", "x/name-bnb-4bit", "nobody/nothing", "org/base", "unsloth/gemma-2b"]
+    together = catalog.about_many(keys)
+    assert list(together) == keys
+    assert together == {key: catalog.about(key) for key in keys}
+    assert together["org/base"].repository == known
+    assert together["nobody/nothing"].mirrors == ()
+
+
 def test_near_names_are_few_in_a_large_catalogue(catalog: Catalog) -> None:
     catalog.import_rows(TEST, [ROW])
     assert "Org/Name" in catalog.names_near("meta/x")

@@ -1,0 +1,91 @@
+"""The catalogue's SQL: one text for SQLite and PostgreSQL."""
+
+import functools
+
+MIRROR = (
+    "m.name, m.wish, m.repo_id, m.format, m.variant, m.rank, m.relation, m.source,"
+    " m.status, m.status_reason, s.version"
+)
+# A person's row beats every import; then the rank; the name last, so that the order is total.
+ORDER = "CASE m.source WHEN 'user' THEN 0 ELSE 1 END, m.rank, m.repo_key"
+
+# All that is known about names, a row for each mirror of one and one when it has none: every join
+# and every subselect is one index look-up, and one statement costs less than two. Of what is seldom
+# there only the key: a column costs as much as a look-up, empty or not.
+ABOUT = f"""
+    SELECT {{key}}, r.key, b.key,
+        (SELECT q.format FROM mirrors q WHERE q.repo_key = {{key}} AND q.format <> '16bit' LIMIT 1),
+        (SELECT q.repo_id FROM mirrors q WHERE q.repo_key = {{key}} LIMIT 1),
+        EXISTS (SELECT 1 FROM local_mirrors l WHERE l.key = {{key}}),
+        mr.key, mb.key, {MIRROR}
+    FROM {{names}}
+    LEFT JOIN repositories r ON r.key = {{key}}
+    LEFT JOIN bad_mirrors b ON b.key = {{key}}
+    LEFT JOIN mirrors m ON m.key = {{key}}
+    LEFT JOIN sources s ON s.name = m.source
+    LEFT JOIN bad_mirrors mb ON mb.key = m.repo_key
+    LEFT JOIN repositories mr ON mr.key = m.repo_key
+"""  # noqa: S608 # only constants of this module are put in
+ABOUT_ONE = ABOUT.format(key=":key", names="(SELECT 1 AS one) AS x")
+ABOUT_MANY = "WITH k(key) AS (VALUES {})" + ABOUT.format(key="k.key", names="k")
+REPOSITORIES = """
+    SELECT key, repo_id, state, gated, format, base_model, revision_commit, licence, checked_at,
+        renamed_to
+    FROM repositories WHERE key IN ({})
+"""
+BAD = """
+    SELECT key, repo_id, replacement, replacement_format, reason, source
+    FROM bad_mirrors WHERE key IN ({})
+"""
+LOCAL = """
+    SELECT path, repo_id, revision_commit, format, settings, created_at
+    FROM local_mirrors WHERE key = :key ORDER BY created_at DESC
+"""
+INSERT_MIRROR = """
+    INSERT INTO mirrors
+        (key, name, wish, repo_id, repo_key, format, variant, rank, relation, source)
+    VALUES (:key, :name, :wish, :repo_id, :repo_key, :format, :variant, :rank, :relation, :source)
+    ON CONFLICT (key, wish, repo_key, variant, source)
+    DO UPDATE SET rank = excluded.rank, format = excluded.format, relation = excluded.relation
+"""
+INSERT_SOURCE = """
+    INSERT INTO sources (name, version, origin, sha256, licence, imported_at, rows)
+    VALUES (:name, :version, :origin, :sha256, :licence, :now, :rows)
+    ON CONFLICT (name) DO UPDATE SET version = excluded.version, origin = excluded.origin,
+        sha256 = excluded.sha256, licence = excluded.licence,
+        imported_at = excluded.imported_at, rows = excluded.rows
+"""
+INSERT_BAD = """
+    INSERT INTO bad_mirrors (key, repo_id, replacement, replacement_format, reason, source)
+    VALUES (:key, :repo_id, :replacement, :replacement_format, :reason, :source)
+    ON CONFLICT (key) DO UPDATE SET replacement = excluded.replacement,
+        replacement_format = excluded.replacement_format, reason = excluded.reason,
+        source = excluded.source
+"""
+# One row a statement: SQLite finds a named parameter by walking the list of them, so that a
+# statement of many rows costs the square of their number.
+INSERT_LOG = """
+    INSERT INTO resolution_log (at, purpose, requested, key, wish, repo_id, revision_commit,
+        substituted, rule, source, source_version)
+    VALUES (:at, :purpose, :requested, :key, :wish, :repo_id, :commit, :substituted, :rule,
+        :source, :source_version)
+"""
+REMEMBER = """
+    INSERT INTO repositories (key, repo_id, renamed_to, state, gated, format, base_model,
+        revision_commit, licence, checked_at)
+    VALUES (:key, :repo_id, :renamed_to, :state, :gated, :format, :base_model, :commit, :licence,
+        :checked_at)
+    ON CONFLICT (key) DO UPDATE SET repo_id = excluded.repo_id, renamed_to = excluded.renamed_to,
+        state = excluded.state, gated = excluded.gated,
+        format = COALESCE(excluded.format, repositories.format),
+        base_model = COALESCE(excluded.base_model, repositories.base_model),
+        revision_commit = COALESCE(excluded.revision_commit, repositories.revision_commit),
+        licence = COALESCE(excluded.licence, repositories.licence),
+        checked_at = excluded.checked_at
+    WHERE excluded.checked_at >= repositories.checked_at
+"""
+
+
+@functools.cache
+def with_keys(sql: str, each: str, count: int) -> str:
+    return sql.format(", ".join(each.format(f"k{i}") for i in range(count)))
