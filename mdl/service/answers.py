@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from mdl.errors import BusyError, MdlError, StoreError
@@ -89,9 +89,9 @@ class Answers:
             if self._failed and time.monotonic() - self._failed[0] < _REOPEN_AFTER:
                 raise self._failed[1]
             try:
+                if self.settings.on_sqlite and self._failed is None:
+                    _read_ahead(self.settings.database_path)
                 self._catalog = open_catalog(self.settings)
-                if self.settings.on_sqlite:
-                    _read_ahead(Path(self.settings.database_path))
             except MdlError as error:
                 self._failed = (time.monotonic(), error)
                 raise
@@ -300,11 +300,15 @@ def outcome_of(answer: Resolution) -> str:
     return "substituted" if answer.substituted else "as_named"
 
 
-def _read_ahead(path: Path) -> None:
-    """Read the file once, in a piece: page by page, the first answers would wait for the disk."""
-    with contextlib.suppress(OSError), path.open("rb", buffering=0) as file:
+def _read_ahead(path: str) -> None:
+    """Read the file once, in a piece: page by page, the first answers would wait for the disk.
+
+    The descriptor is left open: see `mdl.store.sqlite.read_whole`.
+    """
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
         for _ in range(_READ_AHEAD >> 20):
-            if not file.read(1 << 20):
+            if not os.read(descriptor, 1 << 20):
                 break
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mdl.errors import BusyError, MdlError, StoreError
-from mdl.store.sqlite import SelfClosing
+from mdl.store.sqlite import SelfClosing, read_whole
 
 SCHEMA_VERSION = 1
 # Raise it when the meaning of a `folder` row changes: old rows are dropped and read again.
@@ -81,8 +81,10 @@ class IndexFile:
 
     def _open(self, target: str) -> None:
         if target != ":memory:":
-            # The mode is given at creation: pins and paths are nobody else's business.
-            os.close(os.open(target, os.O_RDWR | os.O_CREAT, 0o600))
+            # The mode is given at creation: pins and paths are nobody else's business. Never
+            # opened and closed where it is there: see `mdl.store.sqlite.read_whole`.
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         self._db = sqlite3.connect(target, timeout=10.0, isolation_level=None, factory=SelfClosing)
         if not self.persistent:
             self._copy_what_is_there()
@@ -133,14 +135,13 @@ class IndexFile:
         Copied with what waits in the write-ahead log, which cannot be read in place without
         writing beside it.
         """
-        import shutil
         import tempfile
 
         with contextlib.suppress(OSError, sqlite3.Error), tempfile.TemporaryDirectory() as folder:
             copy = os.path.join(folder, "index")
             for suffix in ("", "-wal"):
                 with contextlib.suppress(FileNotFoundError):
-                    shutil.copyfile(f"{self.path}{suffix}", f"{copy}{suffix}")
+                    Path(f"{copy}{suffix}").write_bytes(read_whole(f"{self.path}{suffix}"))
             with contextlib.closing(sqlite3.connect(copy)) as there:
                 there.backup(self._db)
 

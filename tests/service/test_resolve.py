@@ -54,6 +54,20 @@ def test_a_substitution_says_so_and_is_in_the_resolution_log(
     assert (row["requested"], row["repo_id"], row["purpose"]) == (name, mirror, "service")
 
 
+def test_a_command_that_ends_takes_nothing_from_the_service_beside_it(start: Start) -> None:
+    def show() -> int:
+        command = [sys.executable, "-m", "mdl", "catalog", "show", "me/new"]
+        return subprocess.run(command, env=dict(os.environ), capture_output=True).returncode
+
+    client = start(tokens=f"admin {ADMIN}")
+    assert client.get("/v1/catalog", headers=bearer(ADMIN)).status_code == 200
+    assert show() == 3
+    row = {"name": "me/new", "mirror": "me/new-bnb-4bit"}
+    added = client.post("/v1/catalog", json=row, headers=bearer(ADMIN))
+    assert added.status_code == 200, added.text
+    assert show() == 0
+
+
 def test_what_a_read_only_database_cannot_log_is_not_kept_in_memory(
     hub: LoopbackHub, start: Start
 ) -> None:

@@ -1,8 +1,11 @@
 """The file of a cache's index when it is damaged, full or held: one clear error, nothing lost."""
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,6 +48,50 @@ def test_no_room_is_said_and_the_index_goes_on(
     assert [pin[0] for pin in index.pins()] == ["model/o/n"]
     assert index.actions() == []
     assert index.remove_pin("model/o/n", ""), "a later change is not in the broken-off one"
+
+
+def in_another_process(path: Path, code: str) -> str:
+    program = (
+        f"from mdl.store.cacheindex import CacheIndex; index = CacheIndex(Path({str(path)!r}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"from pathlib import Path; {program}; {code}; index.close()"],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+def test_a_second_opening_here_leaves_the_first_its_place(index: CacheIndex) -> None:
+    """Closing any descriptor of a file ends all the locks a process has on it (POSIX).
+
+    Another process that closes then takes itself for the last, and removes the log under us.
+    """
+    second = CacheIndex(index.path)
+    in_another_process(index.path, "index.pins()")
+    index.add_pin("model/o/later", "", "o/later")
+    assert in_another_process(index.path, "print(len(index.pins()))") == "2"
+    second.close()
+    in_another_process(index.path, "index.add_pin('model/o/third', '', 'o/third')")
+    assert len(index.pins()) == 3
+
+
+def test_a_copy_taken_of_one_that_cannot_be_opened_leaves_it_its_place(
+    index: CacheIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = sqlite3.connect
+
+    def no_room(target: str, **options: Any) -> sqlite3.Connection:
+        if target == str(index.path):
+            raise sqlite3.OperationalError("disk I/O error")
+        return connect(target, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", no_room)
+    copy = CacheIndex(index.path)
+    assert not copy.persistent and len(copy.pins()) == 1
+    monkeypatch.undo()
+    in_another_process(index.path, "index.pins()")
+    index.add_pin("model/o/later", "", "o/later")
+    assert in_another_process(index.path, "print(len(index.pins()))") == "2"
 
 
 def test_a_file_that_another_process_writes_to_is_busy(index: CacheIndex) -> None:
