@@ -85,6 +85,8 @@ class IndexFile:
             # opened and closed where it is there: see `mdl.store.sqlite.read_whole`.
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+            if not os.access(target, os.R_OK | os.W_OK):
+                raise PermissionError(f"{target} is another's")
         self._db = sqlite3.connect(target, timeout=10.0, isolation_level=None, factory=SelfClosing)
         if not self.persistent:
             self._copy_what_is_there()
