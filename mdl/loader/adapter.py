@@ -34,20 +34,23 @@ class Adapter(NamedTuple):
     origin: Answer | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As a report or a plan keeps it, with the SHA-256 of weights that are here."""
+        """As a plan keeps it: where it is, and what of it is still to be fetched, in bytes."""
         table: dict[str, Any] = {"folder": None if self.folder is None else str(self.folder)}
         if self.origin is not None:
             source = self.origin.source
             table |= {"repo_id": source.repo_id, "commit": source.commit,
                       "download_bytes": source.bytes_to_fetch}  # fmt: skip
-        if self.folder is not None:
-            weights = next(
-                self.folder / name
-                for name in (ADAPTER_WEIGHTS, PICKLED_ADAPTER)
-                if (self.folder / name).exists()
-            )
-            table |= {"weights": weights.name, "sha256": sha256_of(weights)}
         return table
+
+    def with_hash(self) -> dict[str, Any]:
+        """As a report keeps it: with the SHA-256 of its weights, which are read for it."""
+        assert self.folder is not None
+        weights = next(
+            self.folder / name
+            for name in (ADAPTER_WEIGHTS, PICKLED_ADAPTER)
+            if (self.folder / name).exists()
+        )
+        return {**self.to_json(), "weights": weights.name, "sha256": sha256_of(weights)}
 
 
 class Found(NamedTuple):
@@ -161,7 +164,7 @@ def put_on(loaded: "Loaded", adapter: Adapter, request: LoadRequest) -> "Loaded"
     if any((folder / name).exists() for name in TOKENIZER_FILES):
         tokenizer = build_tokenizer(folder, request, loaded.model.config)
         check_vocabulary(loaded.model, tokenizer)
-    report = replace(loaded.report, requested=request.to_json(), adapter=adapter.to_json())
+    report = replace(loaded.report, requested=request.to_json(), adapter=adapter.with_hash())
     return replace(loaded, model=model, tokenizer=tokenizer, report=report)
 
 

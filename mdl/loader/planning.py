@@ -63,9 +63,9 @@ class LoadPlan:
 
     @property
     def disk_short(self) -> int:
-        """Bytes of the download that the disk has no room for."""
-        needed = self.download_bytes + RESERVE if self.download_bytes else 0
-        return max(0, needed - self.disk_free)
+        """Bytes to fetch, an adapter's too, that the disk has no room for."""
+        needed = self.download_bytes + (self.adapter or {}).get("download_bytes", 0)
+        return max(0, needed + RESERVE - self.disk_free) if needed else 0
 
     @property
     def fits(self) -> bool:

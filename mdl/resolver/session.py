@@ -198,7 +198,7 @@ class Resolver:
                 return self._with_local(outcome, request)
             if isinstance(outcome, Follow):
                 name = parse_name(outcome.repo_id, allow_local=False)
-                if not _is_private(facts[request.name.key]):
+                if not facts[request.name.key].is_private:
                     self._remember_rename(request.name.key, outcome.repo_id)
                 request = request._replace(name=name, renamed_from=request.name.text)
                 facts[name.key] = self._fetch(outcome.repo_id, request.wish.revision)
@@ -272,9 +272,9 @@ class Resolver:
 
     def _keep(self, key: str, revision: str | None, facts: Facts) -> None:
         self._facts[(key, revision)] = (time.monotonic(), facts)
-        if facts.state == "no_revision" or _is_private(facts):
+        if facts.state == "no_revision" or facts.is_private:
             return
-        row = _row_of(facts, commit=revision is None)
+        row = facts.to_row(commit=revision is None)
         rows = {facts.repo_id.lower(): row}
         if facts.state != "ok":
             rows = {key: row}
@@ -369,7 +369,7 @@ class Resolver:
         now = time.monotonic()
         for facts in listed:
             self._facts[(facts.repo_id.lower(), None)] = (now, facts)
-        self._write_rows({f.repo_id.lower(): _row_of(f) for f in listed if not _is_private(f)})
+        self._write_rows({f.repo_id.lower(): f.to_row() for f in listed if not f.is_private})
 
     def _suggest(self, error: MdlError, name: Name) -> None:
         refusals.suggest(error, name.key, self.catalog.names_near(name.key))
@@ -380,24 +380,6 @@ def _warn(text: str, *values: object) -> None:
     import logging
 
     logging.getLogger("mdl").warning(text, *values)
-
-
-def _is_private(facts: Facts) -> bool:
-    """Granted without an access check: seen by this token alone, so never written down."""
-    return facts.access == "granted"
-
-
-def _row_of(facts: Facts, commit: bool = True) -> RepositoryRow:
-    return RepositoryRow(
-        repo_id=facts.repo_id,
-        state=facts.state,
-        gated=facts.gated,
-        format=facts.format,
-        base_model=facts.base_model,
-        commit=facts.commit if commit else None,
-        licence=None,
-        checked_at=time.time(),
-    )
 
 
 def _nothing_cached(repo_id: str, revision: str | None) -> Cached | None:

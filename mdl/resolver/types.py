@@ -4,12 +4,13 @@ Named tuples, not dataclasses: making a dataclass costs six times as much, and t
 way of one answer were a tenth of its process.
 """
 
+import time
 from typing import Any, NamedTuple, Protocol
 
 from mdl.errors import MdlError, UsageError, error_from_json
 from mdl.resolver.names import Name, parse_revision
 from mdl.settings import PREFERENCES
-from mdl.store.rows import WISHES
+from mdl.store.rows import WISHES, RepositoryRow
 
 # Access states in which bytes may be fetched.
 READABLE = ("open", "granted")
@@ -93,6 +94,24 @@ class Facts(NamedTuple):
     message: str = ""
     live: bool = False
     age: float = 0.0
+
+    @property
+    def is_private(self) -> bool:
+        """Granted without an access check: seen by this token alone, so never written down."""
+        return self.access == "granted"
+
+    def to_row(self, *, commit: bool = True) -> RepositoryRow:
+        """As the catalogue keeps what the Hub said now; `commit` only of the default branch."""
+        return RepositoryRow(
+            repo_id=self.repo_id,
+            state=self.state,
+            gated=self.gated,
+            format=self.format,
+            base_model=self.base_model,
+            commit=self.commit if commit else None,
+            licence=None,
+            checked_at=time.time(),
+        )
 
 
 class Cached(NamedTuple):

@@ -134,7 +134,8 @@ async def import_into_catalog(
         return source, len(rows)
 
     source, count = await service.answers.in_thread(work)
-    service.guard.forget()
+    if not dry_run:
+        service.guard.forget()
     body = {"source": source._asdict(), "rows": count, "bad_mirrors": 0, "dry_run": dry_run}
     return JSONResponse(body)
 
@@ -160,7 +161,8 @@ async def remove_from_catalog(
         return {"rows": [row._asdict() for row in rows], "removed": removed}
 
     found = await service.answers.in_thread(work)
-    service.guard.forget()
+    if not dry_run:
+        service.guard.forget()
     return JSONResponse(found)
 
 

@@ -8,6 +8,7 @@ h11 and the routes, which see the very same bytes.
 
 import asyncio
 import re
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -107,81 +108,87 @@ class OneSegment:
         return getattr(self._transport, name)
 
 
-def protocol(service: "Service") -> type[H11Protocol]:
-    """uvicorn's HTTP protocol for this service."""
-    most, head_seconds = service.config.max_connections, service.config.head_seconds
-    guard, metrics = service.guard, service.metrics
+class Bounded(H11Protocol):
+    """Limits connections and the time a head may take; answers plain requests at once.
 
-    class Bounded(H11Protocol):
-        """Limits connections and the time a head may take; answers plain requests at once."""
+    Args:
+        service: what answers; the rest is uvicorn's.
+    """
 
-        _head_timer: asyncio.TimerHandle | None = None
-        _refused = False
-        _raw: asyncio.Transport
+    _head_timer: asyncio.TimerHandle | None = None
+    _refused = False
+    _raw: asyncio.Transport
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            self._raw = transport
-            super().connection_made(OneSegment(transport))  # type: ignore[arg-type]
-            if len(self.connections) > most:
-                self._refused = True
-                metrics.refused_connections += 1
-                transport.write(_FULL + _FULL_BODY)
-                transport.close()
-                return
-            self._await_head()
+    def __init__(self, service: "Service", **uvicorns: Any) -> None:
+        super().__init__(**uvicorns)
+        self._service = service
 
-        def connection_lost(self, exc: Exception | None) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._raw = transport
+        super().connection_made(OneSegment(transport))  # type: ignore[arg-type]
+        if len(self.connections) > self._service.config.max_connections:
+            self._refused = True
+            self._service.metrics.refused_connections += 1
+            transport.write(_FULL + _FULL_BODY)
+            transport.close()
+            return
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        if data.startswith(b"GET /v1/resolve?") and self._is_idle() and self._answer(data):
+            return
+        before = self.cycle
+        super().data_received(data)
+        if self.cycle is not before:
             self._cancel()
-            super().connection_lost(exc)
+        elif self._head_timer is None and (before is None or before.response_complete):
+            self._await_head()  # the beginning of a head: the rest has to come in time
 
-        def data_received(self, data: bytes) -> None:
-            if self._refused:
-                return
-            if data.startswith(b"GET /v1/resolve?") and self._is_idle() and self._answer(data):
-                return
-            before = self.cycle
-            super().data_received(data)
-            if self.cycle is not before:
-                self._cancel()
-            elif self._head_timer is None and (before is None or before.response_complete):
-                self._await_head()  # the beginning of a head: the rest has to come in time
+    def _is_idle(self) -> bool:
+        """Nothing is under way on this connection and nothing waits in it."""
+        conn = self.conn
+        return (
+            conn.our_state is h11.IDLE
+            and conn.their_state is h11.IDLE
+            and not conn.trailing_data[0]
+            and (self.cycle is None or self.cycle.response_complete)
+            and not self.flow.write_paused
+            and not self._raw.is_closing()
+        )
 
-        def _is_idle(self) -> bool:
-            """Nothing is under way on this connection and nothing waits in it."""
-            conn = self.conn
-            return (
-                conn.our_state is h11.IDLE
-                and conn.their_state is h11.IDLE
-                and not conn.trailing_data[0]
-                and (self.cycle is None or self.cycle.response_complete)
-                and not self.flow.write_paused
-                and not self._raw.is_closing()
-            )
+    def _answer(self, data: bytes) -> bool:
+        ask = read_plain(data)
+        if ask is None:
+            return False
+        client = self.client[0] if self.client else "-"
+        answer = self._service.guard.at_once(ask, client, self.server_state.default_headers)
+        if answer is None:
+            return False
+        self._cancel()
+        self._raw.write(answer)
+        self.on_response_complete()
+        return True
 
-        def _answer(self, data: bytes) -> bool:
-            ask = read_plain(data)
-            if ask is None:
-                return False
-            client = self.client[0] if self.client else "-"
-            answer = guard.at_once(ask, client, self.server_state.default_headers)
-            if answer is None:
-                return False
-            self._cancel()
-            self._raw.write(answer)
-            self.on_response_complete()
-            return True
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(self._service.config.head_seconds, self._too_slow)
 
-        def _await_head(self) -> None:
-            self._head_timer = self.loop.call_later(head_seconds, self._too_slow)
-
-        def _cancel(self) -> None:
-            if self._head_timer is not None:
-                self._head_timer.cancel()
-                self._head_timer = None
-
-        def _too_slow(self) -> None:
+    def _cancel(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
             self._head_timer = None
-            if not self.transport.is_closing():
-                self.transport.abort()
 
-    return Bounded
+    def _too_slow(self) -> None:
+        self._head_timer = None
+        if not self.transport.is_closing():
+            self.transport.abort()
+
+
+def protocol(service: "Service") -> Any:
+    """What makes uvicorn's HTTP protocols for this service."""
+    return partial(Bounded, service)

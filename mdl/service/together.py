@@ -77,6 +77,10 @@ class Together(Generic[Question, Answer]):
         answers: Sequence[Answer | Exception]
         try:
             answers = await self._ask([question for question, _ in group])
+        except asyncio.CancelledError:  # the service ends
+            for _, future in group:
+                future.cancel()
+            raise
         except Exception as error:
             answers = [error] * len(group)
         for (_, future), answer in zip(group, answers, strict=True):

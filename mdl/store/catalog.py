@@ -26,8 +26,7 @@ from mdl.store.statements import (
     INSERT_MIRROR,
     INSERT_SOURCE,
     LOCAL,
-    MIRROR,
-    ORDER,
+    MIRRORS,
     REMEMBER,
     REPOSITORIES,
     with_keys,
@@ -124,7 +123,7 @@ class Catalog:
         if after is not None:
             where.append("m.key > :after")
             params["after"] = after.lower()
-        sql = f"SELECT {MIRROR} FROM mirrors m LEFT JOIN sources s ON s.name = m.source WHERE {' AND '.join(where)} ORDER BY m.key, m.wish, {ORDER}"  # noqa: S608, E501 # values are bound
+        sql = MIRRORS.format(" AND ".join(where))
         if limit is not None:
             sql += " LIMIT :limit"
             params["limit"] = limit

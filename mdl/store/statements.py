@@ -12,22 +12,28 @@ ORDER = "CASE m.source WHEN 'user' THEN 0 ELSE 1 END, m.rank, m.repo_key"
 # All that is known about names, a row for each mirror of one and one when it has none: every join
 # and every subselect is one index look-up, and one statement costs less than two. Of what is seldom
 # there only the key: a column costs as much as a look-up, empty or not.
-ABOUT = f"""
-    SELECT {{key}}, r.key, b.key,
-        (SELECT q.format FROM mirrors q WHERE q.repo_key = {{key}} AND q.format <> '16bit' LIMIT 1),
-        (SELECT q.repo_id FROM mirrors q WHERE q.repo_key = {{key}} LIMIT 1),
-        EXISTS (SELECT 1 FROM local_mirrors l WHERE l.key = {{key}}),
-        mr.key, mb.key, {MIRROR}
-    FROM {{names}}
-    LEFT JOIN repositories r ON r.key = {{key}}
-    LEFT JOIN bad_mirrors b ON b.key = {{key}}
-    LEFT JOIN mirrors m ON m.key = {{key}}
+_ABOUT = """
+    SELECT {key}, r.key, b.key,
+        (SELECT q.format FROM mirrors q WHERE q.repo_key = {key} AND q.format <> '16bit' LIMIT 1),
+        (SELECT q.repo_id FROM mirrors q WHERE q.repo_key = {key} LIMIT 1),
+        EXISTS (SELECT 1 FROM local_mirrors l WHERE l.key = {key}),
+        mr.key, mb.key, {mirror}
+    FROM {names}
+    LEFT JOIN repositories r ON r.key = {key}
+    LEFT JOIN bad_mirrors b ON b.key = {key}
+    LEFT JOIN mirrors m ON m.key = {key}
     LEFT JOIN sources s ON s.name = m.source
     LEFT JOIN bad_mirrors mb ON mb.key = m.repo_key
     LEFT JOIN repositories mr ON mr.key = m.repo_key
-"""  # noqa: S608 # only constants of this module are put in
-ABOUT_ONE = ABOUT.format(key=":key", names="(SELECT 1 AS one) AS x")
-ABOUT_MANY = "WITH k(key) AS (VALUES {})" + ABOUT.format(key="k.key", names="k")
+"""
+ABOUT_ONE = _ABOUT.format(key=":key", names="(SELECT 1 AS one) AS x", mirror=MIRROR)
+ABOUT_MANY = "WITH k(key) AS (VALUES {})" + _ABOUT.format(key="k.key", names="k", mirror=MIRROR)
+# The conditions, whose values are bound, stand in the first place; a limit may follow.
+_MIRRORS = """
+    SELECT {mirror} FROM mirrors m LEFT JOIN sources s ON s.name = m.source
+    WHERE {{}} ORDER BY m.key, m.wish, {order}
+"""
+MIRRORS = _MIRRORS.format(mirror=MIRROR, order=ORDER)
 REPOSITORIES = """
     SELECT key, repo_id, state, gated, format, base_model, revision_commit, licence, checked_at,
         renamed_to

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import mdl
 from mdl import FastLanguageModel
 from mdl.cli.entry import run
 from mdl.errors import LoadError, NotFoundError, OfflineError
+from mdl.loader.fetch import RESERVE
 from mdl.loader.verify import verify_report
 from tests.hub import LoopbackHub
 
@@ -150,6 +152,8 @@ def test_one_of_the_hub_is_planned_without_being_kept_and_pulled_with_its_base(
     assert plan.repo_id == NAME and plan.adapter is not None
     assert plan.adapter["folder"] is None and plan.adapter["download_bytes"] > 0
     assert "Me/lora" in str(plan)
+    small = dataclasses.replace(plan, download_bytes=0, disk_free=RESERVE)
+    assert small.disk_short == plan.adapter["download_bytes"] and not small.fits
     assert not list(tmp_path.glob("hf/hub/models--*lora*"))
     capsys.readouterr()
     assert run(["pull", "me/lora", "--json"]) == 0

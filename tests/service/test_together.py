@@ -110,3 +110,15 @@ async def test_more_than_may_wait_are_refused() -> None:
         await together(4)
     database.go_on.set()
     assert [await task for task in taken] == [10, 20, 30]
+
+
+@in_a_loop
+async def test_where_the_service_ends_nobody_is_left_waiting() -> None:
+    async def ended(questions: Sequence[int]) -> list[int | Exception]:
+        raise asyncio.CancelledError
+
+    together = Together[int, int](ended, patience=60)
+    (asked_for,) = await asked(together, 1)
+    async with asyncio.timeout(30):
+        await asyncio.wait([asked_for])
+    assert asked_for.cancelled()
