@@ -37,3 +37,8 @@ def keeps_something(pinned: Pinned, repos: Iterable[CachedRepo]) -> bool:
         for repo in repos
         if repo_key(repo.repo_type, repo.repo_id) == pinned.key
     )
+
+
+def waiting(name: str) -> str:
+    """What is said of a pin that keeps nothing yet."""
+    return f"{name} is not here: the pin waits for it."

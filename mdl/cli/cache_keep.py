@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from mdl.cachemgr.pins import keeps_something, parse_pin
+from mdl.cachemgr.pins import keeps_something, parse_pin, waiting
 from mdl.cli.cache_common import (
     DURATION,
     cache_dir_option,
@@ -38,7 +38,7 @@ def pin(
     if name is not None:
         wanted = parse_pin(name, repo_type)
         if not keeps_something(wanted, found.list()):
-            found.notes.append(f"{name} is not here: the pin waits for it.")
+            found.notes.append(waiting(name))
         if not dry_run:
             found.index.add_pin(*wanted)
     say_notes(found)

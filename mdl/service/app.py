@@ -5,7 +5,8 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -136,12 +137,24 @@ async def _invalid(request: Request, error: Exception) -> Response:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return _reply(request, 400, errors.body_of(_no_json(str(first["ctx"]["error"]))))
-    where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
+    place, reason = _what_is_wrong(error.errors())
+    where = ".".join(str(part) for part in place if part not in ("body", "query", "path"))
     wrong = UsageError(
-        f"{ascii(where)[1:-1][:80] or 'The request'} is not usable: {first['msg']}.",
+        f"{ascii(where)[1:-1][:80] or 'The request'} is not usable: {reason}.",
         next="See /openapi.json for what is expected.",
     )
     return _reply(request, 400, errors.body_of(wrong))
+
+
+def _what_is_wrong(found: Sequence[Mapping[str, Any]]) -> tuple[tuple[str | int, ...], str]:
+    """Where the first mistake is and what; of a field with several types, said once of all."""
+    place, reason = found[0]["loc"], found[0]["msg"]
+    same = [e["msg"] for e in found if e["loc"][:-1] == place[:-1] and e["loc"][-1] in _TYPES]
+    return (place[:-1], "; or ".join(same)) if place[-1] in _TYPES else (place, reason)
+
+
+# What pydantic adds to a field's place for each type that it may have.
+_TYPES = ("str", "int", "float")
 
 
 def _no_json(why: str) -> UsageError:

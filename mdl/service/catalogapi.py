@@ -1,7 +1,5 @@
 """The catalogue's routes: its rows a page at a time, and an admin's changes to them."""
 
-from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
@@ -26,12 +24,10 @@ from mdl.service.schemas import (
     RemovedAnswer,
     Text,
 )
-from mdl.store.rows import USER, MirrorRow, Source
+from mdl.store.rows import USER, Source
 
 router = APIRouter(prefix="/v1/catalog", responses=REFUSALS)
 
-# More rows than any name has: what is read beyond a page, so that its last name is whole.
-_MOST_OF_A_NAME = 200
 _FILE = {
     "requestBody": {
         "required": True,
@@ -60,15 +56,18 @@ async def catalog(
     after: Annotated[Text | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> JSONResponse:
-    """The table of mirrors, a page at a time: `next` is the following page's `after`."""
+    """The table of mirrors, a page at a time: `next` is the following page's `after`.
+
+    A name's rows stay together, so a page may have more than `limit`.
+    """
     service = service_of(request)
     check_role(request.scope, "read")
 
     def work() -> dict[str, Any]:
         held = service.answers.catalog()
-        most = limit + _MOST_OF_A_NAME
-        rows = held.mirrors(source=source, wish=wish, after=after, limit=most)
-        return {"sources": held.sources(), **page_of(rows, limit, whole=len(rows) < most)}
+        rows, following = held.page(limit, after=after, source=source, wish=wish)
+        mirrors = [row._asdict() for row in rows]
+        return {"sources": held.sources(), "mirrors": mirrors, "next": following}
 
     return JSONResponse(await service.answers.in_thread(work))
 
@@ -164,25 +163,3 @@ async def remove_from_catalog(
     if not dry_run:
         service.guard.forget()
     return JSONResponse(found)
-
-
-def page_of(rows: Sequence[MirrorRow], limit: int, *, whole: bool) -> dict[str, Any]:
-    """A page of at least `limit` rows where there are so many; a name's rows stay together.
-
-    Args:
-        rows: sorted by name, more than `limit` of them where there are more.
-        whole: whether nothing follows them; if something does, the last name may be cut.
-    """
-    names = [list(of_one) for _, of_one in groupby(rows, key=lambda row: row.name.lower())]
-    if not whole and len(names) > 1:
-        del names[-1]
-    shown: list[MirrorRow] = []
-    for of_one in names:
-        if len(shown) >= limit:
-            break
-        shown += of_one
-    more = not whole or len(shown) < len(rows)
-    return {
-        "mirrors": [row._asdict() for row in shown],
-        "next": shown[-1].name.lower() if more and shown else None,
-    }

@@ -141,15 +141,16 @@ def _normalize(cache: "Cache", wanted: schemas.Normalize) -> Planned:
 
 
 def _pin(cache: "Cache", wanted: schemas.Pin) -> Planned:
-    from mdl.cachemgr.pins import parse_pin
+    from mdl.cachemgr.pins import keeps_something, parse_pin, waiting
 
     pinned = parse_pin(wanted.name, wanted.repo_type)
+    notes = [] if keeps_something(pinned, cache.list()) else [waiting(wanted.name)]
 
     def run() -> dict[str, Any]:
         cache.index.add_pin(*pinned)
-        return {"pins": cache.pins}
+        return {"pins": cache.pins, "notes": notes}
 
-    return Planned({"pins": cache.pins}, pinned, run)
+    return Planned({"pins": cache.pins, "notes": notes}, pinned, run)
 
 
 def _unpin(cache: "Cache", wanted: schemas.Unpin) -> Planned:

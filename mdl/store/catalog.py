@@ -25,10 +25,12 @@ from mdl.store.statements import (
     INSERT_LOG,
     INSERT_MIRROR,
     INSERT_SOURCE,
+    KEYS,
     LOCAL,
     MIRRORS,
     REMEMBER,
     REPOSITORIES,
+    mirrors_where,
     with_keys,
 )
 
@@ -98,36 +100,40 @@ class Catalog:
         return self.database.rows(with_keys(sql, each, size), values)
 
     def mirrors(
+        self, *, name: str | None = None, source: str | None = None, wish: str | None = None
+    ) -> list[MirrorRow]:
+        """Mirror rows, of one name, source or wish where given, in the order of preference."""
+        return self._mirrors({"name": name, "source": source, "wish": wish})
+
+    def page(
         self,
+        limit: int,
         *,
-        name: str | None = None,
+        after: str | None = None,
         source: str | None = None,
         wish: str | None = None,
-        after: str | None = None,
-        limit: int | None = None,
-    ) -> list[MirrorRow]:
-        """Mirror rows, of one name, source or wish where given, in the order of preference.
+    ) -> tuple[list[MirrorRow], str | None]:
+        """The rows of the names after `after`: `limit`, and those that the last name has more.
 
-        `after` leaves out the names up to that one, and `limit` says how many rows: a page.
+        Returns:
+            The rows, and the next page's `after`: `None` where nothing follows.
         """
-        where, params = ["1 = 1"], dict[str, Any]()
-        if name is not None:
-            where.append("(m.key = :key OR m.repo_key = :key)")
-            params["key"] = name.lower()
-        if source is not None:
-            where.append("m.source = :source")
-            params["source"] = source
-        if wish is not None:
-            where.append("m.wish = :wish")
-            params["wish"] = wish
-        if after is not None:
-            where.append("m.key > :after")
-            params["after"] = after.lower()
-        sql = MIRRORS.format(" AND ".join(where))
-        if limit is not None:
-            sql += " LIMIT :limit"
-            params["limit"] = limit
-        return [MirrorRow._make(row) for row in self.database.rows(sql, params)]
+        given = {"after": after, "source": source, "wish": wish}
+        ends = self._keys(given, limit - 1, 2)
+        if len(ends) < 2:
+            return self._mirrors(given), None
+        last = ends[0]
+        follows = ends[1] != last or self._keys({**given, "after": last}, 0, 1)
+        return self._mirrors({**given, "upto": last}), last if follows else None
+
+    def _mirrors(self, given: Mapping[str, str | None]) -> list[MirrorRow]:
+        where, params = mirrors_where(given)
+        return [MirrorRow._make(row) for row in self.database.rows(MIRRORS.format(where), params)]
+
+    def _keys(self, given: Mapping[str, str | None], skip: int, most: int) -> list[str]:
+        where, params = mirrors_where(given)
+        found = self.database.rows(KEYS.format(where), {**params, "skip": skip, "most": most})
+        return [row[0] for row in found]
 
     def sources(self) -> list[dict[str, Any]]:
         """Where the rows came from, with edition, licence, hash and number of rows."""

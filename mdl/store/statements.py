@@ -1,6 +1,7 @@
 """The catalogue's SQL: one text for SQLite and PostgreSQL."""
 
 import functools
+from collections.abc import Mapping
 
 MIRROR = (
     "m.name, m.wish, m.repo_id, m.format, m.variant, m.rank, m.relation, m.source,"
@@ -28,12 +29,20 @@ _ABOUT = """
 """
 ABOUT_ONE = _ABOUT.format(key=":key", names="(SELECT 1 AS one) AS x", mirror=MIRROR)
 ABOUT_MANY = "WITH k(key) AS (VALUES {})" + _ABOUT.format(key="k.key", names="k", mirror=MIRROR)
-# The conditions, whose values are bound, stand in the first place; a limit may follow.
+# Of these two the conditions, whose values are bound, stand in the first place.
 _MIRRORS = """
     SELECT {mirror} FROM mirrors m LEFT JOIN sources s ON s.name = m.source
     WHERE {{}} ORDER BY m.key, m.wish, {order}
 """
 MIRRORS = _MIRRORS.format(mirror=MIRROR, order=ORDER)
+KEYS = "SELECT m.key FROM mirrors m WHERE {} ORDER BY m.key LIMIT :most OFFSET :skip"
+_CONDITIONS = {
+    "name": "(m.key = :name OR m.repo_key = :name)",
+    "source": "m.source = :source",
+    "wish": "m.wish = :wish",
+    "after": "m.key > :after",
+    "upto": "m.key <= :upto",
+}
 REPOSITORIES = """
     SELECT key, repo_id, state, gated, format, base_model, revision_commit, licence, checked_at,
         renamed_to
@@ -95,3 +104,12 @@ REMEMBER = """
 @functools.cache
 def with_keys(sql: str, each: str, count: int) -> str:
     return sql.format(", ".join(each.format(f"k{i}") for i in range(count)))
+
+
+def mirrors_where(given: Mapping[str, str | None]) -> tuple[str, dict[str, str]]:
+    """The conditions of `MIRRORS` and `KEYS`, and their values; `None` is no condition."""
+    there = {name: value for name, value in given.items() if value is not None}
+    conditions = [_CONDITIONS[name] for name in there]
+    for name in {"name", "after", "upto"} & there.keys():
+        there[name] = there[name].lower()
+    return " AND ".join(conditions) or "1 = 1", there

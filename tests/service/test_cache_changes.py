@@ -119,6 +119,11 @@ def test_a_pin_is_set_listed_and_taken_away(client: TestClient, twin: Path) -> N
 
     away = {"kind": "unpin", "name": "org/OLD@main"}
     assert act(client, plan(client, **away)["digest"], **away)["pins"] == []
+    assert plan(client, **wanted)["notes"] == []
+    waits = {"kind": "pin", "name": "Org/Nowhere"}
+    planned = plan(client, **waits)
+    assert planned["notes"] == ["Org/Nowhere is not here: the pin waits for it."]
+    assert act(client, planned["digest"], **waits)["notes"] == planned["notes"]
     assert client.post("/v1/cache/plans", json=away, headers=MINE).status_code == 404
 
 
@@ -238,6 +243,10 @@ def test_what_is_no_plan_is_refused(client: TestClient) -> None:
         answer = client.post("/v1/cache/plans", json=body, headers=MINE)
         assert answer.status_code in (400, 404), (body, answer.text)
         assert answer.json()["error"]["message"]
+    wrong = {"kind": "prune", "older_than": [30]}
+    said = client.post("/v1/cache/plans", json=wrong, headers=MINE).json()["error"]["message"]
+    assert "prune.older_than is not usable: Input should be a valid string; or" in said
+    assert said.endswith("a valid number.")
 
 
 def test_the_listing_is_answered_while_a_change_takes_its_time(client: TestClient) -> None:

@@ -46,6 +46,29 @@ def test_reimporting_replaces_its_own_rows_and_never_a_persons(catalog: Catalog)
     assert catalog.version("t") == "2"
 
 
+@pytest.mark.parametrize("limit", [1, 2, 5, 299, 300, 304, 305, 306])
+def test_pages_hold_every_row_once_however_many_a_name_has(catalog: Catalog, limit: int) -> None:
+    sizes = {"a/one": 1, "B/two": 2, "c/many": 300, "c/many-more": 1, "d/last": 1}
+    given = [
+        ROW._replace(name=name, repo_id=f"x/{i}-bnb-4bit", rank=i)
+        for name, size in sizes.items()
+        for i in range(size)
+    ]
+    catalog.import_rows(TEST, given)
+    shown: list[MirrorRow] = []
+    after: str | None = None
+    while True:
+        rows, after = catalog.page(limit, after=after, source="t")
+        names = {row.name for row in rows}
+        assert len(rows) >= limit or after is None
+        assert {row.name for row in shown}.isdisjoint(names)
+        assert len(rows) - sizes[rows[-1].name] < limit
+        shown += rows
+        if after is None:
+            break
+    assert shown == catalog.mirrors(source="t") and len(shown) == len(given)
+
+
 def test_an_import_is_one_transaction(catalog: Catalog) -> None:
     catalog.import_rows(TEST, [ROW])
     broken = ROW._replace(repo_id="x/other", name=None)  # type: ignore[arg-type] # meant
