@@ -157,4 +157,4 @@ def refuse_too_big(plan: "LoadPlan") -> None:
 
 
 def megabytes(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB"
+    return "under 0.1 MB" if 0 < size < 50_000 else f"{size / 1e6:,.1f} MB"

@@ -151,7 +151,8 @@ def test_one_of_the_hub_is_planned_without_being_kept_and_pulled_with_its_base(
     plan = mdl.plan("me/lora")
     assert plan.repo_id == NAME and plan.adapter is not None
     assert plan.adapter["folder"] is None and plan.adapter["download_bytes"] > 0
-    assert "Me/lora" in str(plan)
+    assert "Me/lora" in str(plan) and ", under 0.1 MB to fetch" in str(plan)
+    assert "sha256" not in plan.adapter
     small = dataclasses.replace(plan, download_bytes=0, disk_free=RESERVE)
     assert small.disk_short == plan.adapter["download_bytes"] and not small.fits
     assert not list(tmp_path.glob("hf/hub/models--*lora*"))
