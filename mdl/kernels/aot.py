@@ -23,6 +23,9 @@ BUDGETED = (3, 9)
 """The Triton the instruction budgets were set with; older ones issue a few more, and may spill a
 register or two."""
 _SPILL_OF_OLDER = 16
+SHARED = {80: 99, 90: 227, 100: 227, 120: 99}
+"""KiB of shared memory a program may have; a table entry for 8.0 serves 8.6 and 8.9 too, which
+have less than the 163 of 8.0 (CUDA C++ Programming Guide, technical specifications)."""
 
 
 @dataclass(frozen=True)
@@ -106,18 +109,25 @@ def compile_variant(variant: Variant, capability: int) -> Resources:
         shared,
         total,
         round(per_weight, 2),
-        tuple(_problems(variant, capability, registers, stack + local, per_weight)),
+        tuple(_problems(variant, capability, registers, stack + local, shared, per_weight)),
     )
 
 
 def _problems(
-    variant: Variant, capability: int, registers: int, spilled: int, per_weight: float
+    variant: Variant,
+    capability: int,
+    registers: int,
+    spilled: int,
+    shared: int,
+    per_weight: float,
 ) -> Iterable[str]:
     current = _compiler() >= BUDGETED
     if spilled > (0 if current else _SPILL_OF_OLDER):
         yield f"{spilled} bytes of local memory: registers spill"
     if registers > variant.max_registers:
         yield f"{registers} registers, {variant.max_registers} allowed"
+    if shared > SHARED[capability] * 1024:
+        yield f"{shared} bytes of shared memory, {SHARED[capability]} KiB allowed"
     budget = variant.budget.get(capability)
     if current and budget is not None and per_weight > budget:
         yield f"{per_weight:.2f} instructions a weight, {budget} allowed"

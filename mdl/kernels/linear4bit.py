@@ -6,6 +6,7 @@ dequantize into a reused buffer and go to cuBLAS. Neither direction keeps the de
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,11 +24,15 @@ from mdl.kernels.launch import (
 )
 from mdl.kernels.nf4 import dequantize_4bit_into
 from mdl.kernels.nf4_layout import Flat, Packed4bit, blocks_of, check_packed
+from mdl.kernels.tune import Config
 
 __all__ = ["linear_4bit"]
 
 _LARGEST_PIECE = 128
 """Elements of a row that a program decodes with one scale; a larger block is several pieces."""
+
+HEIGHTS = (8, 16, 32, 64)
+"""Rows of x that one program of the GEMM kernel can take."""
 
 _KINDS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
@@ -220,10 +225,10 @@ def pairs_of(x: torch.Tensor) -> torch.Tensor:
     return x.view(torch.int64 if x.dtype == torch.float32 else torch.int32)
 
 
-def gemv_rows(n: int, rows_wanted: int, programs: int) -> int:
-    """Rows of W a GEMV program takes: a power of two that still leaves `programs` programs."""
-    rows = rows_wanted
-    while rows > 1 and n // rows < programs:
+def rows_of(n: int, chosen: Config, least: int = 1) -> int:
+    """Rows of W a program takes: halved from the wanted while that leaves too few programs."""
+    rows = chosen["BN"]
+    while rows > least and n // rows < chosen["PROGRAMS"]:
         rows //= 2
     return rows
 
@@ -239,7 +244,7 @@ def _gemv(
     from mdl.kernels.linear4bit_kernels import gemv_4bit_kernel
 
     (n, k), chosen = weight.shape, config("gemv_4bit", x)
-    rows = gemv_rows(n, chosen["BN"], chosen["PROGRAMS"])
+    rows = rows_of(n, chosen)
     width = gemv_width(chosen["WEIGHTS"], _KINDS[x.dtype])
     launch(
         gemv_4bit_kernel,
@@ -251,9 +256,22 @@ def _gemv(
         out,
         n,
         k,
+        KIND=_KINDS[x.dtype],
+        BIAS=bias is not None,
         BN=rows,
-        **_constants(weight, x, bias, width),
+        **_loop(weight, width),
     )
+
+
+def gemm_height(rows: int, batch_invariant: bool) -> int:
+    """Rows of x a GEMM program takes.
+
+    One for all row counts makes "invariant" a property of the program, not of the order in which
+    the hardware sums.
+    """
+    if batch_invariant:
+        return 16
+    return next((height for height in HEIGHTS if rows <= height), HEIGHTS[-1])
 
 
 def _gemm(
@@ -263,33 +281,46 @@ def _gemm(
     out: torch.Tensor,
     batch_invariant: bool,
 ) -> None:
-    from mdl.kernels.linear4bit_kernels import gemm_4bit_kernel, gemm_4bit_split_kernel
+    from mdl.kernels.linear4bit_kernels import gemm_4bit_kernel
 
     (n, k), m = weight.shape, x.shape[0]
-    # One tile height for all row counts makes "invariant" a property of the program, not of the
-    # hardware's summation order.
-    height = 16 if batch_invariant or m <= 16 else 32 if m <= 32 else 64
-    chosen, split = config(f"gemm_4bit_{height}", x), config("gemm_4bit_split", x)
-    kernel, slices = gemm_4bit_kernel, {}
-    if height == 16 and n // chosen["BN"] < split["PROGRAMS"]:
-        kernel, chosen, slices = gemm_4bit_split_kernel, split, {"SPLIT": split["SPLIT"]}
+    height = gemm_height(m, batch_invariant)
+    chosen = config(f"gemm_4bit_{height}", x)
+    split = chosen["SPLIT"]
+    loop = _loop(weight, chosen["WEIGHTS"], split)
+    rows = gemm_rows(n, loop["HALF"], chosen)
     launch(
-        kernel,
-        (blocks_of(n, chosen["BN"]), blocks_of(m, height)),
-        chosen,
-        pairs_of(x),
+        gemm_4bit_kernel,
+        (blocks_of(n, rows), blocks_of(m, height)),
+        replace(chosen, num_warps=gemm_warps(rows, split)),
+        x.contiguous(),
         *weight.kernel_pointers(),
         out if bias is None else bias,
         out,
         m,
         n,
         k,
-        BN=chosen["BN"],
-        BM=height,
         UPCAST=interpreting() and x.dtype == torch.bfloat16,
-        **slices,
-        **_constants(weight, x, bias, chosen["WEIGHTS"]),
+        BIAS=bias is not None,
+        BN=rows,
+        BM=height,
+        SPLIT=split,
+        **loop,
     )
+
+
+def gemm_rows(n: int, half: int, chosen: Config) -> int:
+    """Rows of W a GEMM program takes; `half` as in `pieces_of`.
+
+    The fewest where each few weights have a scale of their own: more of them at once would spill.
+    """
+    many_scales = half < 8 and chosen["SPLIT"] > 1
+    return 16 if many_scales else rows_of(n, chosen, least=16)
+
+
+def gemm_warps(rows: int, split: int) -> int:
+    """Warps of a GEMM program: one for each slice of k, or for 16 rows of W."""
+    return split if split > 1 else rows // 16
 
 
 def pieces_of(k: int, blocksize: int, width: int) -> dict[str, int]:
@@ -308,12 +339,15 @@ def pieces_of(k: int, blocksize: int, width: int) -> dict[str, int]:
     }
 
 
-def _constants(
-    weight: Packed4bit, x: torch.Tensor, bias: torch.Tensor | None, width: int
+def loop_of(
+    k: int, blocksize: int, nested_blocksize: int, width: int, split: int = 1
 ) -> dict[str, Any]:
-    return {
-        **pieces_of(weight.shape[1], weight.blocksize, width),
-        "NESTED": weight.nested.blocksize if weight.nested else 0,
-        "KIND": _KINDS[x.dtype],
-        "BIAS": bias is not None,
-    }
+    """The constants of a loop over rows of W, `width` elements of each slice of a row a turn."""
+    pieces = pieces_of(k, blocksize, width)
+    turn = 2 * pieces["HALF"] * pieces["GROUPS"] * split
+    return {**pieces, "NESTED": nested_blocksize, "EVEN": k % turn == 0}
+
+
+def _loop(weight: Packed4bit, width: int, split: int = 1) -> dict[str, Any]:
+    nested = weight.nested.blocksize if weight.nested else 0
+    return loop_of(weight.shape[1], weight.blocksize, nested, width, split)

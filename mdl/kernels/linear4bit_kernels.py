@@ -5,45 +5,31 @@
 They read the packed weight once, decode it in registers and accumulate in float32. A row of W
 is taken in pieces of 2 * HALF elements that share a scale: whole blocks, or equal parts of blocks
 where blocks are wide or span rows. 2 * HALF divides K and the block, which is 2 * HALF << SHIFT.
-
-x is read as pairs: two neighbouring elements as one integer of twice the width, the even element
-in the low half. A byte of the weight holds the same two elements, so nothing is interleaved.
+EVEN says that the turns of the loop take K exactly, so that nothing has to be masked along it.
+Rows past the last of W are the last again, and are not stored.
 """
 
 import triton
 import triton.language as tl
 
-from mdl.kernels.nf4_kernels import load_scale
-
-
-@triton.jit
-def split_pair(pair, KIND: tl.constexpr):
-    """The even and odd element of each pair, in their own dtype.
-
-    KIND: 'bf16', 'fp16' or 'fp32'. Only bits move; no arithmetic.
-    """
-    if KIND == "fp32":
-        even = (pair & 0xFFFFFFFF).to(tl.int32).to(tl.float32, bitcast=True)
-        odd = (pair >> 32).to(tl.int32).to(tl.float32, bitcast=True)
-    elif KIND == "fp16":
-        even = (pair & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True)
-        odd = (pair >> 16).to(tl.int16).to(tl.float16, bitcast=True)
-    else:
-        even = (pair & 0xFFFF).to(tl.int16).to(tl.bfloat16, bitcast=True)
-        odd = (pair >> 16).to(tl.int16).to(tl.bfloat16, bitcast=True)
-    return even, odd
+from mdl.kernels.nf4_kernels import load_scale, load_some
 
 
 @triton.jit
 def widen_pair(pair, KIND: tl.constexpr):
-    """`split_pair`, as float32. A bfloat16 is the upper half of a float32."""
+    """The even and odd element of each pair, as float32. Only bits move; no arithmetic.
+
+    KIND: the elements' dtype, 'bf16' (the upper half of a float32), 'fp16' or 'fp32'.
+    """
     if KIND == "bf16":
         even = (pair << 16).to(tl.float32, bitcast=True)
         odd = (pair & -65536).to(tl.float32, bitcast=True)
+    elif KIND == "fp16":
+        even = (pair & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+        odd = (pair >> 16).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
     else:
-        even, odd = split_pair(pair, KIND)
-        even = even.to(tl.float32)
-        odd = odd.to(tl.float32)
+        even = (pair & 0xFFFFFFFF).to(tl.int32).to(tl.float32, bitcast=True)
+        odd = (pair >> 32).to(tl.int32).to(tl.float32, bitcast=True)
     return even, odd
 
 
@@ -65,12 +51,15 @@ def gemv_4bit_kernel(
     NESTED: tl.constexpr,
     KIND: tl.constexpr,
     BIAS: tl.constexpr,
+    EVEN: tl.constexpr,
     BN: tl.constexpr,
     GROUPS: tl.constexpr,
 ):
     """out[n] = sum_k W[n, k] * x[k] + bias[n], one row of x; W stays in float32 until the end.
 
-    x_ptr: pairs of x, int32 (16-bit x) or int64 (float32 x) [K / 2], contiguous.
+    x_ptr: pairs of x, int32 (16-bit x) or int64 (float32 x) [K / 2], contiguous: neighbouring
+    elements as one integer of twice the width, the even one in the low half. A byte of the weight
+    holds the same two elements, so nothing is interleaved.
     packed_ptr: uint8 [N * K / 2]. absmax_ptr and nested_*: see `load_scale`.
     code_ptr: float32 [16].
     bias_ptr: [N], any float dtype, read if BIAS. out_ptr: [N].
@@ -78,28 +67,28 @@ def gemv_4bit_kernel(
     below is a shuffle; with more it goes through shared memory.
     """
     row = tl.program_id(0) * BN + tl.arange(0, BN)
+    held = tl.minimum(row, N - 1)[:, None].to(tl.int64)
     inside = tl.arange(0, HALF)
     table = tl.load(code_ptr + tl.arange(0, 16))
     pieces = K // (2 * HALF)
     total = tl.zeros([BN, GROUPS, HALF], tl.float32)
     for start in range(0, pieces, GROUPS):
         column = start + tl.arange(0, GROUPS)
-        group = row[:, None].to(tl.int64) * pieces + column[None, :]
-        there = (row[:, None] < N) & (column[None, :] < pieces)
+        group = held * pieces + column[None, :]
+        there = column < pieces
         scale = load_scale(
             group >> SHIFT if SHIFT > 0 else group,
-            there,
+            there[None, :],
             absmax_ptr,
             nested_code_ptr,
             nested_absmax_ptr,
             offset_ptr,
             NESTED,
+            EVEN,
         )
         byte = group[:, :, None] * HALF + inside[None, None, :]
-        packed = tl.load(packed_ptr + byte, mask=there[:, :, None], other=0).to(tl.int32)
-        pair = tl.load(
-            x_ptr + column[:, None] * HALF + inside[None, :], mask=column[:, None] < pieces, other=0
-        )
+        packed = load_some(packed_ptr + byte, there[None, :, None], EVEN).to(tl.int32)
+        pair = load_some(x_ptr + column[:, None] * HALF + inside[None, :], there[:, None], EVEN)
         even, odd = widen_pair(pair, KIND)
         SHAPE: tl.constexpr = [BN, GROUPS, HALF]
         flat = tl.reshape(packed, [BN * GROUPS * HALF])
@@ -114,64 +103,56 @@ def gemv_4bit_kernel(
 
 
 @triton.jit
-def multiply_tile(
-    total,
-    row,
-    m,
-    column,
-    across,
-    down,
-    x_ptr,
-    packed_ptr,
-    absmax_ptr,
-    nested_code_ptr,
-    nested_absmax_ptr,
-    offset_ptr,
-    table,
-    M,
-    N,
-    pieces,
-    HALF: tl.constexpr,
-    SHIFT: tl.constexpr,
-    NESTED: tl.constexpr,
-    KIND: tl.constexpr,
-    UPCAST: tl.constexpr,
-    FLAT: tl.constexpr,
-    TILE: tl.constexpr,
-    PIECES: tl.constexpr,
-):
-    """total + W[row, k] @ x[m, k] for one turn's k: [..., BN, BM], with or without a batch before.
+def load_table(code_ptr, PLACES: tl.constexpr):
+    """The 16 values twice in each of PLACES rows, for `decode`: one for every lane of a warp."""
+    table = tl.load(code_ptr + (tl.arange(0, 32) & 15))
+    return tl.broadcast_to(table[None, :], [PLACES, 32])
 
-    row: [..., BN, 1]; m: [..., 1, BM]. column: [..., 1, GROUPS], the pieces of this turn;
-    across: [..., 1, WIDE], their bytes within a row; down: [..., WIDE, 1], the same.
-    FLAT, TILE, PIECES: the shapes [all], [..., BN, WIDE] and [..., BN, GROUPS, HALF].
+
+@triton.jit
+def turned(WIDE: tl.constexpr):
+    """Which of 2 * WIDE elements of x meets each column of what `decode` gives: int32 [2 * WIDE].
+
+    Eight at a time from each of four quarters.
     """
-    width = pieces * HALF
-    group = row.to(tl.int64) * pieces + column
-    scale = load_scale(
-        group >> SHIFT if SHIFT > 0 else group,
-        (row < N) & (column < pieces),
-        absmax_ptr,
-        nested_code_ptr,
-        nested_absmax_ptr,
-        offset_ptr,
-        NESTED,
-    )
-    byte = row.to(tl.int64) * width + across
-    packed = tl.load(packed_ptr + byte, mask=(row < N) & (across < width), other=0).to(tl.int32)
-    pair = tl.load(x_ptr + m.to(tl.int64) * width + down, mask=(down < width) & (m < M), other=0)
-    flat = tl.reshape(packed, FLAT)
-    scale = tl.expand_dims(scale, len(PIECES) - 1)
-    high = tl.reshape(tl.gather(table, flat >> 4, 0), PIECES) * scale
-    low = tl.reshape(tl.gather(table, flat & 15, 0), PIECES) * scale
-    if UPCAST:
-        even, odd = widen_pair(pair, KIND)
-    else:
-        even, odd = split_pair(pair, KIND)
-    high = tl.reshape(high.to(even.dtype), TILE)
-    low = tl.reshape(low.to(even.dtype), TILE)
-    total = tl.dot(high, even, total)
-    return tl.dot(low, odd, total)
+    k = tl.arange(0, 2 * WIDE)
+    place = WIDE // 2 * ((k >> 3) & 3) + 8 * (k >> 5) + (k & 7)
+    return tl.max_contiguous(tl.multiple_of(place, 8), 8)
+
+
+@triton.jit
+def decode(
+    packed,
+    scale,
+    table,
+    DTYPE: tl.constexpr,
+    WARPS: tl.constexpr,
+    STEPS: tl.constexpr,
+    HALF: tl.constexpr,
+):
+    """The weights of a tile, rounded once, with their columns in the order of `turned`.
+
+    packed: uint8 [ROWS, WIDE]. scale: float32 [ROWS, WIDE / HALF]. Result: DTYPE [ROWS, 2 * WIDE].
+    WARPS: over so many warps the tensor cores spread the rows, in runs of 8 * STEPS.
+
+    Every byte stays in the thread that loads it, which is the one that hands it to the tensor
+    core: a lane of a warp holds a quarter of a row, in which it takes eight elements at a time.
+    The sum over k does not care about the order, and x is read in the same. Else the decoded
+    weight goes through shared memory, twice for the table alone: one instruction in five.
+    """
+    ROWS: tl.constexpr = packed.shape[0]
+    LONG: tl.constexpr = packed.shape[1] // 4
+    RUNS: tl.constexpr = ROWS // (WARPS * STEPS * 8)
+    BACK: tl.constexpr = [RUNS, STEPS, LONG, WARPS, 8, 4]
+    PIECES: tl.constexpr = [ROWS, packed.shape[1] // HALF, HALF]
+    lanes = tl.permute(tl.reshape(packed, [RUNS, WARPS, STEPS, 8, 4, LONG]), (0, 2, 5, 1, 3, 4))
+    index = tl.reshape(lanes, [RUNS * STEPS * LONG * WARPS, 32]).to(tl.int32)
+    high = tl.reshape(tl.gather(table, index >> 4, 1), BACK)
+    low = tl.reshape(tl.gather(table, index & 15, 1), BACK)
+    high = tl.reshape(tl.permute(high, (0, 3, 1, 4, 5, 2)), PIECES) * scale[:, :, None]
+    low = tl.reshape(tl.permute(low, (0, 3, 1, 4, 5, 2)), PIECES) * scale[:, :, None]
+    both = tl.reshape(tl.join(high.to(DTYPE), low.to(DTYPE)), [ROWS, 4, LONG // 4, 8])
+    return tl.reshape(tl.permute(both, (0, 2, 1, 3)), [ROWS, 8 * LONG])
 
 
 @triton.jit
@@ -204,125 +185,71 @@ def gemm_4bit_kernel(
     HALF: tl.constexpr,
     SHIFT: tl.constexpr,
     NESTED: tl.constexpr,
-    KIND: tl.constexpr,
-    BIAS: tl.constexpr,
     UPCAST: tl.constexpr,
-    BN: tl.constexpr,
-    GROUPS: tl.constexpr,
-    BM: tl.constexpr,
-):
-    """out[m, n] = sum_k x[m, k] * W[n, k] + bias[n] for a few rows of x.
-
-    x_ptr: pairs of x, int32 [M, K / 2], contiguous. out_ptr: [M, N], contiguous.
-    packed_ptr, absmax_ptr, nested_*, code_ptr, bias_ptr: as in `gemv_4bit_kernel`.
-    W is the left operand, so a handful of rows of x fills the narrow side of the tensor core. W is
-    rounded to x's dtype once, after its scale. The sum over k runs in the same order whatever M and
-    BM are, so a row's result does not depend on the rows beside it.
-    UPCAST: the interpreter cannot multiply bfloat16; it keeps both sides in float32 there.
-    """
-    row = tl.program_id(0) * BN + tl.arange(0, BN)
-    m = tl.program_id(1) * BM + tl.arange(0, BM)
-    WIDE: tl.constexpr = GROUPS * HALF
-    table = tl.load(code_ptr + tl.arange(0, 16))
-    pieces = K // (2 * HALF)
-    total = tl.zeros([BN, BM], tl.float32)
-    for start in range(0, pieces, GROUPS):
-        column = start + tl.arange(0, GROUPS)
-        k = start * HALF + tl.arange(0, WIDE)
-        total = multiply_tile(
-            total,
-            row[:, None],
-            m[None, :],
-            column[None, :],
-            k[None, :],
-            k[:, None],
-            x_ptr,
-            packed_ptr,
-            absmax_ptr,
-            nested_code_ptr,
-            nested_absmax_ptr,
-            offset_ptr,
-            table,
-            M,
-            N,
-            pieces,
-            HALF,
-            SHIFT,
-            NESTED,
-            KIND,
-            UPCAST,
-            [BN * WIDE],
-            [BN, WIDE],
-            [BN, GROUPS, HALF],
-        )
-    store_tile(total, row, m, bias_ptr, out_ptr, M, N, BIAS)
-
-
-@triton.jit
-def gemm_4bit_split_kernel(
-    x_ptr,
-    packed_ptr,
-    absmax_ptr,
-    nested_code_ptr,
-    nested_absmax_ptr,
-    offset_ptr,
-    code_ptr,
-    bias_ptr,
-    out_ptr,
-    M,
-    N,
-    K,
-    HALF: tl.constexpr,
-    SHIFT: tl.constexpr,
-    NESTED: tl.constexpr,
-    KIND: tl.constexpr,
     BIAS: tl.constexpr,
-    UPCAST: tl.constexpr,
+    EVEN: tl.constexpr,
     BN: tl.constexpr,
     GROUPS: tl.constexpr,
     BM: tl.constexpr,
     SPLIT: tl.constexpr,
 ):
-    """`gemm_4bit_kernel` for a W with few rows: the program's warps share out k.
+    """out[m, n] = sum_k x[m, k] * W[n, k] + bias[n] for a few rows of x.
 
-    Each of SPLIT slices of k is one matrix of a batched dot; the slices are added at the end, in a
-    fixed order. Same arguments otherwise.
+    x_ptr: float16 or bfloat16 [M, K], contiguous. out_ptr: [M, N], contiguous.
+    packed_ptr, absmax_ptr, nested_*, code_ptr, bias_ptr: as in `gemv_4bit_kernel`.
+    W is the left operand, so a handful of rows of x fills the narrow side of the tensor core. W is
+    rounded to x's dtype once, after its scale.
+    UPCAST: the interpreter cannot multiply bfloat16; both sides stay in float32 there.
+    SPLIT: as many slices of k, one for each warp of a program, each one matrix of a batched dot;
+    they are added at the end, in a fixed order. 1: the warps share out the rows of W, 16 each.
+    The sum over k runs in the same order whatever M, BM and BN are, so a row's result does not
+    depend on the rows beside it.
     """
+    DTYPE: tl.constexpr = tl.float32 if UPCAST else x_ptr.dtype.element_ty
+    WIDE: tl.constexpr = GROUPS * HALF
+    WARPS: tl.constexpr = SPLIT if SPLIT > 1 else BN // 16
+    STEPS: tl.constexpr = BN // 8 if SPLIT > 1 else 2
     row = tl.program_id(0) * BN + tl.arange(0, BN)
     m = tl.program_id(1) * BM + tl.arange(0, BM)
-    WIDE: tl.constexpr = GROUPS * HALF
-    table = tl.load(code_ptr + tl.arange(0, 16))
+    held = tl.minimum(row, N - 1)[None, :, None].to(tl.int64)
+    line = m[None, None, :].to(tl.int64)
+    table = load_table(code_ptr, SPLIT * BN * WIDE // 32)
     pieces = K // (2 * HALF)
     part = tl.cdiv(pieces, SPLIT * GROUPS) * GROUPS
-    first = tl.arange(0, SPLIT) * part
-    total = tl.zeros([SPLIT, BN, BM], tl.float32)
+    first = tl.arange(0, SPLIT)[:, None] * part
+    total = tl.zeros([SPLIT, BN, BM] if SPLIT > 1 else [BN, BM], tl.float32)
     for start in range(0, part, GROUPS):
-        column = first[:, None] + start + tl.arange(0, GROUPS)[None, :]
-        k = (first * HALF)[:, None] + start * HALF + tl.arange(0, WIDE)[None, :]
-        total = multiply_tile(
-            total,
-            row[None, :, None],
-            m[None, None, :],
-            column[:, None, :],
-            k[:, None, :],
-            k[:, :, None],
-            x_ptr,
-            packed_ptr,
+        column = (first + start + tl.arange(0, GROUPS)[None, :])[:, None, :]
+        across = ((first + start) * HALF + tl.arange(0, WIDE)[None, :])[:, None, :]
+        down = ((first + start) * 2 * HALF + turned(WIDE)[None, :])[:, :, None]
+        group = held * pieces + column
+        scale = load_scale(
+            group >> SHIFT if SHIFT > 0 else group,
+            column < pieces,
             absmax_ptr,
             nested_code_ptr,
             nested_absmax_ptr,
             offset_ptr,
-            table,
-            M,
-            N,
-            pieces,
-            HALF,
-            SHIFT,
             NESTED,
-            KIND,
-            UPCAST,
-            [SPLIT * BN * WIDE],
-            [SPLIT, BN, WIDE],
-            [SPLIT, BN, GROUPS, HALF],
+            EVEN,
         )
-    store_tile(tl.sum(total, axis=0), row, m, bias_ptr, out_ptr, M, N, BIAS)
+        byte = held * (pieces * HALF) + across
+        packed = load_some(packed_ptr + byte, across < pieces * HALF, EVEN)
+        there = line < M if EVEN else (line < M) & (down < K)
+        x = tl.load(x_ptr + line * K + down, mask=there, other=0).to(DTYPE)
+        w = decode(
+            tl.reshape(packed, [SPLIT * BN, WIDE]),
+            tl.reshape(scale, [SPLIT * BN, GROUPS]),
+            table,
+            DTYPE,
+            WARPS,
+            STEPS,
+            HALF,
+        )
+        if SPLIT > 1:
+            total = tl.dot(tl.reshape(w, [SPLIT, BN, 2 * WIDE]), x, total)
+        else:
+            total = tl.dot(w, tl.reshape(x, [2 * WIDE, BM]), total)
+    if SPLIT > 1:
+        total = tl.sum(total, axis=0)
+    store_tile(total, row, m, bias_ptr, out_ptr, M, N, BIAS)

@@ -11,28 +11,40 @@ import triton.language as tl
 
 
 @triton.jit
+def load_some(pointer, there, ALL: tl.constexpr):
+    """What is at `pointer`, and zero where it is not `there`. ALL: all of it is, no mask."""
+    if ALL:
+        value = tl.load(pointer)
+    else:
+        value = tl.load(pointer, mask=there, other=0)
+    return value
+
+
+@triton.jit
 def load_scale(
     group,
-    mask,
+    there,
     absmax_ptr,
     nested_code_ptr,
     nested_absmax_ptr,
     offset_ptr,
     NESTED: tl.constexpr,
+    ALL: tl.constexpr,
 ):
     """The float32 scale of each block in `group`, decoding double quantization if NESTED > 0.
 
     absmax_ptr: float32 [blocks], or uint8 [blocks] if NESTED.
     nested_code_ptr: float32 [256]; nested_absmax_ptr: float32 [ceil(blocks / NESTED)];
     offset_ptr: float32 [1]. Unused unless NESTED, which is the nested block size.
+    there, ALL: see `load_some`.
     """
     if NESTED > 0:
-        index = tl.load(absmax_ptr + group, mask=mask, other=0).to(tl.int32)
-        second = tl.load(nested_absmax_ptr + group // NESTED, mask=mask, other=0.0)
-        first = tl.load(nested_code_ptr + index, mask=mask, other=0.0)
+        index = load_some(absmax_ptr + group, there, ALL).to(tl.int32)
+        second = load_some(nested_absmax_ptr + group // NESTED, there, ALL)
+        first = load_some(nested_code_ptr + index, there, ALL)
         scale = first * second + tl.load(offset_ptr)
     else:
-        scale = tl.load(absmax_ptr + group, mask=mask, other=0.0)
+        scale = load_some(absmax_ptr + group, there, ALL)
     return scale
 
 
@@ -67,6 +79,7 @@ def dequantize_4bit_kernel(
         nested_absmax_ptr,
         offset_ptr,
         NESTED,
+        False,
     )
     byte = group[:, None] * HALF + tl.arange(0, HALF)[None, :]
     packed = tl.load(packed_ptr + byte, mask=2 * byte < n, other=0).to(tl.int32)

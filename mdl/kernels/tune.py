@@ -36,6 +36,18 @@ def _everywhere(default: Config, interpreter: Config, **special: Config) -> dict
     return table
 
 
+def _few_rows(programs: int) -> dict[int, Config]:
+    """For up to 16 rows of x. More slices of k where a program may have more shared memory."""
+    meta = {"BN": 32, "WEIGHTS": 128, "PROGRAMS": programs}
+    large = Config({**meta, "SPLIT": 8}, num_warps=8, num_stages=3)
+    return _everywhere(
+        Config({**meta, "SPLIT": 4}, num_warps=4, num_stages=3),
+        Config({**meta, "SPLIT": 4, "PROGRAMS": 2}),
+        hopper=large,
+        blackwell=large,
+    )
+
+
 TABLE: dict[str, dict[int, Config]] = {
     # WEIGHTS: elements of the weight one program handles.
     "dequantize_4bit": _everywhere(
@@ -51,25 +63,21 @@ TABLE: dict[str, dict[int, Config]] = {
         Config({"BN": 16, "WEIGHTS": 256, "PROGRAMS": 1}),
         blackwell=Config({"BN": 4, "WEIGHTS": 512, "PROGRAMS": 1024}, num_warps=1),
     ),
-    # By rows of x a program multiplies. ROWS: above so many, dequantize and cuBLAS.
-    "gemm_4bit_16": _everywhere(
-        Config({"BN": 32, "WEIGHTS": 128}, num_warps=1, num_stages=3),
-        Config({"BN": 32, "WEIGHTS": 128}),
-    ),
+    # By rows of x a program multiplies. BN, PROGRAMS: as above, 16 rows at least. SPLIT: slices of
+    # k, a warp each; 1: a warp for each 16 rows of W. ROWS: above so many, dequantize and cuBLAS.
+    "gemm_4bit_8": _few_rows(256),
+    "gemm_4bit_16": _few_rows(128),
     "gemm_4bit_32": _everywhere(
-        Config({"BN": 64, "WEIGHTS": 128}, num_warps=4, num_stages=3),
-        Config({"BN": 32, "WEIGHTS": 128}),
+        Config({"BN": 64, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 1}, 4, 2),
+        Config({"BN": 32, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 1}),
+        hopper=Config({"BN": 64, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 1}, 4, 3),
+        blackwell=Config({"BN": 64, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 1}, 4, 3),
     ),
     "gemm_4bit_64": _everywhere(
-        Config({"BN": 64, "WEIGHTS": 64, "ROWS": 64}, num_warps=4, num_stages=3),
-        Config({"BN": 32, "WEIGHTS": 128, "ROWS": 64}),
-        hopper=Config({"BN": 64, "WEIGHTS": 128, "ROWS": 64}, num_warps=4, num_stages=3),
-        blackwell=Config({"BN": 64, "WEIGHTS": 128, "ROWS": 64}, num_warps=4, num_stages=3),
-    ),
-    # For a W so narrow that gemm_4bit_16 would start fewer than PROGRAMS programs.
-    "gemm_4bit_split": _everywhere(
-        Config({"BN": 16, "WEIGHTS": 128, "SPLIT": 4, "PROGRAMS": 512}, 4, 3),
-        Config({"BN": 16, "WEIGHTS": 128, "SPLIT": 4, "PROGRAMS": 2}),
+        Config({"BN": 128, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 100, "ROWS": 64}, 8, 2),
+        Config({"BN": 32, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 1, "ROWS": 64}),
+        hopper=Config({"BN": 128, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 100, "ROWS": 64}, 8, 3),
+        blackwell=Config({"BN": 64, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 1, "ROWS": 64}, 4, 3),
     ),
     # TILE: elements a program of short rows takes together. PROGRAMS: of the backward pass.
     "norm_forward": _everywhere(Config({"TILE": 2048}, 4), Config({"TILE": 65536})),
@@ -80,6 +88,12 @@ TABLE: dict[str, dict[int, Config]] = {
     "glu": _everywhere(Config({"BLOCK": 2048}, 4), Config({"BLOCK": 16384})),
     "cross_entropy": _everywhere(Config({"BLOCK": 4096}, 8), Config({"BLOCK": 16384})),
 }
+
+
+_SPLIT_CANDIDATES = tuple(
+    Config({"BN": rows, "WEIGHTS": 128, "SPLIT": split, "PROGRAMS": 1}, split, stages)
+    for rows, split, stages in ((32, 4, 3), (32, 8, 2), (16, 8, 3), (16, 16, 2), (64, 4, 2))
+)
 
 CANDIDATES: dict[str, tuple[Config, ...]] = {
     "dequantize_4bit": tuple(
@@ -94,18 +108,11 @@ CANDIDATES: dict[str, tuple[Config, ...]] = {
         Config({"BN": rows, "WEIGHTS": weights, "PROGRAMS": 1024}, num_warps=warps)
         for rows, weights, warps in ((2, 1024, 1), (4, 512, 1), (8, 512, 1), (2, 2048, 2))
     ),
-    "gemm_4bit_16": tuple(
-        Config({"BN": rows, "WEIGHTS": weights}, num_warps=warps, num_stages=stages)
-        for rows, weights, warps, stages in (
-            (16, 128, 1, 4),
-            (64, 128, 4, 3),
-            (64, 256, 4, 2),
-            (128, 128, 4, 3),
-        )
-    ),
-    "gemm_4bit_split": tuple(
-        Config({"BN": 16, "WEIGHTS": 128, "SPLIT": split, "PROGRAMS": 512}, split, stages)
-        for split, stages in ((2, 3), (4, 2), (8, 2))
+    "gemm_4bit_8": _SPLIT_CANDIDATES,
+    "gemm_4bit_16": _SPLIT_CANDIDATES,
+    "gemm_4bit_32": tuple(
+        Config({"BN": rows, "WEIGHTS": weights, "SPLIT": 1, "PROGRAMS": 1}, rows // 16, stages)
+        for rows, weights, stages in ((64, 128, 4), (64, 256, 2), (128, 128, 3))
     ),
 }
 

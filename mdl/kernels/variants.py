@@ -5,11 +5,12 @@ Derived from the tuning table, so a configuration added there is compiled by the
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from mdl.kernels.aot import CAPABILITIES, Resources, Variant, compile_variant
 from mdl.kernels.glu_twin import KINDS
-from mdl.kernels.linear4bit import gemv_width, pieces_of
+from mdl.kernels.linear4bit import HEIGHTS, gemm_rows, gemm_warps, gemv_width, loop_of
 from mdl.kernels.nf4_tables import GRID
 from mdl.kernels.tune import CANDIDATES, Config, config_for, row_config
 
@@ -45,20 +46,21 @@ def label(config: Config) -> str:
     return f"{meta}-w{config.num_warps}-s{config.num_stages}".lstrip("-")
 
 
+def _on(ampere: float, hopper: float, blackwell: float, consumer: float) -> dict[int, float]:
+    return dict(zip(CAPABILITIES, (ampere, hopper, blackwell, consumer), strict=True))
+
+
 BUDGETS = {
-    "dequantize_4bit": 18.0,
-    "quantize_4bit": 33.0,
-    "gemm_4bit_16": 8.8,
-    "gemm_4bit_32": 11.0,
-    "gemm_4bit_64": 15.0,
-    "gemm_4bit_split": 10.6,
+    "dequantize_4bit": _on(18.0, 18.0, 18.0, 18.0),
+    "quantize_4bit": _on(33.0, 33.0, 33.0, 33.0),
+    "gemv_4bit": _on(5.9, 5.9, 5.9, 5.9),
+    "gemm_4bit_8": _on(6.3, 6.3, 5.8, 6.3),
+    "gemm_4bit_16": _on(6.8, 6.8, 6.3, 6.8),
+    "gemm_4bit_32": _on(9.5, 7.0, 7.3, 9.5),
+    "gemm_4bit_64": _on(11.2, 7.2, 7.8, 11.2),
 }
-"""Most instructions a weight, on any target. An H100 hides about 25 behind its memory for the two
-formats (2.516 bytes a weight), and 5 to 6 for a product with few rows (0.516)."""
-
-
-def _everywhere(operation: str) -> dict[int, float]:
-    return dict.fromkeys(CAPABILITIES, BUDGETS[operation])
+"""Most instructions a weight. An H100 hides about 25 behind its memory for the two formats (2.516
+bytes a weight), and 5 to 6 for a product with few rows (0.516)."""
 
 
 def _scale_types(nested: int) -> dict[str, str]:
@@ -91,7 +93,7 @@ def _dequantize(configs: Configs) -> Iterator[Variant]:
                 unaligned=frozenset({"offset_ptr"}),
                 weights=groups * size,
                 max_registers=128,
-                budget=_everywhere("dequantize_4bit"),
+                budget=BUDGETS["dequantize_4bit"],
             )
 
 
@@ -115,7 +117,7 @@ def _quantize(configs: Configs) -> Iterator[Variant]:
                 config,
                 weights=groups * 64,
                 max_registers=168,
-                budget=_everywhere("quantize_4bit"),
+                budget=BUDGETS["quantize_4bit"],
             )
     for config in configs("quantize_8bit"):
         pointers = {"x_ptr": "*fp32", "table_ptr": "*u8", "out_ptr": "*u8", "absmax_ptr": "*fp32"}
@@ -149,57 +151,57 @@ def _gemv(configs: Configs) -> Iterator[Variant]:
         cases = [(*one, config["BN"]) for one in _geometries(("bf16", "fp16", "fp32"))]
         cases += [("bf16-block64", "bf16", 64, 4096, rows) for rows in narrow]
         for name, dtype, block, k, rows in cases:
-            width = gemv_width(config["WEIGHTS"], dtype)
-            constants = _linear_constants(dtype, block, k, width)
+            loop = _loop(block, k, gemv_width(config["WEIGHTS"], dtype))
+            # As large projections of a bfloat16 model take it.
+            as_used = (dtype, block, k) == ("bf16", 64, 4096) and rows >= 4 and config.num_warps < 2
             yield Variant(
                 "gemv_4bit",
                 f"{name}-rows{rows}-{label(config)}",
                 f"{_LINEAR}:gemv_4bit_kernel",
-                {**_linear_types(dtype), "N": "i32", "K": "i32"},
-                {**constants, "BN": rows},
+                {**_linear_types(dtype, pairs=True), "N": "i32", "K": "i32"},
+                {**loop, "KIND": dtype, "BIAS": False, "BN": rows},
                 config,
                 unaligned=frozenset({"offset_ptr"} if k % 16 == 0 else {"offset_ptr", "K"}),
-                weights=rows * _turn(constants),
-                budget=_budget(config, rows, dtype) if (block, k) == (64, 4096) else {},
+                weights=rows * _turn(loop),
+                budget=BUDGETS["gemv_4bit"] if as_used else {},
             )
 
 
-def _budget(config: Config, rows: int, dtype: str) -> dict[int, float]:
-    """Instructions a weight for the decode kernel as it is used for large projections."""
-    if dtype != "bf16" or rows < 4 or config.num_warps > 1:
-        return {}
-    return {80: 6.6, 90: 6.3, 100: 6.6, 120: 6.9}
-
-
 def _gemm(configs: Configs) -> Iterator[Variant]:
-    for operation in ("gemm_4bit_16", "gemm_4bit_32", "gemm_4bit_64", "gemm_4bit_split"):
-        split = operation.endswith("split")
+    for height in HEIGHTS:
+        operation = f"gemm_4bit_{height}"
         for config in configs(operation):
-            slices = {"SPLIT": config["SPLIT"]} if split else {}
-            for name, dtype, block, k in _geometries(("bf16", "fp16")):
-                constants = _linear_constants(dtype, block, k, config["WEIGHTS"])
+            split = config["SPLIT"]
+            many, few = 1 << 30, config["PROGRAMS"] * config["BN"] // 2  # rows of W
+            cases = [(*one, many) for one in _geometries(("bf16", "fp16"))]
+            for name, dtype, block, k, n in [*cases, ("bf16-block64", "bf16", 64, 4096, few)]:
+                loop = _loop(block, k, config["WEIGHTS"], split)
+                rows = gemm_rows(n, loop["HALF"], config)
+                as_used = (block, k, n) == (64, 4096, many)
                 yield Variant(
                     operation,
-                    f"{name}-{label(config)}",
-                    f"{_LINEAR}:gemm_4bit_{'split_' if split else ''}kernel",
+                    f"{name}-rows{rows}-{label(config)}",
+                    f"{_LINEAR}:gemm_4bit_kernel",
                     {**_linear_types(dtype), "M": "i32", "N": "i32", "K": "i32"},
                     {
-                        **constants,
+                        **loop,
                         "UPCAST": False,
-                        "BN": config["BN"],
-                        "BM": 16 if split else int(operation[-2:]),
-                        **slices,
+                        "BIAS": False,
+                        "BN": rows,
+                        "BM": height,
+                        "SPLIT": split,
                     },
-                    config,
+                    replace(config, num_warps=gemm_warps(rows, split)),
                     unaligned=frozenset({"offset_ptr", "M"} | ({"K"} if k % 16 else set())),
-                    weights=config["BN"] * _turn(constants) * config.meta.get("SPLIT", 1),
-                    budget=_everywhere(operation) if (block, k) == (64, 4096) else {},
+                    weights=rows * _turn(loop) * split,
+                    budget=BUDGETS[operation] if as_used else {},
                 )
 
 
-def _linear_types(dtype: str) -> dict[str, str]:
+def _linear_types(dtype: str, *, pairs: bool = False) -> dict[str, str]:
+    pair = "*i64" if dtype == "fp32" else "*i32"
     return {
-        "x_ptr": "*i64" if dtype == "fp32" else "*i32",
+        "x_ptr": pair if pairs else f"*{dtype}",
         "packed_ptr": "*u8",
         **_scale_types(256),
         "code_ptr": "*fp32",
@@ -208,13 +210,13 @@ def _linear_types(dtype: str) -> dict[str, str]:
     }
 
 
-def _linear_constants(dtype: str, block: int, k: int, width: int) -> dict[str, Any]:
-    return {**pieces_of(k, block, width), "NESTED": 256, "KIND": dtype, "BIAS": False}
+def _loop(block: int, k: int, width: int, split: int = 1) -> dict[str, Any]:
+    return loop_of(k, block, 256, width, split)
 
 
-def _turn(constants: dict[str, Any]) -> int:
+def _turn(loop: dict[str, Any]) -> int:
     """Elements of a row that one turn of the loop takes."""
-    return int(2 * constants["HALF"] * constants["GROUPS"])
+    return int(2 * loop["HALF"] * loop["GROUPS"])
 
 
 def _norm(configs: Configs) -> Iterator[Variant]:

@@ -49,7 +49,7 @@ def other_arguments(variant, constants, types):
 
 ONES = {
     "gemm_4bit_16": ["M"],
-    "gemm_4bit_split": ["M"],
+    "gemm_4bit_32": ["M"],
     "norm_forward": ["rows"],
     "norm_backward": ["rows"],
     "rope": ["tokens", "q_heads", "k_heads", "q_head", "k_head"],

@@ -7,7 +7,16 @@ from torch.nn import functional
 import mdl.kernels as kernels
 from mdl.errors import UsageError
 from mdl.kernels.launch import Scratch
-from mdl.kernels.linear4bit import choose, gemv_rows, pairs_of, pieces_of
+from mdl.kernels.linear4bit import (
+    choose,
+    gemm_height,
+    gemm_rows,
+    gemm_warps,
+    pairs_of,
+    pieces_of,
+    rows_of,
+)
+from mdl.kernels.tune import Config
 from tests.kernels.weights import packed_weight, rows
 
 
@@ -108,8 +117,18 @@ def test_how_a_row_is_taken_in_pieces_within_blocks(k, blocksize, width, taken):
     assert piece << found["SHIFT"] == blocksize
 
 
-def test_a_gemv_program_takes_fewer_rows_when_there_are_few():
-    assert [gemv_rows(n, 4, 1024) for n in (14336, 4096, 2048, 1024, 8)] == [4, 4, 2, 1, 1]
+def test_a_program_takes_fewer_rows_when_there_are_few():
+    gemv = Config({"BN": 4, "PROGRAMS": 1024})
+    assert [rows_of(n, gemv) for n in (14336, 4096, 2048, 1024, 8)] == [4, 4, 2, 1, 1]
+    gemm = Config({"BN": 64, "PROGRAMS": 128, "SPLIT": 4})
+    assert [gemm_rows(n, 32, gemm) for n in (14336, 4096, 1024, 8)] == [64, 32, 16, 16]
+    assert gemm_rows(14336, 4, gemm) == 16
+
+
+def test_a_gemm_program_has_the_lowest_height_that_takes_the_rows():
+    assert [gemm_height(rows, False) for rows in (2, 8, 9, 32, 33, 65)] == [8, 8, 16, 32, 64, 64]
+    assert {gemm_height(rows, True) for rows in (1, 2, 50, 500)} == {16}
+    assert [gemm_warps(32, 8), gemm_warps(128, 1)] == [8, 8]
 
 
 def test_pairs_hold_the_even_element_in_the_low_half():

@@ -247,7 +247,7 @@ def tune(device: torch.device, only: str | None) -> dict[str, Any]:
 
 def _tuned(clock: Clock, name: str) -> dict[str, float | None]:
     """Our median milliseconds on the large projections, under the table as it is now."""
-    few = replace(REAL, projections=REAL.projections[:4], rows=(1, 4, 16))
+    few = replace(REAL, projections=REAL.projections[:4], rows=(1, 4, 16, 32))
     measured = name if name in ("dequantize_4bit", "quantize_4bit") else "linear_4bit"
     times: dict[str, float | None] = {}
     for case in cases(clock.device, few):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mdl.kernels as kernels
-from mdl.kernels.linear4bit import choose
+from mdl.kernels.linear4bit import choose, loop_of
 from tests.kernels.weights import packed_weight, rows
 
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
@@ -42,11 +42,13 @@ def test_any_shape(n, k, m, dtype, blocksize, nested, bias):
     assert_near(kernels.linear_4bit(x, weight, b), reference(x, weight, b), dtype)
 
 
-@pytest.mark.parametrize(("n", "m"), [(70, 2), (16, 2), (40, 20), (40, 50)])
-def test_wide_and_split_kernels(n, m):
-    weight = packed_weight(n, 320, torch.float16)
-    x = rows(m, 320, torch.float16)
-    assert choose(m, weight, 64, False) == "gemm"
+@pytest.mark.parametrize("k", [320, 512, 1024])  # the last two fill every turn of every kernel
+@pytest.mark.parametrize(("n", "m"), [(70, 1), (70, 2), (16, 2), (40, 12), (40, 20), (40, 50)])
+def test_every_height_with_whole_and_with_ragged_turns(n, m, k):
+    weight = packed_weight(n, k, torch.float16)
+    x = rows(m, k, torch.float16)
+    assert choose(m, weight, 64, False) == ("gemv" if m == 1 else "gemm")
+    assert loop_of(k, 64, 256, 128, split=4)["EVEN"] == (k != 320)
     assert_near(kernels.linear_4bit(x, weight), reference(x, weight), torch.float16)
 
 
