@@ -4,10 +4,11 @@ By rows of x, on a GPU: one row takes the GEMV kernel, a few the small-batch GEM
 dequantize into a reused buffer and go to cuBLAS. Neither direction keeps the dequantized weight.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
@@ -62,13 +63,14 @@ def linear_4bit(
             why="The last dimension of x must be K of a weight of shape [N, K].",
             next="A weight packed as [K, N] has to be quantized again as [N, K].",
         )
-    flat = weight.flat()
     result: torch.Tensor
     if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
         apply: Any = Linear4bitFunction.apply
-        result = apply(x, bias, batch_invariant, *flat)
+        result = apply(x, bias, batch_invariant, *weight.flat())
+    elif torch.compiler.is_compiling():
+        result = forward_4bit(x, bias, batch_invariant, *weight.flat())
     else:
-        result = forward_4bit(x, bias, batch_invariant, *flat)
+        result = _product(x, weight, bias, batch_invariant)
     return result
 
 
@@ -135,10 +137,7 @@ def forward_4bit(
         nested_blocksize,
         quant_type,
     )
-    weight = Packed4bit.from_flat(flat, x.dtype)
-    rows = x.reshape(-1, x.shape[-1])
-    out = _multiply(rows, weight, bias, batch_invariant)
-    return out.view(*x.shape[:-1], shape[0])
+    return _product(x, Packed4bit.from_flat(flat, x.dtype), bias, batch_invariant)
 
 
 def _input_grad_fake(grad: torch.Tensor, *flat: Any) -> torch.Tensor:
@@ -170,25 +169,26 @@ def input_grad_4bit(
         nested_blocksize,
         quant_type,
     )
-    dense = _dense(Packed4bit.from_flat(flat, grad.dtype))
-    return torch.matmul(grad, dense)
+    return torch.matmul(grad, _dense(Packed4bit.from_flat(flat, grad.dtype), grad.dtype))
 
 
-def _dense(weight: Packed4bit) -> torch.Tensor:
-    """W in `weight.dtype`, in a buffer the next call overwrites."""
-    buffer = scratch.take(weight.shape, weight.dtype, weight.packed.device)
-    return dequantize_4bit_into(weight, buffer)
+def _dense(weight: Packed4bit, dtype: torch.dtype) -> torch.Tensor:
+    """W in `dtype`, in a buffer the next call overwrites."""
+    return dequantize_4bit_into(weight, scratch.take(weight.shape, dtype, weight.packed.device))
 
 
-def choose(rows: int, weight: Packed4bit, limit: int, batch_invariant: bool) -> str:
+def choose(
+    rows: int, shape: Sequence[int], dtype: torch.dtype, limit: int, batch_invariant: bool
+) -> str:
     """Which way a product goes on a GPU: 'gemv', 'gemm' or 'dense'.
 
     Args:
+        rows, dtype: of x. shape: (N, K) of the weight.
         limit: rows up to which the GEMM kernel beats dequantize and cuBLAS.
     """
-    if rows == 0 or 0 in weight.shape or weight.shape[1] % 2:
+    if rows == 0 or 0 in shape or shape[1] % 2:
         return "dense"  # with an odd K, every other row begins in the middle of a byte
-    if weight.dtype == torch.float32:
+    if dtype == torch.float32:
         return "gemv" if rows == 1 and not batch_invariant else "dense"
     if batch_invariant:
         return "gemm"
@@ -197,21 +197,24 @@ def choose(rows: int, weight: Packed4bit, limit: int, batch_invariant: bool) -> 
     return "gemm" if rows <= limit else "dense"
 
 
-def _multiply(
+def _product(
     x: torch.Tensor, weight: Packed4bit, bias: torch.Tensor | None, batch_invariant: bool
 ) -> torch.Tensor:
+    n, k = weight.shape
+    flat = x.reshape(-1, k)
     way = "dense"
     if on_triton(x):
-        way = choose(x.shape[0], weight, config("gemm_4bit_64", x)["ROWS"], batch_invariant)
+        limit = config("gemm_4bit_64", x)["ROWS"]
+        way = choose(flat.shape[0], weight.shape, x.dtype, limit, batch_invariant)
     if way == "dense":
         cast = bias.to(x.dtype) if bias is not None else None
-        return functional.linear(x, _dense(weight), cast)
-    out = torch.empty((x.shape[0], weight.shape[0]), dtype=stored_dtype(x.dtype), device=x.device)
+        return functional.linear(flat, _dense(weight, x.dtype), cast).view(*x.shape[:-1], n)
+    out = torch.empty((flat.shape[0], n), dtype=stored_dtype(x.dtype), device=x.device)
     if way == "gemv":
-        _gemv(x, weight, bias, out)
+        _gemv(flat, weight, bias, out)
     else:
-        _gemm(x, weight, bias, out, batch_invariant)
-    return out.to(x.dtype)
+        _gemm(flat, weight, bias, out, batch_invariant)
+    return out.to(x.dtype).view(*x.shape[:-1], n)
 
 
 def pairs_of(x: torch.Tensor) -> torch.Tensor:
@@ -238,28 +241,55 @@ def gemv_width(width: int, kind: str) -> int:
     return width if kind == "bf16" else width // 2
 
 
+class Plan(NamedTuple):
+    """How a product of one shape is launched: it follows from the table and the weight's form."""
+
+    config: Config
+    programs: int
+    constants: dict[str, Any]
+
+
+@functools.cache
+def gemv_plan(chosen: Config, kind: str, n: int, k: int, blocksize: int, nested: int) -> Plan:
+    """Of a GEMV with a [n, k] weight; `nested` is the second block size, or 0."""
+    rows = rows_of(n, chosen)
+    loop = loop_of(k, blocksize, nested, gemv_width(chosen["WEIGHTS"], kind))
+    return Plan(chosen, blocks_of(n, rows), {"KIND": kind, "BN": rows, **loop})
+
+
+@functools.cache
+def gemm_plan(chosen: Config, height: int, n: int, k: int, blocksize: int, nested: int) -> Plan:
+    """Of a GEMM with a [n, k] weight and `height` rows of x a program."""
+    split = chosen["SPLIT"]
+    loop = loop_of(k, blocksize, nested, chosen["WEIGHTS"], split)
+    rows = gemm_rows(n, loop["HALF"], chosen)
+    constants = {"BN": rows, "BM": height, "SPLIT": split, **loop}
+    used = replace(chosen, num_warps=gemm_warps(rows, split))
+    return Plan(used, blocks_of(n, rows), constants)
+
+
+def _form(weight: Packed4bit) -> tuple[int, int, int, int]:
+    n, k = weight.shape
+    return n, k, weight.blocksize, weight.nested.blocksize if weight.nested else 0
+
+
 def _gemv(
     x: torch.Tensor, weight: Packed4bit, bias: torch.Tensor | None, out: torch.Tensor
 ) -> None:
     from mdl.kernels.linear4bit_kernels import gemv_4bit_kernel
 
-    (n, k), chosen = weight.shape, config("gemv_4bit", x)
-    rows = rows_of(n, chosen)
-    width = gemv_width(chosen["WEIGHTS"], _KINDS[x.dtype])
+    plan = gemv_plan(config("gemv_4bit", x), _KINDS[x.dtype], *_form(weight))
     launch(
         gemv_4bit_kernel,
-        (blocks_of(n, rows),),
-        chosen,
+        (plan.programs,),
+        plan.config,
         pairs_of(x),
         *weight.kernel_pointers(),
         out if bias is None else bias,
         out,
-        n,
-        k,
-        KIND=_KINDS[x.dtype],
+        *weight.shape,
         BIAS=bias is not None,
-        BN=rows,
-        **_loop(weight, width),
+        **plan.constants,
     )
 
 
@@ -283,29 +313,22 @@ def _gemm(
 ) -> None:
     from mdl.kernels.linear4bit_kernels import gemm_4bit_kernel
 
-    (n, k), m = weight.shape, x.shape[0]
+    m = x.shape[0]
     height = gemm_height(m, batch_invariant)
-    chosen = config(f"gemm_4bit_{height}", x)
-    split = chosen["SPLIT"]
-    loop = _loop(weight, chosen["WEIGHTS"], split)
-    rows = gemm_rows(n, loop["HALF"], chosen)
+    plan = gemm_plan(config(f"gemm_4bit_{height}", x), height, *_form(weight))
     launch(
         gemm_4bit_kernel,
-        (blocks_of(n, rows), blocks_of(m, height)),
-        replace(chosen, num_warps=gemm_warps(rows, split)),
+        (plan.programs, blocks_of(m, height)),
+        plan.config,
         x.contiguous(),
         *weight.kernel_pointers(),
         out if bias is None else bias,
         out,
         m,
-        n,
-        k,
+        *weight.shape,
         UPCAST=interpreting() and x.dtype == torch.bfloat16,
         BIAS=bias is not None,
-        BN=rows,
-        BM=height,
-        SPLIT=split,
-        **loop,
+        **plan.constants,
     )
 
 
@@ -346,8 +369,3 @@ def loop_of(
     pieces = pieces_of(k, blocksize, width)
     turn = 2 * pieces["HALF"] * pieces["GROUPS"] * split
     return {**pieces, "NESTED": nested_blocksize, "EVEN": k % turn == 0}
-
-
-def _loop(weight: Packed4bit, width: int, split: int = 1) -> dict[str, Any]:
-    nested = weight.nested.blocksize if weight.nested else 0
-    return loop_of(weight.shape[1], weight.blocksize, nested, width, split)

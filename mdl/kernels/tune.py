@@ -5,6 +5,7 @@ card; whoever measures a better one changes `TABLE`. Ahead-of-time compilation (
 both, so no configuration can spill registers unnoticed.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -15,9 +16,12 @@ program."""
 AMPERE, HOPPER, BLACKWELL, BLACKWELL_CONSUMER = 8, 9, 10, 12
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Config:
-    """How one kernel is launched: tile sizes (`meta`), warps a program, pipeline stages."""
+    """How one kernel is launched: tile sizes (`meta`), warps a program, pipeline stages.
+
+    Compared by identity, so what follows from one can be kept by it.
+    """
 
     meta: Mapping[str, int] = field(default_factory=dict)
     num_warps: int = 4
@@ -117,6 +121,7 @@ CANDIDATES: dict[str, tuple[Config, ...]] = {
 }
 
 
+@functools.cache
 def row_config(config: Config, block: int) -> Config:
     """`config` with enough warps for a program that holds a whole row of `block` elements."""
     return replace(config, num_warps=min(16, max(config.num_warps, block // 1024)))

@@ -33,11 +33,10 @@ Configs = Callable[[str], list[Config]]
 def configs(operation: str, capability: int, candidates: bool) -> list[Config]:
     """The configurations of an operation on one GPU, without repeats."""
     tried = CANDIDATES.get(operation, ()) if candidates else ()
-    unique: list[Config] = []
+    unique: dict[str, Config] = {}
     for config in (config_for(operation, capability // 10), *tried):
-        if config not in unique:
-            unique.append(config)
-    return unique
+        unique.setdefault(label(config), config)
+    return list(unique.values())
 
 
 def label(config: Config) -> str:

@@ -94,7 +94,7 @@ def test_compiles_without_graph_breaks():
     ],
 )
 def test_which_way_a_product_goes_on_a_gpu(rows_of_x, k, dtype, invariant, way):
-    assert choose(rows_of_x, packed_weight(32, k, dtype), 64, invariant) == way
+    assert choose(rows_of_x, (32, k), dtype, 64, invariant) == way
 
 
 @pytest.mark.parametrize(

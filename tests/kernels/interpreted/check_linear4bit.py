@@ -47,7 +47,7 @@ def test_any_shape(n, k, m, dtype, blocksize, nested, bias):
 def test_every_height_with_whole_and_with_ragged_turns(n, m, k):
     weight = packed_weight(n, k, torch.float16)
     x = rows(m, k, torch.float16)
-    assert choose(m, weight, 64, False) == ("gemv" if m == 1 else "gemm")
+    assert choose(m, weight.shape, x.dtype, 64, False) == ("gemv" if m == 1 else "gemm")
     assert loop_of(k, 64, 256, 128, split=4)["EVEN"] == (k != 320)
     assert_near(kernels.linear_4bit(x, weight), reference(x, weight), torch.float16)
 
@@ -66,8 +66,8 @@ def test_formats_and_block_sizes(quant_type, blocksize):
 def test_blocks_that_span_rows(k, n, m):
     """In pieces of 32, 16, 8, 4 and 2, through every kernel."""
     weight = packed_weight(n, k, torch.float16)
-    assert choose(m, weight, 64, False) == ("gemv" if m == 1 else "gemm")
     x = rows(m, k, torch.float16)
+    assert choose(m, weight.shape, x.dtype, 64, False) == ("gemv" if m == 1 else "gemm")
     assert_near(kernels.linear_4bit(x, weight), reference(x, weight), torch.float16)
 
 
