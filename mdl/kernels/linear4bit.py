@@ -236,11 +236,6 @@ def rows_of(n: int, chosen: Config, least: int = 1) -> int:
     return rows
 
 
-def gemv_width(width: int, kind: str) -> int:
-    """Elements of each row of W a GEMV program takes a turn: other dtypes need more registers."""
-    return width if kind == "bf16" else width // 2
-
-
 class Plan(NamedTuple):
     """How a product of one shape is launched: it follows from the table and the weight's form."""
 
@@ -253,8 +248,9 @@ class Plan(NamedTuple):
 def gemv_plan(chosen: Config, kind: str, n: int, k: int, blocksize: int, nested: int) -> Plan:
     """Of a GEMV with a [n, k] weight; `nested` is the second block size, or 0."""
     rows = rows_of(n, chosen)
-    loop = loop_of(k, blocksize, nested, gemv_width(chosen["WEIGHTS"], kind))
-    return Plan(chosen, blocks_of(n, rows), {"KIND": kind, "BN": rows, **loop})
+    loop = loop_of(k, blocksize, nested, chosen["WEIGHTS"])
+    constants = {"KIND": kind, "BN": rows, "STAGES": chosen.num_stages, **loop}
+    return Plan(chosen, blocks_of(n, rows), constants)
 
 
 @functools.cache

@@ -54,6 +54,7 @@ def gemv_4bit_kernel(
     EVEN: tl.constexpr,
     BN: tl.constexpr,
     GROUPS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """out[n] = sum_k W[n, k] * x[k] + bias[n], one row of x; W stays in float32 until the end.
 
@@ -63,22 +64,25 @@ def gemv_4bit_kernel(
     packed_ptr: uint8 [N * K / 2]. absmax_ptr and nested_*: see `load_scale`.
     code_ptr: float32 [16].
     bias_ptr: [N], any float dtype, read if BIAS. out_ptr: [N].
-    BN: rows of W a program; GROUPS: pieces of each row a turn. With one warp a program the gather
-    below is a shuffle; with more it goes through shared memory.
+    BN: rows of W a program; GROUPS: pieces of each row a turn. STAGES: of the pipeline; a loop
+    without a dot has one only where it says so. With one warp a program the gather below is a
+    shuffle; with more it goes through shared memory.
     """
+    WIDE: tl.constexpr = GROUPS * HALF
+    PIECES: tl.constexpr = [BN, GROUPS, HALF]
     row = tl.program_id(0) * BN + tl.arange(0, BN)
     held = tl.minimum(row, N - 1)[:, None].to(tl.int64)
-    inside = tl.arange(0, HALF)
     table = tl.load(code_ptr + tl.arange(0, 16))
     pieces = K // (2 * HALF)
-    total = tl.zeros([BN, GROUPS, HALF], tl.float32)
-    for start in range(0, pieces, GROUPS):
-        column = start + tl.arange(0, GROUPS)
-        group = held * pieces + column[None, :]
-        there = column < pieces
+    total = tl.zeros(PIECES, tl.float32)
+    for start in tl.range(0, pieces, GROUPS, num_stages=STAGES):
+        column = (start + tl.arange(0, GROUPS))[None, :]
+        across = start * HALF + tl.arange(0, WIDE)
+        there = across < pieces * HALF
+        group = held * pieces + column
         scale = load_scale(
             group >> SHIFT if SHIFT > 0 else group,
-            there[None, :],
+            column < pieces,
             absmax_ptr,
             nested_code_ptr,
             nested_absmax_ptr,
@@ -86,16 +90,14 @@ def gemv_4bit_kernel(
             NESTED,
             EVEN,
         )
-        byte = group[:, :, None] * HALF + inside[None, None, :]
-        packed = load_some(packed_ptr + byte, there[None, :, None], EVEN).to(tl.int32)
-        pair = load_some(x_ptr + column[:, None] * HALF + inside[None, :], there[:, None], EVEN)
-        even, odd = widen_pair(pair, KIND)
-        SHAPE: tl.constexpr = [BN, GROUPS, HALF]
-        flat = tl.reshape(packed, [BN * GROUPS * HALF])
-        high = tl.reshape(tl.gather(table, flat >> 4, 0), SHAPE)
-        low = tl.reshape(tl.gather(table, flat & 15, 0), SHAPE)
-        both = tl.fma(low, tl.broadcast_to(odd[None], SHAPE), high * even[None])
-        total = tl.fma(both, tl.broadcast_to(scale[:, :, None], SHAPE), total)
+        byte = held * (pieces * HALF) + across[None, :]
+        packed = load_some(packed_ptr + byte, there[None, :], EVEN).to(tl.int32)
+        even, odd = widen_pair(load_some(x_ptr + across, there, EVEN), KIND)
+        flat = tl.reshape(packed, [BN * WIDE])
+        high = tl.reshape(tl.gather(table, flat >> 4, 0), [BN, WIDE])
+        low = tl.reshape(tl.gather(table, flat & 15, 0), [BN, WIDE])
+        both = tl.fma(low, tl.broadcast_to(odd[None, :], [BN, WIDE]), high * even[None, :])
+        total = tl.fma(tl.reshape(both, PIECES), tl.broadcast_to(scale[:, :, None], PIECES), total)
     result = tl.sum(tl.sum(total, axis=2), axis=1)
     if BIAS:
         result += tl.load(bias_ptr + row, mask=row < N, other=0.0).to(tl.float32)

@@ -63,9 +63,9 @@ TABLE: dict[str, dict[int, Config]] = {
     "quantize_8bit": _everywhere(Config(num_warps=2), Config()),
     # BN: rows of W a program, halved until PROGRAMS programs are left. WEIGHTS: of each row a turn.
     "gemv_4bit": _everywhere(
-        Config({"BN": 4, "WEIGHTS": 1024, "PROGRAMS": 1024}, num_warps=1),
+        Config({"BN": 4, "WEIGHTS": 1024, "PROGRAMS": 1024}, num_warps=1, num_stages=3),
         Config({"BN": 16, "WEIGHTS": 256, "PROGRAMS": 1}),
-        blackwell=Config({"BN": 4, "WEIGHTS": 512, "PROGRAMS": 1024}, num_warps=1),
+        blackwell=Config({"BN": 4, "WEIGHTS": 512, "PROGRAMS": 1024}, num_warps=1, num_stages=3),
     ),
     # By rows of x a program multiplies. BN, PROGRAMS: as above, 16 rows at least. SPLIT: slices of
     # k, a warp each; 1: a warp for each 16 rows of W. ROWS: above so many, dequantize and cuBLAS.
@@ -109,8 +109,8 @@ CANDIDATES: dict[str, tuple[Config, ...]] = {
         for weights, warps in ((2048, 2), (2048, 4), (4096, 8), (8192, 8))
     ),
     "gemv_4bit": tuple(
-        Config({"BN": rows, "WEIGHTS": weights, "PROGRAMS": 1024}, num_warps=warps)
-        for rows, weights, warps in ((2, 1024, 1), (4, 512, 1), (8, 512, 1), (2, 2048, 2))
+        Config({"BN": rows, "WEIGHTS": weights, "PROGRAMS": 1024}, num_warps=1, num_stages=stages)
+        for rows, weights, stages in ((4, 1024, 1), (4, 1024, 4), (4, 512, 3), (8, 512, 3))
     ),
     "gemm_4bit_8": _SPLIT_CANDIDATES,
     "gemm_4bit_16": _SPLIT_CANDIDATES,
