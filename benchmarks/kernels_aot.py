@@ -2,8 +2,8 @@
 
 python -m benchmarks.kernels_aot [--candidates] [--write benchmarks/results/kernels_aot.md]
 
-No GPU is needed. `per weight` is the number of SASS instructions a thread issues for each 4-bit
-weight it decodes, counted in the loop where there is one.
+No GPU is needed. `per element` is the number of SASS instructions a thread issues for each 4-bit
+weight it decodes, or logit it reads, counted in the loop where there is one.
 """
 
 import argparse
@@ -18,11 +18,11 @@ from mdl.kernels.variants import compile_all
 def table(found: Iterable[Resources]) -> str:
     """One line a kernel and target, as Markdown."""
     lines = [
-        "| kernel | target | registers | spilled bytes | shared bytes | instructions a weight |",
+        "| kernel | target | registers | spilled bytes | shared bytes | instructions an element |",
         "|---|---|---:|---:|---:|---:|",
     ]
     for one in sorted(found, key=lambda row: (row.variant, row.capability)):
-        each = f"{one.per_weight:.2f}" if one.per_weight else ""
+        each = f"{one.per_element:.2f}" if one.per_element else ""
         lines.append(
             f"| {one.variant} | sm_{one.capability} | {one.registers} | {one.stack + one.local} "
             f"| {one.shared} | {each} |"

@@ -92,12 +92,12 @@ def _check_aot(candidates: bool, as_json: bool) -> None:
                 str(one.registers),
                 str(one.stack + one.local),
                 str(one.shared),
-                f"{one.per_weight:.2f}" if one.per_weight else "-",
+                f"{one.per_element:.2f}" if one.per_element else "-",
                 "; ".join(one.problems) or "ok",
             ]
             for one in found
         ]
-        header = ["KERNEL", "TARGET", "REGISTERS", "SPILLED", "SHARED", "PER WEIGHT", ""]
+        header = ["KERNEL", "TARGET", "REGISTERS", "SPILLED", "SHARED", "PER ELEMENT", ""]
         click.echo(table(header, cells, right=header[2:6]))
     wrong = [f"{one.variant} on sm_{one.capability}" for one in found if one.problems]
     body = {"variants": [asdict(one) for one in found]}

@@ -37,7 +37,8 @@ class Variant:
         types: Triton type of each run-time argument, in order: `*bf16`, `i32`, `fp32`.
         constants: the `tl.constexpr` arguments.
         unaligned: arguments that may not be divisible by 16; all pointers and sizes else are.
-        weights: elements of a 4-bit weight one program (or one turn of its loop) decodes; 0: none.
+        elements: of a 4-bit weight that one program (or one turn of its loop) decodes, or
+            logits that it reads; 0: none.
         max_registers: the most registers a thread may have.
     """
 
@@ -48,7 +49,7 @@ class Variant:
     constants: Mapping[str, Any]
     config: Config
     unaligned: frozenset[str] = frozenset()
-    weights: int = 0
+    elements: int = 0
     max_registers: int = 255
     budget: Mapping[int, float] = field(default_factory=dict)
 
@@ -61,9 +62,9 @@ class Variant:
 class Resources:
     """What a compiled kernel takes.
 
-    instructions: static count of SASS lines; counted for kernels that decode weights, else 0.
-    per_weight: instructions a thread issues for each weight it decodes, in the loop where there is
-    one, in the whole kernel otherwise; 0 when the kernel decodes none.
+    instructions: static count of SASS lines; counted for kernels that have `elements`, else 0.
+    per_element: instructions a thread issues for each element, in the loop where there is
+    one, in the whole kernel otherwise; 0 when it has none.
     """
 
     variant: str
@@ -73,7 +74,7 @@ class Resources:
     local: int
     shared: int
     instructions: int
-    per_weight: float
+    per_element: float
     problems: tuple[str, ...]
 
 
@@ -88,7 +89,7 @@ def compile_variant(variant: Variant, capability: int) -> Resources:
         file.write(cubin)
         file.flush()
         usage = _cuobjdump("--dump-resource-usage", file.name)
-        sass = _cuobjdump("-sass", file.name) if variant.weights else ""
+        sass = _cuobjdump("-sass", file.name) if variant.elements else ""
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
     if found is None:
         raise VerificationError(
@@ -98,8 +99,8 @@ def compile_variant(variant: Variant, capability: int) -> Resources:
         )
     registers, stack, local = (int(value) for value in found.groups())
     total, loop = count_instructions(sass)
-    per_thread = variant.weights / (32 * variant.config.num_warps)
-    per_weight = (loop or total) / per_thread if variant.weights else 0.0
+    per_thread = variant.elements / (32 * variant.config.num_warps)
+    per_element = (loop or total) / per_thread if variant.elements else 0.0
     return Resources(
         variant.name,
         capability,
@@ -108,8 +109,8 @@ def compile_variant(variant: Variant, capability: int) -> Resources:
         local,
         shared,
         total,
-        round(per_weight, 2),
-        tuple(_problems(variant, capability, registers, stack + local, shared, per_weight)),
+        round(per_element, 2),
+        tuple(_problems(variant, capability, registers, stack + local, shared, per_element)),
     )
 
 
@@ -119,7 +120,7 @@ def _problems(
     registers: int,
     spilled: int,
     shared: int,
-    per_weight: float,
+    per_element: float,
 ) -> Iterable[str]:
     current = _compiler() >= BUDGETED
     if spilled > (0 if current else _SPILL_OF_OLDER):
@@ -129,8 +130,8 @@ def _problems(
     if shared > SHARED[capability] * 1024:
         yield f"{shared} bytes of shared memory, {SHARED[capability]} KiB allowed"
     budget = variant.budget.get(capability)
-    if current and budget is not None and per_weight > budget:
-        yield f"{per_weight:.2f} instructions a weight, {budget} allowed"
+    if current and budget is not None and per_element > budget:
+        yield f"{per_element:.2f} instructions an element, {budget} allowed"
 
 
 def _cubin(variant: Variant, capability: int) -> tuple[bytes, int]:

@@ -41,8 +41,9 @@ def cross_entropy_forward_kernel(
     row = tl.program_id(0).to(tl.int64)
     label = tl.load(labels_ptr + row)
     lanes = tl.arange(0, BLOCK)
-    # One running maximum and sum a lane; the lanes meet once, at the end.
-    top = tl.full([BLOCK], float("-inf"), tl.float32)
+    # One running maximum and sum a lane; the lanes meet once, at the end. The lowest float, not
+    # minus infinity, whose difference with itself is NaN.
+    top = tl.full([BLOCK], -3.4028234663852886e38, tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
     plain = tl.zeros([BLOCK], tl.float32)
     for start in range(0, V, BLOCK):
@@ -53,11 +54,11 @@ def cross_entropy_forward_kernel(
         if SMOOTHING > 0.0:
             plain += tl.where(there, z, 0.0)
         z = tl.where(there, z, float("-inf"))
-        new = tl.where(z > top, z, top)
-        # A lane that has seen nothing yet has both at minus infinity, and their difference is NaN.
-        safe = tl.where(new == float("-inf"), 0.0, new)
-        total = total * tl.exp(top - safe) + tl.exp(z - safe)
-        top = new
+        # Of exp(z - new) and exp(top - new) one is 1: one exponential an element, not two.
+        above = z - top
+        small = tl.exp(-tl.abs(above))
+        total = tl.where(above > 0.0, total * small + 1.0, total + small)
+        top = tl.maximum(z, top)
     highest = tl.max(top, axis=0)
     total = tl.sum(total * tl.exp(top - highest), axis=0)
     lse = highest + tl.log(total)

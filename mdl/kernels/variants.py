@@ -57,9 +57,11 @@ BUDGETS = {
     "gemm_4bit_16": _on(6.8, 6.8, 6.3, 6.8),
     "gemm_4bit_32": _on(9.5, 7.0, 7.3, 9.5),
     "gemm_4bit_64": _on(11.2, 7.2, 7.8, 11.2),
+    "cross_entropy": _on(17.0, 17.0, 17.0, 17.0),
 }
-"""Most instructions a weight. An H100 hides about 25 behind its memory for the two formats (2.516
-bytes a weight), and 5 to 6 for a product with few rows (0.516)."""
+"""Most instructions a weight, or a logit. An H100 hides about 25 behind its memory for the two
+formats (2.516 bytes a weight), 5 to 6 for a product with few rows (0.516), 20 for a logit that is
+read once (2)."""
 
 
 def _scale_types(nested: int) -> dict[str, str]:
@@ -90,7 +92,7 @@ def _dequantize(configs: Configs) -> Iterator[Variant]:
                 {"HALF": size // 2, "NESTED": nested, "GROUPS": groups},
                 config,
                 unaligned=frozenset({"offset_ptr"}),
-                weights=groups * size,
+                elements=groups * size,
                 max_registers=128,
                 budget=BUDGETS["dequantize_4bit"],
             )
@@ -114,7 +116,7 @@ def _quantize(configs: Configs) -> Iterator[Variant]:
                 },
                 {"HALF": 32, "GROUPS": groups, "CELLS": GRID[form]},
                 config,
-                weights=groups * 64,
+                elements=groups * 64,
                 max_registers=168,
                 budget=BUDGETS["quantize_4bit"],
             )
@@ -166,7 +168,7 @@ def _gemv(configs: Configs) -> Iterator[Variant]:
                 },
                 config,
                 unaligned=frozenset({"offset_ptr"} if k % 16 == 0 else {"offset_ptr", "K"}),
-                weights=rows * _turn(loop),
+                elements=rows * _turn(loop),
                 budget=BUDGETS["gemv_4bit"] if as_used else {},
             )
 
@@ -197,7 +199,7 @@ def _gemm(configs: Configs) -> Iterator[Variant]:
                     },
                     replace(config, num_warps=gemm_warps(rows, split)),
                     unaligned=frozenset({"offset_ptr", "M"} | ({"K"} if k % 16 else set())),
-                    weights=rows * _turn(loop) * split,
+                    elements=rows * _turn(loop) * split,
                     budget=BUDGETS[operation] if as_used else {},
                 )
 
@@ -324,6 +326,8 @@ def _loss(configs: Configs) -> Iterator[Variant]:
                 constants,
                 config,
                 unaligned=frozenset({"ignore"}),
+                elements=config["BLOCK"],
+                budget=BUDGETS["cross_entropy"] if what == "plain" else {},
             )
             backward = {"grad_ptr": "*fp32", "logits_ptr": "*bf16", **rows, "lse_ptr": "*fp32"}
             yield Variant(

@@ -44,7 +44,7 @@ def other_arguments(variant, constants, types):
     kept = {name: types.get(name, kind) for name, kind in variant.types.items()}
     for name in constants:
         del kept[name]
-    return replace(variant, types=kept, constants={**variant.constants, **constants}, weights=0)
+    return replace(variant, types=kept, constants={**variant.constants, **constants}, elements=0)
 
 
 ONES = {
