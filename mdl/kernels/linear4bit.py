@@ -109,7 +109,7 @@ def _forward_fake(
 
 
 # A custom operator's schema comes from its signature and knows only tensors and scalars, hence the
-# flat argument lists of the two operators below.
+# flat argument lists of the three operators below.
 @custom_op("linear_4bit", _forward_fake)
 def forward_4bit(
     x: torch.Tensor,
@@ -170,6 +170,42 @@ def input_grad_4bit(
         quant_type,
     )
     return torch.matmul(grad, _dense(Packed4bit.from_flat(flat, grad.dtype), grad.dtype))
+
+
+def _add_fake(out: torch.Tensor, left: torch.Tensor, transposed: bool, *flat: Any) -> None:
+    return None
+
+
+@custom_op("linear_4bit_add", _add_fake, mutates=("out",))
+def add_product_4bit(
+    out: torch.Tensor,
+    left: torch.Tensor,
+    transposed: bool,
+    packed: torch.Tensor,
+    absmax: torch.Tensor,
+    nested_code: torch.Tensor | None,
+    nested_absmax: torch.Tensor | None,
+    offset: torch.Tensor | None,
+    shape: Sequence[int],
+    blocksize: int,
+    nested_blocksize: int,
+    quant_type: str,
+) -> None:
+    """Add `left @ W.T` (transposed) or `left @ W` to `out`, two-dimensional, in the product's own
+    accumulation, through the reused buffer for W."""
+    flat: Flat = (
+        packed,
+        absmax,
+        nested_code,
+        nested_absmax,
+        offset,
+        shape,
+        blocksize,
+        nested_blocksize,
+        quant_type,
+    )
+    dense = _dense(Packed4bit.from_flat(flat, left.dtype), left.dtype)
+    out.addmm_(left, dense.T if transposed else dense)
 
 
 def _dense(weight: Packed4bit, dtype: torch.dtype) -> torch.Tensor:

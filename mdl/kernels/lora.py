@@ -1,7 +1,10 @@
 """A 4-bit linear layer with a LoRA branch: `x @ W.T + bias + scaling * (dropped @ A.T) @ B.T`.
 
-The branch is added into the base product by the matrix product's own accumulation, and its gradient
-into the base's, so neither is written and read once more. Source: arXiv:2106.09685, 2305.14314.
+With many rows the branch is written first and the base is added to it by the matrix product's own
+accumulation, forward and backward: the product that is bound by arithmetic reads the other's result
+along with its work, and the base is not rounded before the branch is in. With few rows the branch
+is added.
+Source: arXiv:2106.09685, 2305.14314.
 """
 
 from dataclasses import dataclass
@@ -10,10 +13,13 @@ from typing import Any
 import torch
 
 from mdl.errors import UsageError
-from mdl.kernels.linear4bit import forward_4bit, input_grad_4bit
+from mdl.kernels.linear4bit import add_product_4bit, forward_4bit, input_grad_4bit
 from mdl.kernels.nf4_layout import Packed4bit, check_packed
 
 __all__ = ["Lora", "lora_linear_4bit"]
+
+_FEW_ROWS = 64
+"""Up to so many the base has kernels that write their result."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,10 +77,17 @@ class LoraFunction(torch.autograd.Function):
         scaling: float,
         *flat: Any,
     ) -> torch.Tensor:
-        out: torch.Tensor = forward_4bit(x, bias, False, *flat)
         source = x if dropped is None else dropped
-        middle = source.reshape(-1, source.shape[-1]) @ a.to(x.dtype).T
-        out.view(-1, out.shape[-1]).addmm_(middle, b.to(x.dtype).T, alpha=scaling)
+        middle = (source.reshape(-1, source.shape[-1]) @ a.to(x.dtype).T) * scaling
+        up = b.to(x.dtype).T
+        out: torch.Tensor
+        if middle.shape[0] <= _FEW_ROWS:
+            out = forward_4bit(x, bias, False, *flat)
+            out.view(-1, out.shape[-1]).addmm_(middle, up)
+        else:
+            rows = middle @ up if bias is None else torch.addmm(bias.to(x.dtype), middle, up)
+            add_product_4bit(rows, x.reshape(-1, x.shape[-1]), True, *flat)
+            out = rows.view(*x.shape[:-1], rows.shape[-1])
         ctx.save_for_backward(source, middle, a, b, *flat[:5])
         ctx.form, ctx.scaling, ctx.has_dropped = flat[5:], scaling, dropped is not None
         ctx.bias_dtype = None if bias is None else bias.dtype
@@ -89,13 +102,15 @@ class LoraFunction(torch.autograd.Function):
         flat_source = source.reshape(-1, source.shape[-1])
         of_middle = (rows @ b.to(rows.dtype)) * ctx.scaling
         of_a = (of_middle.T @ flat_source).to(a.dtype) if need_a else None
-        of_b = ((rows.T @ middle) * ctx.scaling).to(b.dtype) if need_b else None
+        of_b = (rows.T @ middle).to(b.dtype) if need_b else None
         of_bias = rows.sum(0, dtype=ctx.bias_dtype) if need_bias else None
         of_x = of_dropped = None
-        if need_x:
+        if need_x and ctx.has_dropped:
             of_x = input_grad_4bit(grad, *flat, *ctx.form)
-            if not ctx.has_dropped:
-                of_x.view(-1, of_x.shape[-1]).addmm_(of_middle, a.to(rows.dtype))
+        elif need_x:
+            of_rows = of_middle @ a.to(rows.dtype)
+            add_product_4bit(of_rows, rows, False, *flat, *ctx.form)
+            of_x = of_rows.view(source.shape)
         if need_dropped:
             of_dropped = (of_middle @ a.to(rows.dtype)).view(source.shape)
         return (of_x, of_dropped, of_a, of_b, of_bias, *(None,) * 10)

@@ -18,12 +18,14 @@ def plainly(x, dense, lora, bias, dropped):
 
 @pytest.mark.parametrize("rank", [1, 8, 64, 256])
 @pytest.mark.parametrize("dropout", [True, False])
-def test_result_and_every_gradient(rank, dropout):
+@pytest.mark.parametrize("count", [6, 80])  # the branch is added to the base, and the other way
+def test_result_and_every_gradient(rank, dropout, count):
     weight = packed_weight(40, 72)  # blocks span rows
     dense = kernels.dequantize_4bit(weight)
     found = []
     for fused in (True, False):
-        x, bias = rows(6, 72).view(2, 3, 72).requires_grad_(), rows(1, 40)[0].requires_grad_()
+        x = rows(count, 72).view(2, -1, 72).requires_grad_()
+        bias = rows(1, 40)[0].requires_grad_()
         a, b = rows(rank, 72, seed=1).requires_grad_(), rows(40, rank, seed=2).requires_grad_()
         mask = (torch.arange(72) % 3 > 0) * 1.5
         lora, dropped = kernels.Lora(a, b, 2 / rank), x * mask if dropout else None
@@ -35,6 +37,38 @@ def test_result_and_every_gradient(rank, dropout):
         found.append([made, *(one.grad for one in (x, a, b, bias))])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*:DeprecationWarning")  # Dynamo
+@pytest.mark.parametrize("count", [6, 80])
+def test_compiles_without_graph_breaks(count):
+    weight, x = packed_weight(40, 64), rows(count, 64).requires_grad_()
+    a, b = rows(8, 64, seed=1).requires_grad_(), rows(40, 8, seed=2).requires_grad_()
+
+    def step(x):
+        return kernels.lora_linear_4bit(x, weight, kernels.Lora(a, b, 0.5)).square().sum()
+
+    eager = torch.autograd.grad(step(x), (x, a, b))
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    for ours, theirs in zip(torch.autograd.grad(compiled(x), (x, a, b)), eager, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_many_rows_are_rounded_once():
+    """In bfloat16 nearer to the exact sum than with the base rounded first, as PEFT has it."""
+    weight, x = packed_weight(40, 64, torch.bfloat16), rows(200, 64, torch.bfloat16)
+    a, b = rows(8, 64, torch.bfloat16, seed=1), rows(40, 8, torch.bfloat16, seed=2)
+    lora = kernels.Lora(a, b, 1 / 64)
+    dense = kernels.dequantize_4bit(weight)
+    exact = plainly(*(one.double() for one in (x, dense)), lora_of(lora, torch.float64), 0, None)
+    theirs = x @ dense.T + (x @ a.T) @ b.T * lora.scaling
+    ours = kernels.lora_linear_4bit(x, weight, lora)
+    off, theirs_off = ((one.double() - exact).square().mean() for one in (ours, theirs))
+    assert off < theirs_off
+
+
+def lora_of(lora, dtype):
+    return kernels.Lora(lora.a.to(dtype), lora.b.to(dtype), lora.scaling)
 
 
 def test_adapters_in_float32_on_a_bfloat16_base():
