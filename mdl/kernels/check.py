@@ -158,20 +158,26 @@ def _dequantize(make: _Maker) -> Result:
 
 def _linear(rows: int, invariant: bool = False) -> Callable[[_Maker], Result]:
     def check(make: _Maker) -> Result:
-        weight, dense = make.weight(48, 192)
-        x, wide = make.leaf(rows, 192)
-        ours = kernels.linear_4bit(x, weight, batch_invariant=invariant)
-        return _both(ours, wide @ dense.T, [(x, wide)])
+        pairs = []
+        for k in (192, 1024):  # where the last turn of a kernel's loop is cut short, and where not
+            weight, dense = make.weight(48, k)
+            x, wide = make.leaf(rows, k)
+            ours = kernels.linear_4bit(x, weight, batch_invariant=invariant)
+            pairs += _both(ours, wide @ dense.T, [(x, wide)]).pairs
+        return Result(pairs)
 
     return check
 
 
-def _lora(make: _Maker) -> Result:
-    weight, dense = make.weight(48, 128)
-    leaves = [make.leaf(5, 128), make.leaf(8, 128), make.leaf(48, 8)]
-    (x, xd), (a, ad), (b, bd) = leaves
-    ours = kernels.lora_linear_4bit(x, weight, kernels.Lora(a, b, 0.5))
-    return _both(ours, xd @ dense.T + 0.5 * (xd @ ad.T) @ bd.T, leaves)
+def _lora(rows: int) -> Callable[[_Maker], Result]:
+    def check(make: _Maker) -> Result:
+        weight, dense = make.weight(48, 128)
+        leaves = [make.leaf(rows, 128), make.leaf(8, 128), make.leaf(48, 8)]
+        (x, xd), (a, ad), (b, bd) = leaves
+        ours = kernels.lora_linear_4bit(x, weight, kernels.Lora(a, b, 0.5))
+        return _both(ours, xd @ dense.T + 0.5 * (xd @ ad.T) @ bd.T, leaves)
+
+    return check
 
 
 def _rms_norm(make: _Maker) -> Result:
@@ -249,10 +255,13 @@ _CHECKS: dict[str, Callable[[_Maker], Result]] = {
     "dequantize_4bit": _dequantize,
     "linear_4bit, 1 row": _linear(1),
     "linear_4bit, 7 rows": _linear(7),
+    "linear_4bit, 12 rows": _linear(12),
+    "linear_4bit, 20 rows": _linear(20),
     "linear_4bit, 40 rows": _linear(40),
     "linear_4bit, 100 rows": _linear(100),
     "linear_4bit, batch-invariant": _linear(20, invariant=True),
-    "lora_4bit": _lora,
+    "lora_4bit, 5 rows": _lora(5),
+    "lora_4bit, 100 rows": _lora(100),
     "rms_norm": _rms_norm,
     "add_rms_norm": _add_rms_norm,
     "layer_norm": _layer_norm,
