@@ -139,8 +139,8 @@ def decode(
 
     Every byte stays in the thread that loads it, which is the one that hands it to the tensor
     core: a lane of a warp holds a quarter of a row, in which it takes eight elements at a time.
-    The sum over k does not care about the order, and x is read in the same. Else the decoded
-    weight goes through shared memory, twice for the table alone: one instruction in five.
+    The sum over k does not care about the order, and x is read in the same. In k's own order the
+    decoded weight would have to change lanes through shared memory: a fifth of all instructions.
     """
     ROWS: tl.constexpr = packed.shape[0]
     LONG: tl.constexpr = packed.shape[1] // 4
@@ -204,8 +204,8 @@ def gemm_4bit_kernel(
     UPCAST: the interpreter cannot multiply bfloat16; both sides stay in float32 there.
     SPLIT: as many slices of k, one for each warp of a program, each one matrix of a batched dot;
     they are added at the end, in a fixed order. 1: the warps share out the rows of W, 16 each.
-    The sum over k runs in the same order whatever M, BM and BN are, so a row's result does not
-    depend on the rows beside it.
+    For one SPLIT the sum over k runs in the same order whatever M, BM and BN are, so a row's result
+    does not depend on the rows beside it.
     """
     DTYPE: tl.constexpr = tl.float32 if UPCAST else x_ptr.dtype.element_ty
     WIDE: tl.constexpr = GROUPS * HALF
