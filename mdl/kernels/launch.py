@@ -96,7 +96,11 @@ def _device_of(tensor: torch.Tensor) -> AbstractContextManager[Any]:
 
 
 def custom_op(
-    name: str, fake: Callable[..., Any], *, mutates: Sequence[str] = ()
+    name: str,
+    fake: Callable[..., Any],
+    *,
+    mutates: Sequence[str] = (),
+    schema: str | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function as the custom operator `mdl::<name>`, and return what to call.
 
@@ -106,11 +110,12 @@ def custom_op(
     Args:
         fake: same arguments as the function, returns empty tensors of the right shape and dtype.
         mutates: names of arguments the function writes.
+        schema: the operator's, where it does not follow from the function's signature.
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         operator: Any = torch.library.custom_op(
-            f"mdl::{name}", function, mutates_args=tuple(mutates)
+            f"mdl::{name}", function, mutates_args=tuple(mutates), schema=schema
         )
         operator.register_fake(fake)
 

@@ -24,7 +24,7 @@ from mdl.kernels.launch import (
     stored_dtype,
 )
 from mdl.kernels.nf4 import dequantize_4bit_into
-from mdl.kernels.nf4_layout import Flat, Packed4bit, blocks_of, check_packed
+from mdl.kernels.nf4_layout import FLAT_SCHEMA, Packed4bit, blocks_of, check_packed
 from mdl.kernels.tune import Config
 
 __all__ = ["linear_4bit"]
@@ -108,35 +108,15 @@ def _forward_fake(
     return x.new_empty((*x.shape[:-1], flat[5][0]))
 
 
-# A custom operator's schema comes from its signature and knows only tensors and scalars, hence the
-# flat argument lists of the three operators below.
-@custom_op("linear_4bit", _forward_fake)
+@custom_op(
+    "linear_4bit",
+    _forward_fake,
+    schema=f"(Tensor x, Tensor? bias, bool batch_invariant, {FLAT_SCHEMA}) -> Tensor",
+)
 def forward_4bit(
-    x: torch.Tensor,
-    bias: torch.Tensor | None,
-    batch_invariant: bool,
-    packed: torch.Tensor,
-    absmax: torch.Tensor,
-    nested_code: torch.Tensor | None,
-    nested_absmax: torch.Tensor | None,
-    offset: torch.Tensor | None,
-    shape: Sequence[int],
-    blocksize: int,
-    nested_blocksize: int,
-    quant_type: str,
+    x: torch.Tensor, bias: torch.Tensor | None, batch_invariant: bool, *flat: Any
 ) -> torch.Tensor:
     """`x @ W.T + bias` without a gradient."""
-    flat: Flat = (
-        packed,
-        absmax,
-        nested_code,
-        nested_absmax,
-        offset,
-        shape,
-        blocksize,
-        nested_blocksize,
-        quant_type,
-    )
     return _product(x, Packed4bit.from_flat(flat, x.dtype), bias, batch_invariant)
 
 
@@ -144,31 +124,11 @@ def _input_grad_fake(grad: torch.Tensor, *flat: Any) -> torch.Tensor:
     return grad.new_empty((*grad.shape[:-1], flat[5][1]))
 
 
-@custom_op("linear_4bit_input_grad", _input_grad_fake)
-def input_grad_4bit(
-    grad: torch.Tensor,
-    packed: torch.Tensor,
-    absmax: torch.Tensor,
-    nested_code: torch.Tensor | None,
-    nested_absmax: torch.Tensor | None,
-    offset: torch.Tensor | None,
-    shape: Sequence[int],
-    blocksize: int,
-    nested_blocksize: int,
-    quant_type: str,
-) -> torch.Tensor:
+@custom_op(
+    "linear_4bit_input_grad", _input_grad_fake, schema=f"(Tensor grad, {FLAT_SCHEMA}) -> Tensor"
+)
+def input_grad_4bit(grad: torch.Tensor, *flat: Any) -> torch.Tensor:
     """`grad @ W`: [..., N] to [..., K], through a reused buffer for W."""
-    flat: Flat = (
-        packed,
-        absmax,
-        nested_code,
-        nested_absmax,
-        offset,
-        shape,
-        blocksize,
-        nested_blocksize,
-        quant_type,
-    )
     return torch.matmul(grad, _dense(Packed4bit.from_flat(flat, grad.dtype), grad.dtype))
 
 
@@ -176,34 +136,15 @@ def _add_fake(out: torch.Tensor, left: torch.Tensor, transposed: bool, *flat: An
     return None
 
 
-@custom_op("linear_4bit_add", _add_fake, mutates=("out",))
-def add_product_4bit(
-    out: torch.Tensor,
-    left: torch.Tensor,
-    transposed: bool,
-    packed: torch.Tensor,
-    absmax: torch.Tensor,
-    nested_code: torch.Tensor | None,
-    nested_absmax: torch.Tensor | None,
-    offset: torch.Tensor | None,
-    shape: Sequence[int],
-    blocksize: int,
-    nested_blocksize: int,
-    quant_type: str,
-) -> None:
+@custom_op(
+    "linear_4bit_add",
+    _add_fake,
+    mutates=("out",),
+    schema=f"(Tensor(a!) out, Tensor left, bool transposed, {FLAT_SCHEMA}) -> ()",
+)
+def add_product_4bit(out: torch.Tensor, left: torch.Tensor, transposed: bool, *flat: Any) -> None:
     """Add `left @ W.T` (transposed) or `left @ W` to `out`, two-dimensional, in the product's own
     accumulation, through the reused buffer for W."""
-    flat: Flat = (
-        packed,
-        absmax,
-        nested_code,
-        nested_absmax,
-        offset,
-        shape,
-        blocksize,
-        nested_blocksize,
-        quant_type,
-    )
     dense = _dense(Packed4bit.from_flat(flat, left.dtype), left.dtype)
     out.addmm_(left, dense.T if transposed else dense)
 

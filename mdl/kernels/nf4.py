@@ -1,6 +1,5 @@
 """Dequantize and quantize 4-bit weights: one launch on a GPU, the torch twin elsewhere."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +8,7 @@ from mdl.kernels import nf4_twin
 from mdl.kernels.launch import config, custom_op, launch, on_triton, stored_dtype
 from mdl.kernels.memory import fresh
 from mdl.kernels.nf4_layout import (
-    Flat,
+    FLAT_SCHEMA,
     Nested,
     Packed4bit,
     blocks_of,
@@ -148,29 +147,10 @@ def _dequantize_fake(packed: torch.Tensor, absmax: torch.Tensor, *rest: Any) -> 
     return torch.empty(shape, dtype=dtype, device=packed.device)
 
 
-@custom_op("dequantize_4bit", _dequantize_fake)
-def _dequantize(
-    packed: torch.Tensor,
-    absmax: torch.Tensor,
-    nested_code: torch.Tensor | None,
-    nested_absmax: torch.Tensor | None,
-    offset: torch.Tensor | None,
-    shape: Sequence[int],
-    blocksize: int,
-    nested_blocksize: int,
-    quant_type: str,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    flat: Flat = (
-        packed,
-        absmax,
-        nested_code,
-        nested_absmax,
-        offset,
-        shape,
-        blocksize,
-        nested_blocksize,
-        quant_type,
-    )
-    out = fresh(shape, dtype, packed.device)
-    return dequantize_4bit_into(Packed4bit.from_flat(flat, dtype), out)
+@custom_op(
+    "dequantize_4bit", _dequantize_fake, schema=f"({FLAT_SCHEMA}, ScalarType dtype) -> Tensor"
+)
+def _dequantize(*flat_and_dtype: Any) -> torch.Tensor:
+    flat, dtype = flat_and_dtype[:-1], flat_and_dtype[-1]
+    weight = Packed4bit.from_flat(flat, dtype)
+    return dequantize_4bit_into(weight, fresh(weight.shape, dtype, weight.packed.device))

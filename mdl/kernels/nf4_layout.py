@@ -166,6 +166,12 @@ Flat = tuple[
 ]
 """packed, absmax, nested code, nested absmax, offset, shape, block size, nested size, type."""
 
+FLAT_SCHEMA = (
+    "Tensor packed, Tensor absmax, Tensor? nested_code, Tensor? nested_absmax, Tensor? offset,"
+    " SymInt[] shape, SymInt blocksize, SymInt nested_blocksize, str quant_type"
+)
+"""`Flat` in the schema of a custom operator, which knows only tensors and scalars."""
+
 
 def as_bytes(weight: torch.Tensor) -> torch.Tensor:
     """A packed weight of any storage dtype as flat uint8, without a copy when contiguous."""
