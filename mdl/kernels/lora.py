@@ -13,13 +13,10 @@ from typing import Any
 import torch
 
 from mdl.errors import UsageError
-from mdl.kernels.linear4bit import add_product_4bit, forward_4bit, input_grad_4bit
+from mdl.kernels.linear4bit import HEIGHTS, add_product_4bit, forward_4bit, input_grad_4bit
 from mdl.kernels.nf4_layout import Packed4bit, check_packed
 
 __all__ = ["Lora", "lora_linear_4bit"]
-
-_FEW_ROWS = 64
-"""Up to so many the base has kernels that write their result."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,14 +75,15 @@ class LoraFunction(torch.autograd.Function):
         *flat: Any,
     ) -> torch.Tensor:
         source = x if dropped is None else dropped
-        middle = (source.reshape(-1, source.shape[-1]) @ a.to(x.dtype).T) * scaling
+        middle = source.reshape(-1, source.shape[-1]) @ a.to(x.dtype).T
         up = b.to(x.dtype).T
         out: torch.Tensor
-        if middle.shape[0] <= _FEW_ROWS:
+        if middle.shape[0] <= HEIGHTS[-1]:  # where the base has kernels that write their result
             out = forward_4bit(x, bias, False, *flat)
-            out.view(-1, out.shape[-1]).addmm_(middle, up)
+            out.view(-1, out.shape[-1]).addmm_(middle, up, alpha=scaling)
         else:
-            rows = middle @ up if bias is None else torch.addmm(bias.to(x.dtype), middle, up)
+            branch = middle * scaling
+            rows = branch @ up if bias is None else torch.addmm(bias.to(x.dtype), branch, up)
             add_product_4bit(rows, x.reshape(-1, x.shape[-1]), True, *flat)
             out = rows.view(*x.shape[:-1], rows.shape[-1])
         ctx.save_for_backward(source, middle, a, b, *flat[:5])
@@ -102,7 +100,7 @@ class LoraFunction(torch.autograd.Function):
         flat_source = source.reshape(-1, source.shape[-1])
         of_middle = (rows @ b.to(rows.dtype)) * ctx.scaling
         of_a = (of_middle.T @ flat_source).to(a.dtype) if need_a else None
-        of_b = (rows.T @ middle).to(b.dtype) if need_b else None
+        of_b = ((rows.T @ middle) * ctx.scaling).to(b.dtype) if need_b else None
         of_bias = rows.sum(0, dtype=ctx.bias_dtype) if need_bias else None
         of_x = of_dropped = None
         if need_x and ctx.has_dropped:

@@ -79,7 +79,7 @@ def dequantize_4bit_kernel(
         nested_absmax_ptr,
         offset_ptr,
         NESTED,
-        False,
+        ALL=False,
     )
     byte = group[:, None] * HALF + tl.arange(0, HALF)[None, :]
     packed = tl.load(packed_ptr + byte, mask=2 * byte < n, other=0).to(tl.int32)

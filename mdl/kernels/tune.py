@@ -43,9 +43,9 @@ def _everywhere(default: Config, interpreter: Config, **special: Config) -> dict
 def _few_rows(programs: int) -> dict[int, Config]:
     """For up to 16 rows of x. More slices of k where a program may have more shared memory."""
     meta = {"BN": 32, "WEIGHTS": 128, "PROGRAMS": programs}
-    large = Config({**meta, "SPLIT": 8}, num_warps=8, num_stages=3)
+    large = Config({**meta, "SPLIT": 8}, num_stages=3)
     return _everywhere(
-        Config({**meta, "SPLIT": 4}, num_warps=4, num_stages=3),
+        Config({**meta, "SPLIT": 4}, num_stages=3),
         Config({**meta, "SPLIT": 4, "PROGRAMS": 2}),
         hopper=large,
         blackwell=large,
@@ -69,19 +69,24 @@ TABLE: dict[str, dict[int, Config]] = {
     ),
     # By rows of x a program multiplies. BN, PROGRAMS: as above, 16 rows at least. SPLIT: slices of
     # k, a warp each; 1: a warp for each 16 rows of W. ROWS: above so many, dequantize and cuBLAS.
+    # No warps: they follow.
     "gemm_4bit_8": _few_rows(256),
     "gemm_4bit_16": _few_rows(128),
     "gemm_4bit_32": _everywhere(
-        Config({"BN": 64, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 1}, 4, 2),
+        Config({"BN": 64, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 1}, num_stages=2),
         Config({"BN": 32, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 1}),
-        hopper=Config({"BN": 64, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 1}, 4, 3),
-        blackwell=Config({"BN": 64, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 1}, 4, 3),
+        hopper=Config({"BN": 64, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 1}, num_stages=3),
+        blackwell=Config({"BN": 64, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 1}, num_stages=3),
     ),
     "gemm_4bit_64": _everywhere(
-        Config({"BN": 128, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 100, "ROWS": 64}, 8, 2),
+        Config({"BN": 128, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 100, "ROWS": 64}, num_stages=2),
         Config({"BN": 32, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 1, "ROWS": 64}),
-        hopper=Config({"BN": 128, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 100, "ROWS": 64}, 8, 3),
-        blackwell=Config({"BN": 64, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 1, "ROWS": 64}, 4, 3),
+        hopper=Config(
+            {"BN": 128, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 100, "ROWS": 64}, num_stages=3
+        ),
+        blackwell=Config(
+            {"BN": 64, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 1, "ROWS": 64}, num_stages=3
+        ),
     ),
     # TILE: elements a program of short rows takes together. PROGRAMS: of the backward pass.
     "norm_forward": _everywhere(Config({"TILE": 2048}, 4), Config({"TILE": 65536})),
@@ -95,7 +100,7 @@ TABLE: dict[str, dict[int, Config]] = {
 
 
 _SPLIT_CANDIDATES = tuple(
-    Config({"BN": rows, "WEIGHTS": 128, "SPLIT": split, "PROGRAMS": 1}, split, stages)
+    Config({"BN": rows, "WEIGHTS": 128, "SPLIT": split, "PROGRAMS": 1}, num_stages=stages)
     for rows, split, stages in ((32, 4, 3), (32, 8, 2), (16, 8, 3), (16, 16, 2), (64, 4, 2))
 )
 
@@ -115,7 +120,7 @@ CANDIDATES: dict[str, tuple[Config, ...]] = {
     "gemm_4bit_8": _SPLIT_CANDIDATES,
     "gemm_4bit_16": _SPLIT_CANDIDATES,
     "gemm_4bit_32": tuple(
-        Config({"BN": rows, "WEIGHTS": weights, "SPLIT": 1, "PROGRAMS": 1}, rows // 16, stages)
+        Config({"BN": rows, "WEIGHTS": weights, "SPLIT": 1, "PROGRAMS": 1}, num_stages=stages)
         for rows, weights, stages in ((64, 128, 4), (64, 256, 2), (128, 128, 3))
     ),
 }

@@ -62,6 +62,8 @@ BUDGETS = {
 """Most instructions a weight, or a logit. An H100 hides about 25 behind its memory for the two
 formats (2.516 bytes a weight), 5 to 6 for a product with few rows (0.516), 20 for a logit that is
 read once (2)."""
+NARROW = {"gemm_4bit_8": _on(6.9, 6.9, 6.4, 6.9), "gemm_4bit_16": _on(7.4, 7.4, 7.0, 7.4)}
+"""The same where W is so narrow that a program takes half the rows."""
 
 
 def _scale_types(nested: int) -> dict[str, str]:
@@ -183,10 +185,11 @@ def _gemm(configs: Configs) -> Iterator[Variant]:
             for name, dtype, block, k, n in [*cases, ("bf16-block64", "bf16", 64, 4096, few)]:
                 loop = _loop(block, k, config["WEIGHTS"], split)
                 rows = gemm_rows(n, loop["HALF"], config)
-                as_used = (block, k, n) == (64, 4096, many)
+                launched = replace(config, num_warps=gemm_warps(rows, split))
+                budgets = BUDGETS if n == many else NARROW
                 yield Variant(
                     operation,
-                    f"{name}-rows{rows}-{label(config)}",
+                    f"{name}-rows{rows}-{label(launched)}",
                     f"{_LINEAR}:gemm_4bit_kernel",
                     {**_linear_types(dtype), "M": "i32", "N": "i32", "K": "i32"},
                     {
@@ -197,10 +200,10 @@ def _gemm(configs: Configs) -> Iterator[Variant]:
                         "BM": height,
                         "SPLIT": split,
                     },
-                    replace(config, num_warps=gemm_warps(rows, split)),
+                    launched,
                     unaligned=frozenset({"offset_ptr", "M"} | ({"K"} if k % 16 else set())),
                     elements=rows * _turn(loop) * split,
-                    budget=BUDGETS[operation] if as_used else {},
+                    budget=budgets.get(operation, {}) if (block, k) == (64, 4096) else {},
                 )
 
 

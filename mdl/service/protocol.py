@@ -10,7 +10,7 @@ import asyncio
 import re
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -123,14 +123,15 @@ class Bounded(H11Protocol):
         super().__init__(**uvicorns)
         self._service = service
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._raw = transport
-        super().connection_made(OneSegment(transport))  # type: ignore[arg-type]
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvicorn serves TCP and Unix sockets, whose transports all write; uvloop's are of no class.
+        self._raw = cast(asyncio.Transport, transport)
+        super().connection_made(cast(asyncio.Transport, OneSegment(self._raw)))
         if len(self.connections) > self._service.config.max_connections:
             self._refused = True
             self._service.metrics.refused_connections += 1
-            transport.write(_FULL + _FULL_BODY)
-            transport.close()
+            self._raw.write(_FULL + _FULL_BODY)
+            self._raw.close()
             return
         self._await_head()
 

@@ -108,8 +108,9 @@ def with_keys(sql: str, each: str, count: int) -> str:
 
 def mirrors_where(given: Mapping[str, str | None]) -> tuple[str, dict[str, str]]:
     """The conditions of `MIRRORS` and `KEYS`, and their values; `None` is no condition."""
-    there = {name: value for name, value in given.items() if value is not None}
-    conditions = [_CONDITIONS[name] for name in there]
-    for name in {"name", "after", "upto"} & there.keys():
-        there[name] = there[name].lower()
-    return " AND ".join(conditions) or "1 = 1", there
+    there = {
+        what: value if what in ("source", "wish") else value.lower()  # the others are keys
+        for what, value in given.items()
+        if value is not None
+    }
+    return " AND ".join(_CONDITIONS[what] for what in there) or "1 = 1", there

@@ -160,6 +160,21 @@ def test_a_dry_import_says_what_it_would_do(client: TestClient) -> None:
     assert answer(client) == "Org/Open"
 
 
+def test_only_what_changes_the_catalogue_forgets_what_was_answered(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgotten: list[str] = []
+    monkeypatch.setattr(client.app, "forget", lambda: forgotten.append("all"))
+    text = json.dumps([{"name": ROW["name"], "repo_id": ROW["mirror"]}])
+    rows = f"/v1/catalog/{ROW['name']}?source=file:t.json"
+    for dry, times in (("true", 0), ("false", 1)):
+        assert imported(client, "t.json", text, dry_run=dry)[0] == 200
+        assert len(forgotten) == times
+    for dry, times in (("true", 1), ("false", 2)):
+        assert client.delete(f"{rows}&dry_run={dry}", headers=MINE).status_code == 200
+        assert len(forgotten) == times
+
+
 def test_no_web_page_can_have_a_file_imported(client: TestClient) -> None:
     """A form's kinds of body go to other origins unasked: none of them is taken."""
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""):

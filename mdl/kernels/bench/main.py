@@ -245,9 +245,13 @@ def tune(device: torch.device, only: str | None) -> dict[str, Any]:
     return {"device": describe(device), "versions": versions(), "tuning": found}
 
 
+# What one operation's configuration decides: the others' rows need no time.
+_ROWS_OF = {"gemm_4bit_8": (4, 8), "gemm_4bit_16": (16,), "gemm_4bit_32": (32,)}
+
+
 def _tuned(clock: Clock, name: str) -> dict[str, float | None]:
     """Our median milliseconds on the large projections, under the table as it is now."""
-    few = replace(REAL, projections=REAL.projections[:4], rows=(1, 4, 16, 32))
+    few = replace(REAL, projections=REAL.projections[:4], rows=_ROWS_OF.get(name, (1,)))
     measured = name if name in ("dequantize_4bit", "quantize_4bit") else "linear_4bit"
     times: dict[str, float | None] = {}
     for case in cases(clock.device, few):
