@@ -1,0 +1,333 @@
+"""Programs (thread blocks) of one kernel, all threads in step, one instruction at a time.
+
+Of all threads those at the lowest instruction go first, so threads that part at a branch meet
+again after it.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tests.ptx.arithmetic import KINDS, compute_of
+from tests.ptx.memory import Fault, Global, Shared, conflicts
+from tests.ptx.parse import Address, Instruction, Operand, Program
+from tests.ptx.warps import COLLECTIVE
+
+Mask = np.ndarray
+WARP = 32
+
+
+@dataclass
+class Counts:
+    """What a launch did.
+
+    issued: instructions by name, once a warp. sectors: 32-byte pieces of global memory, by line of
+    source: [moved, fewest possible]. wavefronts: the same of shared memory's cycles.
+    """
+
+    issued: Counter[str] = field(default_factory=Counter)
+    sectors: dict[str, np.ndarray] = field(default_factory=dict)
+    wavefronts: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def add(self, table: dict[str, np.ndarray], place: str, moved: int, fewest: int) -> None:
+        table[place] = table.get(place, np.zeros(2, np.int64)) + np.array((moved, fewest))
+
+
+class Machine:
+    """Some programs of a launch.
+
+    Args:
+        blocks: [programs, 3], the place of each program in the grid.
+        grid: the size of the grid.
+        arguments: value of each parameter, by its name.
+        memory: what the kernel may touch.
+        shared: bytes of shared memory a program.
+        counts: filled if given; counting takes time.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        blocks: np.ndarray,
+        grid: tuple[int, int, int],
+        arguments: dict[str, int],
+        memory: Global,
+        shared: int,
+        counts: Counts | None = None,
+    ) -> None:
+        self.program, self.arguments, self.memory, self.counts = program, arguments, memory, counts
+        self.total = len(blocks) * program.threads
+        thread = np.arange(self.total)
+        self.block_of = thread // program.threads
+        self.warp_of = (thread % program.threads // WARP).astype(np.int32)
+        self.lane = thread % WARP
+        self.shared = Shared(len(blocks), shared)
+        self.special = {"%tid.x": thread % program.threads, "global_smem": 0 * thread}
+        for axis, letter in enumerate("xyz"):
+            self.special[f"%ctaid.{letter}"] = blocks[self.block_of, axis]
+            self.special[f"%nctaid.{letter}"] = 0 * thread + grid[axis]
+        self.registers: dict[str, np.ndarray] = {}
+        self._constants: dict[tuple[int, str], np.ndarray] = {}
+        self._copies: list[list[Callable[[], None]]] = [[]]
+        self._undefined = np.full(self.total, 0x7FBADBAD7FBADBAD, np.uint64)
+        self._everyone = np.ones(self.total, bool)
+        self._at = np.zeros(self.total, np.int64)
+
+    def run(self) -> None:
+        """To the end of every thread.
+
+        Raises:
+            Fault: what a sanitizer would report. NotImplementedError: an unknown instruction.
+        """
+        here, mask = 0, self._everyone
+        while True:
+            instruction = self.program.instructions[here]
+            active = mask
+            if instruction.guard:
+                active = mask & (self.registers[instruction.guard] != instruction.negated)
+            if self.counts is not None:
+                warps = active.reshape(-1, WARP).any(axis=1).sum()
+                self.counts.issued[".".join(instruction.words)] += int(warps)
+            if instruction.name in ("bra", "ret"):
+                end = len(self.program.instructions)
+                target = end
+                if instruction.name == "bra":
+                    target = self.program.labels[str(instruction.operands[0])]
+                self._at[mask] = here + 1
+                self._at[active] = target
+                here = int(self._at.min())
+                if here == end:
+                    break
+                mask = self._at == here
+                continue
+            try:
+                self._execute(instruction, active)
+            except (Fault, NotImplementedError, KeyError) as error:
+                what = f"{instruction.place}: {instruction.text}"
+                raise type(error)(f"{error} in {what}") from error
+            here += 1
+            if mask is not self._everyone:
+                self._at[mask] = here
+                here = int(self._at.min())
+                mask = self._at == here
+            if mask is not self._everyone and mask.all():
+                mask = self._everyone
+
+    def _execute(self, instruction: Instruction, mask: Mask) -> None:
+        if instruction.name == "nop":
+            return
+        handler = _MEMORY.get(instruction.name)
+        if handler is not None:
+            handler(self, instruction, mask)
+        elif instruction.name in COLLECTIVE:
+            if not mask.reshape(-1, WARP).all(axis=1)[mask.reshape(-1, WARP).any(axis=1)].all():
+                raise Fault("not all threads of a warp take part")
+            COLLECTIVE[instruction.name](self, instruction, mask)
+        elif instruction.name == "mov" and any(isinstance(o, tuple) for o in instruction.operands):
+            self._repack(instruction, mask)
+        else:
+            function, sources, dtype = _computed(instruction)
+            values = [
+                self.read(operand, kind)
+                for operand, kind in zip(instruction.operands[1:], sources, strict=True)
+            ]
+            with np.errstate(all="ignore"):
+                result = np.asarray(function(*values))
+            self.write(instruction.operands[0], result.astype(dtype, copy=False), mask)
+
+    def read(self, operand: Operand, dtype: np.dtype) -> np.ndarray:
+        """An operand's value for each thread; a register never written holds a NaN.
+
+        (LLVM leaves the half of a pair undefined that nothing reads.)
+        """
+        if isinstance(operand, int):
+            key = (operand, dtype.str)
+            if key not in self._constants:
+                bits = operand % (1 << (8 * dtype.itemsize))
+                number = np.array(bits, f"u{dtype.itemsize}").view(dtype)
+                if dtype.kind == "b":
+                    number = np.array(operand != 0)
+                self._constants[key] = np.full(self.total, number)
+            return self._constants[key]
+        if operand in self.special:
+            return self.special[str(operand)].astype(dtype)
+        value = self.registers.get(str(operand), self._undefined)
+        if value.dtype.itemsize > dtype.itemsize:  # the low part, as `cvt.u16.u32` of an `%rd`
+            return value.astype(f"u{dtype.itemsize}").view(dtype)
+        return value.view(dtype) if value.dtype.itemsize == dtype.itemsize else value.astype(dtype)
+
+    def write(self, register: Operand, value: np.ndarray, mask: Mask) -> None:
+        """Set a register in the threads of `mask`."""
+        name = str(register)
+        if name == "_":
+            return
+        wide = {"%p": "?", "%rs": "u2", "%rd": "u8"}.get(name.rstrip("0123456789"), "u4")
+        if value.dtype.kind == "f":
+            value = value.view(f"u{value.dtype.itemsize}")
+        if value.dtype != np.dtype(wide):
+            value = value.astype(wide)
+        if mask is not self._everyone:
+            value = np.where(mask, value, self.registers.get(name, np.zeros(1, wide)))
+        self.registers[name] = value
+
+    def _repack(self, instruction: Instruction, mask: Mask) -> None:
+        """`mov` between one register and the parts of a vector."""
+        target, source = instruction.operands
+        whole = KINDS[instruction.type]
+        if isinstance(target, tuple):
+            part = np.dtype(f"u{whole.itemsize // len(target)}")
+            values = np.ascontiguousarray(self.read(source, whole)).view(part)
+            for index, register in enumerate(target):
+                self.write(register, values[index :: len(target)].copy(), mask)
+        else:
+            part = np.dtype(f"u{whole.itemsize // len(source)}")
+            parts = [self.read(register, part) for register in source]
+            self.write(target, np.stack(parts, axis=1).reshape(-1).view(whole), mask)
+
+    def address(self, operand: Operand, dtype: str = "u8") -> np.ndarray:
+        """The address each thread gives."""
+        assert isinstance(operand, Address)
+        base = self.read(operand.base, np.dtype(dtype))
+        return base + np.array(operand.offset, np.int64).astype(dtype)
+
+    def _load_parameter(self, instruction: Instruction, mask: Mask) -> None:
+        source = instruction.operands[1]
+        assert isinstance(source, Address)
+        kind = KINDS[instruction.type]
+        bits = np.array(self.arguments[source.base] % (1 << (8 * kind.itemsize)), np.uint64)
+        value = bits.astype(f"u{kind.itemsize}").view(kind)  # a signed one extends its sign
+        self.write(instruction.operands[0], np.full(self.total, value), mask)
+
+    def load(self, instruction: Instruction, mask: Mask) -> None:
+        """`ld`, of a parameter, global or shared memory."""
+        space = next(w for w in instruction.words if w in ("param", "global", "shared"))
+        if space == "param":
+            return self._load_parameter(instruction, mask)
+        target, source = instruction.operands
+        targets = target if isinstance(target, tuple) else (target,)
+        kind = KINDS[instruction.type]
+        unit = kind.itemsize
+        address = self.address(source)
+        size = unit * len(targets)
+        self._note(space, instruction, address, size, mask)
+        if space == "global":
+            self.memory.check(address, size, mask)
+            for index, register in enumerate(targets):
+                value = np.zeros(self.total, f"u{unit}")
+                value[mask] = self.memory.load(address[mask] + np.uint64(index * unit), unit)
+                self.write(register, value.view(kind), mask)
+            return None
+        values = np.zeros((self.total, size), np.uint8)
+        values[mask] = self.shared.load(
+            self.block_of[mask], address[mask].view(np.int64), size, self.warp_of[mask]
+        )
+        for register, value in zip(targets, values.view(f"u{unit}").T, strict=True):
+            self.write(register, value.copy().view(kind), mask)
+        return None
+
+    def store(self, instruction: Instruction, mask: Mask) -> None:
+        """`st`, to global or shared memory."""
+        target, source = instruction.operands
+        kind = np.dtype(f"u{KINDS[instruction.type].itemsize}")
+        sources = source if isinstance(source, tuple) else (source,)
+        values = np.stack([self.read(part, kind) for part in sources], axis=1)[mask]
+        address = self.address(target)
+        space = "global" if "global" in instruction.words else "shared"
+        self._note(space, instruction, address, values.shape[1] * kind.itemsize, mask)
+        if space == "global":
+            self.memory.check(address, values.shape[1] * kind.itemsize, mask)
+            for index in range(values.shape[1]):
+                place = address[mask] + np.uint64(index * kind.itemsize)
+                self.memory.store(place, values[:, index])
+        else:
+            self.shared.store(
+                self.block_of[mask],
+                address[mask].view(np.int64),
+                np.ascontiguousarray(values).view(np.uint8),
+                self.warp_of[mask],
+            )
+
+    def copy(self, instruction: Instruction, mask: Mask) -> None:
+        """`cp.async`: the bytes arrive when their group is waited for, not before."""
+        if "commit_group" in instruction.words:
+            self._copies.append([])
+        elif "wait_group" in instruction.words:
+            keep = int(self.read(instruction.operands[0], np.dtype("i4"))[0])
+            waiting = self._copies[:-1]
+            for group in waiting[: len(waiting) - keep]:
+                for arrive in group:
+                    arrive()
+            self._copies = [*waiting[len(waiting) - keep :], self._copies[-1]]
+        else:
+            self._begin_copy(instruction, mask)
+
+    def _begin_copy(self, instruction: Instruction, mask: Mask) -> None:
+        target, source, size = instruction.operands[:3]
+        assert isinstance(size, int)
+        to, origin = self.address(target).view(np.int64)[mask], self.address(source)
+        real = np.full(self.total, size)
+        if len(instruction.operands) > 3:
+            real = self.read(instruction.operands[3], np.dtype("u4"))
+        reading = mask & (real > 0)
+        self.memory.check(origin, size, reading)
+        self._note("global", instruction, origin, size, reading)
+        self._note("shared", instruction, self.address(target), size, mask)
+        values = np.zeros((self.total, size), np.uint8)
+        for index in range(size):
+            at = reading & (index < real)
+            values[at, index] = self.memory.load(origin[at] + np.uint64(index), 1)
+        block, warp = self.block_of[mask], self.warp_of[mask]
+        self.shared.begin_copy(block, to, size, warp)
+        self._copies[-1].append(lambda: self.shared.store(block, to, values[mask], warp))
+
+    def barrier(self, instruction: Instruction, mask: Mask) -> None:
+        """`bar.sync` of all threads of each program; `bar.warp.sync` orders nothing further."""
+        if "warp" in instruction.words:
+            return
+        blocks = mask.reshape(-1, self.program.threads)
+        if (blocks.any(axis=1) != blocks.all(axis=1)).any():
+            raise Fault("a barrier that not all threads of a program reach")
+        self.shared.barrier(blocks.all(axis=1))
+
+    def _note(
+        self, space: str, instruction: Instruction, address: np.ndarray, size: int, mask: Mask
+    ) -> None:
+        if self.counts is None or not mask.any():
+            return
+        for warp in np.flatnonzero(mask.reshape(-1, WARP).any(axis=1)):
+            lanes = slice(warp * WARP, (warp + 1) * WARP)
+            own = address[lanes][mask[lanes]]
+            if space == "shared":
+                self.note_shared(instruction, own[None], size)
+                continue
+            touched = np.unique((own[:, None] + np.arange(size, dtype=np.uint64)).ravel())
+            moved = len(np.unique(touched // np.uint64(32)))
+            where = f"{instruction.place} {instruction.name}"
+            self.counts.add(self.counts.sectors, where, moved, -(-len(touched) // 32))
+
+    def note_shared(self, instruction: Instruction, address: np.ndarray, size: int) -> None:
+        """Count an access to shared memory: `size` bytes at each of [warps, lanes] addresses."""
+        if self.counts is None:
+            return
+        where = f"{instruction.place} {instruction.name}"
+        for own in address:
+            self.counts.add(self.counts.wavefronts, where, *conflicts(own, size))
+
+
+def _computed(instruction: Instruction):  # type: ignore[no-untyped-def]
+    found = _COMPUTED.get(instruction)
+    if found is None:
+        found = _COMPUTED[instruction] = compute_of(instruction)
+    return found
+
+
+_COMPUTED: dict[Instruction, tuple] = {}  # type: ignore[type-arg]
+_MEMORY: dict[str, Callable[[Machine, Instruction, Mask], None]] = {
+    "ld": Machine.load,
+    "st": Machine.store,
+    "cp": Machine.copy,
+    "bar": Machine.barrier,
+    "barrier": Machine.barrier,
+}
