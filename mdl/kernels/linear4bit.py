@@ -25,12 +25,15 @@ from mdl.kernels.launch import (
 )
 from mdl.kernels.nf4 import dequantize_4bit_into
 from mdl.kernels.nf4_layout import FLAT_SCHEMA, Packed4bit, blocks_of, check_packed
-from mdl.kernels.tune import Config
+from mdl.kernels.tune import TABLE, Config
 
 __all__ = ["linear_4bit"]
 
 _LARGEST_PIECE = 128
 """Elements of a row that a program decodes with one scale; a larger block is several pieces."""
+
+_SMALL = 8
+"""Bytes of a row with one scale, below which a program holds many scales for its weights."""
 
 HEIGHTS = (8, 16, 32, 64)
 """Rows of x that one program of the GEMM kernel can take."""
@@ -233,12 +236,17 @@ def gemv_plan(chosen: Config, kind: str, n: int, k: int, blocksize: int, nested:
 @functools.cache
 def gemm_plan(chosen: Config, height: int, n: int, k: int, blocksize: int, nested: int) -> Plan:
     """Of a GEMM with a [n, k] weight and `height` rows of x a program."""
-    split = chosen["SPLIT"]
-    loop = loop_of(k, blocksize, nested, chosen["WEIGHTS"], split)
-    rows = gemm_rows(n, loop["HALF"], chosen)
-    constants = {"BN": rows, "BM": height, "SPLIT": split, **loop}
-    used = replace(chosen, num_warps=gemm_warps(rows, split))
-    return Plan(used, blocks_of(n, rows), constants)
+    rows, split = gemm_tile(n, piece_of(k, blocksize), chosen)
+    warps = split if split > 1 else rows // 16
+    constants = {
+        "BN": rows,
+        "BM": height,
+        "SPLIT": split,
+        # Hopper's wgmma takes four warps and no slices of k; else it is mma.
+        "RUN": chosen.meta.get("RUN", 8) if warps % 4 == 0 else 8,
+        **loop_of(k, blocksize, nested, chosen["WEIGHTS"], split),
+    }
+    return Plan(replace(chosen, num_warps=warps), blocks_of(n, rows), constants)
 
 
 def _form(weight: Packed4bit) -> tuple[int, int, int, int]:
@@ -288,7 +296,12 @@ def _gemm(
 
     m = x.shape[0]
     height = gemm_height(m, batch_invariant)
-    plan = gemm_plan(config(f"gemm_4bit_{height}", x), height, *_form(weight))
+    operation = f"gemm_4bit_{height}"
+    chosen = config(operation, x)
+    n, k = weight.shape
+    if is_narrow(operation, n, piece_of(k, weight.blocksize), chosen):
+        chosen = config(f"{operation}_narrow", x)
+    plan = gemm_plan(chosen, height, *_form(weight))
     launch(
         gemm_4bit_kernel,
         (plan.programs, blocks_of(m, height)),
@@ -305,18 +318,29 @@ def _gemm(
     )
 
 
-def gemm_rows(n: int, half: int, chosen: Config) -> int:
-    """Rows of W a GEMM program takes; `half` as in `pieces_of`.
+def is_narrow(operation: str, n: int, piece: int, chosen: Config) -> bool:
+    """Whether 64 rows of W a program leave fewer programs than `chosen` wants, and the table has
+    a configuration for that; `piece` as from `piece_of`."""
+    narrow = piece >= _SMALL and n // 64 < chosen["PROGRAMS"]
+    return narrow and f"{operation}_narrow" in TABLE
 
-    The fewest where each few weights have a scale of their own: more of them at once would spill.
+
+def gemm_tile(n: int, piece: int, chosen: Config) -> tuple[int, int]:
+    """(rows of W, slices of k) that a GEMM program takes; `piece` as from `piece_of`.
+
+    A program that gets fewer rows than wanted gets twice the slices. Where each few weights have a
+    scale of their own it gets the fewest rows: more scales at once would spill.
     """
-    many_scales = half < 8 and chosen["SPLIT"] > 1
-    return 16 if many_scales else rows_of(n, chosen, least=16)
+    split = chosen["SPLIT"]
+    if split > 1 and piece < _SMALL:
+        return 16, split
+    rows = rows_of(n, chosen, least=16)
+    return rows, 2 * split if split > 1 and rows < chosen["BN"] else split
 
 
-def gemm_warps(rows: int, split: int) -> int:
-    """Warps of a GEMM program: one for each slice of k, or for 16 rows of W."""
-    return split if split > 1 else rows // 16
+def piece_of(k: int, blocksize: int) -> int:
+    """Bytes of a row of `k` elements that share a scale: a block, or the part no row's end cuts."""
+    return math.gcd(k, blocksize) // 2
 
 
 def pieces_of(k: int, blocksize: int, width: int) -> dict[str, int]:

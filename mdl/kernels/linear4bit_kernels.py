@@ -77,7 +77,7 @@ def gemv_4bit_kernel(
     total = tl.zeros(PIECES, tl.float32)
     for start in tl.range(0, pieces, GROUPS, num_stages=STAGES):
         column = (start + tl.arange(0, GROUPS))[None, :]
-        across = start * HALF + tl.arange(0, WIDE)
+        across = start * HALF + tl.max_contiguous(tl.multiple_of(tl.arange(0, WIDE), 8), 8)
         there = across < pieces * HALF
         group = held * pieces + column
         scale = load_scale(
@@ -112,14 +112,31 @@ def load_table(code_ptr, PLACES: tl.constexpr):
 
 
 @triton.jit
-def turned(WIDE: tl.constexpr):
+def turned(WIDE: tl.constexpr, RUN: tl.constexpr):
     """Which of 2 * WIDE elements of x meets each column of what `decode` gives: int32 [2 * WIDE].
 
     Eight at a time from each of four quarters.
     """
     k = tl.arange(0, 2 * WIDE)
-    place = WIDE // 2 * ((k >> 3) & 3) + 8 * (k >> 5) + (k & 7)
-    return tl.max_contiguous(tl.multiple_of(place, 8), 8)
+    place = WIDE // 2 * (k // RUN % 4) + RUN * (k // (4 * RUN)) + k % RUN
+    return tl.max_contiguous(tl.multiple_of(place, RUN), RUN)
+
+
+@triton.jit
+def load_rows(x_ptr, k, m, M, K, EVEN: tl.constexpr):
+    """x[m, k], zero past its ends; EVEN: there is none along K."""
+    there = m < M if EVEN else (m < M) & (k < K)
+    return tl.load(x_ptr + m * K + k, mask=there, other=0)
+
+
+@triton.jit
+def keep_source(value, byte):
+    """`value`, float32, in a way from which Triton sees that it was made of `byte`s.
+
+    Its choice of how many neighbours along k a lane hands to the tensor core looks for the
+    narrowest load behind the operand and does not look through a gather. No instruction is left.
+    """
+    return (value.to(tl.int32, bitcast=True) | (byte >> 8)).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -131,6 +148,7 @@ def decode(
     WARPS: tl.constexpr,
     STEPS: tl.constexpr,
     HALF: tl.constexpr,
+    RUN: tl.constexpr,
 ):
     """The weights of a tile, rounded once, with their columns in the order of `turned`.
 
@@ -149,11 +167,11 @@ def decode(
     PIECES: tl.constexpr = [ROWS, packed.shape[1] // HALF, HALF]
     lanes = tl.permute(tl.reshape(packed, [RUNS, WARPS, STEPS, 8, 4, LONG]), (0, 2, 5, 1, 3, 4))
     index = tl.reshape(lanes, [RUNS * STEPS * LONG * WARPS, 32]).to(tl.int32)
-    high = tl.reshape(tl.gather(table, index >> 4, 1), BACK)
+    high = tl.reshape(keep_source(tl.gather(table, index >> 4, 1), index), BACK)
     low = tl.reshape(tl.gather(table, index & 15, 1), BACK)
     high = tl.reshape(tl.permute(high, (0, 3, 1, 4, 5, 2)), PIECES) * scale[:, :, None]
     low = tl.reshape(tl.permute(low, (0, 3, 1, 4, 5, 2)), PIECES) * scale[:, :, None]
-    both = tl.reshape(tl.join(high.to(DTYPE), low.to(DTYPE)), [ROWS, 4, LONG // 4, 8])
+    both = tl.reshape(tl.join(high.to(DTYPE), low.to(DTYPE)), [ROWS, 4, 2 * LONG // RUN, RUN])
     return tl.reshape(tl.permute(both, (0, 2, 1, 3)), [ROWS, 8 * LONG])
 
 
@@ -194,6 +212,7 @@ def gemm_4bit_kernel(
     GROUPS: tl.constexpr,
     BM: tl.constexpr,
     SPLIT: tl.constexpr,
+    RUN: tl.constexpr,
 ):
     """out[m, n] = sum_k x[m, k] * W[n, k] + bias[n] for a few rows of x.
 
@@ -211,23 +230,22 @@ def gemm_4bit_kernel(
     WIDE: tl.constexpr = GROUPS * HALF
     WARPS: tl.constexpr = SPLIT if SPLIT > 1 else BN // 16
     STEPS: tl.constexpr = BN // 8 if SPLIT > 1 else 2
-    row = tl.program_id(0) * BN + tl.arange(0, BN)
     m = tl.program_id(1) * BM + tl.arange(0, BM)
-    held = tl.minimum(row, N - 1)[None, :, None].to(tl.int64)
-    line = m[None, None, :].to(tl.int64)
     table = load_table(code_ptr, SPLIT * BN * WIDE // 32)
     pieces = K // (2 * HALF)
     part = tl.cdiv(pieces, SPLIT * GROUPS) * GROUPS
-    first = tl.arange(0, SPLIT)[:, None] * part
+    # A line is a row of W in one slice of k.
+    line = tl.arange(0, SPLIT * BN)
+    held = tl.minimum(tl.program_id(0) * BN + line % BN, N - 1)[:, None].to(tl.int64) * pieces
+    first = (line // BN * part)[:, None]
+    column = first + tl.arange(0, GROUPS)[None, :]
+    across = first * HALF + tl.arange(0, WIDE)[None, :]
     total = tl.zeros([SPLIT, BN, BM] if SPLIT > 1 else [BN, BM], tl.float32)
     for start in range(0, part, GROUPS):
-        column = (first + start + tl.arange(0, GROUPS)[None, :])[:, None, :]
-        across = ((first + start) * HALF + tl.arange(0, WIDE)[None, :])[:, None, :]
-        down = ((first + start) * 2 * HALF + turned(WIDE)[None, :])[:, :, None]
-        group = held * pieces + column
+        piece = column + start
         scale = load_scale(
-            group >> SHIFT if SHIFT > 0 else group,
-            column < pieces,
+            held + piece >> SHIFT if SHIFT > 0 else held + piece,
+            piece < pieces,
             absmax_ptr,
             nested_code_ptr,
             nested_absmax_ptr,
@@ -235,23 +253,21 @@ def gemm_4bit_kernel(
             NESTED,
             EVEN,
         )
-        byte = held * (pieces * HALF) + across
-        packed = load_some(packed_ptr + byte, across < pieces * HALF, EVEN)
-        there = line < M if EVEN else (line < M) & (down < K)
-        x = tl.load(x_ptr + line * K + down, mask=there, other=0).to(DTYPE)
-        w = decode(
-            tl.reshape(packed, [SPLIT * BN, WIDE]),
-            tl.reshape(scale, [SPLIT * BN, GROUPS]),
-            table,
-            DTYPE,
-            WARPS,
-            STEPS,
-            HALF,
-        )
+        byte = across + start * HALF
+        packed = load_some(packed_ptr + held * HALF + byte, byte < pieces * HALF, EVEN)
+        k = start * 2 * HALF + turned(WIDE, RUN)
         if SPLIT > 1:
-            total = tl.dot(tl.reshape(w, [SPLIT, BN, 2 * WIDE]), x, total)
+            k = k[None, None, :] + (tl.arange(0, SPLIT) * part * 2 * HALF)[:, None, None]
+            x = load_rows(x_ptr, k, m[None, :, None].to(tl.int64), M, K, EVEN)
+            x = tl.permute(x, (0, 2, 1)).to(DTYPE)
         else:
-            total = tl.dot(w, tl.reshape(x, [2 * WIDE, BM]), total)
+            x = load_rows(x_ptr, k[None, :], m[:, None].to(tl.int64), M, K, EVEN)
+            x = tl.trans(x).to(DTYPE)
+        w = decode(packed, scale, table, DTYPE, WARPS, STEPS, HALF, RUN)
+        if SPLIT > 1:
+            w = tl.reshape(w, [SPLIT, BN, 2 * WIDE])
+        total = tl.dot(w, x, total)
     if SPLIT > 1:
         total = tl.sum(total, axis=0)
+    row = tl.program_id(0) * BN + tl.arange(0, BN)
     store_tile(total, row, m, bias_ptr, out_ptr, M, N, BIAS)

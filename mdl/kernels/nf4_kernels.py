@@ -58,13 +58,15 @@ def dequantize_4bit_kernel(
     code_ptr,
     out_ptr,
     n,
+    bytes,
     HALF: tl.constexpr,
     NESTED: tl.constexpr,
     GROUPS: tl.constexpr,
 ):
     """out[i] = code[nibble i] * scale[i // (2 * HALF)] for i < n, in one launch.
 
-    packed_ptr: uint8 [ceil(n / 2)], contiguous.
+    packed_ptr: uint8 [bytes], contiguous; bytes is ceil(n / 2), and an argument because a mask that
+    computes it would make every load a single byte.
     absmax_ptr, nested_*_ptr, offset_ptr: see `load_scale`.
     code_ptr: float32 [16].
     out_ptr: float32, float16 or bfloat16 [n], contiguous.
@@ -82,7 +84,7 @@ def dequantize_4bit_kernel(
         ALL=False,
     )
     byte = group[:, None] * HALF + tl.arange(0, HALF)[None, :]
-    packed = tl.load(packed_ptr + byte, mask=2 * byte < n, other=0).to(tl.int32)
+    packed = tl.load(packed_ptr + byte, mask=byte < bytes, other=0).to(tl.int32)
     high = tl.load(code_ptr + (packed >> 4)) * scale[:, None]
     low = tl.load(code_ptr + (packed & 15)) * scale[:, None]
     element = group[:, None] * (2 * HALF) + tl.arange(0, 2 * HALF)[None, :]
@@ -98,6 +100,7 @@ def quantize_4bit_kernel(
     packed_ptr,
     absmax_ptr,
     n,
+    bytes,
     HALF: tl.constexpr,
     GROUPS: tl.constexpr,
     CELLS: tl.constexpr,
@@ -106,7 +109,7 @@ def quantize_4bit_kernel(
 
     x_ptr: float32, float16 or bfloat16 [n], contiguous; n is a multiple of 2 * HALF.
     inside_ptr: float32 [4 * CELLS], nibbles_ptr: int32 [4 * CELLS]: see `nf4_tables.grid`.
-    packed_ptr: uint8 [n / 2]. absmax_ptr: float32 [n / (2 * HALF)].
+    packed_ptr: uint8 [bytes], bytes being n / 2. absmax_ptr: float32 [n / (2 * HALF)].
 
     As bitsandbytes' CPU path does it: values are multiplied by the reciprocal of their scale; a NaN
     makes its block's scale NaN, and NaN is packed as the largest value.
@@ -127,7 +130,7 @@ def quantize_4bit_kernel(
     index = tl.where(value <= tl.load(inside_ptr + cell), pair & 15, pair >> 4)
     high, low = tl.split(tl.reshape(index, [GROUPS, HALF, 2]))
     byte = group[:, None] * HALF + tl.arange(0, HALF)[None, :]
-    tl.store(packed_ptr + byte, ((high << 4) | low).to(tl.uint8), mask=2 * byte < n)
+    tl.store(packed_ptr + byte, ((high << 4) | low).to(tl.uint8), mask=byte < bytes)
     tl.store(absmax_ptr + group, scale, mask=group * BLOCK < n)
 
 

@@ -40,16 +40,11 @@ def _everywhere(default: Config, interpreter: Config, **special: Config) -> dict
     return table
 
 
-def _few_rows(programs: int) -> dict[int, Config]:
-    """For up to 16 rows of x. More slices of k where a program may have more shared memory."""
-    meta = {"BN": 32, "WEIGHTS": 128, "PROGRAMS": programs}
-    large = Config({**meta, "SPLIT": 8}, num_stages=3)
-    return _everywhere(
-        Config({**meta, "SPLIT": 4}, num_stages=3),
-        Config({**meta, "SPLIT": 4, "PROGRAMS": 2}),
-        hopper=large,
-        blackwell=large,
-    )
+def _gemm(
+    rows: int, weights: int, split: int, programs: int, stages: int = 2, **more: int
+) -> Config:
+    meta = {"BN": rows, "WEIGHTS": weights, "SPLIT": split, "PROGRAMS": programs, **more}
+    return Config(meta, num_stages=stages)
 
 
 TABLE: dict[str, dict[int, Config]] = {
@@ -69,24 +64,43 @@ TABLE: dict[str, dict[int, Config]] = {
     ),
     # By rows of x a program multiplies. BN, PROGRAMS: as above, 16 rows at least. SPLIT: slices of
     # k, a warp each; 1: a warp for each 16 rows of W. ROWS: above so many, dequantize and cuBLAS.
-    # No warps: they follow.
-    "gemm_4bit_8": _few_rows(256),
-    "gemm_4bit_16": _few_rows(128),
+    # RUN: neighbours along k that a lane takes, 2 for Hopper's wgmma. No warps: they follow.
+    "gemm_4bit_8": _everywhere(
+        _gemm(32, 128, 4, 256, 3),
+        _gemm(32, 128, 4, 2),
+        hopper=_gemm(64, 128, 4, 128, 3),
+        blackwell=_gemm(64, 128, 4, 128, 3),
+    ),
+    "gemm_4bit_16": _everywhere(
+        _gemm(32, 128, 4, 128, 3),
+        _gemm(32, 128, 4, 2),
+        hopper=_gemm(64, 64, 4, 128, 3),
+        blackwell=_gemm(64, 64, 4, 128, 2),
+    ),
     "gemm_4bit_32": _everywhere(
-        Config({"BN": 64, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 1}, num_stages=2),
-        Config({"BN": 32, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 1}),
-        hopper=Config({"BN": 64, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 1}, num_stages=3),
-        blackwell=Config({"BN": 64, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 1}, num_stages=3),
+        _gemm(64, 64, 2, 100, 3),
+        _gemm(32, 128, 1, 1),
+        hopper=_gemm(64, 128, 1, 100, 3, RUN=2),
+        blackwell=_gemm(64, 128, 1, 100, 3),
     ),
     "gemm_4bit_64": _everywhere(
-        Config({"BN": 128, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 100, "ROWS": 64}, num_stages=2),
-        Config({"BN": 32, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 1, "ROWS": 64}),
-        hopper=Config(
-            {"BN": 128, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 100, "ROWS": 64}, num_stages=3
-        ),
-        blackwell=Config(
-            {"BN": 64, "WEIGHTS": 128, "SPLIT": 1, "PROGRAMS": 1, "ROWS": 64}, num_stages=3
-        ),
+        _gemm(128, 128, 1, 100, 2, ROWS=64),
+        _gemm(32, 128, 1, 1, 2, ROWS=64),
+        hopper=_gemm(128, 128, 1, 100, 3, ROWS=64, RUN=2),
+        blackwell=_gemm(64, 128, 1, 100, 3, ROWS=64),
+    ),
+    # Where 64 rows of W a program would leave fewer than PROGRAMS.
+    "gemm_4bit_32_narrow": _everywhere(
+        _gemm(32, 64, 4, 100, 3),
+        _gemm(32, 64, 2, 2),
+        hopper=_gemm(32, 128, 4, 100, 3),
+        blackwell=_gemm(32, 128, 4, 100, 3),
+    ),
+    "gemm_4bit_64_narrow": _everywhere(
+        _gemm(32, 64, 4, 100, 2),
+        _gemm(32, 64, 2, 2),
+        hopper=_gemm(32, 64, 4, 100, 3),
+        blackwell=_gemm(32, 64, 4, 100, 3),
     ),
     # TILE: elements a program of short rows takes together. PROGRAMS: of the backward pass.
     "norm_forward": _everywhere(Config({"TILE": 2048}, 4), Config({"TILE": 65536})),
@@ -99,10 +113,12 @@ TABLE: dict[str, dict[int, Config]] = {
 }
 
 
-_SPLIT_CANDIDATES = tuple(
-    Config({"BN": rows, "WEIGHTS": 128, "SPLIT": split, "PROGRAMS": 1}, num_stages=stages)
-    for rows, split, stages in ((32, 4, 3), (32, 8, 2), (16, 8, 3), (16, 16, 2), (64, 4, 2))
-)
+_FEW_ROWS = tuple(
+    _gemm(rows, weights, split, 1, stages)
+    for rows, weights, split, stages in (
+        (32, 128, 4, 3), (32, 128, 8, 3), (16, 128, 8, 3), (64, 64, 4, 2), (64, 128, 4, 2)
+    )
+)  # fmt: skip
 
 CANDIDATES: dict[str, tuple[Config, ...]] = {
     "dequantize_4bit": tuple(
@@ -117,11 +133,13 @@ CANDIDATES: dict[str, tuple[Config, ...]] = {
         Config({"BN": rows, "WEIGHTS": weights, "PROGRAMS": 1024}, num_warps=1, num_stages=stages)
         for rows, weights, stages in ((4, 1024, 1), (4, 1024, 4), (4, 512, 3), (8, 512, 3))
     ),
-    "gemm_4bit_8": _SPLIT_CANDIDATES,
-    "gemm_4bit_16": _SPLIT_CANDIDATES,
-    "gemm_4bit_32": tuple(
-        Config({"BN": rows, "WEIGHTS": weights, "SPLIT": 1, "PROGRAMS": 1}, num_stages=stages)
-        for rows, weights, stages in ((64, 128, 4), (64, 256, 2), (128, 128, 3))
+    "gemm_4bit_8": _FEW_ROWS,
+    "gemm_4bit_16": _FEW_ROWS,
+    "gemm_4bit_32": (
+        _gemm(64, 64, 2, 1, 3),
+        _gemm(64, 128, 1, 1, 4, RUN=2),
+        _gemm(128, 128, 1, 1, 3, RUN=2),
+        _gemm(64, 64, 4, 1, 2),
     ),
 }
 

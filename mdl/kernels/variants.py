@@ -10,7 +10,7 @@ from typing import Any
 
 from mdl.kernels.aot import CAPABILITIES, Resources, Variant, compile_variant
 from mdl.kernels.glu_twin import KINDS
-from mdl.kernels.linear4bit import HEIGHTS, gemm_rows, gemm_warps, loop_of
+from mdl.kernels.linear4bit import HEIGHTS, gemm_plan, is_narrow, loop_of, piece_of
 from mdl.kernels.nf4_tables import GRID
 from mdl.kernels.tune import CANDIDATES, Config, config_for, row_config
 
@@ -50,20 +50,26 @@ def _on(ampere: float, hopper: float, blackwell: float, consumer: float) -> dict
 
 
 BUDGETS = {
-    "dequantize_4bit": _on(18.0, 18.0, 18.0, 18.0),
-    "quantize_4bit": _on(33.0, 33.0, 33.0, 33.0),
-    "gemv_4bit": _on(5.9, 5.9, 6.2, 5.9),
-    "gemm_4bit_8": _on(6.3, 6.3, 5.8, 6.3),
-    "gemm_4bit_16": _on(6.8, 6.8, 6.3, 6.8),
-    "gemm_4bit_32": _on(9.5, 7.0, 7.3, 9.5),
-    "gemm_4bit_64": _on(11.2, 7.2, 7.8, 11.2),
+    "dequantize_4bit": _on(13.0, 14.0, 14.0, 15.0),
+    "quantize_4bit": _on(30.0, 30.0, 30.0, 30.0),
+    "gemv_4bit": _on(5.9, 5.9, 6.3, 5.9),
+    "gemm_4bit_8": _on(6.0, 5.8, 5.3, 6.0),
+    "gemm_4bit_16": _on(6.5, 6.5, 5.9, 6.4),
+    "gemm_4bit_32": _on(7.4, 8.0, 7.3, 7.2),
+    "gemm_4bit_64": _on(10.8, 7.9, 7.8, 10.6),
     "cross_entropy": _on(17.0, 17.0, 17.0, 17.0),
 }
 """Most instructions a weight, or a logit. An H100 hides about 25 behind its memory for the two
 formats (2.516 bytes a weight), 5 to 6 for a product with few rows (0.516), 20 for a logit that is
-read once (2)."""
-NARROW = {"gemm_4bit_8": _on(6.9, 6.9, 6.4, 6.9), "gemm_4bit_16": _on(7.4, 7.4, 7.0, 7.4)}
-"""The same where W is so narrow that a program takes half the rows."""
+read once (2). What shared memory takes is counted by `benchmarks.kernels_traffic`."""
+NARROW = {
+    "gemm_4bit_8": _on(6.5, 6.0, 5.6, 6.5),
+    "gemm_4bit_16": _on(7.2, 7.0, 6.2, 7.2),
+    "gemm_4bit_64": _on(10.6, 9.2, 11.0, 10.4),
+    "gemm_4bit_32_narrow": _on(9.4, 8.1, 7.6, 9.1),
+    "gemm_4bit_64_narrow": _on(11.1, 11.4, 10.9, 10.6),
+}
+"""The same where W is so narrow that a program takes fewer rows."""
 
 
 def _scale_types(nested: int) -> dict[str, str]:
@@ -90,6 +96,7 @@ def _dequantize(configs: Configs) -> Iterator[Variant]:
                     "code_ptr": "*fp32",
                     "out_ptr": f"*{dtype}",
                     "n": "i32",
+                    "bytes": "i32",
                 },
                 {"HALF": size // 2, "NESTED": nested, "GROUPS": groups},
                 config,
@@ -115,6 +122,7 @@ def _quantize(configs: Configs) -> Iterator[Variant]:
                     "packed_ptr": "*u8",
                     "absmax_ptr": "*fp32",
                     "n": "i32",
+                    "bytes": "i32",
                 },
                 {"HALF": 32, "GROUPS": groups, "CELLS": GRID[form]},
                 config,
@@ -179,32 +187,35 @@ def _gemm(configs: Configs) -> Iterator[Variant]:
     for height in HEIGHTS:
         operation = f"gemm_4bit_{height}"
         for config in configs(operation):
-            split = config["SPLIT"]
-            many, few = 1 << 30, config["PROGRAMS"] * config["BN"] // 2  # rows of W
-            cases = [(*one, many) for one in _geometries(("bf16", "fp16"))]
-            for name, dtype, block, k, n in [*cases, ("bf16-block64", "bf16", 64, 4096, few)]:
-                loop = _loop(block, k, config["WEIGHTS"], split)
-                rows = gemm_rows(n, loop["HALF"], config)
-                launched = replace(config, num_warps=gemm_warps(rows, split))
-                budgets = BUDGETS if n == many else NARROW
-                yield Variant(
-                    operation,
-                    f"{name}-rows{rows}-{label(launched)}",
-                    f"{_LINEAR}:gemm_4bit_kernel",
-                    {**_linear_types(dtype), "M": "i32", "N": "i32", "K": "i32"},
-                    {
-                        **loop,
-                        "UPCAST": False,
-                        "BIAS": False,
-                        "BN": rows,
-                        "BM": height,
-                        "SPLIT": split,
-                    },
-                    launched,
-                    unaligned=frozenset({"offset_ptr", "M"} | ({"K"} if k % 16 else set())),
-                    elements=rows * _turn(loop) * split,
-                    budget=budgets.get(operation, {}) if (block, k) == (64, 4096) else {},
-                )
+            yield from _gemm_of(operation, height, config)
+            if is_narrow(operation, 0, 32, config):
+                for narrow in configs(f"{operation}_narrow"):
+                    yield from _gemm_of(f"{operation}_narrow", height, narrow, least_piece=8)
+
+
+def _gemm_of(
+    operation: str, height: int, config: Config, least_piece: int = 0
+) -> Iterator[Variant]:
+    many, few = 1 << 30, config["PROGRAMS"] * config["BN"] // 2  # rows of W
+    cases = [(*one, many) for one in _geometries(("bf16", "fp16"))]
+    for name, dtype, block, k, n in [*cases, ("bf16-block64", "bf16", 64, 4096, few)]:
+        piece = piece_of(k, block)
+        if piece < least_piece or is_narrow(operation, n, piece, config):
+            continue  # the other table's
+        plan = gemm_plan(config, height, n, k, block, 256)
+        rows, split = plan.constants["BN"], plan.constants["SPLIT"]
+        table = BUDGETS if n == many and not least_piece else NARROW
+        yield Variant(
+            operation,
+            f"{name}-rows{rows}-{label(plan.config)}",
+            f"{_LINEAR}:gemm_4bit_kernel",
+            {**_linear_types(dtype), "M": "i32", "N": "i32", "K": "i32"},
+            {**plan.constants, "UPCAST": False, "BIAS": False},
+            plan.config,
+            unaligned=frozenset({"offset_ptr", "M"} | ({"K"} if k % 16 else set())),
+            elements=rows * _turn(plan.constants) * split,
+            budget=table.get(operation, {}) if (block, k) == (64, 4096) else {},
+        )
 
 
 def _linear_types(dtype: str, *, pairs: bool = False) -> dict[str, str]:

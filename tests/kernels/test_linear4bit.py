@@ -10,8 +10,9 @@ from mdl.kernels.launch import Scratch
 from mdl.kernels.linear4bit import (
     choose,
     gemm_height,
-    gemm_rows,
-    gemm_warps,
+    gemm_plan,
+    gemm_tile,
+    is_narrow,
     pairs_of,
     pieces_of,
     rows_of,
@@ -121,14 +122,35 @@ def test_a_program_takes_fewer_rows_when_there_are_few():
     gemv = Config({"BN": 4, "PROGRAMS": 1024})
     assert [rows_of(n, gemv) for n in (14336, 4096, 2048, 1024, 8)] == [4, 4, 2, 1, 1]
     gemm = Config({"BN": 64, "PROGRAMS": 128, "SPLIT": 4})
-    assert [gemm_rows(n, 32, gemm) for n in (14336, 4096, 1024, 8)] == [64, 32, 16, 16]
-    assert gemm_rows(14336, 4, gemm) == 16
+    tiles = [gemm_tile(n, 32, gemm) for n in (14336, 4096, 1024, 8)]
+    assert tiles == [(64, 4), (32, 8), (16, 8), (16, 8)]  # and twice the slices of k
+    assert gemm_tile(14336, 4, gemm) == (16, 4)  # a scale for each 8 elements
+    whole = Config({"BN": 128, "PROGRAMS": 100, "SPLIT": 1})
+    assert [gemm_tile(n, 32, whole) for n in (14336, 8192)] == [(128, 1), (64, 1)]
+
+
+def test_a_narrow_weight_has_a_configuration_of_its_own():
+    chosen = Config({"PROGRAMS": 100})
+    assert [is_narrow("gemm_4bit_64", n, 32, chosen) for n in (8192, 4096)] == [False, True]
+    assert not is_narrow("gemm_4bit_64", 4096, 4, chosen)  # a scale for each 8 elements
+    assert not is_narrow("gemm_4bit_8", 4096, 32, chosen)  # its rows are halved instead
 
 
 def test_a_gemm_program_has_the_lowest_height_that_takes_the_rows():
     assert [gemm_height(rows, False) for rows in (2, 8, 9, 32, 33, 65)] == [8, 8, 16, 32, 64, 64]
     assert {gemm_height(rows, True) for rows in (1, 2, 50, 500)} == {16}
-    assert [gemm_warps(32, 8), gemm_warps(128, 1)] == [8, 8]
+
+
+def test_the_warps_of_a_gemm_program_follow_from_its_tile():
+    sliced = gemm_plan(
+        Config({"BN": 64, "PROGRAMS": 1, "SPLIT": 4, "WEIGHTS": 128}), 8, 64, 64, 64, 0
+    )
+    assert (sliced.config.num_warps, sliced.constants["RUN"]) == (4, 8)
+    hopper = Config({"BN": 128, "PROGRAMS": 2, "SPLIT": 1, "WEIGHTS": 128, "RUN": 2})
+    whole = gemm_plan(hopper, 64, 256, 64, 64, 0)
+    assert (whole.config.num_warps, whole.constants["RUN"]) == (8, 2)
+    halved = gemm_plan(hopper, 64, 64, 64, 64, 0)
+    assert (halved.config.num_warps, halved.constants["RUN"]) == (2, 8)  # too few for wgmma
 
 
 def test_pairs_hold_the_even_element_in_the_low_half():
