@@ -122,7 +122,7 @@ def _problems(
     shared: int,
     per_element: float,
 ) -> Iterable[str]:
-    current = _compiler() >= BUDGETED
+    current = is_budgeted()
     if spilled > (0 if current else _SPILL_OF_OLDER):
         yield f"{spilled} bytes of local memory: registers spill"
     if registers > variant.max_registers:
@@ -191,10 +191,11 @@ def count_instructions(sass: str) -> tuple[int, int]:
     return len(real), longest
 
 
-def _compiler() -> tuple[int, ...]:
+def is_budgeted() -> bool:
+    """Whether the installed Triton is one the budgets were set with, or newer."""
     import triton
 
-    return tuple(int(part) for part in triton.__version__.split(".")[:2])
+    return tuple(int(part) for part in triton.__version__.split(".")[:2]) >= BUDGETED
 
 
 @functools.cache

@@ -77,6 +77,7 @@ def gemv_4bit_kernel(
     total = tl.zeros(PIECES, tl.float32)
     for start in tl.range(0, pieces, GROUPS, num_stages=STAGES):
         column = (start + tl.arange(0, GROUPS))[None, :]
+        # A lane takes 8 bytes together: with 16, four lanes would meet in each bank for their x.
         across = start * HALF + tl.max_contiguous(tl.multiple_of(tl.arange(0, WIDE), 8), 8)
         there = across < pieces * HALF
         group = held * pieces + column
@@ -115,7 +116,7 @@ def load_table(code_ptr, PLACES: tl.constexpr):
 def turned(WIDE: tl.constexpr, RUN: tl.constexpr):
     """Which of 2 * WIDE elements of x meets each column of what `decode` gives: int32 [2 * WIDE].
 
-    Eight at a time from each of four quarters.
+    RUN at a time from each of four quarters.
     """
     k = tl.arange(0, 2 * WIDE)
     place = WIDE // 2 * (k // RUN % 4) + RUN * (k // (4 * RUN)) + k % RUN
@@ -156,9 +157,10 @@ def decode(
     WARPS: over so many warps the tensor cores spread the rows, in runs of 8 * STEPS.
 
     Every byte stays in the thread that loads it, which is the one that hands it to the tensor
-    core: a lane of a warp holds a quarter of a row, in which it takes eight elements at a time.
-    The sum over k does not care about the order, and x is read in the same. In k's own order the
-    decoded weight would have to change lanes through shared memory: a fifth of all instructions.
+    core: a lane of a warp holds a quarter of a row, in which it takes RUN elements at a time.
+    The sum over k does not care about the order, and x is read in the same. In k's own order, or
+    with a RUN that is not the tensor core's, the decoded weight has to change lanes through shared
+    memory, which then takes twice the time of the card's.
     """
     ROWS: tl.constexpr = packed.shape[0]
     LONG: tl.constexpr = packed.shape[1] // 4
@@ -223,6 +225,8 @@ def gemm_4bit_kernel(
     UPCAST: the interpreter cannot multiply bfloat16; both sides stay in float32 there.
     SPLIT: as many slices of k, one for each warp of a program, each one matrix of a batched dot;
     they are added at the end, in a fixed order. 1: the warps share out the rows of W, 16 each.
+    RUN: neighbours along k in one register set of a lane: 8 of mma as Triton lays out an operand
+    made of bytes, 2 of wgmma.
     For one SPLIT the sum over k runs in the same order whatever M, BM and BN are, so a row's result
     does not depend on the rows beside it.
     """
@@ -234,7 +238,7 @@ def gemm_4bit_kernel(
     table = load_table(code_ptr, SPLIT * BN * WIDE // 32)
     pieces = K // (2 * HALF)
     part = tl.cdiv(pieces, SPLIT * GROUPS) * GROUPS
-    # A line is a row of W in one slice of k.
+    # A line is a row of W in one slice of k. As one dimension, not two, lanes stay in their slice.
     line = tl.arange(0, SPLIT * BN)
     held = tl.minimum(tl.program_id(0) * BN + line % BN, N - 1)[:, None].to(tl.int64) * pieces
     first = (line // BN * part)[:, None]
@@ -258,6 +262,7 @@ def gemm_4bit_kernel(
         k = start * 2 * HALF + turned(WIDE, RUN)
         if SPLIT > 1:
             k = k[None, None, :] + (tl.arange(0, SPLIT) * part * 2 * HALF)[:, None, None]
+            # Rows before k: shared memory spreads its banks by the second dimension.
             x = load_rows(x_ptr, k, m[None, :, None].to(tl.int64), M, K, EVEN)
             x = tl.permute(x, (0, 2, 1)).to(DTYPE)
         else:

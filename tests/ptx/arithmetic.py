@@ -96,6 +96,10 @@ _COMPARE: dict[str, Compute] = {
     "ge": np.greater_equal,
     "ne": lambda a, b: (a < b) | (a > b),  # of floats: false for NaN; `neu` is the other one
     "neu": np.not_equal,
+    "ltu": lambda a, b: ~(a >= b),  # `u`: true for NaN, too
+    "leu": lambda a, b: ~(a > b),
+    "gtu": lambda a, b: ~(a <= b),
+    "geu": lambda a, b: ~(a < b),
     "num": lambda a, b: (a == a) & (b == b),
     "nan": lambda a, b: (a != a) | (b != b),
 }
