@@ -81,7 +81,6 @@ TABLE: dict[str, dict[int, Config]] = {
         _gemm(64, 64, 2, 100, 3),
         _gemm(32, 128, 1, 1),
         hopper=_gemm(64, 128, 1, 100, 3, RUN=2),
-        blackwell=_gemm(64, 128, 1, 100, 3),
     ),
     "gemm_4bit_64": _everywhere(
         _gemm(128, 128, 1, 100, 2, ROWS=64),
