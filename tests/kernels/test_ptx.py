@@ -48,7 +48,9 @@ def test_every_kernel_as_compiled_for_hopper():
     assert run("90", [*EVERY, *EMULATOR]) == KERNELS
 
 
-@pytest.mark.parametrize(("target", "tiles"), [("80", "whole"), ("120", "as-launched")])
+@pytest.mark.parametrize(
+    ("target", "tiles"), [("80", "whole"), ("100", "whole"), ("120", "as-launched")]
+)
 def test_the_products_as_compiled_for(target, tiles):
     """Other instructions carry them there; and the tiles that few rows of W get."""
     assert {"gemm_4bit", "gemv_4bit"} <= run(target, PRODUCTS, tiles)

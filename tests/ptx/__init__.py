@@ -6,5 +6,5 @@ a sanitizer would: accesses outside the arguments, misaligned ones, shared memor
 before it is written or that two warps touch without a barrier between them.
 
 Semantics follow NVIDIA's "PTX ISA" (9.x). What is approximate there (`ex2.approx`, `div.full`) is
-exact here, and a tensor core's sum is rounded once. Blackwell's tcgen05 and atomics are not there.
+exact here, and a tensor core's sum is rounded once. Atomics and clusters are not there.
 """

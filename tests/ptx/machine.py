@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tests.ptx.arithmetic import KINDS, compute_of
+from tests.ptx.blackwell import BLACKWELL, TensorMemory
 from tests.ptx.memory import Fault, Global, Shared, conflicts
 from tests.ptx.parse import Address, Instruction, Operand, Program
 from tests.ptx.warps import COLLECTIVE
@@ -64,6 +65,7 @@ class Machine:
         self.warp_of = (thread % program.threads // WARP).astype(np.int32)
         self.lane = thread % WARP
         self.shared = Shared(len(blocks), shared)
+        self.tensor = TensorMemory(len(blocks))
         self.special = {"%tid.x": thread % program.threads, "global_smem": 0 * thread}
         for axis, letter in enumerate("xyz"):
             self.special[f"%ctaid.{letter}"] = blocks[self.block_of, axis]
@@ -74,6 +76,7 @@ class Machine:
         self._undefined = np.full(self.total, 0x7FBADBAD7FBADBAD, np.uint64)
         self._everyone = np.ones(self.total, bool)
         self._at = np.zeros(self.total, np.int64)
+        self._waits = np.zeros(self.total, bool)
 
     def run(self) -> None:
         """To the end of every thread.
@@ -82,7 +85,7 @@ class Machine:
             Fault: what a sanitizer would report. NotImplementedError: an unknown instruction.
         """
         here, mask = 0, self._everyone
-        while True:
+        while here < len(self.program.instructions):
             instruction = self.program.instructions[here]
             active = mask
             if instruction.guard:
@@ -90,37 +93,57 @@ class Machine:
             if self.counts is not None:
                 warps = active.reshape(-1, WARP).any(axis=1).sum()
                 self.counts.issued[".".join(instruction.words)] += int(warps)
-            if instruction.name in ("bra", "ret"):
-                end = len(self.program.instructions)
-                target = end
-                if instruction.name == "bra":
-                    target = self.program.labels[str(instruction.operands[0])]
-                self._at[mask] = here + 1
-                self._at[active] = target
-                here = int(self._at.min())
-                if here == end:
-                    break
-                mask = self._at == here
-                continue
             try:
-                self._execute(instruction, active)
+                if instruction.name in ("bra", "ret"):
+                    self._at[mask] = here + 1
+                    self._at[active] = self._target(instruction)
+                elif instruction.name in ("bar", "barrier") and "warp" not in instruction.words:
+                    self._meet(here, mask)
+                else:
+                    self._execute(instruction, active)
+                    if mask is self._everyone:
+                        here += 1
+                        continue
+                    self._at[mask] = here + 1
+                here, mask = self._lowest()
             except (Fault, NotImplementedError, KeyError) as error:
                 what = f"{instruction.place}: {instruction.text}"
                 raise type(error)(f"{error} in {what}") from error
-            here += 1
-            if mask is not self._everyone:
-                self._at[mask] = here
-                here = int(self._at.min())
-                mask = self._at == here
-            if mask is not self._everyone and mask.all():
-                mask = self._everyone
+
+    def _target(self, instruction: Instruction) -> int:
+        if instruction.name == "ret":
+            return len(self.program.instructions)
+        return self.program.labels[str(instruction.operands[0])]
+
+    def _lowest(self) -> tuple[int, Mask]:
+        """The lowest place of a thread that does not wait, and who is there."""
+        waiting = self._waits.any()
+        places = self._at[~self._waits] if waiting else self._at
+        here = int(places.min()) if places.size else len(self.program.instructions)
+        if waiting and here == len(self.program.instructions):
+            raise Fault("a barrier that not all threads of a program reach")
+        mask = (self._at == here) & ~self._waits
+        return here, self._everyone if mask.all() else mask
+
+    def _meet(self, here: int, mask: Mask) -> None:
+        """`bar.sync`: the threads of a program wait here for the rest of it."""
+        arrived = mask | (self._waits & (self._at == here))
+        complete = arrived.reshape(-1, self.program.threads).all(axis=1)
+        self.shared.barrier(complete)
+        whole = np.repeat(complete, self.program.threads)
+        self._at[mask] = here
+        self._waits |= mask
+        self._at[whole] = here + 1
+        self._waits[whole] = False
 
     def _execute(self, instruction: Instruction, mask: Mask) -> None:
-        if instruction.name == "nop":
+        if instruction.name in ("nop", "bar"):  # bar.warp.sync orders nothing further here
             return
         handler = _MEMORY.get(instruction.name)
         if handler is not None:
             handler(self, instruction, mask)
+        elif instruction.name in BLACKWELL:
+            BLACKWELL[instruction.name](self, instruction, mask)
         elif instruction.name in COLLECTIVE:
             if not mask.reshape(-1, WARP).all(axis=1)[mask.reshape(-1, WARP).any(axis=1)].all():
                 raise Fault("not all threads of a warp take part")
@@ -282,15 +305,6 @@ class Machine:
         self.shared.begin_copy(block, to, size, warp)
         self._copies[-1].append(lambda: self.shared.store(block, to, values[mask], warp))
 
-    def barrier(self, instruction: Instruction, mask: Mask) -> None:
-        """`bar.sync` of all threads of each program; `bar.warp.sync` orders nothing further."""
-        if "warp" in instruction.words:
-            return
-        blocks = mask.reshape(-1, self.program.threads)
-        if (blocks.any(axis=1) != blocks.all(axis=1)).any():
-            raise Fault("a barrier that not all threads of a program reach")
-        self.shared.barrier(blocks.all(axis=1))
-
     def _note(
         self, space: str, instruction: Instruction, address: np.ndarray, size: int, mask: Mask
     ) -> None:
@@ -328,6 +342,4 @@ _MEMORY: dict[str, Callable[[Machine, Instruction, Mask], None]] = {
     "ld": Machine.load,
     "st": Machine.store,
     "cp": Machine.copy,
-    "bar": Machine.barrier,
-    "barrier": Machine.barrier,
 }

@@ -47,7 +47,11 @@ class Program:
     labels: dict[str, int] = field(default_factory=dict)
 
 
-_ENTRY = re.compile(r"\.entry (\w+)\((.*?)\)\s*\.reqntid (\d+)[^{]*\{\n(.*?)\n\}", re.DOTALL)
+_WAITING = ("{", "}", "waitLoop:", "@!complete bra.uni waitLoop;")
+"""Around `mbarrier.try_wait`: a loop until it says yes."""
+_ENTRY = re.compile(
+    r"\.entry (\w+)\((.*?)\)\s*\.reqntid (\d+)[^{]*\{\n(.*?)\n\$L__func_end", re.DOTALL
+)
 _PARAMETER = re.compile(r"\.param \.[a-z](\d+)[^,]*?(\w+)\s*(?:,|$)")
 _STATEMENT = re.compile(r"(?:@(!?)(%\w+)\s+)?(\S+)\s*(.*)", re.DOTALL)
 _ADDRESS = re.compile(r"\[\s*([%\w]+)\s*(?:\+\s*(-?\w+))?\s*\]")
@@ -73,6 +77,8 @@ def parse(text: str) -> Program:
             place = comment.strip() or place
         elif label := re.fullmatch(r"(\$\w+):", code):
             program.labels[label.group(1)] = len(program.instructions)
+        elif code in _WAITING:
+            continue
         elif code and not code.startswith("."):
             for statement in filter(None, (part.strip() for part in code.split(";"))):
                 program.instructions.append(_instruction(statement, place))

@@ -107,10 +107,11 @@ def _halves(machine: Machine, registers: tuple[str, ...], bf16: bool) -> np.ndar
     """[warps, lanes, registers, 2] float64."""
     bits = np.stack([machine.read(register, _U4) for register in registers], axis=1)
     pairs = np.ascontiguousarray(bits).view(np.uint16).reshape(-1, WARP, len(registers), 2)
-    return _wide(pairs, bf16)
+    return widened(pairs, bf16)
 
 
-def _wide(bits: np.ndarray, bf16: bool) -> np.ndarray:
+def widened(bits: np.ndarray, bf16: bool) -> np.ndarray:
+    """Elements of 16 bits as float64."""
     return (from_bf16(bits) if bf16 else bits.view(np.float16)).astype(np.float64)
 
 
@@ -178,29 +179,42 @@ def group_multiply(machine: Machine, instruction: Instruction, mask: np.ndarray)
 def _described(
     machine: Machine, instruction: Instruction, descriptor: object, n: int, bf16: bool
 ) -> np.ndarray:
-    """B of each group of four warps, [groups, n, 16], through a descriptor of the K-major layout.
-
-    Rows of 32, 64 or 128 bytes in groups of eight; the 16-byte pieces of a row are exchanged by
-    the row's number (the swizzle: address bits 4-6 ^= bits 7-9 for 128 bytes).
-    """
+    """B of each group of four warps, [groups, n, 16], through a descriptor."""
     first = np.arange(0, machine.total, 4 * WARP)
-    bits = machine.read(str(descriptor), np.dtype("u8"))[first].astype(np.int64)
+    bits = machine.read(str(descriptor), np.dtype("u8"))[first]
+    width = {1: 128, 2: 64, 3: 32}.get(int(bits[0]) >> 62)
+    if width is None:
+        raise NotImplementedError("a matrix descriptor without swizzle")
+    rows = rows_in_shared(machine, instruction, first, bits.astype(np.int64), n, width)
+    return widened(rows, bf16)
+
+
+def rows_in_shared(
+    machine: Machine,
+    instruction: Instruction,
+    threads: np.ndarray,
+    bits: np.ndarray,
+    n: int,
+    width: int,
+) -> np.ndarray:
+    """The [n, 16] elements of 16 bits that each descriptor names, [descriptors, n, 16].
+
+    Along k, in rows of 32, 64 or 128 bytes (`width`) in groups of eight; the 16-byte pieces of a
+    row are exchanged by the row's number (the swizzle: address bits 4-6 ^= bits 7-9 for 128 bytes).
+    threads: who asks, one for each of `bits`.
+    """
     if (bits >> 49 & 7).any():
         raise NotImplementedError("a matrix descriptor with a base offset")
     start, stride = (bits & 0x3FFF) << 4, (bits >> 32 & 0x3FFF) << 4
-    mode = int(bits[0] >> 62) & 3
-    if mode == 0:
-        raise NotImplementedError("a matrix descriptor without swizzle")
-    width = {1: 128, 2: 64, 3: 32}[mode]
     row = np.arange(n)[None, :, None]
     piece = np.arange(2)[None, None, :] * 16
     at = start[:, None, None] + row // 8 * stride[:, None, None] + row % 8 * width + piece
     at ^= (at >> 7 & (width // 16 - 1)) << 4
-    machine.note_shared(instruction, at.swapaxes(1, 2).reshape(len(first), -1), 16)
-    block = np.broadcast_to(machine.block_of[first][:, None, None], at.shape).reshape(-1)
-    warp = np.broadcast_to(machine.warp_of[first][:, None, None], at.shape).reshape(-1)
+    machine.note_shared(instruction, at.swapaxes(1, 2).reshape(len(threads), -1), 16)
+    block = np.broadcast_to(machine.block_of[threads][:, None, None], at.shape).reshape(-1)
+    warp = np.broadcast_to(machine.warp_of[threads][:, None, None], at.shape).reshape(-1)
     data = machine.shared.load(block, at.reshape(-1), 16, warp)
-    return _wide(data.view(np.uint16).reshape(len(first), n, 16), bf16)
+    return data.view(np.uint16).reshape(len(threads), n, 16)
 
 
 COLLECTIVE: dict[str, Callable[[Machine, Instruction, np.ndarray], None]] = {
