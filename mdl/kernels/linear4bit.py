@@ -242,8 +242,8 @@ def gemm_plan(chosen: Config, height: int, n: int, k: int, blocksize: int, neste
         "BN": rows,
         "BM": height,
         "SPLIT": split,
-        # Hopper's wgmma takes four warps and no slices of k; else it is mma.
-        "RUN": chosen.meta.get("RUN", 8) if warps % 4 == 0 else 8,
+        # What Hopper and Blackwell have of their own takes four warps and no slices of k.
+        "CORE": chosen.meta.get("CORE", 8) if warps % 4 == 0 else 8,
         **loop_of(k, blocksize, nested, chosen["WEIGHTS"], split),
     }
     return Plan(replace(chosen, num_warps=warps), blocks_of(n, rows), constants)

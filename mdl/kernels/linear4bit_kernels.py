@@ -113,13 +113,13 @@ def load_table(code_ptr, PLACES: tl.constexpr):
 
 
 @triton.jit
-def turned(WIDE: tl.constexpr, RUN: tl.constexpr):
+def turned(WIDE: tl.constexpr, PARTS: tl.constexpr, RUN: tl.constexpr):
     """Which of 2 * WIDE elements of x meets each column of what `decode` gives: int32 [2 * WIDE].
 
-    RUN at a time from each of four quarters.
+    RUN at a time from each of PARTS equal parts.
     """
     k = tl.arange(0, 2 * WIDE)
-    place = WIDE // 2 * (k // RUN % 4) + RUN * (k // (4 * RUN)) + k % RUN
+    place = 2 * WIDE // PARTS * (k // RUN % PARTS) + RUN * (k // (PARTS * RUN)) + k % RUN
     return tl.max_contiguous(tl.multiple_of(place, RUN), RUN)
 
 
@@ -149,32 +149,39 @@ def decode(
     WARPS: tl.constexpr,
     STEPS: tl.constexpr,
     HALF: tl.constexpr,
+    PARTS: tl.constexpr,
     RUN: tl.constexpr,
 ):
     """The weights of a tile, rounded once, with their columns in the order of `turned`.
 
     packed: uint8 [ROWS, WIDE]. scale: float32 [ROWS, WIDE / HALF]. Result: DTYPE [ROWS, 2 * WIDE].
-    WARPS: over so many warps the tensor cores spread the rows, in runs of 8 * STEPS.
+    WARPS: over so many warps the tensor cores spread the rows, in runs of 32 / PARTS * STEPS.
 
     Every byte stays in the thread that loads it, which is the one that hands it to the tensor
-    core: a lane of a warp holds a quarter of a row, in which it takes RUN elements at a time.
+    core: a lane of a warp holds one of PARTS of a row, in which it takes RUN elements at a time.
     The sum over k does not care about the order, and x is read in the same. In k's own order, or
     with a RUN that is not the tensor core's, the decoded weight has to change lanes through shared
     memory, which then takes twice the time of the card's.
     """
     ROWS: tl.constexpr = packed.shape[0]
-    LONG: tl.constexpr = packed.shape[1] // 4
-    RUNS: tl.constexpr = ROWS // (WARPS * STEPS * 8)
-    BACK: tl.constexpr = [RUNS, STEPS, LONG, WARPS, 8, 4]
+    LONG: tl.constexpr = packed.shape[1] // PARTS
+    DEEP: tl.constexpr = 32 // PARTS
+    RUNS: tl.constexpr = ROWS // (WARPS * STEPS * DEEP)
+    # Neighbouring lanes hold the parts of a row, or, if a lane has half of it, its column's rows.
+    ACROSS: tl.constexpr = PARTS == 4
+    OUTER: tl.constexpr = DEEP if ACROSS else PARTS
+    BACK: tl.constexpr = [RUNS, STEPS, LONG, WARPS, OUTER, 32 // OUTER]
+    TO: tl.constexpr = (0, 2, 5, 1, 3, 4) if ACROSS else (0, 2, 5, 1, 4, 3)
+    FROM: tl.constexpr = (0, 3, 1, 4, 5, 2) if ACROSS else (0, 3, 1, 5, 4, 2)
     PIECES: tl.constexpr = [ROWS, packed.shape[1] // HALF, HALF]
-    lanes = tl.permute(tl.reshape(packed, [RUNS, WARPS, STEPS, 8, 4, LONG]), (0, 2, 5, 1, 3, 4))
+    lanes = tl.permute(tl.reshape(packed, [RUNS, WARPS, STEPS, DEEP, PARTS, LONG]), TO)
     index = tl.reshape(lanes, [RUNS * STEPS * LONG * WARPS, 32]).to(tl.int32)
     high = tl.reshape(keep_source(tl.gather(table, index >> 4, 1), index), BACK)
     low = tl.reshape(tl.gather(table, index & 15, 1), BACK)
-    high = tl.reshape(tl.permute(high, (0, 3, 1, 4, 5, 2)), PIECES) * scale[:, :, None]
-    low = tl.reshape(tl.permute(low, (0, 3, 1, 4, 5, 2)), PIECES) * scale[:, :, None]
-    both = tl.reshape(tl.join(high.to(DTYPE), low.to(DTYPE)), [ROWS, 4, 2 * LONG // RUN, RUN])
-    return tl.reshape(tl.permute(both, (0, 2, 1, 3)), [ROWS, 8 * LONG])
+    high = tl.reshape(tl.permute(high, FROM), PIECES) * scale[:, :, None]
+    low = tl.reshape(tl.permute(low, FROM), PIECES) * scale[:, :, None]
+    both = tl.reshape(tl.join(high.to(DTYPE), low.to(DTYPE)), [ROWS, PARTS, 2 * LONG // RUN, RUN])
+    return tl.reshape(tl.permute(both, (0, 2, 1, 3)), [ROWS, 2 * PARTS * LONG])
 
 
 @triton.jit
@@ -214,7 +221,7 @@ def gemm_4bit_kernel(
     GROUPS: tl.constexpr,
     BM: tl.constexpr,
     SPLIT: tl.constexpr,
-    RUN: tl.constexpr,
+    CORE: tl.constexpr,
 ):
     """out[m, n] = sum_k x[m, k] * W[n, k] + bias[n] for a few rows of x.
 
@@ -225,15 +232,18 @@ def gemm_4bit_kernel(
     UPCAST: the interpreter cannot multiply bfloat16; both sides stay in float32 there.
     SPLIT: as many slices of k, one for each warp of a program, each one matrix of a batched dot;
     they are added at the end, in a fixed order. 1: the warps share out the rows of W, 16 each.
-    RUN: neighbours along k in one register set of a lane: 8 of mma as Triton lays out an operand
-    made of bytes, 2 of wgmma.
+    CORE: which instruction of the tensor cores Triton takes, which decides what a lane hands it: 8
+    mma, a quarter of a row, 8 elements at a time (because they come from bytes); 9 wgmma, the same
+    2 at a time; 10 tcgen05, half a row at once.
     For one SPLIT the sum over k runs in the same order whatever M, BM and BN are, so a row's result
     does not depend on the rows beside it.
     """
     DTYPE: tl.constexpr = tl.float32 if UPCAST else x_ptr.dtype.element_ty
     WIDE: tl.constexpr = GROUPS * HALF
     WARPS: tl.constexpr = SPLIT if SPLIT > 1 else BN // 16
-    STEPS: tl.constexpr = BN // 8 if SPLIT > 1 else 2
+    PARTS: tl.constexpr = 2 if CORE == 10 else 4
+    RUN: tl.constexpr = WIDE if CORE == 10 else (2 if CORE == 9 else 8)
+    STEPS: tl.constexpr = BN // 8 if SPLIT > 1 else PARTS // 2
     m = tl.program_id(1) * BM + tl.arange(0, BM)
     table = load_table(code_ptr, SPLIT * BN * WIDE // 32)
     pieces = K // (2 * HALF)
@@ -259,7 +269,7 @@ def gemm_4bit_kernel(
         )
         byte = across + start * HALF
         packed = load_some(packed_ptr + held * HALF + byte, byte < pieces * HALF, EVEN)
-        k = start * 2 * HALF + turned(WIDE, RUN)
+        k = start * 2 * HALF + turned(WIDE, PARTS, RUN)
         if SPLIT > 1:
             k = k[None, None, :] + (tl.arange(0, SPLIT) * part * 2 * HALF)[:, None, None]
             # Rows before k: shared memory spreads its banks by the second dimension.
@@ -268,7 +278,7 @@ def gemm_4bit_kernel(
         else:
             x = load_rows(x_ptr, k[None, :], m[:, None].to(tl.int64), M, K, EVEN)
             x = tl.trans(x).to(DTYPE)
-        w = decode(packed, scale, table, DTYPE, WARPS, STEPS, HALF, RUN)
+        w = decode(packed, scale, table, DTYPE, WARPS, STEPS, HALF, PARTS, RUN)
         if SPLIT > 1:
             w = tl.reshape(w, [SPLIT, BN, 2 * WIDE])
         total = tl.dot(w, x, total)

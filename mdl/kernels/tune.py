@@ -64,7 +64,7 @@ TABLE: dict[str, dict[int, Config]] = {
     ),
     # By rows of x a program multiplies. BN, PROGRAMS: as above, 16 rows at least. SPLIT: slices of
     # k, a warp each; 1: a warp for each 16 rows of W. ROWS: above so many, dequantize and cuBLAS.
-    # RUN: neighbours along k that a lane takes, 2 for Hopper's wgmma. No warps: they follow.
+    # CORE: the tensor cores' instruction, 8 (mma) if not said. No warps: they follow.
     "gemm_4bit_8": _everywhere(
         _gemm(32, 128, 4, 256, 3),
         _gemm(32, 128, 4, 2),
@@ -80,13 +80,13 @@ TABLE: dict[str, dict[int, Config]] = {
     "gemm_4bit_32": _everywhere(
         _gemm(64, 64, 2, 100, 3),
         _gemm(32, 128, 1, 1),
-        hopper=_gemm(64, 128, 1, 100, 3, RUN=2),
+        hopper=_gemm(64, 128, 1, 100, 3, CORE=9),
     ),
     "gemm_4bit_64": _everywhere(
         _gemm(128, 128, 1, 100, 2, ROWS=64),
         _gemm(32, 128, 1, 1, 2, ROWS=64),
-        hopper=_gemm(128, 128, 1, 100, 3, ROWS=64, RUN=2),
-        blackwell=_gemm(64, 128, 1, 100, 3, ROWS=64),
+        hopper=_gemm(128, 128, 1, 100, 3, ROWS=64, CORE=9),
+        blackwell=_gemm(64, 128, 1, 100, 3, ROWS=64, CORE=10),
     ),
     # Where 64 rows of W a program would leave fewer than PROGRAMS.
     "gemm_4bit_32_narrow": _everywhere(
@@ -136,8 +136,8 @@ CANDIDATES: dict[str, tuple[Config, ...]] = {
     "gemm_4bit_16": _FEW_ROWS,
     "gemm_4bit_32": (
         _gemm(64, 64, 2, 1, 3),
-        _gemm(64, 128, 1, 1, 4, RUN=2),
-        _gemm(128, 128, 1, 1, 3, RUN=2),
+        _gemm(64, 128, 1, 1, 4, CORE=9),
+        _gemm(128, 128, 1, 1, 3, CORE=9),
         _gemm(64, 64, 4, 1, 2),
     ),
 }

@@ -145,12 +145,12 @@ def test_the_warps_of_a_gemm_program_follow_from_its_tile():
     sliced = gemm_plan(
         Config({"BN": 64, "PROGRAMS": 1, "SPLIT": 4, "WEIGHTS": 128}), 8, 64, 64, 64, 0
     )
-    assert (sliced.config.num_warps, sliced.constants["RUN"]) == (4, 8)
-    hopper = Config({"BN": 128, "PROGRAMS": 2, "SPLIT": 1, "WEIGHTS": 128, "RUN": 2})
+    assert (sliced.config.num_warps, sliced.constants["CORE"]) == (4, 8)
+    hopper = Config({"BN": 128, "PROGRAMS": 2, "SPLIT": 1, "WEIGHTS": 128, "CORE": 9})
     whole = gemm_plan(hopper, 64, 256, 64, 64, 0)
-    assert (whole.config.num_warps, whole.constants["RUN"]) == (8, 2)
+    assert (whole.config.num_warps, whole.constants["CORE"]) == (8, 9)
     halved = gemm_plan(hopper, 64, 64, 64, 64, 0)
-    assert (halved.config.num_warps, halved.constants["RUN"]) == (2, 8)  # too few for wgmma
+    assert (halved.config.num_warps, halved.constants["CORE"]) == (2, 8)  # too few for wgmma
 
 
 def test_pairs_hold_the_even_element_in_the_low_half():
