@@ -5,6 +5,7 @@ Copies, products and their completion happen at once here; a wait that nothing w
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -23,11 +24,16 @@ _U4 = np.dtype("u4")
 
 
 class TensorMemory:
-    """Of all programs: [programs, 128 lanes, 512 columns] of 32 bits, and the barriers' phases."""
+    """Of all programs, and the phases of their mbarriers by program and address."""
 
     def __init__(self, programs: int) -> None:
-        self.cells = np.full((programs, _LANES, _COLUMNS), 0x7FBADBAD, np.uint32)
+        self._programs = programs
         self.phases: dict[tuple[int, int], int] = {}
+
+    @functools.cached_property
+    def cells(self) -> np.ndarray:
+        """[programs, 128 lanes, 512 columns] of 32 bits, made when first wanted."""
+        return np.full((self._programs, _LANES, _COLUMNS), 0x7FBADBAD, np.uint32)
 
 
 def _half(
