@@ -328,14 +328,15 @@ def is_narrow(operation: str, n: int, piece: int, chosen: Config) -> bool:
 def gemm_tile(n: int, piece: int, chosen: Config) -> tuple[int, int]:
     """(rows of W, slices of k) that a GEMM program takes; `piece` as from `piece_of`.
 
-    A program that gets fewer rows than wanted gets twice the slices. Where each few weights have a
-    scale of their own it gets the fewest rows: more scales at once would spill.
+    A program that gets fewer rows than wanted gets twice the slices, up to 8. Where each few
+    weights have a scale of their own it gets the fewest rows: more scales at once would spill.
     """
     split = chosen["SPLIT"]
     if split > 1 and piece < _SMALL:
         return 16, split
     rows = rows_of(n, chosen, least=16)
-    return rows, 2 * split if split > 1 and rows < chosen["BN"] else split
+    halved = split > 1 and rows < chosen["BN"]
+    return rows, max(split, min(2 * split, 8)) if halved else split
 
 
 def piece_of(k: int, blocksize: int) -> int:

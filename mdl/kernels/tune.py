@@ -68,8 +68,8 @@ TABLE: dict[str, dict[int, Config]] = {
     "gemm_4bit_8": _everywhere(
         _gemm(32, 128, 4, 256, 3),
         _gemm(32, 128, 4, 2),
-        hopper=_gemm(64, 128, 4, 128, 3),
-        blackwell=_gemm(64, 128, 4, 128, 3),
+        hopper=_gemm(64, 64, 8, 128, 3),
+        blackwell=_gemm(64, 64, 8, 128, 3),
     ),
     "gemm_4bit_16": _everywhere(
         _gemm(32, 128, 4, 128, 3),
@@ -92,8 +92,8 @@ TABLE: dict[str, dict[int, Config]] = {
     "gemm_4bit_32_narrow": _everywhere(
         _gemm(32, 64, 4, 100, 3),
         _gemm(32, 64, 2, 2),
-        hopper=_gemm(32, 128, 4, 100, 3),
-        blackwell=_gemm(32, 128, 4, 100, 3),
+        hopper=_gemm(32, 64, 8, 100, 3),
+        blackwell=_gemm(32, 64, 8, 100, 3),
     ),
     "gemm_4bit_64_narrow": _everywhere(
         _gemm(32, 64, 4, 100, 2),
@@ -115,7 +115,7 @@ TABLE: dict[str, dict[int, Config]] = {
 _FEW_ROWS = tuple(
     _gemm(rows, weights, split, 1, stages)
     for rows, weights, split, stages in (
-        (32, 128, 4, 3), (32, 128, 8, 3), (16, 128, 8, 3), (64, 64, 4, 2), (64, 128, 4, 2)
+        (32, 128, 4, 3), (32, 128, 8, 3), (64, 64, 8, 3), (64, 64, 4, 3), (64, 128, 4, 3)
     )
 )  # fmt: skip
 
