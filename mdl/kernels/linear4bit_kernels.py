@@ -141,6 +141,14 @@ def keep_source(value, byte):
 
 
 @triton.jit
+def swap_last(x, SWAP: tl.constexpr):
+    """A tile of six dimensions, with its last two exchanged if SWAP."""
+    if SWAP:
+        x = tl.permute(x, (0, 1, 2, 3, 5, 4))
+    return x
+
+
+@triton.jit
 def decode(
     packed,
     scale,
@@ -168,18 +176,20 @@ def decode(
     DEEP: tl.constexpr = 32 // PARTS
     RUNS: tl.constexpr = ROWS // (WARPS * STEPS * DEEP)
     # Neighbouring lanes hold the parts of a row, or, if a lane has half of it, its column's rows.
-    ACROSS: tl.constexpr = PARTS == 4
-    OUTER: tl.constexpr = DEEP if ACROSS else PARTS
+    HALVES: tl.constexpr = PARTS == 2
+    OUTER: tl.constexpr = PARTS if HALVES else DEEP
     BACK: tl.constexpr = [RUNS, STEPS, LONG, WARPS, OUTER, 32 // OUTER]
-    TO: tl.constexpr = (0, 2, 5, 1, 3, 4) if ACROSS else (0, 2, 5, 1, 4, 3)
-    FROM: tl.constexpr = (0, 3, 1, 4, 5, 2) if ACROSS else (0, 3, 1, 5, 4, 2)
     PIECES: tl.constexpr = [ROWS, packed.shape[1] // HALF, HALF]
-    lanes = tl.permute(tl.reshape(packed, [RUNS, WARPS, STEPS, DEEP, PARTS, LONG]), TO)
-    index = tl.reshape(lanes, [RUNS * STEPS * LONG * WARPS, 32]).to(tl.int32)
-    high = tl.reshape(keep_source(tl.gather(table, index >> 4, 1), index), BACK)
-    low = tl.reshape(tl.gather(table, index & 15, 1), BACK)
-    high = tl.reshape(tl.permute(high, FROM), PIECES) * scale[:, :, None]
-    low = tl.reshape(tl.permute(low, FROM), PIECES) * scale[:, :, None]
+    lanes = tl.permute(
+        tl.reshape(packed, [RUNS, WARPS, STEPS, DEEP, PARTS, LONG]), (0, 2, 5, 1, 3, 4)
+    )
+    lanes = tl.reshape(swap_last(lanes, HALVES), [RUNS * STEPS * LONG * WARPS, 32])
+    index = lanes.to(tl.int32)
+    high = keep_source(tl.gather(table, index >> 4, 1), index)
+    high = swap_last(tl.reshape(high, BACK), HALVES)
+    low = swap_last(tl.reshape(tl.gather(table, index & 15, 1), BACK), HALVES)
+    high = tl.reshape(tl.permute(high, (0, 3, 1, 4, 5, 2)), PIECES) * scale[:, :, None]
+    low = tl.reshape(tl.permute(low, (0, 3, 1, 4, 5, 2)), PIECES) * scale[:, :, None]
     both = tl.reshape(tl.join(high.to(DTYPE), low.to(DTYPE)), [ROWS, PARTS, 2 * LONG // RUN, RUN])
     return tl.reshape(tl.permute(both, (0, 2, 1, 3)), [ROWS, 2 * PARTS * LONG])
 
