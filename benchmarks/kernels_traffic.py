@@ -41,8 +41,9 @@ def main() -> None:
     found = measure(install(options.target))
     text = (
         f"# What the kernels do to memory, on sm_{options.target}\n\n"
-        "`python -m benchmarks.kernels_traffic`, counted from PTX by an emulator, not measured on "
-        f"a GPU; triton {importlib.metadata.version('triton')}.\n\n{table(found)}\n"
+        f"`python -m benchmarks.kernels_traffic --target {options.target}`, counted from PTX by an "
+        "emulator, not measured on a GPU; "
+        f"triton {importlib.metadata.version('triton')}.\n\n{table(found)}\n"
     )
     print(text)
     if options.write:

@@ -5,6 +5,7 @@ Derived from the tuning table, so a configuration added there is compiled by the
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from mdl.kernels.aot import CAPABILITIES, Resources, Variant, compile_variant
@@ -163,7 +164,7 @@ def _gemv(configs: Configs) -> Iterator[Variant]:
         for name, dtype, block, k, rows in cases:
             loop = _loop(block, k, config["WEIGHTS"])
             as_used = (block, k) == (64, 4096) and rows >= 4  # by large projections
-            yield Variant(
+            variant = Variant(
                 "gemv_4bit",
                 f"{name}-rows{rows}-{label(config)}",
                 f"{_LINEAR}:gemv_4bit_kernel",
@@ -180,6 +181,7 @@ def _gemv(configs: Configs) -> Iterator[Variant]:
                 elements=rows * _turn(loop),
                 budget=BUDGETS["gemv_4bit"] if as_used else {},
             )
+            yield from _both_scales(variant, name)
 
 
 def _gemm(configs: Configs) -> Iterator[Variant]:
@@ -204,7 +206,7 @@ def _gemm_of(
         plan = gemm_plan(config, height, n, k, block, 256)
         rows, split = plan.constants["BN"], plan.constants["SPLIT"]
         table = BUDGETS if n == many and not least_piece else NARROW
-        yield Variant(
+        variant = Variant(
             operation,
             f"{name}-rows{rows}-{label(plan.config)}",
             f"{_LINEAR}:gemm_4bit_kernel",
@@ -214,6 +216,19 @@ def _gemm_of(
             unaligned=frozenset({"offset_ptr", "M"} | ({"K"} if k % 16 else set())),
             elements=rows * _turn(plan.constants) * split,
             budget=table.get(operation, {}) if (block, k) == (64, 4096) else {},
+        )
+        yield from _both_scales(variant, name)
+
+
+def _both_scales(variant: Variant, name: str) -> Iterator[Variant]:
+    """A product, and the most usual one also with float32 scales: no double quantization."""
+    yield variant
+    if name == "bf16-block64":
+        yield replace(
+            variant,
+            detail=variant.detail.replace(name, f"{name}-plain", 1),
+            types={**variant.types, **_scale_types(0)},
+            constants={**variant.constants, "NESTED": 0},
         )
 
 

@@ -124,6 +124,11 @@ _PLAIN: dict[str, Compute] = {
 }
 
 
+_MODIFIERS = {"rn", "rzi", "ftz", "lo", "wide", "approx", "full", *KINDS, *_COMPARE}
+"""Words between an instruction's name and its type that are understood, or change nothing here."""
+
+
+@functools.cache
 def compute_of(instruction: Instruction) -> tuple[Compute, list[np.dtype], np.dtype]:
     """(function, dtypes of the sources, dtype of the result) of a scalar instruction.
 
@@ -132,7 +137,7 @@ def compute_of(instruction: Instruction) -> tuple[Compute, list[np.dtype], np.dt
     """
     words, kind = instruction.words, instruction.type
     name = words[0]
-    if kind not in KINDS:
+    if kind not in KINDS or not set(words[1:]) <= _MODIFIERS:
         raise NotImplementedError(instruction.text)
     dtype = KINDS[kind]
     count = len(instruction.operands) - 1
@@ -142,7 +147,7 @@ def compute_of(instruction: Instruction) -> tuple[Compute, list[np.dtype], np.dt
         return _mixed(instruction)
     if kind in ("bf16", "bf16x2", "f16x2", "f32x2") and name not in ("mov", "selp"):
         return _packed(instruction)
-    if name == "setp":
+    if name == "setp" and words[1] in _COMPARE:
         return _COMPARE[words[1]], [dtype, dtype], KINDS["pred"]
     if name in ("mul", "mad") and dtype.kind in "ui":
         wide = np.dtype(f"{dtype.kind}{2 * dtype.itemsize}") if "wide" in words else dtype

@@ -28,7 +28,10 @@ _THREADS_AT_ONCE = 16384
 
 
 class Driver(DriverBase):
-    """The parts of `triton.backends.nvidia.driver.CudaDriver` that a launch meets."""
+    """The parts of `triton.backends.nvidia.driver.CudaDriver` that a launch meets.
+
+    Two methods that Triton's abstract class demands no launch calls; they say so.
+    """
 
     def __init__(self, capability: int) -> None:
         self.capability = capability

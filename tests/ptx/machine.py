@@ -4,7 +4,6 @@ Of all threads those at the lowest instruction go first, so threads that part at
 again after it.
 """
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -24,11 +23,10 @@ WARP = 32
 class Counts:
     """What a launch did.
 
-    issued: instructions by name, once a warp. sectors: 32-byte pieces of global memory, by line of
-    source: [moved, fewest possible]. wavefronts: the same of shared memory's cycles.
+    sectors: 32-byte pieces of global memory, by line of source: [moved, fewest possible].
+    wavefronts: the same of shared memory's cycles.
     """
 
-    issued: Counter[str] = field(default_factory=Counter)
     sectors: dict[str, np.ndarray] = field(default_factory=dict)
     wavefronts: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -90,9 +88,6 @@ class Machine:
             active = mask
             if instruction.guard:
                 active = mask & (self.registers[instruction.guard] != instruction.negated)
-            if self.counts is not None:
-                warps = active.reshape(-1, WARP).any(axis=1).sum()
-                self.counts.issued[".".join(instruction.words)] += int(warps)
             try:
                 if instruction.name in ("bra", "ret"):
                     self._at[mask] = here + 1
@@ -151,7 +146,7 @@ class Machine:
         elif instruction.name == "mov" and any(isinstance(o, tuple) for o in instruction.operands):
             self._repack(instruction, mask)
         else:
-            function, sources, dtype = _computed(instruction)
+            function, sources, dtype = compute_of(instruction)
             values = [
                 self.read(operand, kind)
                 for operand, kind in zip(instruction.operands[1:], sources, strict=True)
@@ -330,14 +325,6 @@ class Machine:
             self.counts.add(self.counts.wavefronts, where, *conflicts(own, size))
 
 
-def _computed(instruction: Instruction):  # type: ignore[no-untyped-def]
-    found = _COMPUTED.get(instruction)
-    if found is None:
-        found = _COMPUTED[instruction] = compute_of(instruction)
-    return found
-
-
-_COMPUTED: dict[Instruction, tuple] = {}  # type: ignore[type-arg]
 _MEMORY: dict[str, Callable[[Machine, Instruction, Mask], None]] = {
     "ld": Machine.load,
     "st": Machine.store,

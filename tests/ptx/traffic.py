@@ -26,7 +26,6 @@ class Traffic:
     Args:
         elements: that it works on (weights of a product).
         least: bytes it must move to or from the card's memory.
-        issued: PTX instructions, once a warp.
         sectors, fewest_sectors: pieces of 32 bytes that its global accesses touch, each access by
             itself (what the caches answer included), and the fewest for as many bytes.
         wavefronts, fewest_wavefronts: cycles of shared memory; more than the fewest are conflicts.
@@ -35,7 +34,6 @@ class Traffic:
     name: str
     elements: int
     least: float
-    issued: int
     sectors: int
     fewest_sectors: int
     wavefronts: int
@@ -106,6 +104,5 @@ def measure(driver: Driver) -> list[Traffic]:
             launch()
         sectors = sum(counts.sectors.values(), np.zeros(2, np.int64))
         cycles = sum(counts.wavefronts.values(), np.zeros(2, np.int64))
-        issued = sum(counts.issued.values())
-        found.append(Traffic(name, elements, least, issued, *map(int, (*sectors, *cycles))))
+        found.append(Traffic(name, elements, least, *map(int, (*sectors, *cycles))))
     return found

@@ -126,18 +126,23 @@ def _left(machine: Machine, registers: tuple[str, ...], bf16: bool) -> np.ndarra
     return a
 
 
+def _place(index: int) -> tuple[np.ndarray, np.ndarray]:
+    """(row, column) of each lane's register `index` of C or D."""
+    return _ROW + 8 * (index % 4 // 2), 2 * _PAIR + index % 2 + 8 * (index // 4)
+
+
 def _sums(machine: Machine, registers: tuple[str, ...]) -> np.ndarray:
     """C from its fragments: [warps, 16, 8 n], four registers for each 8 columns."""
     c = np.zeros((machine.total // WARP, 16, 2 * len(registers)))
     for index, register in enumerate(registers):
-        row, column = _ROW + 8 * (index % 4 // 2), 2 * _PAIR + index % 2 + 8 * (index // 4)
+        row, column = _place(index)
         c[:, row, column] = machine.read(register, np.dtype("f4")).reshape(-1, WARP)
     return c
 
 
 def _give(machine: Machine, registers: tuple[str, ...], d: np.ndarray, mask: np.ndarray) -> None:
     for index, register in enumerate(registers):
-        row, column = _ROW + 8 * (index % 4 // 2), 2 * _PAIR + index % 2 + 8 * (index // 4)
+        row, column = _place(index)
         value = np.ascontiguousarray(d[:, row, column].reshape(-1)).astype(np.float32)
         machine.write(register, value, mask)
 
