@@ -41,7 +41,7 @@ docs: $(STAMP)
 
 # The catalogue in the wheel, made anew: make catalog UNSLOTH=folder/of/an/unpacked/wheel
 catalog: $(STAMP)
-	$(BIN)/python -m mdl.resolver.unsloth $(UNSLOTH)
+	$(BIN)/python -m mdl.resolver.unsloth_table $(UNSLOTH)
 
 clean:
 	rm -rf $(VENV) .demo dist build .coverage* .mypy_cache .ruff_cache .pytest_cache

@@ -177,8 +177,8 @@ def measure_verify(runs: int) -> None:
         paths = build_content(runner.root, files=16, size=192 << 20)
         total = sum(map(os.path.getsize, paths))
         from mdl.cachemgr import open_cache
-        from mdl.cachemgr.scan import scan_folder
-        from mdl.cachemgr.verify import Verifier
+        from mdl.cachemgr.scan.folder import scan_folder
+        from mdl.cachemgr.verify.verify import Verifier
         from mdl.settings import Settings
 
         cache = open_cache(Settings(runner.home, runner.root))

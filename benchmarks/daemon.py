@@ -26,10 +26,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mdl.cachemgr.cache import open_cache
-from mdl.cachemgr.daemon import Keeper, beats
-from mdl.cachemgr.daemon_control import Place
-from mdl.cachemgr.daemon_socket import ask
-from mdl.cachemgr.daemon_use import UseJournal
+from mdl.cachemgr.daemon.loop import DaemonLoop, beats
+from mdl.cachemgr.daemon.process import Place
+from mdl.cachemgr.daemon.status_socket import ask_daemon
+from mdl.cachemgr.daemon.usage import UseJournal
 from mdl.cachemgr.layout import root_id
 from mdl.settings import Settings
 
@@ -103,10 +103,10 @@ def compare_asking(settings: Settings, socket: Path) -> None:
         finally:
             cache.index.close()
 
-    text = json.dumps(ask(socket, "/v1/cache"))
+    text = json.dumps(ask_daemon(socket, "/v1/cache"))
     ways: dict[str, Callable[[], object]] = {
         "read from the index": direct,
-        "asked of the daemon": lambda: ask(socket, "/v1/cache", timeout=20),
+        "asked of the daemon": lambda: ask_daemon(socket, "/v1/cache", timeout=20),
         "reading such an answer's JSON": lambda: json.loads(text),
     }
     took: dict[str, list[float]] = {way: [] for way in ways}
@@ -126,7 +126,7 @@ def measure(settings: Settings, repos: int, seconds: float, flood: int) -> None:
     try:
         socket = Place(settings).socket
         until(socket.exists)
-        until(lambda: ask(socket, "/v1/status")["repos"] == repos)
+        until(lambda: ask_daemon(socket, "/v1/status")["repos"] == repos)
         time.sleep(10)  # past the first looks, which read everything
         spent = processor_seconds(process.pid)
         time.sleep(seconds)
@@ -157,7 +157,7 @@ def measure(settings: Settings, repos: int, seconds: float, flood: int) -> None:
 
 
 def simulate(settings: Settings, hours: float) -> None:
-    keeper = Keeper(settings, lambda: settings)
+    keeper = DaemonLoop(settings, lambda: settings)
     keeper._uses = UseJournal(keeper.root, lambda _: {})
     keeper.run("probe")
     now = 0.0

@@ -11,8 +11,8 @@ import importlib.metadata
 from collections.abc import Iterable
 from pathlib import Path
 
-from mdl.kernels.aot import CAPABILITIES, Resources
-from mdl.kernels.variants import compile_all
+from mdl.kernels.compiled.compile import CAPABILITIES, Resources
+from mdl.kernels.compiled.variants import compile_all
 
 
 def table(found: Iterable[Resources]) -> str:

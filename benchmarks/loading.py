@@ -64,10 +64,10 @@ def make_models(small: bool) -> tuple[Path, Path]:
         tokenizer().save_pretrained(bf16)
     if not (nf4 / "config.json").exists():
         from mdl.loader import LoadRequest
-        from mdl.loader.checkpoint import read_checkpoint
-        from mdl.loader.fast import build
+        from mdl.loader.build.mmap_build import build_mapped
+        from mdl.loader.checkpoint.checkpoint import read_checkpoint
 
-        built = build(read_checkpoint(bf16), LoadRequest(str(bf16), format="bnb-4bit"))
+        built = build_mapped(read_checkpoint(bf16), LoadRequest(str(bf16), format="bnb-4bit"))
         built.model.save_pretrained(nf4)
         for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
             (nf4 / name).write_bytes((bf16 / name).read_bytes())

@@ -21,9 +21,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mdl.resolver import Resolution, Resolver, Wish
+from mdl.resolver import Resolution, ResolveOptions, Resolver
 from mdl.resolver.formats import claimed_format
-from mdl.resolver.unsloth import read_table, rows_of, source_of
+from mdl.resolver.unsloth_table import read_table, rows_of, source_of
 from mdl.settings import Settings
 
 # Why ours differs, each with the test that puts a difference into the class.
@@ -88,7 +88,7 @@ def their_functions(wheel: Path) -> tuple[Callable[..., str], list[str]]:
     return space["get_model_name"], sorted(spelled.values())
 
 
-def classify(name: str, wish: Wish, theirs: str, ours: Resolution) -> str | None:
+def classify(name: str, wish: ResolveOptions, theirs: str, ours: Resolution) -> str | None:
     """Which class of WHY a difference belongs to, `None` for an unexplained one."""
     asked, answered = claimed_format(name), claimed_format(theirs)
     # The tables know fp8 repositories by their own name and with "-dynamic" behind it.
@@ -115,7 +115,12 @@ def compare(wheel: Path, verbose: bool) -> int:
     get_model_name, names = their_functions(wheel)
     models = wheel / "unsloth" / "models"
     table = read_table(models / "mapper.py", models / "loader_utils.py", "benchmark")
-    wishes = [Wish("bnb-4bit"), Wish("16bit"), Wish("fp8"), Wish("fp8", fp8_scaling="row")]
+    wishes = [
+        ResolveOptions("bnb-4bit"),
+        ResolveOptions("16bit"),
+        ResolveOptions("fp8"),
+        ResolveOptions("fp8", fp8_scaling="row"),
+    ]
     cases, differences, unexplained = 0, Counter[str](), []
     with tempfile.TemporaryDirectory() as folder:
         resolver = Resolver(Settings(Path(folder), Path(folder) / "hub", offline=True))

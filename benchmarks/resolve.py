@@ -21,9 +21,9 @@ from pathlib import Path
 
 import mdl
 from benchmarks.parity import their_functions
-from mdl.resolver import Resolver, Wish
+from mdl.resolver import ResolveOptions, Resolver
 from mdl.settings import Settings
-from mdl.store.rows import MirrorRow, Source
+from mdl.store.rows import CatalogSource, MirrorRow
 
 NAME = "meta-llama/Llama-3.1-8B-Instruct"
 
@@ -36,7 +36,7 @@ def filled(home: Path, rows: int) -> Resolver:
                   "plain", 0, "declared", "made")
         for n in range(rows)
     )  # fmt: skip
-    resolver.catalog.import_rows(Source("made", "1", "made up", "", ""), mirrors)
+    resolver.catalog.import_rows(CatalogSource("made", "1", "made up", "", ""), mirrors)
     return resolver
 
 
@@ -51,7 +51,7 @@ def microseconds(call: Callable[[str], object], names: list[str]) -> float:
 
 
 def in_process(rows: int, wheel: Path | None) -> None:
-    wish = Wish("bnb-4bit")
+    wish = ResolveOptions("bnb-4bit")
     with tempfile.TemporaryDirectory() as folder:
         resolvers = {n: filled(Path(folder) / str(n), n) for n in (1000, rows)}
         generator = random.Random(0)

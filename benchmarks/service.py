@@ -31,7 +31,7 @@ from typing import NamedTuple
 from benchmarks.faults import database, listening, url_of
 from mdl.settings import Settings, load_settings
 from mdl.store.catalog import open_catalog
-from mdl.store.rows import MirrorRow, Source
+from mdl.store.rows import CatalogSource, MirrorRow
 
 NAMES = 250_000
 CONNECTIONS = 64
@@ -74,7 +74,9 @@ def rows() -> Iterator[MirrorRow]:
 
 def build(settings: Settings) -> None:
     catalog = open_catalog(settings)
-    count = catalog.import_rows(Source("bench", "1", "benchmarks/service.py", "", ""), rows())
+    count = catalog.import_rows(
+        CatalogSource("bench", "1", "benchmarks/service.py", "", ""), rows()
+    )
     catalog.database.close()
     print(f"catalogue: {count:,} rows, {NAMES:,} names")
 

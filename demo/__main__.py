@@ -48,12 +48,12 @@ def quantized(model: Path, cache: Path = CACHE) -> Path:
     if folder.is_dir():
         return folder
     from mdl.loader import LoadRequest
-    from mdl.loader.build import quiet_transformers
-    from mdl.loader.checkpoint import read_checkpoint
-    from mdl.loader.fast import build
+    from mdl.loader.build.mmap_build import build_mapped
+    from mdl.loader.build.transformers_build import quiet_transformers
+    from mdl.loader.checkpoint.checkpoint import read_checkpoint
 
     checkpoint = read_checkpoint(model)
-    built = build(checkpoint, LoadRequest(str(model), format="bnb-4bit"))
+    built = build_mapped(checkpoint, LoadRequest(str(model), format="bnb-4bit"))
     with tempfile.TemporaryDirectory(dir=cache, prefix=".making-") as scratch:
         made = Path(scratch) / folder.name
         with quiet_transformers():

@@ -12,22 +12,23 @@ imported when it is first used.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mdl.version import __version__
+
 if TYPE_CHECKING:
-    from mdl.ask import resolve
     from mdl.errors import MdlError
     from mdl.loader import FastLanguageModel, FastVisionModel, load, plan
-    from mdl.resolver import Resolution, Wish
+    from mdl.local_resolver import resolve
+    from mdl.resolver import Resolution, ResolveOptions
     from mdl.settings import Settings, load_settings
 
-__version__ = "0.1.0"
 
 __all__ = [
     "FastLanguageModel",
     "FastVisionModel",
     "MdlError",
     "Resolution",
+    "ResolveOptions",
     "Settings",
-    "Wish",
     "load",
     "load_settings",
     "plan",
@@ -40,11 +41,11 @@ _HOME = {
     "MdlError": "mdl.errors",
     "Resolution": "mdl.resolver",
     "Settings": "mdl.settings",
-    "Wish": "mdl.resolver",
+    "ResolveOptions": "mdl.resolver",
     "load": "mdl.loader",
     "load_settings": "mdl.settings",
     "plan": "mdl.loader",
-    "resolve": "mdl.ask",
+    "resolve": "mdl.local_resolver",
 }
 
 

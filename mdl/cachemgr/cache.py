@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mdl.cachemgr.index import Survey, survey, tree_size
+from mdl.cachemgr.index import LocalRecords, Survey, group, physical, survey, tree_size
 from mdl.cachemgr.layout import (
     COMMIT_LENGTH,
     is_hash,
@@ -22,17 +22,15 @@ from mdl.cachemgr.layout import (
     spelling_rank,
     split_name,
 )
-from mdl.cachemgr.probe import store_is_marked
-from mdl.cachemgr.summary import Knowledge, group, physical
-from mdl.cachemgr.values import CachedRepo, Placement
+from mdl.cachemgr.scan import store_is_marked
+from mdl.cachemgr.types import CachedRepo, Placement
 from mdl.errors import NotFoundError, UsageError
 from mdl.settings import Settings
-from mdl.store.cacheindex import CacheIndex
+from mdl.store import CacheIndex
 
 if TYPE_CHECKING:
-    from mdl.cachemgr.carry_out import Outcome
-    from mdl.cachemgr.facts import Folder
-    from mdl.cachemgr.policy import Policy, PrunePlan
+    from mdl.cachemgr.remove import Outcome, Policy, PrunePlan
+    from mdl.cachemgr.scan import Folder
 
 # Named here because `Cache.list` hides the builtin inside the class.
 Repos = list[CachedRepo]
@@ -91,7 +89,7 @@ class Cache:
 
     def _recover(self, index: CacheIndex) -> None:
         """Finish or take back what a killed process left; one that is still at work is left."""
-        from mdl.cachemgr.locks import root_mutex
+        from mdl.cachemgr.journal import root_mutex
         from mdl.errors import BusyError
 
         with contextlib.suppress(BusyError), root_mutex(self._where, self._mutex_file, wait=0.0):
@@ -122,7 +120,7 @@ class Cache:
             BusyError: another one is at work.
             StoreError: there is nowhere to write down what is about to be done.
         """
-        from mdl.cachemgr.locks import root_mutex
+        from mdl.cachemgr.journal import root_mutex
 
         self.index.must_last()
         with root_mutex(self._where, self._mutex_file, wait=wait):
@@ -139,7 +137,7 @@ class Cache:
         """Every folder of the root, read again where it changed."""
         return survey(self._where, self.index)
 
-    def knowledge(self) -> Knowledge:
+    def knowledge(self) -> LocalRecords:
         """Pins, recorded use, the Hub's spellings and lock files on record."""
         used: dict[str, dict[str, float]] = {}
         for key, commit, at in self.index.used():
@@ -151,7 +149,7 @@ class Cache:
         for path, key, commit in self.index.lock_files():
             if os.path.exists(path):
                 locked.setdefault(key, {})[commit] = path
-        return Knowledge(used, pins, self.index.canonical(), locked)
+        return LocalRecords(used, pins, self.index.canonical(), locked)
 
     def list(self) -> Repos:
         """Every repository once, whatever its casings."""
@@ -164,7 +162,7 @@ class Cache:
         return repos, self._totals(found, repos)
 
     def _totals(self, found: Survey, repos: Sequence[CachedRepo]) -> Totals:
-        from mdl.cachemgr.trash import trash_place
+        from mdl.cachemgr.journal import trash_place
 
         size = physical(found.summaries, found.store)
         return Totals(
@@ -307,9 +305,9 @@ class Cache:
 
     def plan_prune(self, policy: "Policy") -> "PrunePlan":
         """What a policy would remove and keep, and why; nothing is changed."""
-        from mdl.cachemgr.prune import plan
+        from mdl.cachemgr.remove import plan_prune
 
-        return plan(self, policy)
+        return plan_prune(self, policy)
 
     def apply(self, plan: "PrunePlan") -> "Outcome":
         """Carry a prune plan out, into the trash.
@@ -318,9 +316,9 @@ class Cache:
             BusyError: another mdl process is changing this root.
             DiskError: there is no room or no right to do it; nothing was changed.
         """
-        from mdl.cachemgr.prune import apply
+        from mdl.cachemgr.remove import apply_prune
 
-        return apply(self, plan)
+        return apply_prune(self, plan)
 
 
 def matches(path: str, patterns: Sequence[str] | None) -> bool:

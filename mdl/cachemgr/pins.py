@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from mdl.cachemgr.index import is_pinned
 from mdl.cachemgr.layout import folder_name, repo_key, split_name
-from mdl.cachemgr.summary import is_pinned
-from mdl.cachemgr.values import CachedRepo
+from mdl.cachemgr.types import CachedRepo
 
 
 class Pinned(NamedTuple):

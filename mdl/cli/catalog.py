@@ -9,13 +9,12 @@ from click.termui import progressbar
 
 from mdl.cli.output import FilePath, confirm, echo_json, never_asks, yes_option
 from mdl.errors import NotFoundError, UsageError
-from mdl.resolver.names import shown
-from mdl.store.catalog import Catalog, open_catalog
-from mdl.store.rows import USER, WISHES, MirrorRow
-from mdl.text import human_ago, printable, table
+from mdl.formatting import human_ago, printable, table
+from mdl.resolver import shown
+from mdl.store import USER, WISHES, Catalog, MirrorRow, open_catalog
 
 if TYPE_CHECKING:
-    from mdl.resolver.hub import Hub
+    from mdl.resolver import HubApi
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _dry = click.option("--dry-run", is_flag=True, help="Show what would change.")
@@ -114,7 +113,7 @@ def show(name: str, as_json: bool) -> int:
 def add(name: str, mirror: str, wish: str | None, format_: str | None, rank: int, dry_run: bool,
         as_json: bool) -> int:  # fmt: skip
     """Answer wishes about NAME with MIRROR; beats every imported row."""
-    from mdl.resolver.catalogfile import make_row
+    from mdl.resolver import make_row
 
     row = make_row(name, mirror, wish=wish, format=format_, rank=rank)
     if not dry_run:
@@ -123,7 +122,7 @@ def add(name: str, mirror: str, wish: str | None, format_: str | None, rank: int
         echo_json({"added": row._asdict(), "dry_run": dry_run})
     else:
         verb = "Would answer" if dry_run else "Answers"
-        click.echo(f"{verb} {row.wish} wishes about {row.name} with {row.repo_id}.")
+        click.echo(f"{verb} {row.format} wishes about {row.name} with {row.repo_id}.")
     return 0
 
 
@@ -136,7 +135,7 @@ def add(name: str, mirror: str, wish: str | None, format_: str | None, rank: int
 @_json
 def rm(name: str, mirror: str | None, source: str, dry_run: bool, yes: bool, as_json: bool) -> int:
     """Remove the rows you added for NAME, or the one for MIRROR."""
-    from mdl.resolver.catalogfile import rows_to_remove
+    from mdl.resolver import rows_to_remove
 
     found = _open()
     rows = rows_to_remove(found, name, mirror, source)
@@ -167,7 +166,8 @@ def import_(what: str, mapper: Path | None, loader_utils: Path | None, dry_run: 
     Python is parsed, never executed. One transaction replaces what the same source gave before;
     rows you added are not touched.
     """
-    from mdl.resolver import catalogfile, unsloth
+    from mdl.resolver import catalog_file as catalogfile
+    from mdl.resolver import unsloth_table as unsloth
 
     bad: tuple[Any, ...] = ()
     if what == "unsloth":
@@ -210,12 +210,12 @@ def import_(what: str, mapper: Path | None, loader_utils: Path | None, dry_run: 
 @_json
 def sync(names: tuple[str, ...], dry_run: bool, as_json: bool) -> int:
     """Ask the Hub's model tree what is quantized from each NAME."""
-    from mdl.resolver import upkeep
+    from mdl.resolver import catalog_check as upkeep
 
     found, hub = _open(), _hub()
     body = []
     for name in names:
-        canonical, rows = upkeep.sync(hub, name)
+        canonical, rows = upkeep.sync_mirrors(hub, name)
         if not dry_run:
             found.add(rows, upkeep.SYNC)
         body.append({"name": canonical, "mirrors": [row._asdict() for row in rows]})
@@ -240,7 +240,7 @@ def sync(names: tuple[str, ...], dry_run: bool, as_json: bool) -> int:
 def check(pattern: str | None, source: str | None, workers: int, dry_run: bool,
           as_json: bool) -> int:  # fmt: skip
     """Ask the Hub about every mirror and mark the dead, renamed and mismatched ones."""
-    from mdl.resolver import upkeep
+    from mdl.resolver import catalog_check as upkeep
 
     found, hub = _open(), _hub()
     rows = [
@@ -253,7 +253,7 @@ def check(pattern: str | None, source: str | None, workers: int, dry_run: bool,
     count = len({row.repo_id.lower() for row in rows})
     findings = []
     with progressbar(length=count, label="checking", file=sys.stderr, hidden=as_json) as bar:
-        for batch in upkeep.check(hub, rows, workers):
+        for batch in upkeep.check_mirrors(hub, rows, workers):
             findings += batch
             bar.update(1)
             if not dry_run:
@@ -280,7 +280,7 @@ def check(pattern: str | None, source: str | None, workers: int, dry_run: bool,
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: the rows, or what was written.")
 def export(source: str | None, kind: str | None, output: Path | None, as_json: bool) -> int:
     """Write rows as TOML, JSON or CSV, to share and to import elsewhere."""
-    from mdl.resolver.catalogfile import write_text
+    from mdl.resolver import write_text
 
     if as_json and output is None:
         if kind not in (None, "json"):
@@ -308,9 +308,9 @@ def export(source: str | None, kind: str | None, output: Path | None, as_json: b
     return 0
 
 
-def _hub() -> "Hub":
+def _hub() -> "HubApi":
     from mdl.errors import OfflineError
-    from mdl.resolver.hub import Hub
+    from mdl.resolver import HubApi
     from mdl.settings import load_settings
 
     settings = load_settings()
@@ -318,7 +318,7 @@ def _hub() -> "Hub":
         raise OfflineError(
             "This needs the Hub, and HF_HUB_OFFLINE is set.", next="Unset it while connected."
         )
-    return Hub(settings.endpoint, settings.token, settings.hub_timeout)
+    return HubApi(settings.endpoint, settings.token, settings.hub_timeout)
 
 
 def _rows_table(rows: list[MirrorRow]) -> str:

@@ -10,8 +10,8 @@ import click
 
 from mdl.cli.output import confirm, echo_json
 from mdl.errors import UsageError
+from mdl.formatting import human_ago, human_size
 from mdl.settings import Settings, load_settings
-from mdl.text import human_ago, human_size
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -35,7 +35,7 @@ def _place() -> Settings:
 @_json
 def run(as_json: bool) -> None:
     """Keep the cache in the foreground, until SIGTERM or Ctrl-C."""
-    from mdl.cachemgr.daemon_control import run as keep
+    from mdl.cachemgr.daemon import run_daemon as keep
 
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
@@ -48,7 +48,7 @@ def run(as_json: bool) -> None:
 @_json
 def start(as_json: bool) -> None:
     """Start one in the background."""
-    from mdl.cachemgr.daemon_control import start as begin
+    from mdl.cachemgr.daemon import start_daemon as begin
 
     found = begin(load_settings())
     if as_json:
@@ -61,7 +61,7 @@ def start(as_json: bool) -> None:
 @_json
 def stop(as_json: bool) -> None:
     """End it."""
-    from mdl.cachemgr.daemon_control import stop as end
+    from mdl.cachemgr.daemon import stop_daemon as end
 
     pid = end(_place())
     if as_json:
@@ -74,7 +74,7 @@ def stop(as_json: bool) -> None:
 @_json
 def status(as_json: bool) -> int:
     """Say whether one runs, how it notices changes, and what it did. Exit code 3 for none."""
-    from mdl.cachemgr.daemon_control import status as look
+    from mdl.cachemgr.daemon import daemon_status as look
 
     found = look(_place())
     if as_json:
@@ -132,7 +132,7 @@ def _budget(found: dict[str, Any]) -> str:
 @_json
 def install(launchd: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Write a systemd user unit, or a launchd agent, that keeps this cache."""
-    from mdl.cachemgr.daemon_install import launchd_agent, place_of, systemd_unit
+    from mdl.cachemgr.daemon import launchd_agent, place_of, systemd_unit
 
     settings = load_settings()
     text = launchd_agent(settings) if launchd else systemd_unit(settings)

@@ -10,8 +10,8 @@ import click
 
 from mdl.cli.output import echo_json
 from mdl.errors import MdlError
+from mdl.formatting import human_size
 from mdl.settings import Settings, load_settings
-from mdl.text import human_size
 
 _LIBRARIES = (
     ("huggingface_hub", "1.33", "core"),
@@ -26,7 +26,7 @@ _LIBRARIES = (
 _EXTRAS = "mdl's extras bring it: load, kernels, service, postgres."
 
 
-class Check(NamedTuple):
+class Finding(NamedTuple):
     """One thing looked at: `ok`, `note` (nothing to do) or `problem`."""
 
     what: str
@@ -62,89 +62,89 @@ def doctor(offline: bool, as_json: bool) -> int:
     return MdlError.exit_code if wrong else 0
 
 
-def _checks(settings: Settings, offline: bool) -> Iterator[Check]:
-    yield Check("python", "ok", f"{sys.version.split()[0]} on {sys.platform}")
+def _checks(settings: Settings, offline: bool) -> Iterator[Finding]:
+    yield Finding("python", "ok", f"{sys.version.split()[0]} on {sys.platform}")
     for look in (_database, _cache, _disk):
         yield _guarded(look, settings)
     yield _token(settings)
-    yield Check("Hub", "note", "not asked") if offline else _guarded(_hub, settings)
+    yield Finding("Hub", "note", "not asked") if offline else _guarded(_hub, settings)
     yield from _libraries()
     yield _gpu()
 
 
-def _guarded(look: Callable[[Settings], Check], settings: Settings) -> Check:
+def _guarded(look: Callable[[Settings], Finding], settings: Settings) -> Finding:
     name = look.__name__.lstrip("_")
     try:
         return look(settings)
     except MdlError as error:
-        return Check(name, "problem", error.message, error.next)
+        return Finding(name, "problem", error.message, error.next)
     except ModuleNotFoundError as error:
-        return Check(name, "problem", f"needs {error.name}, which is not installed", _EXTRAS)
+        return Finding(name, "problem", f"needs {error.name}, which is not installed", _EXTRAS)
     except OSError as error:
-        return Check(name, "problem", str(error), "Check the path and its permissions.")
+        return Finding(name, "problem", str(error), "Check the path and its permissions.")
 
 
-def _database(settings: Settings) -> Check:
-    from mdl.store.catalog import open_catalog
+def _database(settings: Settings) -> Finding:
+    from mdl.store import open_catalog
 
     catalog = open_catalog(settings)
     rows = sum(source["rows"] for source in catalog.sources())
     where = catalog.database.where
     catalog.database.close()
     if not catalog.database.writable:
-        return Check("database", "problem", f"{where} is read-only", "Answers are not recorded.")
-    return Check("database", "ok", f"{where}, {rows} mirrors")
+        return Finding("database", "problem", f"{where} is read-only", "Answers are not recorded.")
+    return Finding("database", "ok", f"{where}, {rows} mirrors")
 
 
-def _cache(settings: Settings) -> Check:
+def _cache(settings: Settings) -> Finding:
     from mdl.cachemgr import open_cache
 
     root = Path(settings.cache_root)
     if not root.is_dir():
-        return Check("cache", "note", f"{root} is not there yet")
+        return Finding("cache", "note", f"{root} is not there yet")
     repos = open_cache(settings).list()
     broken = [repo.repo_id for repo in repos if repo.problems]
     twice = [repo.repo_id for repo in repos if len(repo.spellings) > 1]
     found = f"{root}, {len(repos)} repositories"
     if broken:
-        return Check("cache", "problem", f"{found}, {len(broken)} with problems", "mdl cache ls")
+        return Finding("cache", "problem", f"{found}, {len(broken)} with problems", "mdl cache ls")
     if twice:
         hint = "`mdl cache normalize --dry-run` shows what sharing them frees."
-        return Check("cache", "note", f"{found}, {len(twice)} in several spellings", hint)
-    return Check("cache", "ok", found)
+        return Finding("cache", "note", f"{found}, {len(twice)} in several spellings", hint)
+    return Finding("cache", "ok", found)
 
 
-def _disk(settings: Settings) -> Check:
+def _disk(settings: Settings) -> Finding:
     import shutil
 
-    from mdl.loader.fetch import existing
+    from mdl.loader.source import existing
 
     usage = shutil.disk_usage(existing(settings.cache_root))
     found = f"{human_size(usage.free)} free of {human_size(usage.total)}"
     if usage.free < 10 * 10**9:
-        return Check("disk", "problem", found, "`mdl cache prune --dry-run` shows what could go.")
-    return Check("disk", "ok", found)
+        return Finding("disk", "problem", found, "`mdl cache prune --dry-run` shows what could go.")
+    return Finding("disk", "ok", found)
 
 
-def _token(settings: Settings) -> Check:
+def _token(settings: Settings) -> Finding:
     if settings.token is None:
-        return Check("token", "note", "none", "Gated repositories need one: `hf auth login`.")
+        return Finding("token", "note", "none", "Gated repositories need one: `hf auth login`.")
     source = "HF_TOKEN" if os.environ.get("HF_TOKEN") else "a file"
-    return Check("token", "ok", f"from {source}")
+    return Finding("token", "ok", f"from {source}")
 
 
-def _hub(settings: Settings) -> Check:
-    from mdl.resolver.hub import Hub
+def _hub(settings: Settings) -> Finding:
+    from mdl.resolver import HubApi
 
-    hub = Hub(settings.endpoint, settings.token, settings.hub_timeout)
+    hub = HubApi(settings.endpoint, settings.token, settings.hub_timeout)
     name = hub.whoami()
     if hub.bad_token:
         hint = "Public repositories still work; `hf auth login` makes a new one."
-        return Check("Hub", "problem", f"{settings.endpoint} does not accept the token", hint)
-    return Check("Hub", "ok", f"{settings.endpoint}, as {name or 'nobody (no token)'}")
+        return Finding("Hub", "problem", f"{settings.endpoint} does not accept the token", hint)
+    return Finding("Hub", "ok", f"{settings.endpoint}, as {name or 'nobody (no token)'}")
 
 
-def _libraries() -> Iterator[Check]:
+def _libraries() -> Iterator[Finding]:
     from importlib.metadata import PackageNotFoundError, version
 
     for name, floor, extra in _LIBRARIES:
@@ -152,25 +152,25 @@ def _libraries() -> Iterator[Check]:
             found = version(name)
         except PackageNotFoundError:
             state = "problem" if extra == "core" else "note"
-            yield Check(name, state, "not installed", f'pip install "mdl[{extra}]"')
+            yield Finding(name, state, "not installed", f'pip install "mdl[{extra}]"')
             continue
         if _numbers(found) < _numbers(floor):
-            yield Check(name, "problem", f"{found}, older than {floor}", f"pip install -U {name}")
+            yield Finding(name, "problem", f"{found}, older than {floor}", f"pip install -U {name}")
         else:
-            yield Check(name, "ok", found)
+            yield Finding(name, "ok", found)
 
 
-def _gpu() -> Check:
+def _gpu() -> Finding:
     from importlib.util import find_spec
 
     if find_spec("torch") is None:
-        return Check("GPU", "note", "torch is not installed")
+        return Finding("GPU", "note", "torch is not installed")
     import torch
 
     if not torch.cuda.is_available():
-        return Check("GPU", "note", "no CUDA device: the kernels' torch twins are used")
+        return Finding("GPU", "note", "no CUDA device: the kernels' torch twins are used")
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return Check("GPU", "ok", ", ".join(names))
+    return Finding("GPU", "ok", ", ".join(names))
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mdl.errors import DiskError, MdlError, UsageError
-from mdl.text import printable
+from mdl.formatting import printable
 
 if TYPE_CHECKING:
     import click
@@ -84,7 +84,7 @@ def _run(args: list[str], *, as_json: bool) -> int:
 
 def _command(args: list[str]) -> int:
     if args == ["cache", "ls"]:  # what is typed most, in half the time
-        from mdl.cli.listing import list_plainly
+        from mdl.cli.cache import list_plainly
 
         list_plainly()
         return 0

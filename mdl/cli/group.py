@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from mdl import __version__
+from mdl.version import __version__
 
 # command -> (module, one-line help). The help stands here so that `mdl --help` imports nothing.
 COMMANDS = {
@@ -20,7 +20,7 @@ COMMANDS = {
     "load": ("mdl.cli.load", "Load a model, report what was loaded, try a prompt."),
     "verify": ("mdl.cli.load", "Check a report, a lock file or a snapshot against the disk."),
     "catalog": ("mdl.cli.catalog", "The table of mirrors: list, add, import, sync, check."),
-    "cache": ("mdl.cli.cache", "See and shrink the Hugging Face cache."),
+    "cache": ("mdl.cli.cache.group", "See and shrink the Hugging Face cache."),
     "daemon": ("mdl.cli.daemon", "The process that keeps the cache right."),
     "serve": ("mdl.cli.serve", "The HTTP service a team asks."),
     "kernels": ("mdl.cli.kernels", "The Triton kernels: list, check, measure."),

@@ -10,7 +10,7 @@ import click
 
 from mdl.cli.output import FilePath, echo_json
 from mdl.errors import UsageError, VerificationError
-from mdl.text import table
+from mdl.formatting import table
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -26,16 +26,16 @@ def ls(as_json: bool) -> None:
     """List the operations and what runs them on this machine."""
     import torch
 
+    from mdl.kernels import backend
     from mdl.kernels import ls as operations
-    from mdl.kernels.check import face
-    from mdl.kernels.families import RULES
+    from mdl.kernels.swap import RULES
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows: list[dict[str, Any]] = []
     for one in operations():
         modules = sorted(path for path, rule in RULES.items() if rule.operation == one.name)
         rows.append({"operation": one.name, "what": one.what, "modules": modules})
-    here = face(device)
+    here = backend(device)
     if as_json:
         echo_json({"device": str(device), "face": here, "operations": rows})
         return
@@ -65,7 +65,7 @@ def check(aot: bool, candidates: bool, as_json: bool) -> None:
             "--candidates goes with --aot: the configurations are only compiled.",
             next="Add --aot, or leave --candidates out.",
         )
-    from mdl.kernels.check import check_here, failures
+    from mdl.kernels import check_here, failures
 
     face, checks = check_here()
     if not as_json:
@@ -81,7 +81,7 @@ def check(aot: bool, candidates: bool, as_json: bool) -> None:
 
 
 def _check_aot(candidates: bool, as_json: bool) -> None:
-    from mdl.kernels.variants import compile_all
+    from mdl.kernels.compiled import compile_all
 
     found = compile_all(candidates=candidates)
     if not as_json:
@@ -131,6 +131,6 @@ def _end(what: str, wrong: list[str], body: dict[str, Any], as_json: bool) -> No
 @click.option("--json", "as_json", is_flag=True, help="Print nothing but the JSON.")
 def bench(**options: Any) -> None:
     """Measure everything on a GPU and write one JSON object."""
-    from mdl.kernels.bench.main import measure_here
+    from mdl.kernels.bench import measure_here
 
     measure_here(argparse.Namespace(started=time.monotonic(), **options))

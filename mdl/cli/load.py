@@ -9,7 +9,7 @@ import click
 
 from mdl.cli.output import FilePath, echo_json, never_asks
 from mdl.cli.resolve import wish_of, wish_options
-from mdl.text import human_size
+from mdl.formatting import human_size
 
 if TYPE_CHECKING:
     from mdl.loader import LoadRequest
@@ -40,15 +40,14 @@ def load_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--repair", is_flag=True, help="Check every file's hash; fetch damaged ones again.")
 def pull(name: str, **options: Any) -> None:
     """Download what NAME resolves to: the files a model needs, and no others."""
-    from mdl.loader.adapter import find
-    from mdl.loader.progress import progress_for
-    from mdl.loader.sources import bring
+    from mdl.loader import find_adapter, progress_for
+    from mdl.loader.source import fetch_model
     from mdl.settings import load_settings
 
     asked = request_of(name, options)
     dry_run, settings = options["dry_run"], load_settings()
     progress = progress_for(f"pull {name}", options["progress"])
-    request, found, adapter = find(
+    request, found, adapter = find_adapter(
         asked, settings, purpose="pull", fetch=not dry_run, progress=progress
     )
     source = found.source
@@ -64,12 +63,12 @@ def pull(name: str, **options: Any) -> None:
     if dry_run:
         return show_pull(body, options["as_json"])
     if options["repair"]:
-        from mdl.loader.verify import repair_snapshot
+        from mdl.loader import repair_snapshot
 
         body["repaired"] = repair_snapshot(found, request)
         if adapter is not None and adapter.origin is not None:
             body["repaired"] += repair_snapshot(adapter.origin, asked)
-    checkpoint = bring(found, request, progress)
+    checkpoint = fetch_model(found, request, progress)
     body |= {"path": str(checkpoint.folder), "done": True}
     return show_pull(body, options["as_json"])
 
@@ -117,9 +116,8 @@ def show_pull(body: dict[str, Any], as_json: bool) -> None:
 @click.option("--report", type=FilePath(dir_okay=False, path_type=Path), help="Write the report.")
 def load(name: str, **options: Any) -> None:
     """Load NAME, report what was loaded, and try a prompt."""
-    from mdl.loader.loading import load_request
+    from mdl.loader import load_request, progress_for
     from mdl.loader.planning import make_plan
-    from mdl.loader.progress import progress_for
 
     # bitsandbytes notes at every import on a CPU that an optional kernel package is missing.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -127,7 +125,7 @@ def load(name: str, **options: Any) -> None:
     if options["dry_run"]:
         return show_plan(make_plan(request), options)
     if options["report"]:  # said before the load, not after it
-        from mdl.loader.report import make_folder_for
+        from mdl.loader import make_folder_for
 
         make_folder_for(options["report"])
     loaded = load_request(request, progress=progress_for(f"load {name}", options["progress"]))
@@ -135,9 +133,9 @@ def load(name: str, **options: Any) -> None:
         loaded.report.save(options["report"])
     said = None
     if options["prompt"] is not None:
-        from mdl.loader.prompt import ask
+        from mdl.loader import answer_prompt
 
-        said = ask(loaded, options["prompt"], options["max_new_tokens"])
+        said = answer_prompt(loaded, options["prompt"], options["max_new_tokens"])
     if options["as_json"]:
         echo_json({**loaded.report.to_json(), "answer": said})
         return None
@@ -150,7 +148,7 @@ def load(name: str, **options: Any) -> None:
 
 def show_plan(plan: "LoadPlan", options: dict[str, Any]) -> None:
     """Print a plan; one that does not fit ends with the error that the load would end with."""
-    from mdl.loader.room import refuse_too_big
+    from mdl.loader.planning import refuse_too_big
 
     if not options["as_json"]:
         click.echo(str(plan))
@@ -165,7 +163,7 @@ def show_plan(plan: "LoadPlan", options: dict[str, Any]) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(target: Path, as_json: bool) -> None:
     """Check a report, a lock file or a snapshot folder against what is on the disk now."""
-    from mdl.loader.verify import verify_target
+    from mdl.loader import verify_target
 
     outcome = verify_target(target)
     if not as_json:
@@ -180,7 +178,7 @@ def verify(target: Path, as_json: bool) -> None:
 
 def request_of(name: str, options: dict[str, Any]) -> "LoadRequest":
     """The load request behind the command line's options."""
-    from mdl.loader.api import make_request
+    from mdl.loader import make_request
 
     wish = wish_of(options)
     return make_request(

@@ -30,14 +30,14 @@ def lock(names: tuple[str, ...], output: Path, add: bool, dry_run: bool, yes: bo
 
     The locked commits are registered with the cache: no pruning removes them.
     """
-    from mdl.ask import resolver_for
     from mdl.cachemgr import open_cache
     from mdl.cli.output import confirm
+    from mdl.local_resolver import resolver_for
     from mdl.resolver import lockfile
 
     resolver = resolver_for(offline=True if options["offline"] else None)
     wish = wish_of(options, resolver.settings.prefer)
-    kept = lockfile.read(output) if add and output.exists() else []
+    kept = lockfile.read_lock(output) if add and output.exists() else []
     once = {name.strip().lower(): name for name in names}.values()
     made = [lockfile.make_entry(resolver, resolver.resolve(name, wish).checked()) for name in once]
     names_made = {(entry.requested.lower(), entry.format) for entry in made}
@@ -47,7 +47,7 @@ def lock(names: tuple[str, ...], output: Path, add: bool, dry_run: bool, yes: bo
         cache.index.must_last()  # said before the file is written, not after it
         if output.exists() and not add:
             confirm(f"Overwrite {output}?", yes=yes)
-        lockfile.write(output, entries)
+        lockfile.write_lock(output, entries)
         cache.register_lock(output, [(entry.repo_id, entry.commit) for entry in entries])
     if as_json:
         echo_json({"file": str(output), "dry_run": dry_run, "models": [

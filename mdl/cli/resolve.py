@@ -8,13 +8,12 @@ import click
 
 from mdl.cli.output import FilePath, echo_json, echo_json_line
 from mdl.errors import MdlError, NoAccessError, UsageError
-from mdl.text import human_ago, human_size, printable, table
+from mdl.formatting import human_ago, human_size, printable, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mdl.resolver import Facts, Resolution, Wish
-    from mdl.resolver.session import Resolver
+    from mdl.resolver import RepoInfo, Resolution, ResolveOptions, Resolver
 
 _FORMATS = {
     "four": "bnb-4bit", "eight": "8bit", "fp8": "fp8", "sixteen": "16bit",
@@ -43,13 +42,13 @@ def wish_options(command: "Callable[..., Any]") -> "Callable[..., Any]":
     return command
 
 
-def wish_of(options: dict[str, Any], prefer: str = "default") -> "Wish":
+def wish_of(options: dict[str, Any], prefer: str = "default") -> "ResolveOptions":
     """The wish behind the shared options.
 
     Raises:
         UsageError: two formats at once.
     """
-    from mdl.resolver.types import Wish
+    from mdl.resolver import ResolveOptions
 
     formats = [name for flag, name in _FORMATS.items() if options.get(flag)]
     if len(formats) > 1:
@@ -58,7 +57,7 @@ def wish_of(options: dict[str, Any], prefer: str = "default") -> "Wish":
             why=f"given: {', '.join(formats)}",
             next="Leave out all but one.",
         )
-    return Wish(
+    return ResolveOptions(
         format=formats[0] if formats else "16bit",
         exact=bool(options.get("exact")),
         revision=options.get("revision"),
@@ -77,7 +76,7 @@ def wish_of(options: dict[str, Any], prefer: str = "default") -> "Wish":
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a name.")
 def resolve(names: tuple[str, ...], **options: Any) -> int:
     """Say what each NAME will give, and why. Fetches nothing."""
-    from mdl.ask import resolver_for
+    from mdl.local_resolver import resolver_for
 
     if not names and not options["from_stdin"] and not options["history"]:
         raise UsageError("Which name?", next="mdl resolve org/name [--4bit | --exact]")
@@ -107,9 +106,9 @@ def _with_stdin(names: tuple[str, ...]) -> Iterator[str]:
 
 
 def _locked(
-    resolver: "Resolver", path: str, names: Iterable[str], wish: "Wish"
+    resolver: "Resolver", path: str, names: Iterable[str], wish: "ResolveOptions"
 ) -> "Iterator[Resolution | MdlError]":
-    from mdl.ask import resolve_locked
+    from mdl.local_resolver import resolve_locked
 
     for name in names:
         try:
@@ -236,8 +235,8 @@ def _show_history(resolver: "Resolver", names: tuple[str, ...], as_json: bool) -
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def access(name: str, offline: bool, as_json: bool) -> int:
     """Say who may read NAME, where to ask, and which mirrors are open."""
-    from mdl.ask import resolver_for
-    from mdl.resolver.types import READABLE
+    from mdl.local_resolver import resolver_for
+    from mdl.resolver import READABLE
 
     resolver = resolver_for(offline=True if offline else None)
     facts = resolver.access(name)
@@ -253,7 +252,7 @@ def access(name: str, offline: bool, as_json: bool) -> int:
     }
     denied = facts.access not in READABLE and facts.access != "unknown"
     if as_json and denied:
-        from mdl.resolver.refusals import no_access
+        from mdl.resolver import no_access
 
         refusal = no_access(facts.repo_id, facts.access, facts, mirrors)
         raise NoAccessError(refusal.message, why=refusal.why, next=refusal.next, details=body)
@@ -270,7 +269,7 @@ def access(name: str, offline: bool, as_json: bool) -> int:
     return NoAccessError.exit_code if denied else 0
 
 
-def _open_mirrors(resolver: "Resolver", facts: "Facts") -> list[str]:
+def _open_mirrors(resolver: "Resolver", facts: "RepoInfo") -> list[str]:
     """Other repositories with the same weights that nothing says are gated."""
     found: dict[str, None] = {}
     for row, bad, known in resolver.catalog.about(facts.repo_id.lower()).mirrors:

@@ -51,8 +51,8 @@ def serve(no_request_log: bool, as_json: bool, **options: Any) -> None:
     On loopback no token is needed to read. Any other address needs tokens, from --tokens-file
     or MDL_SERVE_TOKENS (`read TOKEN;admin TOKEN`).
     """
-    from mdl.service.config import ServiceConfig
-    from mdl.service.run import serve as run
+    from mdl.service import ServiceConfig
+    from mdl.service import serve as run
 
     config = ServiceConfig(
         **options,

@@ -8,35 +8,34 @@ answer faster. Importing this package costs torch, never Triton.
 >>> kernels.remove(model)                # exactly as it was
 """
 
-from mdl.kernels.applying import Applied, apply, ls, remove
-from mdl.kernels.glu import geglu, swiglu
-from mdl.kernels.linear4bit import linear_4bit
-from mdl.kernels.lora import Lora, lora_linear_4bit
-from mdl.kernels.loss import LossOptions, cross_entropy, fused_linear_cross_entropy
-from mdl.kernels.nf4 import dequantize_4bit, quantize_4bit
-from mdl.kernels.nf4_layout import Nested, Packed4bit
-from mdl.kernels.norm import add_rms_norm, layer_norm, rms_norm
-from mdl.kernels.rope import rope
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "Applied",
-    "Lora",
-    "LossOptions",
-    "Nested",
-    "Packed4bit",
-    "add_rms_norm",
-    "apply",
-    "cross_entropy",
-    "dequantize_4bit",
-    "fused_linear_cross_entropy",
-    "geglu",
-    "layer_norm",
-    "linear_4bit",
-    "lora_linear_4bit",
-    "ls",
-    "quantize_4bit",
-    "remove",
-    "rms_norm",
-    "rope",
-    "swiglu",
-]
+from mdl.lazy import door
+
+if TYPE_CHECKING:
+    from mdl.kernels.nf4.packed import Nested, Packed4bit
+    from mdl.kernels.nf4.quantize import dequantize_4bit, quantize_4bit
+    from mdl.kernels.ops.glu import geglu, swiglu
+    from mdl.kernels.ops.linear4bit import linear_4bit
+    from mdl.kernels.ops.lora import Lora, lora_linear_4bit
+    from mdl.kernels.ops.loss import LossOptions, cross_entropy, fused_linear_cross_entropy
+    from mdl.kernels.ops.norm import add_rms_norm, layer_norm, rms_norm
+    from mdl.kernels.ops.rope import apply_rope
+    from mdl.kernels.self_check import backend, check_here, failures
+    from mdl.kernels.swap.apply import Applied, apply, ls, remove
+
+__getattr__ = door(
+    __name__,
+    {
+        "nf4.packed": "Nested Packed4bit",
+        "nf4.quantize": "dequantize_4bit quantize_4bit",
+        "ops.glu": "geglu swiglu",
+        "ops.linear4bit": "linear_4bit",
+        "ops.lora": "Lora lora_linear_4bit",
+        "ops.loss": "LossOptions cross_entropy fused_linear_cross_entropy",
+        "ops.norm": "add_rms_norm layer_norm rms_norm",
+        "ops.rope": "apply_rope",
+        "self_check": "backend check_here failures",
+        "swap.apply": "Applied apply ls remove",
+    },
+)

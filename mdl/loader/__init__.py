@@ -4,21 +4,32 @@
 users already have. Importing this package costs no torch and no transformers.
 """
 
-from mdl.loader.api import load, plan
-from mdl.loader.loading import Loaded, load_request
-from mdl.loader.report import Report
-from mdl.loader.request import LoadRequest, Quantization
-from mdl.loader.unsloth import FastLanguageModel, FastModel, FastVisionModel
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "FastLanguageModel",
-    "FastModel",
-    "FastVisionModel",
-    "LoadRequest",
-    "Loaded",
-    "Quantization",
-    "Report",
-    "load",
-    "load_request",
-    "plan",
-]
+from mdl.lazy import door
+
+if TYPE_CHECKING:
+    from mdl.loader.adapter import find_adapter
+    from mdl.loader.api import load, make_request, plan
+    from mdl.loader.generate import answer_prompt
+    from mdl.loader.pipeline import Loaded, load_request
+    from mdl.loader.progress import progress_for
+    from mdl.loader.report import Report, make_folder_for
+    from mdl.loader.request import LoadRequest, Quantization
+    from mdl.loader.unsloth.fast_model import FastLanguageModel, FastModel, FastVisionModel
+    from mdl.loader.verify import repair_snapshot, verify_target
+
+__getattr__ = door(
+    __name__,
+    {
+        "adapter": "find_adapter",
+        "api": "load make_request plan",
+        "generate": "answer_prompt",
+        "pipeline": "Loaded load_request",
+        "progress": "progress_for",
+        "report": "Report make_folder_for",
+        "request": "LoadRequest Quantization",
+        "unsloth.fast_model": "FastLanguageModel FastModel FastVisionModel",
+        "verify": "repair_snapshot verify_target",
+    },
+)

@@ -6,19 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mdl.errors import LoadError
-from mdl.loader.checkpoint import read_json
-from mdl.loader.fetch import fetch_small
-from mdl.loader.files import ADAPTER_WEIGHTS, PICKLED_ADAPTER, Needed
-from mdl.loader.processor import TOKENIZER_FILES, build_tokenizer, check_vocabulary
+from mdl.loader.build import TOKENIZER_FILES, build_tokenizer, check_vocabulary
+from mdl.loader.checkpoint import ADAPTER_WEIGHTS, PICKLED_ADAPTER, Needed, read_json
 from mdl.loader.progress import Progress
 from mdl.loader.report import sha256_of
 from mdl.loader.request import LoadRequest
-from mdl.loader.sources import Answer, answer, bring_adapter, is_whole_adapter
-from mdl.resolver.formats import ADAPTER
+from mdl.loader.source import LocatedModel, answer, fetch_adapter, fetch_small, is_whole_adapter
+from mdl.resolver import ADAPTER
 from mdl.settings import Settings
 
 if TYPE_CHECKING:
-    from mdl.loader.loading import Loaded
+    from mdl.loader.pipeline import Loaded
 
 
 class Adapter(NamedTuple):
@@ -31,7 +29,7 @@ class Adapter(NamedTuple):
     folder: Path | None
     base: str
     revision: str | None
-    origin: Answer | None = None
+    origin: LocatedModel | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As a plan keeps it: where it is, and what of it is still to be fetched, in bytes."""
@@ -58,11 +56,11 @@ class Found(NamedTuple):
     goes on it, where the name was an adapter's."""
 
     request: LoadRequest
-    answer: Answer
+    answer: LocatedModel
     adapter: Adapter | None
 
 
-def find(
+def find_adapter(
     request: LoadRequest,
     settings: Settings,
     *,
@@ -85,7 +83,7 @@ def find(
         if not found.source.is_adapter:
             return Found(request, found, None)
         if fetch:
-            folder = bring_adapter(found, request, progress)
+            folder = fetch_adapter(found, request, progress)
             adapter = _read(folder, None, found)
         else:
             adapter = _look_at(found)
@@ -118,7 +116,7 @@ def _in_folder(request: LoadRequest) -> Adapter | None:
     return _read(folder, request.revision, None)
 
 
-def _look_at(found: Answer) -> Adapter:
+def _look_at(found: LocatedModel) -> Adapter:
     """An adapter by its configuration alone: nothing is kept."""
     source = found.source
     if source.adapter is not None:
@@ -130,7 +128,7 @@ def _look_at(found: Answer) -> Adapter:
     return seen._replace(folder=None)
 
 
-def _read(folder: Path, revision: str | None, origin: Answer | None) -> Adapter:
+def _read(folder: Path, revision: str | None, origin: LocatedModel | None) -> Adapter:
     table = read_json(folder / ADAPTER)
     base = table.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
@@ -142,7 +140,7 @@ def _read(folder: Path, revision: str | None, origin: Answer | None) -> Adapter:
     return Adapter(folder, base, revision or table.get("revision") or None, origin)
 
 
-def put_on(loaded: "Loaded", adapter: Adapter, request: LoadRequest) -> "Loaded":
+def attach_adapter(loaded: "Loaded", adapter: Adapter, request: LoadRequest) -> "Loaded":
     """The loaded base model with the adapter on it, ready to train on or to generate.
 
     The tokenizer is the one beside the adapter, where training saved one.

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from mdl.errors import UsageError
-from mdl.loader.loading import Loaded, load_request
+from mdl.loader.pipeline import Loaded, load_request
 from mdl.loader.request import (
     LoadRequest,
     Quantization,

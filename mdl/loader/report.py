@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mdl.errors import DiskError
-from mdl.loader.checkpoint import Checkpoint
-from mdl.loader.headers import TensorInfo
+from mdl.loader.checkpoint import Checkpoint, TensorInfo
 
 SAMPLE = 1024  # bytes read at each end of a tensor for the fingerprint
 
@@ -158,7 +157,7 @@ def make_folder_for(target: Path) -> None:
         )
 
 
-class Clock:
+class PhaseTimer:
     """Seconds by phase, in the order the phases ran; `announce` hears each, "" after the last."""
 
     def __init__(self, announce: Callable[[str], None]) -> None:

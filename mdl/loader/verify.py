@@ -18,7 +18,7 @@ from mdl.loader.report import (
     sha256_of,
 )
 from mdl.loader.request import LoadRequest
-from mdl.loader.sources import Answer
+from mdl.loader.source import LocatedModel
 from mdl.settings import Settings, load_settings
 
 
@@ -113,7 +113,7 @@ def verify_lock(path: Path, settings: Settings) -> Verification:
 
     checked: list[str] = []
     problems: list[str] = []
-    for entry in lockfile.read(path):
+    for entry in lockfile.read_lock(path):
         placed = open_cache(settings).placement(entry.repo_id, entry.commit)
         named = f"{entry.repo_id} @ {entry.commit[:12]}"
         if placed.path is None:
@@ -193,14 +193,14 @@ def file_hash(path: Path, like: str) -> str:
     return sha256_of(path) if len(like) == 64 else git_hash_of(path)
 
 
-def repair_snapshot(found: Answer, request: LoadRequest) -> list[str]:
+def repair_snapshot(found: LocatedModel, request: LoadRequest) -> list[str]:
     """Check the hash of every file that is here and fetch those again that are damaged.
 
     Raises:
         UsageError: a local folder, which cannot be fetched again.
         MdlError: as a download.
     """
-    from mdl.loader.fetch import plan_download, repair, storage_folder
+    from mdl.loader.source import plan_download, repair, storage_folder
 
     if found.source.commit is None or found.source.mirror:
         raise UsageError(

@@ -3,19 +3,46 @@
 `Resolver` gathers (database, Hub, the cache view it is handed), `policy.decide` decides.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mdl.resolver.types import Cached, CacheView, Facts, Resolution, Step, Wish
+from mdl.lazy import door
 
 if TYPE_CHECKING:
-    from mdl.resolver.session import Resolver
+    from mdl.resolver.catalog_file import (
+        HIGHEST_RANK,
+        make_row,
+        read_bytes,
+        rows_to_remove,
+        write_text,
+    )
+    from mdl.resolver.formats import ADAPTER, is_adapter
+    from mdl.resolver.hub_api import HubApi
+    from mdl.resolver.lockfile import make_entry, to_text
+    from mdl.resolver.names import Name, is_commit, parse_name, shown
+    from mdl.resolver.refusals import no_access
+    from mdl.resolver.remote import RemoteResolver
+    from mdl.resolver.resolver import Resolver
+    from mdl.resolver.types import (
+        READABLE,
+        Cached,
+        CacheView,
+        RepoInfo,
+        Resolution,
+        ResolveOptions,
+        TraceStep,
+    )
 
-__all__ = ["CacheView", "Cached", "Facts", "Resolution", "Resolver", "Step", "Wish"]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "Resolver":
-        from mdl.resolver.session import Resolver
-
-        return Resolver
-    raise AttributeError(f"module 'mdl.resolver' has no attribute {name!r}")
+__getattr__ = door(
+    __name__,
+    {
+        "catalog_file": "HIGHEST_RANK make_row read_bytes rows_to_remove write_text",
+        "formats": "ADAPTER is_adapter",
+        "hub_api": "HubApi",
+        "lockfile": "make_entry to_text",
+        "names": "Name is_commit parse_name shown",
+        "refusals": "no_access",
+        "remote": "RemoteResolver",
+        "resolver": "Resolver",
+        "types": "CacheView Cached READABLE RepoInfo Resolution ResolveOptions TraceStep",
+    },
+)

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from mdl.resolver.types import Wish
-from mdl.store.rows import USER, BadMirror, Knowledge, MirrorRow
+from mdl.resolver.types import ResolveOptions
+from mdl.store import USER, BadMirror, MirrorRow, NameRecord
 
 _KINDS = {"dynamic": "the dynamic 4-bit mirror", "plain": "the 4-bit mirror"}
 
@@ -29,8 +29,8 @@ class Candidate(NamedTuple):
 class Field(NamedTuple):
     """What the order depends on: the wish, the rows, and what the named repository is."""
 
-    wish: Wish
-    known: Knowledge
+    wish: ResolveOptions
+    known: NameRecord
     name: str
     format: str | None
     gated: str | None

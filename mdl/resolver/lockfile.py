@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdl import __version__
 from mdl.errors import (
     DiskError,
     NameRefusedError,
@@ -22,10 +21,11 @@ from mdl.errors import (
     VerificationError,
 )
 from mdl.resolver.names import is_commit, parse_name, shown
-from mdl.resolver.types import CacheView, Resolution, Step, Wish
+from mdl.resolver.types import CacheView, Resolution, ResolveOptions, TraceStep
+from mdl.version import __version__
 
 if TYPE_CHECKING:
-    from mdl.resolver.session import Resolver
+    from mdl.resolver.resolver import Resolver
 
 _FORMAT = 1
 _FIELDS = (
@@ -97,7 +97,7 @@ def make_entry(resolver: "Resolver", answer: Resolution) -> Entry:
     )
 
 
-def write(path: Path, entries: Iterable[Entry]) -> None:
+def write_lock(path: Path, entries: Iterable[Entry]) -> None:
     """Write a lock file in one move: a reader sees the old one or the new one.
 
     Raises:
@@ -143,7 +143,7 @@ def _quoted(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def read(path: Path) -> list[Entry]:
+def read_lock(path: Path) -> list[Entry]:
     """Read a lock file.
 
     Raises:
@@ -181,7 +181,7 @@ def read(path: Path) -> list[Entry]:
         ) from error
 
 
-def find(entries: Iterable[Entry], name: str, wish: Wish, where: str) -> Entry:
+def find_entry(entries: Iterable[Entry], name: str, wish: ResolveOptions, where: str) -> Entry:
     """The entry that answers a name and a wish.
 
     Raises:
@@ -207,7 +207,7 @@ def find(entries: Iterable[Entry], name: str, wish: Wish, where: str) -> Entry:
     )
 
 
-def answer(entry: Entry, path: str, cached: CacheView) -> Resolution:
+def resolution_of(entry: Entry, path: str, cached: CacheView) -> Resolution:
     """The locked answer: no Hub, no catalogue; the commit is the lock's."""
     return Resolution(
         requested=entry.requested,
@@ -223,7 +223,7 @@ def answer(entry: Entry, path: str, cached: CacheView) -> Resolution:
         source=entry.source,
         source_version=entry.catalogue or None,
         rule="locked",
-        trace=(Step(entry.repo_id, "accepted", f"{path} pins it to {entry.commit[:12]}"),),
+        trace=(TraceStep(entry.repo_id, "accepted", f"{path} pins it to {entry.commit[:12]}"),),
         alternatives=(),
         cached=cached(entry.repo_id, entry.commit),
         weights="16bit" if entry.quantize_on_load else entry.format,

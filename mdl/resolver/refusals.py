@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Sequence
 
 from mdl.errors import MdlError, NoAccessError, NotFoundError, OfflineError, UsageError
-from mdl.resolver.types import Facts, Step, Wish
+from mdl.resolver.types import RepoInfo, ResolveOptions, TraceStep
 
 ACCESS_WORDS = {
     "no_token": "it is gated and no token was given",
-    "bad_token": "it is gated and the Hub does not accept the token",
+    "bad_token": "it is gated and the HubApi does not accept the token",
     "not_requested": "it is gated and access was not asked for",
     "pending": "it is gated and the request for access awaits its author's review",
     "rejected": "it is gated and its author rejected the request for access",
@@ -31,7 +31,7 @@ def unknown_offline(name: str) -> MdlError:
     )
 
 
-def not_to_be_had(own: Facts, name: str, canonical: str, revision: str | None) -> MdlError:
+def not_to_be_had(own: RepoInfo, name: str, canonical: str, revision: str | None) -> MdlError:
     """The Hub was asked and has no such repository or revision, or has disabled it."""
     if own.state == "no_revision":
         return NotFoundError(
@@ -52,14 +52,14 @@ def not_to_be_had(own: Facts, name: str, canonical: str, revision: str | None) -
     )
 
 
-def wrong_format(canonical: str, weights: str, wish: Wish) -> MdlError:
+def wrong_format(canonical: str, weights: str, wish: ResolveOptions) -> MdlError:
     return UsageError(
         f"{canonical} is {weights} and cannot become {wish.format} on load.",
         next="Leave out --exact to use another repository, or wish for what it is.",
     )
 
 
-def lost_revision(canonical: str, wish: Wish, repo_id: str) -> MdlError:
+def lost_revision(canonical: str, wish: ResolveOptions, repo_id: str) -> MdlError:
     return UsageError(
         f"Revision {wish.revision!r} of {canonical} would be lost: the wish for {wish.format} is"
         f" answered by {repo_id}.",
@@ -69,7 +69,9 @@ def lost_revision(canonical: str, wish: Wish, repo_id: str) -> MdlError:
     )
 
 
-def no_access(repo_id: str, reason: str, facts: Facts | None, mirrors: Sequence[str]) -> MdlError:
+def no_access(
+    repo_id: str, reason: str, facts: RepoInfo | None, mirrors: Sequence[str]
+) -> MdlError:
     page = f"Visit the page of {repo_id} on the Hub, accept its terms there"
     if facts is not None and facts.access in ("no_token", "bad_token"):
         page += ", and set HF_TOKEN to a valid token (or run `hf auth login`)"
@@ -81,7 +83,7 @@ def no_access(repo_id: str, reason: str, facts: Facts | None, mirrors: Sequence[
 
 
 def nothing_left(
-    canonical: str, wish: Wish, trace: Sequence[Step], others: Sequence[str]
+    canonical: str, wish: ResolveOptions, trace: Sequence[TraceStep], others: Sequence[str]
 ) -> MdlError:
     why = f"{len(trace)} candidates were passed over; the last: {last_reason(trace)}"
     if not trace:
@@ -95,7 +97,7 @@ def nothing_left(
     )
 
 
-def last_reason(trace: Sequence[Step]) -> str:
+def last_reason(trace: Sequence[TraceStep]) -> str:
     return trace[-1].reason if trace else "nothing is known of it"
 
 

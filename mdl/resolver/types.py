@@ -10,14 +10,14 @@ from typing import Any, NamedTuple, Protocol
 from mdl.errors import MdlError, UsageError, error_from_json
 from mdl.resolver.names import Name, parse_revision
 from mdl.settings import PREFERENCES
-from mdl.store.rows import WISHES, RepositoryRow
+from mdl.store import WISHES, RepositoryRow
 
 # Access states in which bytes may be fetched.
 READABLE = ("open", "granted")
 FP8_SCALINGS = ("block", "row")
 
 
-class _Wish(NamedTuple):
+class _ResolveOptions(NamedTuple):
     format: str = "16bit"
     exact: bool = False
     revision: str | None = None
@@ -25,7 +25,7 @@ class _Wish(NamedTuple):
     fp8_scaling: str = "block"
 
 
-class Wish(_Wish):
+class ResolveOptions(_ResolveOptions):
     """What should come of a name.
 
     Attributes:
@@ -45,7 +45,7 @@ class Wish(_Wish):
         revision: str | None = None,
         prefer: str = "default",
         fp8_scaling: str = "block",
-    ) -> "Wish":
+    ) -> "ResolveOptions":
         if format not in WISHES:
             raise UsageError(
                 f"{format!r} is not a format mdl can load.",
@@ -68,16 +68,16 @@ class Wish(_Wish):
         return "exact" if self.exact and self.format == "16bit" else self.format
 
 
-class Request(NamedTuple):
+class ResolveRequest(NamedTuple):
     """A checked name and a wish, and whether the Hub may be asked."""
 
     name: Name
-    wish: Wish
+    wish: ResolveOptions
     online: bool
     renamed_from: str | None = None
 
 
-class Facts(NamedTuple):
+class RepoInfo(NamedTuple):
     """What is known of one repository.
 
     `live` says that the Hub was asked just now; `age` is in seconds otherwise. `access` is one of
@@ -130,20 +130,20 @@ class CacheView(Protocol):
     def __call__(self, repo_id: str, revision: str | None) -> Cached | None: ...
 
 
-class Need(NamedTuple):
+class MissingFact(NamedTuple):
     """The policy cannot go on without this fact."""
 
     what: str  # "facts" or "access"
     repo_id: str
 
 
-class Follow(NamedTuple):
+class Redirect(NamedTuple):
     """The Hub knows the name as another one: decide again for that."""
 
     repo_id: str
 
 
-class Step(NamedTuple):
+class TraceStep(NamedTuple):
     """One line of the trace: a candidate, what became of it, and why."""
 
     candidate: str
@@ -170,7 +170,7 @@ class Resolution(NamedTuple):
     access: str
     source: str
     rule: str
-    trace: tuple[Step, ...]
+    trace: tuple[TraceStep, ...]
     alternatives: tuple[str, ...]
     cached: Cached | None
     local_mirrors: tuple[dict[str, Any], ...] = ()
@@ -238,7 +238,9 @@ class Resolution(NamedTuple):
             source=str(body["source"]),
             source_version=body.get("source_version"),
             rule=str(body["rule"]),
-            trace=tuple(Step(s["candidate"], s["verdict"], s["reason"]) for s in body["trace"]),
+            trace=tuple(
+                TraceStep(s["candidate"], s["verdict"], s["reason"]) for s in body["trace"]
+            ),
             alternatives=tuple(body["alternatives"]),
             cached=None
             if cached is None

@@ -13,20 +13,20 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from mdl import __version__
 from mdl.errors import MdlError, UsageError
-from mdl.service import api, catalogapi, errors, page
-from mdl.service.answers import Answers
-from mdl.service.api import service_of
+from mdl.service import http_errors as errors
 from mdl.service.auth import Tokens
+from mdl.service.cache import CacheService, Streams
 from mdl.service.config import ServiceConfig
-from mdl.service.events import Streams
 from mdl.service.exchange import Exchange, Refused
 from mdl.service.guard import Guard
-from mdl.service.keeper import Keeper
 from mdl.service.metrics import Metrics
-from mdl.service.public import without_places
+from mdl.service.resolving import ResolverPool, without_places
+from mdl.service.routes import catalog as catalogapi
+from mdl.service.routes import page, service_of
+from mdl.service.routes import resolve as api
 from mdl.settings import Settings
+from mdl.version import __version__
 
 log = logging.getLogger("mdl.service")
 
@@ -41,8 +41,8 @@ class Service:
         self.metrics = Metrics()
         self.tokens = Tokens(config.tokens_file, config.tokens)
         config.check(has_tokens=len(self.tokens) > 0)
-        self.keeper = Keeper(settings)
-        self.answers = Answers(settings, config, self.keeper.cached, self.metrics)
+        self.keeper = CacheService(settings)
+        self.answers = ResolverPool(settings, config, self.keeper.cached, self.metrics)
         self.streams = Streams(self.keeper)
         self.guard = Guard(_routes(self), config, self.tokens, self.answers, self.metrics)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
-from mdl.service import errors
+from mdl.service import http_errors as errors
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]

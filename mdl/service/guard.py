@@ -13,11 +13,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from mdl.errors import MdlError
-from mdl.resolver.types import Resolution
-from mdl.service import errors, wishes
-from mdl.service.answers import Answers, Caller, outcome_of
+from mdl.resolver import Resolution
+from mdl.service import http_errors as errors
 from mdl.service.auth import Tokens, may
-from mdl.service.callers import MustAsk
 from mdl.service.config import ServiceConfig
 from mdl.service.exchange import (
     NOSNIFF,
@@ -33,8 +31,9 @@ from mdl.service.exchange import (
 from mdl.service.hot import HotAnswer, HotAnswers
 from mdl.service.metrics import Metrics
 from mdl.service.protocol import Ask, status_line
-from mdl.service.public import answer_bytes
-from mdl.service.requestlog import RequestLog
+from mdl.service.request_log import RequestLog
+from mdl.service.resolving import Caller, MustAsk, ResolverPool, answer_bytes, outcome_of
+from mdl.service.resolving import query as wishes
 
 log = logging.getLogger("mdl.service")
 
@@ -66,7 +65,12 @@ class Guard:
     """
 
     def __init__(
-        self, app: App, config: ServiceConfig, tokens: Tokens, answers: Answers, metrics: Metrics
+        self,
+        app: App,
+        config: ServiceConfig,
+        tokens: Tokens,
+        answers: ResolverPool,
+        metrics: Metrics,
     ) -> None:
         self._app = app
         self._config = config
@@ -299,7 +303,7 @@ def _slow(seconds: float) -> dict[str, Any]:
         "error": {
             "code": "busy",
             "message": f"The answer took longer than {seconds:.0f} s.",
-            "why": "the database or the Hub is slow",
+            "why": "the database or the HubApi is slow",
             "next": "Try again in a moment.",
         }
     }

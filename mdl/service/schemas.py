@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mdl.resolver.catalogfile import HIGHEST_RANK
+from mdl.resolver import HIGHEST_RANK
 
 Name = Annotated[str, Field(max_length=200, examples=["meta-llama/Llama-3.1-8B-Instruct"])]
 Format = Literal["16bit", "bnb-4bit", "8bit", "fp8"]

@@ -3,3 +3,36 @@
 `catalog` is the shared one (SQLite or PostgreSQL, migrated by Alembic); the cache's index is
 each machine's own (`cacheindex`).
 """
+
+from typing import TYPE_CHECKING
+
+from mdl.lazy import door
+
+if TYPE_CHECKING:
+    from mdl.store.cache_index import CacheIndex, JournalAction
+    from mdl.store.catalog import Catalog, open_catalog
+    from mdl.store.rows import (
+        FORMATS,
+        USER,
+        WISHES,
+        BadMirror,
+        CatalogSource,
+        LocalMirror,
+        MirrorRow,
+        NameRecord,
+        RepositoryRow,
+    )
+    from mdl.store.tables import metadata
+
+__getattr__ = door(
+    __name__,
+    {
+        "cache_index": "CacheIndex JournalAction",
+        "catalog": "Catalog open_catalog",
+        "rows": (
+            "BadMirror CatalogSource FORMATS LocalMirror MirrorRow NameRecord "
+            "RepositoryRow USER WISHES"
+        ),
+        "tables": "metadata",
+    },
+)

@@ -6,18 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mdl.errors import StoreError
 from mdl.settings import Settings
-from mdl.store.database import Row, connect
-from mdl.store.rows import (
-    PACKAGED,
-    USER,
-    BadMirror,
-    Knowledge,
-    LocalMirror,
-    MirrorRow,
-    RepositoryRow,
-    Source,
-)
-from mdl.store.statements import (
+from mdl.store.catalog_sql import (
     ABOUT_MANY,
     ABOUT_ONE,
     BAD,
@@ -33,6 +22,17 @@ from mdl.store.statements import (
     mirrors_where,
     with_keys,
 )
+from mdl.store.database import Row, connect
+from mdl.store.rows import (
+    PACKAGED,
+    USER,
+    BadMirror,
+    CatalogSource,
+    LocalMirror,
+    MirrorRow,
+    NameRecord,
+    RepositoryRow,
+)
 
 if TYPE_CHECKING:
     from mdl.store.database import Database, Writer
@@ -46,16 +46,16 @@ class Catalog:
 
     # -- reading ----------------------------------------------------------------------------
 
-    def about(self, key: str) -> Knowledge:
+    def about(self, key: str) -> NameRecord:
         """All that is known about one name: index look-ups, whatever the catalogue's size."""
         return self._grouped(self.database.rows(ABOUT_ONE, {"key": key}))[key]
 
-    def about_many(self, keys: Sequence[str]) -> dict[str, Knowledge]:
+    def about_many(self, keys: Sequence[str]) -> dict[str, NameRecord]:
         """All that is known about each of these keys, given once: one way to the database."""
         found = self._grouped(self._of_keys(ABOUT_MANY, "(:{})", keys))
         return {key: found[key] for key in keys}
 
-    def _grouped(self, rows: Sequence[Row]) -> dict[str, Knowledge]:
+    def _grouped(self, rows: Sequence[Row]) -> dict[str, NameRecord]:
         repositories = self._keyed(REPOSITORIES, {key for row in rows for key in (row[1], row[6])})
         bad = self._keyed(BAD, {key for row in rows for key in (row[2], row[7])})
         by_key: dict[str, list[Row]] = {}
@@ -65,7 +65,7 @@ class Catalog:
 
     def _knowledge(
         self, rows: Sequence[Row], repositories: Mapping[str, Row], bad: Mapping[str, Row]
-    ) -> Knowledge:
+    ) -> NameRecord:
         key, own, own_bad, quantized, spelling, has_local = rows[0][:6]
         mirrors = [
             (
@@ -79,7 +79,7 @@ class Catalog:
         if len(mirrors) > 1:
             mirrors.sort(key=_preference)
         local = self.database.rows(LOCAL, {"key": key}) if has_local else ()
-        return Knowledge(
+        return NameRecord(
             repository=RepositoryRow._make(repositories[own]) if own in repositories else None,
             bad=BadMirror._make(bad[own_bad]) if own_bad in bad else None,
             quantized=quantized,
@@ -192,7 +192,7 @@ class Catalog:
     # -- writing ----------------------------------------------------------------------------
 
     def import_rows(
-        self, source: Source, mirrors: Iterable[MirrorRow], bad: Iterable[BadMirror] = ()
+        self, source: CatalogSource, mirrors: Iterable[MirrorRow], bad: Iterable[BadMirror] = ()
     ) -> int:
         """Replace everything of one source by these rows, in one transaction.
 
@@ -211,9 +211,9 @@ class Catalog:
         self.database.many_came("mirrors")
         return len(values)
 
-    def add(self, rows: Iterable[MirrorRow], source: Source | None = None) -> None:
+    def add(self, rows: Iterable[MirrorRow], source: CatalogSource | None = None) -> None:
         """Add or replace single rows: a person's own, or what `sync` found for one name."""
-        source = source or Source(USER, "", "mdl catalog add", "", "")
+        source = source or CatalogSource(USER, "", "mdl catalog add", "", "")
         with self.database.transaction() as writer:
             _put_source(writer, source, 0)
             writer.run_many(
@@ -307,7 +307,7 @@ def open_catalog(settings: Settings) -> Catalog:
     held = catalog.version(PACKAGED)
     # Never back to an older edition: two versions of mdl on one database would fight over it.
     if packaged.newer_than(held) and catalog.database.writable:
-        catalog.import_rows(*packaged.read())
+        catalog.import_rows(*packaged.read_packaged())
     elif held is None:
         raise StoreError(
             f"The database {catalog.database.where} holds no catalogue and cannot be written.",
@@ -322,7 +322,7 @@ def _preference(mirror: tuple[MirrorRow, BadMirror | None, RepositoryRow | None]
     return row.source != USER, row.rank, row.repo_id.lower()
 
 
-def _put_source(writer: "Writer", source: Source, rows: int) -> None:
+def _put_source(writer: "Writer", source: CatalogSource, rows: int) -> None:
     writer.run(INSERT_SOURCE, {**source._asdict(), "now": time.time(), "rows": rows})
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mdl.errors import BusyError, ConfigError, MdlError, StoreError
 from mdl.settings import Settings
 from mdl.store import upgrade
-from mdl.store.sqlite import SelfClosing
+from mdl.store.sqlite_connection import SelfClosing
 
 if TYPE_CHECKING:
     from typing import Protocol

@@ -6,7 +6,7 @@ Made by `make catalog MAPPER=… LOADER_UTILS=…`; never edited by hand.
 import os
 from typing import Any
 
-from mdl.store.rows import PACKAGED, BadMirror, MirrorRow, Source
+from mdl.store.rows import PACKAGED, BadMirror, CatalogSource, MirrorRow
 
 # The edition in packaged.json, here too because the file takes longer to read than a name to
 # resolve; a test holds the two together.
@@ -20,20 +20,20 @@ def newer_than(held: str | None) -> bool:
     return held is None or _numbers(CATALOG_VERSION) > _numbers(held)
 
 
-def read() -> tuple[Source, list[MirrorRow], list[BadMirror]]:
+def read_packaged() -> tuple[CatalogSource, list[MirrorRow], list[BadMirror]]:
     """The packaged edition: where it came from, its mirrors, its bad mirrors."""
     import json
 
     with open(_PATH) as file:
         content = json.load(file)
     return (
-        Source(**{**content["source"], "name": PACKAGED}),
+        CatalogSource(**{**content["source"], "name": PACKAGED}),
         [MirrorRow._make([*row, PACKAGED, None, None, None]) for row in content["mirrors"]],
         [BadMirror._make([*row, PACKAGED]) for row in content["bad_mirrors"]],
     )
 
 
-def write(source: Source, mirrors: list[MirrorRow], bad: list[BadMirror]) -> None:
+def write_packaged(source: CatalogSource, mirrors: list[MirrorRow], bad: list[BadMirror]) -> None:
     """Write the file, one row a line, so that two editions can be compared."""
     import json
 

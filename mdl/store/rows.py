@@ -59,7 +59,7 @@ class RepositoryRow(NamedTuple):
     renamed_to: str | None = None
 
 
-class Source(NamedTuple):
+class CatalogSource(NamedTuple):
     """Where rows came from: edition, place, hash of what was read, and licence."""
 
     name: str
@@ -83,7 +83,7 @@ class LocalMirror(NamedTuple):
     created_at: float
 
 
-class Knowledge(NamedTuple):
+class NameRecord(NamedTuple):
     """All the catalogue holds about one name."""
 
     repository: RepositoryRow | None

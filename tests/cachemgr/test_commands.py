@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from mdl.cachemgr import open_cache
-from mdl.cachemgr.remove import apply_remove, plan_remove
-from mdl.cli.cache import COMMANDS
+from mdl.cachemgr.remove.rm import apply_remove, plan_remove
+from mdl.cli.cache.group import COMMANDS
 from mdl.cli.entry import run
 from mdl.settings import load_settings
 from tests.cachemgr.builder import DAY, A, B, CacheBuilder, disk_use, settle
@@ -237,7 +237,7 @@ def test_what_comes_into_the_trash_after_the_question_stays(
         cache = open_cache(load_settings())
         apply_remove(cache, plan_remove(cache, "dataset/d/set"))
 
-    monkeypatch.setattr("mdl.cli.cache_keep.confirm", answer_late)
+    monkeypatch.setattr("mdl.cli.cache.keep.confirm", answer_late)
     assert mdl("trash", "empty")[1] == "Freed 2.\n"
     (kept,) = json.loads(mdl("trash", "ls", "--json")[1])["entries"]
     assert kept["bytes"] == 3
@@ -309,9 +309,9 @@ def test_an_interrupted_action_is_told(
         raise PowerCut
 
     with monkeypatch.context() as patch, pytest.raises(PowerCut):
-        patch.setattr("mdl.cachemgr.carry_out.perform_or_leave", cut)
-        patch.setattr("mdl.cachemgr.carry_out.revert_all", lambda ops: None)
-        patch.setattr("mdl.store.cacheindex.CacheIndex.set_action", lambda *_, **__: None)
+        patch.setattr("mdl.cachemgr.remove.execute.perform_or_leave", cut)
+        patch.setattr("mdl.cachemgr.remove.execute.revert_all", lambda ops: None)
+        patch.setattr("mdl.store.cache_index.CacheIndex.set_action", lambda *_, **__: None)
         mdl("rm", "o/small", "--yes")
     assert "An interrupted rm was taken back" in mdl("ls")[2]
     assert mdl("ls")[2] == ""
@@ -339,7 +339,8 @@ def test_listing_imports_nothing_heavy(filled: CacheBuilder, tmp_path: Path) -> 
         )
     modules = set(done.stderr.split())
     heavy = {"click", "huggingface_hub", "sqlalchemy", "torch", "transformers", "watchdog",
-             "tomllib", "hashlib", "mdl.cachemgr.scan", "mdl.cachemgr.policy"}  # fmt: skip
+             "tomllib", "hashlib", "mdl.cachemgr.scan.folder",
+             "mdl.cachemgr.remove.policy"}  # fmt: skip
     assert modules & heavy == set()
 
 
@@ -353,7 +354,7 @@ def test_the_plain_listing_is_the_one_with_options(
     assert (code, out, err) == mdl("ls", "--format", "table")
     assert (code, out) == (2, "")
     assert "nonsense" in err
-    monkeypatch.setattr("mdl.cli.listing.load_settings", _interrupted)
+    monkeypatch.setattr("mdl.cli.cache.listing.load_settings", _interrupted)
     assert mdl("ls")[::2] == (130, "interrupted: nothing that was there before is lost.\n")
 
 

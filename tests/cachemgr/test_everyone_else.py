@@ -11,9 +11,9 @@ import pytest
 from huggingface_hub import hf_hub_download, scan_cache_dir, snapshot_download
 
 from mdl.cachemgr import Cache, Policy, open_cache
-from mdl.cachemgr.normalize_run import apply
-from mdl.cachemgr.normalizing import Wish, hub_spelling, plan
-from mdl.cachemgr.remove import undo
+from mdl.cachemgr.normalize.execute import apply_normalize
+from mdl.cachemgr.normalize.plan import NormalizeRequest, hub_spelling, plan_normalize
+from mdl.cachemgr.remove.rm import undo
 from mdl.settings import Settings
 from tests.cachemgr.builder import CacheBuilder, manifest
 from tests.hub import LoopbackHub
@@ -41,7 +41,7 @@ def online(
 ) -> Cache:
     """Three casings downloaded for real: one whole, one before the last commit, one file."""
     # Nobody else is downloading here, so nobody is waited for.
-    monkeypatch.setattr("mdl.cachemgr.locks.QUIET_SECONDS", 0.0)
+    monkeypatch.setattr("mdl.cachemgr.journal.locks.QUIET_SECONDS", 0.0)
     hub.add_repo("Org/Tiny-Name", files={"config.json": json.dumps({**CONFIG, "old": 1}),
                                          "w.safetensors": b"w" * 5000})  # fmt: skip
     fetch = {"cache_dir": built.root, "endpoint": hub.endpoint, "token": False}
@@ -54,7 +54,9 @@ def online(
 
 
 def normalized(cache: Cache, to: str) -> None:
-    outcome = apply(cache, plan(cache, Wish(to), hub_spelling(cache)))
+    outcome = apply_normalize(
+        cache, plan_normalize(cache, NormalizeRequest(to), hub_spelling(cache))
+    )
     assert outcome.skipped == {}
 
 

@@ -10,18 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from mdl.cachemgr import Cache, Policy, fileops, open_cache
+from mdl.cachemgr import Cache, Policy, open_cache
+from mdl.cachemgr.journal import fileops
+from mdl.cachemgr.journal.trash import trash_place
 from mdl.cachemgr.layout import repo_key, root_id
-from mdl.cachemgr.normalize_run import apply
-from mdl.cachemgr.normalizing import Wish, plan
-from mdl.cachemgr.remove import apply_remove, plan_remove, undo
-from mdl.cachemgr.scan import MAX_ENTRIES, scan_folder
-from mdl.cachemgr.trash import trash_place
-from mdl.cachemgr.verify import Verifier
+from mdl.cachemgr.normalize.execute import apply_normalize
+from mdl.cachemgr.normalize.plan import NormalizeRequest, plan_normalize
+from mdl.cachemgr.remove.rm import apply_remove, plan_remove, undo
+from mdl.cachemgr.scan.folder import MAX_ENTRIES, scan_folder
+from mdl.cachemgr.verify.verify import Verifier
 from mdl.cli.entry import run
 from mdl.errors import DiskError
 from mdl.settings import Settings
-from mdl.store.cacheindex import CacheIndex
+from mdl.store.cache_index import CacheIndex
 from tests.cachemgr.builder import A, B, CacheBuilder, etag, manifest
 
 SECRET = b"nobody should ever see or touch this"
@@ -209,7 +210,12 @@ def test_reported_and_never_followed(
     root = str(built.root)
     folders = [scan_folder(root, s.name, marked=True) for s in cache.survey().summaries]
     Verifier(root, cache.index).run([folder for folder in folders if folder.alias_of is None])
-    apply(cache, plan(cache, Wish("shared", across=True, store=True), lambda kind, name: None))
+    apply_normalize(
+        cache,
+        plan_normalize(
+            cache, NormalizeRequest("shared", across=True, store=True), lambda kind, name: None
+        ),
+    )
     cache.apply(cache.plan_prune(EVERYTHING))
     assert run(["cache", "undo"]) == 0
     assert sorted((str(p), p.lstat().st_mtime_ns) for p in away.rglob("*")) == before
@@ -231,7 +237,7 @@ def test_a_folder_with_too_many_entries_is_not_read_further(
     built: CacheBuilder, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And what cannot be read whole cannot be judged: nothing in it is removed."""
-    monkeypatch.setattr("mdl.cachemgr.scan.MAX_ENTRIES", 50)
+    monkeypatch.setattr("mdl.cachemgr.scan.folder.MAX_ENTRIES", 50)
     built.revision("o/n", A, {str(n): b"%d" % n for n in range(60)})
     (repo,) = cache.list()
     assert "more than 50 entries" in repo.problems[0]

@@ -17,12 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from mdl.cachemgr import Cache, Policy, fileops, open_cache
-from mdl.cachemgr.normalize_run import apply
-from mdl.cachemgr.normalizing import Wish, plan
-from mdl.cachemgr.remove import apply_remove, empty, plan_remove, trash_entries, undo
+from mdl.cachemgr import Cache, Policy, open_cache
+from mdl.cachemgr.journal import fileops
+from mdl.cachemgr.normalize.execute import apply_normalize
+from mdl.cachemgr.normalize.plan import NormalizeRequest, plan_normalize
+from mdl.cachemgr.remove.rm import apply_remove, empty_trash, plan_remove, trash_entries, undo
 from mdl.settings import Settings
-from mdl.store.cacheindex import CacheIndex
+from mdl.store.cache_index import CacheIndex
 from tests.cachemgr.builder import DAY, A, B, C, CacheBuilder, manifest
 
 SHARED = b"shared payload" * 50
@@ -68,12 +69,14 @@ def remove(target: str) -> Callable[[Cache], object]:
     return lambda cache: apply_remove(cache, plan_remove(cache, target))
 
 
-def normalize(wish: Wish) -> Callable[[Cache], object]:
-    return lambda cache: apply(cache, plan(cache, wish, lambda kind, name: "Org/Name"))
+def normalize(wish: NormalizeRequest) -> Callable[[Cache], object]:
+    return lambda cache: apply_normalize(
+        cache, plan_normalize(cache, wish, lambda kind, name: "Org/Name")
+    )
 
 
 def empty_all(cache: Cache) -> None:
-    empty(cache, [entry.id for entry in trash_entries(cache)])
+    empty_trash(cache, [entry.id for entry in trash_entries(cache)])
 
 
 CASES = {
@@ -85,12 +88,12 @@ CASES = {
     "undo": Case(undo, before=prune, undone=False),
     "undo of a repository": Case(undo, before=remove("Org/Name"), undone=False),
     "trash empty": Case(empty_all, before=prune, undone=False),
-    "normalize shared": Case(normalize(Wish("shared"))),
-    "normalize hub": Case(normalize(Wish("hub"))),
-    "normalize lower": Case(normalize(Wish("lower"))),
-    "normalize across": Case(normalize(Wish("shared", across=True, store=True))),
-    "undo of sharing": Case(undo, before=normalize(Wish("shared")), undone=False),
-    "undo of folding": Case(undo, before=normalize(Wish("hub")), undone=False),
+    "normalize shared": Case(normalize(NormalizeRequest("shared"))),
+    "normalize hub": Case(normalize(NormalizeRequest("hub"))),
+    "normalize lower": Case(normalize(NormalizeRequest("lower"))),
+    "normalize across": Case(normalize(NormalizeRequest("shared", across=True, store=True))),
+    "undo of sharing": Case(undo, before=normalize(NormalizeRequest("shared")), undone=False),
+    "undo of folding": Case(undo, before=normalize(NormalizeRequest("hub")), undone=False),
 }
 
 
@@ -147,8 +150,8 @@ def fresh(path: Path, case: Case) -> Settings:
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody else is here: neither waiting for downloads nor asking /proc for readers is needed."""
-    monkeypatch.setattr("mdl.cachemgr.removal.SETTLE_SECONDS", 0.0)
-    for user in ("prune", "remove", "normalize_run"):
+    monkeypatch.setattr("mdl.cachemgr.remove.operations.SETTLE_SECONDS", 0.0)
+    for user in ("remove.prune", "remove.rm", "normalize.execute"):
         monkeypatch.setattr(f"mdl.cachemgr.{user}.open_files", lambda root: {})
 
 

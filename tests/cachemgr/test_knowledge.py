@@ -10,10 +10,10 @@ import pytest
 
 from mdl.cachemgr import Cache, Policy, open_cache
 from mdl.cachemgr.layout import folder_name, root_id
-from mdl.cachemgr.remove import apply_remove, plan_remove
+from mdl.cachemgr.remove.rm import apply_remove, plan_remove
 from mdl.errors import NameRefusedError, NotFoundError, StoreError, UsageError
 from mdl.settings import Settings
-from mdl.store.indexfile import SCHEMA_VERSION
+from mdl.store.index_file import SCHEMA_VERSION
 from tests.cachemgr.builder import A, B, C, CacheBuilder, manifest, settle
 
 FILES = {"config.json": b"{}", "w": b"w" * 100}
@@ -118,7 +118,7 @@ def test_a_change_of_the_view_reads_everything_again(
     for folder, _, _ in os.walk(built.root):
         os.utime(folder, (1, 1))
     cache.list()
-    monkeypatch.setattr("mdl.store.cacheindex.VIEW_VERSION", 999)
+    monkeypatch.setattr("mdl.store.cache_index.VIEW_VERSION", 999)
     assert open_cache(cache.settings).survey().read == 1
 
 

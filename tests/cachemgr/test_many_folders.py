@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from mdl.cachemgr import forked, index, reread
-from mdl.cachemgr.scan import scan_folder
-from mdl.cachemgr.summary import Summary, from_rows
+from mdl.cachemgr.index import refresh as index
+from mdl.cachemgr.index import rescan as reread
+from mdl.cachemgr.index.grouping import Summary, from_rows
+from mdl.cachemgr.scan import parallel as forked
+from mdl.cachemgr.scan.folder import scan_folder
 from tests.cachemgr.builder import A, CacheBuilder
 
 pytestmark = pytest.mark.skipif(
@@ -123,7 +125,7 @@ def test_where_no_process_is_to_be_had_one_does_it_all(
 def test_nobody_is_left_behind_when_the_reader_stops(
     built: CacheBuilder, names: list[str], forking: None
 ) -> None:
-    reading = forked.in_shares(list, names, worth=2)
+    reading = forked.in_processes(list, names, worth=2)
     next(reading)
     reading.close()
     with pytest.raises(ChildProcessError):

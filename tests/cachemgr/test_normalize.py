@@ -8,9 +8,9 @@ import pytest
 from huggingface_hub import snapshot_download, try_to_load_from_cache
 
 from mdl.cachemgr import Cache, open_cache
-from mdl.cachemgr.normalize_run import Normalized, apply
-from mdl.cachemgr.normalizing import Wish, plan
-from mdl.cachemgr.remove import apply_remove, empty, plan_remove, trash_entries, undo
+from mdl.cachemgr.normalize.execute import Normalized, apply_normalize
+from mdl.cachemgr.normalize.plan import NormalizeRequest, plan_normalize
+from mdl.cachemgr.remove.rm import apply_remove, empty_trash, plan_remove, trash_entries, undo
 from mdl.errors import DiskError
 from mdl.settings import Settings
 from tests.cachemgr.builder import A, B, C, CacheBuilder, disk_use, etag, manifest, settle
@@ -32,8 +32,8 @@ def casings(built: CacheBuilder) -> CacheBuilder:
     return built
 
 
-def normalize(cache: Cache, wish: Wish, hub: str | None = "Org/Name") -> Normalized:
-    return apply(cache, plan(cache, wish, lambda kind, name: hub))
+def normalize(cache: Cache, wish: NormalizeRequest, hub: str | None = "Org/Name") -> Normalized:
+    return apply_normalize(cache, plan_normalize(cache, wish, lambda kind, name: hub))
 
 
 def offline(built: CacheBuilder, repo_id: str, revision: str = "main") -> Path:
@@ -48,7 +48,7 @@ def test_every_casing_finds_the_newest_and_the_old(
     casings: CacheBuilder, cache: Cache, to: str
 ) -> None:
     before = manifest(casings.root)
-    normalize(cache, Wish(to))
+    normalize(cache, NormalizeRequest(to))
     for casing in CASINGS:
         found = offline(casings, casing)
         assert found.name == B
@@ -65,7 +65,7 @@ def test_every_casing_finds_the_newest_and_the_old(
 @pytest.mark.parametrize("to", ["shared", "hub", "lower"])
 def test_bytes_are_on_disk_once(casings: CacheBuilder, cache: Cache, to: str) -> None:
     twice = disk_use(casings.root)
-    outcome = normalize(cache, Wish(to))
+    outcome = normalize(cache, NormalizeRequest(to))
     assert outcome.saved >= len(WEIGHTS)
     weights = [path for path in casings.root.glob(f"*/blobs/{etag(WEIGHTS)}") if path.is_file()]
     assert len({os.stat(path).st_ino for path in weights}) == 1
@@ -74,8 +74,8 @@ def test_bytes_are_on_disk_once(casings: CacheBuilder, cache: Cache, to: str) ->
 
 @pytest.mark.parametrize("to", ["shared", "hub", "lower"])
 def test_a_second_time_there_is_nothing_to_do(casings: CacheBuilder, cache: Cache, to: str) -> None:
-    normalize(cache, Wish(to))
-    again = plan(cache, Wish(to), lambda kind, name: "Org/Name")
+    normalize(cache, NormalizeRequest(to))
+    again = plan_normalize(cache, NormalizeRequest(to), lambda kind, name: "Org/Name")
     assert again.groups == ()
 
 
@@ -83,7 +83,7 @@ def test_a_second_time_there_is_nothing_to_do(casings: CacheBuilder, cache: Cach
 def test_undo_gives_back_the_folders(casings: CacheBuilder, cache: Cache, to: str) -> None:
     before, use = manifest(casings.root), disk_use(casings.root)
     paths = sorted(str(path) for path in casings.root.rglob("*"))
-    normalize(cache, Wish(to))
+    normalize(cache, NormalizeRequest(to))
     assert undo(cache).kind == "normalize"
     assert manifest(casings.root) == before
     assert sorted(str(path) for path in casings.root.rglob("*")) == paths
@@ -91,7 +91,7 @@ def test_undo_gives_back_the_folders(casings: CacheBuilder, cache: Cache, to: st
 
 
 def test_hub_leaves_one_folder_and_links(casings: CacheBuilder, cache: Cache) -> None:
-    normalize(cache, Wish("hub"))
+    normalize(cache, NormalizeRequest("hub"))
     assert (casings.root / "models--Org--Name").is_dir()
     assert os.readlink(casings.root / "models--org--name") == "models--Org--Name"
     assert os.readlink(casings.root / "models--ORG--NAME") == "models--Org--Name"
@@ -99,7 +99,7 @@ def test_hub_leaves_one_folder_and_links(casings: CacheBuilder, cache: Cache) ->
 
 def test_a_spelling_that_is_not_on_disk_is_made(built: CacheBuilder, cache: Cache) -> None:
     built.revision("ORG/NAME", A, OLD, refs=("main",))
-    normalize(cache, Wish("hub"))
+    normalize(cache, NormalizeRequest("hub"))
     assert offline(built, "Org/Name") == offline(built, "Org/Name")
     assert os.readlink(built.root / "models--ORG--NAME") == "models--Org--Name"
     undo(cache)
@@ -109,7 +109,7 @@ def test_a_spelling_that_is_not_on_disk_is_made(built: CacheBuilder, cache: Cach
 def test_from_lower_to_hub_and_back(casings: CacheBuilder, cache: Cache) -> None:
     """The alias and the folder change places, and no alias leads to an alias."""
     for to, real in (("lower", "models--org--name"), ("hub", "models--Org--Name")) * 2:
-        normalize(cache, Wish(to))
+        normalize(cache, NormalizeRequest(to))
         links = {p.name: os.readlink(p) for p in casings.root.iterdir() if p.is_symlink()}
         assert set(links.values()) == {real}
         assert len(links) == 2
@@ -118,7 +118,7 @@ def test_from_lower_to_hub_and_back(casings: CacheBuilder, cache: Cache) -> None
 
 def test_an_unknown_spelling_is_not_guessed(casings: CacheBuilder, cache: Cache) -> None:
     before = sorted(str(path) for path in casings.root.rglob("*"))
-    outcome = normalize(cache, Wish("hub"), hub=None)
+    outcome = normalize(cache, NormalizeRequest("hub"), hub=None)
     assert "not known" in next(iter(outcome.skipped.values()))
     assert sorted(str(path) for path in casings.root.rglob("*")) == before
 
@@ -128,7 +128,7 @@ def test_twins_that_differ_are_left_alone(casings: CacheBuilder, cache: Cache) -
     blob = casings.folder("Org/Name") / "blobs" / etag(WEIGHTS)
     blob.write_bytes(b"x" * len(WEIGHTS))
     before = manifest(casings.root)
-    outcome = normalize(cache, Wish("shared"))
+    outcome = normalize(cache, NormalizeRequest("shared"))
     assert "mdl cache verify" in outcome.skipped["Org/Name"]
     assert manifest(casings.root) == before
 
@@ -140,7 +140,7 @@ def test_a_marker_for_a_file_that_came_is_dropped(built: CacheBuilder, cache: Ca
     marker = built.folder("org/name") / ".no_exist" / A / "w"
     marker.parent.mkdir(parents=True)
     marker.touch()
-    normalize(cache, Wish("shared"))
+    normalize(cache, NormalizeRequest("shared"))
     assert isinstance(try_to_load_from_cache("org/name", "w", cache_dir=built.root), str)
     undo(cache)
     assert marker.exists()
@@ -150,7 +150,7 @@ def test_a_running_download_is_left_alone(casings: CacheBuilder, cache: Cache) -
     before = sorted(str(path) for path in casings.root.rglob("*"))
     for to in ("shared", "hub"):
         with casings.downloading("org/name", b"new"):
-            outcome = normalize(cache, Wish(to))
+            outcome = normalize(cache, NormalizeRequest(to))
         assert "download" in next(iter(outcome.skipped.values()))
     after = sorted(str(path) for path in casings.root.rglob("*") if ".locks" not in path.parts)
     assert after == before
@@ -158,7 +158,7 @@ def test_a_running_download_is_left_alone(casings: CacheBuilder, cache: Cache) -
 
 def test_a_recent_unfinished_download_stops_a_fold(casings: CacheBuilder, cache: Cache) -> None:
     casings.incomplete("org/name", b"z" * 100)
-    outcome = normalize(cache, Wish("hub"))
+    outcome = normalize(cache, NormalizeRequest("hub"))
     assert "recent" in outcome.skipped["Org/Name"]
     assert not (casings.root / "models--org--name").is_symlink()
 
@@ -170,7 +170,7 @@ def test_shared_payloads_keep_their_manifests(built: CacheBuilder, cache: Cache)
     data = b"p" * 3000
     built.revision("org/name", A, {"w": data}, refs=("main",))
     payload = built.share("org/name", data)
-    normalize(cache, Wish("hub"))
+    normalize(cache, NormalizeRequest("hub"))
     assert (offline(built, "Org/Name") / "w").read_bytes() == data
     assert unreferenced_shared_blobs(built.root) == {}
     assert sweep_shared_blob(payload, cache_dir=built.root) == 0
@@ -187,7 +187,7 @@ def test_across_joins_equal_files_of_different_repositories(
     built.revision("o/copy", B, {"w": b"other", "tokenizer": b"t" * 500}, refs=("main",))
     built.revision("o/third", C, {"w": WEIGHTS}, refs=("main",))
     before = manifest(built.root)
-    outcome = normalize(cache, Wish("shared", across=True))
+    outcome = normalize(cache, NormalizeRequest("shared", across=True))
     assert outcome.saved == len(WEIGHTS) + 500
     assert manifest(built.root) == before
     undo(cache)
@@ -202,9 +202,9 @@ def test_only_what_is_named_is_joined(built: CacheBuilder, cache: Cache) -> None
     built.revision("o/away", A, {"w": WEIGHTS}, refs=("main",))
     built.revision("o/far", A, {"w": WEIGHTS}, refs=("main",))
 
-    def joined(wish: Wish) -> set[str]:
-        planned = plan(cache, wish, lambda kind, name: None)
-        apply(cache, planned)
+    def joined(wish: NormalizeRequest) -> set[str]:
+        planned = plan_normalize(cache, wish, lambda kind, name: None)
+        apply_normalize(cache, planned)
         found = {
             blob.parent.parent.name
             for blob in built.root.glob("*/blobs/*")
@@ -215,12 +215,12 @@ def test_only_what_is_named_is_joined(built: CacheBuilder, cache: Cache) -> None
 
     one = {"models--o--one", "models--O--One"}
     two = {"models--o--two", "models--O--Two"}
-    assert joined(Wish(only="model/o/one")) == one
-    assert joined(Wish(only="model/o/one", across=True)) == one | two
+    assert joined(NormalizeRequest(only="model/o/one")) == one
+    assert joined(NormalizeRequest(only="model/o/one", across=True)) == one | two
     datasets = {folder.name for folder in built.root.glob("datasets--*")}
-    assert joined(Wish(repo_type="dataset")) == datasets
-    assert joined(Wish(repo_type="dataset", across=True)) == datasets
-    assert joined(Wish(repo_type="model")) == one | two
+    assert joined(NormalizeRequest(repo_type="dataset")) == datasets
+    assert joined(NormalizeRequest(repo_type="dataset", across=True)) == datasets
+    assert joined(NormalizeRequest(repo_type="model")) == one | two
 
 
 def test_store_moves_known_blobs_into_the_shared_store(built: CacheBuilder, cache: Cache) -> None:
@@ -239,7 +239,7 @@ def test_store_moves_known_blobs_into_the_shared_store(built: CacheBuilder, cach
         tree["files"]["w"]["xet_hash"] = xet
         listing.write_text(json.dumps(tree))
     before = manifest(built.root)
-    outcome = normalize(cache, Wish("shared", store=True))
+    outcome = normalize(cache, NormalizeRequest("shared", store=True))
     assert outcome.saved == len(data)
     payload = built.root / "blobs" / xet[:2] / xet
     for name in ("o/one", "o/two"):
@@ -256,9 +256,9 @@ def test_without_the_swap_a_fold_says_what_can_be_done(
     casings: CacheBuilder, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = manifest(casings.root)
-    monkeypatch.setattr("mdl.cachemgr.fileops._renameat2", lambda *_: False)
+    monkeypatch.setattr("mdl.cachemgr.journal.fileops._renameat2", lambda *_: False)
     with pytest.raises(DiskError, match="swap two folders") as caught:
-        normalize(cache, Wish("hub"))
+        normalize(cache, NormalizeRequest("hub"))
     assert "--to shared" in caught.value.next
     assert manifest(casings.root) == before
 
@@ -272,17 +272,17 @@ def test_a_cache_without_links_is_joined_too(built: CacheBuilder, cache: Cache) 
             (snapshot / path).write_bytes(data)
         (built.folder(name) / "refs").mkdir()
         (built.folder(name) / "refs" / "main").write_text(A)
-    normalize(cache, Wish("shared"))
+    normalize(cache, NormalizeRequest("shared"))
     assert (offline(built, "org/name") / "w").read_bytes() == WEIGHTS
 
 
 def test_undo_that_has_no_room_changes_nothing(
     casings: CacheBuilder, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    normalize(cache, Wish("shared"))
+    normalize(cache, NormalizeRequest("shared"))
     before = manifest(casings.root)
     usage = shutil.disk_usage(casings.root)._replace(free=10)
-    monkeypatch.setattr("mdl.cachemgr.journal.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("mdl.cachemgr.journal.journal.shutil.disk_usage", lambda path: usage)
     with pytest.raises(DiskError, match="not enough room"):
         undo(cache)
     assert manifest(casings.root) == before
@@ -298,11 +298,11 @@ def test_the_listing_counts_joined_bytes_once_at_every_step(
     sizes = []
     for act in (
         lambda: None,
-        lambda: normalize(cache, Wish("shared", across=True)),
+        lambda: normalize(cache, NormalizeRequest("shared", across=True)),
         lambda: undo(cache),
-        lambda: normalize(cache, Wish("shared", across=True)),
+        lambda: normalize(cache, NormalizeRequest("shared", across=True)),
         lambda: apply_remove(cache, plan_remove(cache, "o/second")),
-        lambda: empty(cache, [entry.id for entry in trash_entries(cache)]),
+        lambda: empty_trash(cache, [entry.id for entry in trash_entries(cache)]),
     ):
         act()
         totals = cache.listing()[1]
@@ -316,4 +316,4 @@ def test_a_root_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     cache = open_cache(Settings(home=tmp_path / "mdl", cache_root=tmp_path / "file"))
     with pytest.raises(DiskError, match="cannot be read"):
-        plan(cache, Wish("shared"), lambda kind, name: None)
+        plan_normalize(cache, NormalizeRequest("shared"), lambda kind, name: None)

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdl.cachemgr.policy import INCOMPLETE_AGE, Inventory, Item, Ledger, Policy, plan_prune
+from mdl.cachemgr.remove.policy import INCOMPLETE_AGE, Inventory, Item, Ledger, Policy, decide_prune
 
 NOW = 1_000_000.0
 DAY = 86400.0
@@ -45,18 +45,18 @@ def inventory(
 
 
 def gone(stock: Inventory, policy: Policy) -> list[str]:
-    return [remove.item.commit or remove.item.kind for remove in plan_prune(stock, policy).remove]
+    return [remove.item.commit or remove.item.kind for remove in decide_prune(stock, policy).remove]
 
 
 def test_no_rule_removes_nothing() -> None:
-    plan = plan_prune(inventory(item("a"), item("b", refs=("main",))), Policy())
+    plan = decide_prune(inventory(item("a"), item("b", refs=("main",))), Policy())
     assert plan.remove == ()
     assert {keep.reason for keep in plan.keep} == {"no rule asks for it"}
 
 
 def test_every_item_is_kept_or_removed_once_and_has_a_reason() -> None:
     stock = inventory(item("a"), item("b", refs=("main",)), item("c", protected="pinned"))
-    plan = plan_prune(stock, Policy(detached=True))
+    plan = decide_prune(stock, Policy(detached=True))
     assert Counter([*(k.item for k in plan.keep), *(r.item for r in plan.remove)]) == Counter(
         stock.items
     )
@@ -65,7 +65,7 @@ def test_every_item_is_kept_or_removed_once_and_has_a_reason() -> None:
 
 def test_blobs_that_stay_in_use_free_nothing() -> None:
     stock = inventory(item("a", blobs=("x", "y")), item("b", refs=("main",), blobs=("y", "z")))
-    plan = plan_prune(stock, Policy(detached=True))
+    plan = decide_prune(stock, Policy(detached=True))
     assert plan.freed == 100
 
 
@@ -94,7 +94,7 @@ def test_rules_that_judge_count_towards_the_budget() -> None:
 def test_unfinished_downloads() -> None:
     old = item("old", kind="incomplete", age=INCOMPLETE_AGE + 1)
     young = item("young", kind="incomplete", age=INCOMPLETE_AGE - 1)
-    plan = plan_prune(inventory(old, young), Policy(incomplete=True))
+    plan = decide_prune(inventory(old, young), Policy(incomplete=True))
     assert [remove.item for remove in plan.remove] == [old]
     assert "a download may go on" in plan.keep[0].reason
 
@@ -152,7 +152,7 @@ POLICIES = st.builds(
 @given(stocks(), POLICIES)
 @settings(max_examples=150, deadline=None)
 def test_properties(stock: Inventory, policy: Policy) -> None:
-    plan = plan_prune(stock, policy)
+    plan = decide_prune(stock, policy)
     removed = {remove.item for remove in plan.remove}
     assert not any(one.protected for one in removed)
     assert removed | {keep.item for keep in plan.keep} == set(stock.items)

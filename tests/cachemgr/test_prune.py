@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from mdl.cachemgr import Cache, Policy, PrunePlan
-from mdl.cachemgr.carry_out import Outcome
-from mdl.cachemgr.locks import root_mutex
-from mdl.cachemgr.remove import plan_remove
+from mdl.cachemgr.journal.locks import root_mutex
+from mdl.cachemgr.remove.execute import Outcome
+from mdl.cachemgr.remove.rm import plan_remove
 from mdl.errors import BusyError, UsageError
 from tests.cachemgr.builder import DAY, A, B, C, CacheBuilder, disk_use, manifest
 
@@ -320,7 +320,7 @@ def test_a_download_that_comes_back_for_a_taken_blob_gets_it(
 
     data_name = {path.name for path in (built.folder("o/n") / "blobs").iterdir()
                  if path.read_bytes() == data}  # fmt: skip
-    monkeypatch.setattr("mdl.cachemgr.removal.time.sleep", pointer_made)
+    monkeypatch.setattr("mdl.cachemgr.remove.operations.time.sleep", pointer_made)
     prune(cache)
     assert (snapshot / "late").read_bytes() == data
 

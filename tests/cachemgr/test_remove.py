@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from mdl.cachemgr import Cache, open_cache
-from mdl.cachemgr.remove import (
+from mdl.cachemgr.remove.rm import (
     apply_remove,
-    choose,
-    empty,
+    choose_trash,
+    empty_trash,
     plan_remove,
     restore,
     strays,
@@ -150,7 +150,7 @@ def test_the_trash_lists_restores_and_empties(two_casings: CacheBuilder, cache: 
     assert (first.kind, first.bytes, second.bytes) == ("rm", 11, 100)
     restore(cache, first.id)
     assert "models--org--other" in folders(two_casings)
-    assert empty(cache, [second.id]) == 100
+    assert empty_trash(cache, [second.id]) == 100
     assert trash_entries(cache) == []
     assert before - disk_use(two_casings.root.parent) == 100 + len(A)
     with pytest.raises(NotFoundError, match="cannot be undone"):
@@ -168,21 +168,21 @@ def test_a_folder_without_a_file_goes_and_comes_back(built: CacheBuilder, cache:
     undo(cache)
     assert (built.folder("o/nothing") / "snapshots").is_dir()
     remove(cache, "o/nothing")
-    assert empty(cache, [entry.id for entry in trash_entries(cache)]) == 0
+    assert empty_trash(cache, [entry.id for entry in trash_entries(cache)]) == 0
     assert not Path(outcome.trash or "").parent.exists()
 
 
 def test_emptying_by_number_and_age(two_casings: CacheBuilder, cache: Cache) -> None:
     remove(cache, "org/other")
     remove(cache, "Org/Name")
-    assert choose(cache, older_than=3600) == []
-    assert empty(cache, []) == 0
+    assert choose_trash(cache, older_than=3600) == []
+    assert empty_trash(cache, []) == 0
     first, second = trash_entries(cache)
-    assert choose(cache, older_than=0) == [first, second]
-    assert empty(cache, [second.id]) == 100
+    assert choose_trash(cache, older_than=0) == [first, second]
+    assert empty_trash(cache, [second.id]) == 100
     assert [entry.id for entry in trash_entries(cache)] == [first.id]
     with pytest.raises(NotFoundError):
-        empty(cache, [999])
+        empty_trash(cache, [999])
 
 
 def test_a_trash_of_unknown_origin_is_shown_and_goes_only_with_everything(
@@ -193,9 +193,9 @@ def test_a_trash_of_unknown_origin_is_shown_and_goes_only_with_everything(
     stray = place / "left by someone"
     stray.mkdir()
     assert strays(cache) == [str(stray)]
-    empty(cache, [1])
+    empty_trash(cache, [1])
     assert stray.exists()
-    empty(cache, [], [str(stray)])
+    empty_trash(cache, [], [str(stray)])
     assert not stray.exists()
 
 
@@ -206,7 +206,7 @@ def test_without_room_beside_the_root_the_trash_is_inside_it(
     real_access = os.access
     parent = str(two_casings.root.parent)
     monkeypatch.setattr(
-        "mdl.cachemgr.trash.os.access",
+        "mdl.cachemgr.journal.trash.os.access",
         lambda path, mode: str(path) != parent and real_access(path, mode),
     )
     outcome = apply_remove(cache, plan_remove(cache, "org/other"))

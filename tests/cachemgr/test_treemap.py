@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdl.cachemgr.treemap import HEIGHT, WIDTH, Box, Cell, draw_svg, squarify
+from mdl.cachemgr.index.treemap import HEIGHT, WIDTH, Box, Cell, draw_svg, squarify
 
 
 @given(st.lists(st.integers(1, 10**12), min_size=1, max_size=40))

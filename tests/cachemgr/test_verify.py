@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from huggingface_hub import snapshot_download
 
-from mdl.cachemgr import Cache, fileops, open_cache
-from mdl.cachemgr.reading import CHUNK, chunks, same_content
-from mdl.cachemgr.repair import repair
-from mdl.cachemgr.scan import scan_folder
-from mdl.cachemgr.verify import Report, Verifier
+from mdl.cachemgr import Cache, open_cache
+from mdl.cachemgr.journal import fileops
+from mdl.cachemgr.scan.content import CHUNK, chunks, same_content
+from mdl.cachemgr.scan.folder import scan_folder
+from mdl.cachemgr.verify.repair import repair_cache
+from mdl.cachemgr.verify.verify import Verifier, VerifyReport
 from mdl.errors import OfflineError
 from mdl.settings import Settings
 from tests.cachemgr.builder import A, CacheBuilder, etag, manifest
@@ -22,13 +23,13 @@ from tests.hub import LoopbackHub
 FILES = {"config.json": b"{}", "w": b"w" * 5000, "sub/t": b"t"}
 
 
-def run(cache: Cache, *, again: bool = False, rate: float | None = None) -> Report:
+def run(cache: Cache, *, again: bool = False, rate: float | None = None) -> VerifyReport:
     root = str(cache.root)
     folders = [scan_folder(root, s.name, marked=True) for s in cache.survey().summaries]
     return Verifier(root, cache.index, again=again, rate=rate).run(folders)
 
 
-def problems(report: Report) -> dict[str, str]:
+def problems(report: VerifyReport) -> dict[str, str]:
     return {bad.files[0][1] if bad.files else str(bad.blob): bad.problem for bad in report.bad}
 
 
@@ -140,7 +141,7 @@ def test_repair_fetches_what_is_bad_and_missing(downloaded: Cache, built: CacheB
     (snapshot / "sub/t").unlink()
     report = run(downloaded)
     assert len(report.bad) == 3
-    repaired = repair(downloaded, report.bad)
+    repaired = repair_cache(downloaded, report.bad)
     assert (repaired.fixed, repaired.failed) == (3, ())
     assert manifest(built.root) == before
     assert run(downloaded, again=True).bad == []
@@ -153,7 +154,7 @@ def test_a_repair_that_fails_leaves_what_was_there(
     (snapshot / "w.safetensors").resolve().write_bytes(b"x" * 5000)
     before = manifest(built.root)
     hub.fault("*w.safetensors*", status=404, times=None)
-    repaired = repair(downloaded, run(downloaded).bad)
+    repaired = repair_cache(downloaded, run(downloaded).bad)
     assert repaired.fixed == 0
     assert repaired.failed[0][1]
     assert manifest(built.root) == before
@@ -174,7 +175,7 @@ def test_a_repair_leaves_alone_what_it_may_not_change(
         rename(source, target)
 
     monkeypatch.setattr(fileops, "rename_new", refused)
-    repaired = repair(downloaded, run(downloaded).bad)
+    repaired = repair_cache(downloaded, run(downloaded).bad)
     assert repaired.fixed == 1
     assert [why for _, why in repaired.failed] == ["you have no right to change it"]
     assert theirs.read_bytes() == b"x" * 5000
@@ -184,7 +185,7 @@ def test_a_repair_leaves_alone_what_it_may_not_change(
 def test_repair_offline_is_refused(built: CacheBuilder, settings: Settings) -> None:
     cache = open_cache(Settings(settings.home, settings.cache_root, offline=True))
     with pytest.raises(OfflineError):
-        repair(cache, [])
+        repair_cache(cache, [])
 
 
 def test_a_damaged_listing_says_nothing(built: CacheBuilder, cache: Cache) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from mdl.cachemgr import Cache, Policy, open_cache
-from mdl.cachemgr.normalize_run import apply
-from mdl.cachemgr.normalizing import Wish, plan
-from mdl.cachemgr.scan import scan_folder
-from mdl.cachemgr.verify import Verifier
+from mdl.cachemgr.normalize.execute import apply_normalize
+from mdl.cachemgr.normalize.plan import NormalizeRequest, plan_normalize
+from mdl.cachemgr.scan.folder import scan_folder
+from mdl.cachemgr.verify.verify import Verifier
 from mdl.settings import Settings
 from tests.cachemgr.builder import CacheBuilder
 from tests.hub import LoopbackHub
@@ -63,7 +63,7 @@ def test_eight_downloads_in_all_casings_while_mdl_works(
 ) -> None:
     cache, env = online
     # Shorter than in life, so that mdl finds more gaps to act in.
-    monkeypatch.setattr("mdl.cachemgr.locks.QUIET_SECONDS", 0.2)
+    monkeypatch.setattr("mdl.cachemgr.journal.locks.QUIET_SECONDS", 0.2)
     hub.add_repo("Org/Name", files={"README.md": "first"})
     for number in range(TAGS):
         tag = f"v{number}"
@@ -82,8 +82,18 @@ def test_eight_downloads_in_all_casings_while_mdl_works(
     while any(child.poll() is None for child in children):
         for act in (
             lambda: cache.apply(cache.plan_prune(Policy(detached=True, incomplete=True))).action_id,
-            lambda: apply(cache, plan(cache, Wish("shared"), lambda kind, name: None)).action_id,
-            lambda: apply(cache, plan(cache, Wish("hub"), lambda kind, name: "Org/Name")).action_id,
+            lambda: (
+                apply_normalize(
+                    cache,
+                    plan_normalize(cache, NormalizeRequest("shared"), lambda kind, name: None),
+                ).action_id
+            ),
+            lambda: (
+                apply_normalize(
+                    cache,
+                    plan_normalize(cache, NormalizeRequest("hub"), lambda kind, name: "Org/Name"),
+                ).action_id
+            ),
             lambda: wrong.extend(verified(cache)),
         ):
             actions += act() is not None

@@ -7,7 +7,7 @@ from types import ModuleType
 import click
 import pytest
 
-from mdl.cli import cache
+from mdl.cli.cache import group as cache
 from mdl.cli.entry import run
 from mdl.cli.group import COMMANDS, LazyGroup, cli
 from mdl.cli.output import FilePath

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mdl.cachemgr.daemon import Keeper
+from mdl.cachemgr.daemon.loop import DaemonLoop
 from mdl.settings import CacheSettings, Settings
 
 
@@ -38,17 +38,17 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(home=tmp_path / "mdl", cache_root=tmp_path / "hf" / "hub")
 
 
-Keep = Callable[..., Keeper]
+Keep = Callable[..., DaemonLoop]
 
 
 @pytest.fixture
 def keep(settings: Settings) -> Iterator[Keep]:
     """A keeper of the test's root under these cache settings, not running by itself."""
-    made: list[Keeper] = []
+    made: list[DaemonLoop] = []
 
-    def run(**cache: Any) -> Keeper:
+    def run(**cache: Any) -> DaemonLoop:
         wanted = settings._replace(cache=CacheSettings(**cache))
-        made.append(Keeper(wanted, lambda: wanted))
+        made.append(DaemonLoop(wanted, lambda: wanted))
         return made[-1]
 
     yield run

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from mdl.cachemgr.daemon_control import Place
-from mdl.cachemgr.daemon_socket import ask
+from mdl.cachemgr.daemon.process import Place
+from mdl.cachemgr.daemon.status_socket import ask_daemon
 from mdl.settings import Settings, load_settings
 from tests.daemon.conftest import make_repo, mdl, wait_for
 
@@ -44,7 +44,7 @@ class Daemon:
         assert "keeps" in self.process.stdout.readline()
 
     def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = ask(self.socket, "/v1/status")
+        found: dict[str, Any] = ask_daemon(self.socket, "/v1/status")
         return found
 
     def sees(self, repos: int) -> None:

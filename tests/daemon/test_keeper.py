@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mdl.cachemgr.daemon import Keeper
-from mdl.cachemgr.remove import trash_entries
+from mdl.cachemgr.daemon.loop import DaemonLoop
+from mdl.cachemgr.remove.rm import trash_entries
 from mdl.settings import Settings
 from tests.daemon.conftest import Keep, make_repo, wait_for
 
@@ -179,7 +179,7 @@ def test_a_broken_configuration_is_told_and_changes_nothing(settings: Settings) 
     config = settings.home / "config.toml"
     env = {"MDL_HOME": str(settings.home), "HF_HUB_CACHE": str(settings.cache_root)}
     config.write_text("[cache]\nmax_size = '1GB'\n")
-    keeper = Keeper(load_settings(env), lambda: load_settings(env))
+    keeper = DaemonLoop(load_settings(env), lambda: load_settings(env))
     try:
         for text, size, broken in (
             ("[cache]\nmax_size = 'much'\n", 10**9, True),

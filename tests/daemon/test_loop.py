@@ -5,8 +5,8 @@ import tracemalloc
 from collections import Counter
 from pathlib import Path
 
-from mdl.cachemgr.daemon import PERIODS, beats
-from mdl.cachemgr.daemon_use import UseJournal
+from mdl.cachemgr.daemon.loop import PERIODS, beats
+from mdl.cachemgr.daemon.usage import UseJournal
 from tests.daemon.conftest import Keep, make_repo
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from mdl.cachemgr.daemon_control import Place
-from mdl.cachemgr.daemon_install import launchd_agent, systemd_unit
-from mdl.cachemgr.daemon_socket import ask
+from mdl.cachemgr.daemon.process import Place
+from mdl.cachemgr.daemon.status_socket import ask_daemon
+from mdl.cachemgr.daemon.units import launchd_agent, systemd_unit
 from mdl.settings import Settings, load_settings
 from tests.daemon.conftest import make_repo, mdl, wait_for
 from tests.hub import LoopbackHub
@@ -65,9 +65,9 @@ def test_start_status_stop(settings: Settings, started: dict[str, Any]) -> None:
     assert (found["pid"], found["root"]) == (started["pid"], str(settings.cache_root))
     place = Place(settings)
     assert place.socket.stat().st_mode & 0o777 == 0o600
-    assert ask(place.socket, "/v1/health")["status"] == "ok"
+    assert ask_daemon(place.socket, "/v1/health")["status"] == "ok"
     make_repo(settings.cache_root, "Org/Name", {"config.json": b"{}"})
-    told = ask(place.socket, "/v1/cache")
+    told = ask_daemon(place.socket, "/v1/cache")
     printed = mdl("cache", "ls")
     assert told["repos"] == printed["repos"]
 
@@ -108,7 +108,7 @@ def test_downloads_in_three_casings_become_one_copy_while_it_runs(
         _, errors = load.communicate(timeout=60)
         assert load.returncode == 0, errors
     place = Place(settings)
-    wait_for(lambda: ask(place.socket, "/v1/status")["repos"] == 1, 3)
+    wait_for(lambda: ask_daemon(place.socket, "/v1/status")["repos"] == 1, 3)
 
     def one_copy() -> bool:
         blobs = [

@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("triton")
 
-from mdl.kernels.aot import CAPABILITIES, compile_variant, count_instructions
-from mdl.kernels.variants import variants
+from mdl.kernels.compiled.compile import CAPABILITIES, compile_variant, count_instructions
+from mdl.kernels.compiled.variants import variants
 
 
 def compiled(capability, chosen):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import mdl.kernels as kernels
-from mdl.kernels import norm
+from mdl.kernels.ops import norm
 from tests.kernels.models import FAMILIES, batch, logits, step, tiny, with_lora
 
 pytest.importorskip("transformers")

@@ -9,8 +9,8 @@ import mdl.kernels as kernels
 from tests.kernels.models import SIZES
 
 transformers = pytest.importorskip("transformers")
-# `mdl.kernels.rope` is the function of that name.
-rope_module = importlib.import_module("mdl.kernels.rope")
+# `mdl.kernels.ops.rope` is the function of that name.
+rope_module = importlib.import_module("mdl.kernels.ops.rope")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 IMAGE, START, END = 150, 151, 152

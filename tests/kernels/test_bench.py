@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from mdl.errors import UsageError
-from mdl.kernels import tune
 from mdl.kernels.bench import cases as bench_cases
 from mdl.kernels.bench import cases_layers, models, others
 from mdl.kernels.bench import main as bench
 from mdl.kernels.bench.case import TINY, Case
-from mdl.kernels.check import Check
+from mdl.kernels.runtime import launch_configs as tune
+from mdl.kernels.self_check import Check
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore")

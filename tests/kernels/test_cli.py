@@ -9,7 +9,7 @@ import torch
 from mdl.cli import kernels as command
 from mdl.cli.entry import run
 from mdl.cli.group import cli
-from mdl.kernels import check
+from mdl.kernels import self_check as check
 
 
 def invoke(capsys, *argv):

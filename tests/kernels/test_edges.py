@@ -35,7 +35,7 @@ def tables(rows):
 
 def rotated(x):
     q, k = x[None, None], x[None, None]
-    return kernels.rope(q, k, *tables(len(x)))[0][0, 0]
+    return kernels.apply_rope(q, k, *tables(len(x)))[0][0, 0]
 
 
 def rotated_plainly(x):

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 import mdl.kernels as kernels
 from mdl.errors import UsageError
-from mdl.kernels.glu import glu
+from mdl.kernels.ops.glu import apply_glu
 
 REFERENCE = {
     "silu": functional.silu,
@@ -25,13 +25,13 @@ def inputs(dtype=torch.float32):
 @pytest.mark.parametrize("kind", REFERENCE)
 def test_equals_torch(kind, dtype):
     gate, up = inputs(dtype)
-    assert torch.equal(glu(gate, up, kind), REFERENCE[kind](gate) * up)
+    assert torch.equal(apply_glu(gate, up, kind), REFERENCE[kind](gate) * up)
 
 
 @pytest.mark.parametrize("kind", REFERENCE)
 def test_gradients(kind):
     leaves = [[one.clone().requires_grad_() for one in inputs()] for _ in range(2)]
-    glu(*leaves[0], kind).square().sum().backward()
+    apply_glu(*leaves[0], kind).square().sum().backward()
     (REFERENCE[kind](leaves[1][0]) * leaves[1][1]).square().sum().backward()
     for ours, theirs in zip(*leaves, strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad)

@@ -6,8 +6,7 @@ from torch.nn import functional
 
 import mdl.kernels as kernels
 from mdl.errors import UsageError
-from mdl.kernels.launch import Scratch
-from mdl.kernels.linear4bit import (
+from mdl.kernels.ops.linear4bit import (
     choose,
     gemm_height,
     gemm_plan,
@@ -17,7 +16,8 @@ from mdl.kernels.linear4bit import (
     pieces_of,
     rows_of,
 )
-from mdl.kernels.tune import Config
+from mdl.kernels.runtime.launch import Scratch
+from mdl.kernels.runtime.launch_configs import Config
 from tests.kernels.weights import packed_weight, rows
 
 

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 import mdl.kernels as kernels
 from mdl.errors import UsageError
-from mdl.kernels import loss
+from mdl.kernels.ops import loss
 
 CASES = {
     "plain": {},

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import mdl.kernels as kernels
 from mdl.errors import UsageError
-from mdl.kernels import nf4_layout
-from mdl.kernels.nf4 import dequantize_4bit_into
+from mdl.kernels.nf4 import packed as nf4_layout
+from mdl.kernels.nf4.quantize import dequantize_4bit_into
 
 functional = pytest.importorskip("bitsandbytes.functional")
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import mdl.kernels as kernels
 from mdl.errors import UsageError
-from mdl.kernels import nf4_tables
+from mdl.kernels.nf4 import tables as nf4_tables
 
 functional = pytest.importorskip("bitsandbytes.functional")
 

@@ -27,7 +27,7 @@ def test_bit_equal_to_the_family(family, width, dtype):
     """Phi-3 rotates the first 8 of 16 elements."""
     models = pytest.importorskip(f"transformers.models.{family}.modeling_{family}")
     q, k, (cos, sin) = heads(4, dtype), heads(2, dtype, 1), tables(2, 5, width, dtype)
-    ours = kernels.rope(q, k, cos, sin)
+    ours = kernels.apply_rope(q, k, cos, sin)
     theirs = models.apply_rotary_pos_emb(q, k, cos, sin)
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
@@ -35,7 +35,9 @@ def test_bit_equal_to_the_family(family, width, dtype):
 def test_tables_shared_by_the_batch():
     q, k, (cos, sin) = heads(4), heads(2, seed=1), tables(1, 5, 16)
     both = cos.expand(2, -1, -1), sin.expand(2, -1, -1)
-    for a, b in zip(kernels.rope(q, k, cos, sin), kernels.rope(q, k, *both), strict=True):
+    for a, b in zip(
+        kernels.apply_rope(q, k, cos, sin), kernels.apply_rope(q, k, *both), strict=True
+    ):
         assert torch.equal(a, b)
 
 
@@ -47,14 +49,14 @@ def test_multi_section_takes_each_section_from_its_table():
     index = source.view(1, 1, 1, 16).expand(1, 2, 5, 16)
     merged = cos.gather(0, index)[0], sin.gather(0, index)[0]
     q, k = heads(4), heads(2, seed=1)
-    ours = kernels.rope(q, k, cos, sin, sections=[2, 3, 3])
-    for a, b in zip(ours, kernels.rope(q, k, *merged), strict=True):
+    ours = kernels.apply_rope(q, k, cos, sin, sections=[2, 3, 3])
+    for a, b in zip(ours, kernels.apply_rope(q, k, *merged), strict=True):
         assert torch.equal(a, b)
 
 
 def test_the_gradient_is_the_rotation_back():
     q, k, (cos, sin) = heads(4).requires_grad_(), heads(2, seed=1), tables(2, 5, 8)
-    rotated, _ = kernels.rope(q, k, cos, sin)
+    rotated, _ = kernels.apply_rope(q, k, cos, sin)
     (grad,) = torch.autograd.grad(rotated, q, rotated.detach())
     torch.testing.assert_close(grad, q)  # a rotation keeps lengths
 
@@ -64,7 +66,7 @@ def test_compiles_without_graph_breaks():
     q, k, (cos, sin) = heads(4).requires_grad_(), heads(2, seed=1), tables(2, 5, 16)
 
     def step(q):
-        a, b = kernels.rope(q, k, cos, sin)
+        a, b = kernels.apply_rope(q, k, cos, sin)
         return a.square().sum() + b.sum() + a.sum()
 
     compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
@@ -73,4 +75,4 @@ def test_compiles_without_graph_breaks():
 
 def test_tables_of_another_length_are_refused():
     with pytest.raises(UsageError, match="do not fit"):
-        kernels.rope(heads(4), heads(2), *tables(2, 4, 16))
+        kernels.apply_rope(heads(4), heads(2), *tables(2, 4, 16))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import mdl.kernels as kernels
-from mdl.kernels.shares import CHUNK, in_shares
+from mdl.kernels.runtime.cpu_threads import CHUNK, in_threads
 
 CPU = torch.device("cpu")
 
@@ -21,7 +21,7 @@ def test_shares_cover_everything_once(n):
             seen.append((start, end))
         assert step == CHUNK
 
-    in_shares(n, CPU, work)
+    in_threads(n, CPU, work)
     seen.sort()
     assert seen[0][0] == 0
     assert seen[-1][1] == n
@@ -31,7 +31,7 @@ def test_shares_cover_everything_once(n):
 
 def test_a_device_of_its_own_threads_gets_one_chunk():
     seen = []
-    in_shares(3_000_000, torch.device("meta"), lambda *share: seen.append(share))
+    in_threads(3_000_000, torch.device("meta"), lambda *share: seen.append(share))
     assert seen == [(0, 3_000_000, 3_000_000)]
 
 
@@ -40,7 +40,7 @@ def test_an_error_in_a_share_reaches_the_caller():
         raise ValueError(start)
 
     with pytest.raises(ValueError):
-        in_shares(3_000_000, CPU, work)
+        in_threads(3_000_000, CPU, work)
 
 
 def test_several_threads_under_inference_mode():

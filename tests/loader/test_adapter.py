@@ -17,7 +17,7 @@ import mdl
 from mdl import FastLanguageModel
 from mdl.cli.entry import run
 from mdl.errors import LoadError, NotFoundError, OfflineError
-from mdl.loader.fetch import RESERVE
+from mdl.loader.source.download import RESERVE
 from mdl.loader.verify import verify_report
 from tests.hub import LoopbackHub
 

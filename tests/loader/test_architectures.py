@@ -14,10 +14,10 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from mdl.errors import UsageError
-from mdl.loader.build import build_with_transformers
-from mdl.loader.checkpoint import read_checkpoint
-from mdl.loader.fast import build
-from mdl.loader.held import look_at
+from mdl.loader.build.mmap_build import build_mapped
+from mdl.loader.build.transformers_build import build_with_transformers
+from mdl.loader.checkpoint.checkpoint import read_checkpoint
+from mdl.loader.model_stats import measure_model
 from mdl.loader.request import LoadRequest, Quantization
 from tests.loader import tiny
 
@@ -31,7 +31,7 @@ def both(folder: Path, **fields: Any) -> tuple[Any, Any]:
     """The same request built mdl's way and transformers' way."""
     request = LoadRequest(str(folder), **fields)
     checkpoint = read_checkpoint(folder)
-    ours, theirs = build(checkpoint, request), build_with_transformers(checkpoint, request)
+    ours, theirs = build_mapped(checkpoint, request), build_with_transformers(checkpoint, request)
     return ours, theirs
 
 
@@ -134,7 +134,7 @@ def test_4bit_on_load(tiny_model: Callable[..., Path], name: str) -> None:
     ours, theirs = both(tiny_model(name), format="bnb-4bit")
     assert ours.quantized_here
     assert_same(ours.model, theirs.model)
-    assert look_at(ours.model).bytes == look_at(theirs.model).bytes
+    assert measure_model(ours.model).bytes == measure_model(theirs.model).bytes
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_prequantized_checkpoint_as_stored(
     assert_same(ours.model, theirs.model)
     assert_states_equal(ours.model, first.model)
     with pytest.raises(UsageError, match="already quantized"):
-        build(read_checkpoint(tmp_path), LoadRequest("x", format="8bit"))
+        build_mapped(read_checkpoint(tmp_path), LoadRequest("x", format="8bit"))
 
 
 def assert_states_equal(ours: Any, theirs: Any) -> None:
@@ -204,7 +204,7 @@ def test_the_model_can_be_trained_without_touching_the_file(
 ) -> None:
     folder = tiny.save_model("llama", tmp_path)
     before = (folder / "model.safetensors").read_bytes()
-    model = build(read_checkpoint(folder), LoadRequest(str(folder))).model.train()
+    model = build_mapped(read_checkpoint(folder), LoadRequest(str(folder))).model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     ids = torch.tensor([[1, 5, 9, 11]])
     losses = []

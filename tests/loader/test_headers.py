@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
 from mdl.errors import LoadError, VerificationError
-from mdl.loader.checkpoint import read_checkpoint
-from mdl.loader.files import choose_files
-from mdl.loader.headers import header_length, parse_header, read_header
+from mdl.loader.checkpoint.checkpoint import read_checkpoint
+from mdl.loader.checkpoint.files import choose_files
+from mdl.loader.checkpoint.safetensors_header import header_length, parse_header, read_header
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 

@@ -24,7 +24,7 @@ from mdl.errors import (
     VerificationError,
 )
 from mdl.loader import Quantization
-from mdl.loader.prompt import ask
+from mdl.loader.generate import answer_prompt
 from tests.hub import LoopbackHub
 from tests.loader import tiny
 
@@ -388,4 +388,4 @@ def test_offline_a_missing_shard_is_missing_and_a_damaged_one_damaged(
 def test_a_template_for_text_alone_answers_a_prompt(hub: LoopbackHub, tmp_path: Path) -> None:
     tiny.add_qwen_processor(tiny.save_model("qwen2-vl", tmp_path / "vl"))
     loaded = mdl.load(str(tmp_path / "vl"))
-    assert isinstance(ask(loaded, "Hello", max_new_tokens=2), str)
+    assert isinstance(answer_prompt(loaded, "Hello", max_new_tokens=2), str)

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mdl.loader.checkpoint import read_checkpoint
-from mdl.loader.mapped import map_tensors
+from mdl.loader.checkpoint.checkpoint import read_checkpoint
+from mdl.loader.checkpoint.mmap_tensors import map_tensors
 from tests.loader import tiny
 
 DTYPES = [

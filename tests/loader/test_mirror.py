@@ -19,7 +19,7 @@ import mdl
 from mdl.cachemgr import open_cache
 from mdl.cli.entry import run
 from mdl.errors import LoadError, VerificationError
-from mdl.loader import mirror
+from mdl.loader.build import local_copy as mirror
 from mdl.loader.verify import verify_folder
 from mdl.settings import load_settings
 from tests.hub import LoopbackHub
@@ -161,7 +161,7 @@ def test_killed_while_it_is_made_nothing_half_made_is_found(
     mark = tmp_path / "writing"
     code = f"""
 import pathlib, time
-import mdl, mdl.loader.mirror as mirror, mdl.store.catalog as catalog
+import mdl, mdl.loader.build.local_copy as mirror, mdl.store.catalog as catalog
 def stop(*args):
     pathlib.Path({str(mark)!r}).touch()
     time.sleep(60)

@@ -15,8 +15,8 @@ from mdl.cli.entry import run
 from mdl.errors import LoadError, UsageError, VerificationError
 from mdl.loader import devices
 from mdl.loader.devices import Device
-from mdl.loader.memory import Shape, kv_cache_bytes, quantized_bytes, shape_of
-from mdl.loader.room import Need, what_would_fit
+from mdl.loader.planning.fit import MemoryNeed, what_would_fit
+from mdl.loader.planning.memory import ModelShape, kv_cache_bytes, quantized_bytes, shape_of
 from mdl.settings import load_settings
 from tests.hub import LoopbackHub
 from tests.loader import tiny
@@ -129,7 +129,9 @@ def test_the_command_line_says_it_as_json_and_goes_on_when_told(
 
 
 GB = 10**9
-NEED = Need(8 * GB, 3 * GB, Shape(32, 4096, 14336, 32, 8, 128, 128256, (None,) * 32), 8192, 2)
+NEED = MemoryNeed(
+    8 * GB, 3 * GB, ModelShape(32, 4096, 14336, 32, 8, 128, 128256, (None,) * 32), 8192, 2
+)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from mdl.errors import LoadError
-from mdl.loader.checkpoint import read_checkpoint
+from mdl.loader.build.cold_start import collector_resting, import_libraries, make_all_old, prefetch
+from mdl.loader.checkpoint.checkpoint import read_checkpoint
 from mdl.loader.request import LoadRequest
-from mdl.loader.startup import collector_resting, import_libraries, make_all_old, prefetch
 
 
 def is_cached(path: Path) -> bool:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import mdl.kernels as kernels
-from mdl.kernels.nf4_kernels import dequantize_4bit_kernel
+from mdl.kernels.nf4.kernels import dequantize_4bit_kernel
 from tests.kernels.weights import packed_weight, rows
 from tests.ptx.arithmetic import fma, from_bf16, to_bf16
 from tests.ptx.memory import Fault

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mdl.kernels.aot import is_budgeted
+from mdl.kernels.compiled.compile import is_budgeted
 from tests.ptx.plugin import DRIVER
 from tests.ptx.traffic import measure
 

@@ -18,8 +18,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 
-from mdl.kernels import launch, tune
-from mdl.kernels.aot import SHARED
+from mdl.kernels.compiled.compile import SHARED
+from mdl.kernels.runtime import launch
+from mdl.kernels.runtime import launch_configs as tune
 from tests.ptx.machine import Counts, Machine
 from tests.ptx.memory import Global
 from tests.ptx.parse import Program, parse

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 import mdl.kernels as kernels
-from mdl.kernels.loss import ce_backward, ce_forward
+from mdl.kernels.ops.loss import ce_backward, ce_forward
 from tests.kernels.weights import packed_weight, rows
 from tests.ptx.driver import Driver, counting
 
@@ -80,7 +80,7 @@ def _layers() -> Iterator[tuple[str, int, float, Launch]]:
     k = torch.randn(1, 8, 16, 128).bfloat16()
     angle = torch.randn(1, 16, 128).bfloat16()
     count = q.numel() + k.numel()
-    yield "rotary", count, 4 * count, lambda: kernels.rope(q, k, angle, angle)
+    yield "rotary", count, 4 * count, lambda: kernels.apply_rope(q, k, angle, angle)
     gate = rows(8, 14336, torch.bfloat16)
     yield "SwiGLU", gate.numel(), 6 * gate.numel(), lambda: kernels.swiglu(gate, gate)
     logits, labels = rows(2, 128256, torch.bfloat16), torch.tensor([1, 5])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mdl.errors import UsageError
-from mdl.resolver.catalogfile import HIGHEST_RANK, make_row, read_bytes, write_text
+from mdl.resolver.catalog_file import HIGHEST_RANK, make_row, read_bytes, write_text
 
 ROW = {"name": "Org/Name", "repo_id": "us/Name-bnb-4bit"}
 

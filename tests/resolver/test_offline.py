@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mdl.errors import OfflineError
-from mdl.resolver import Cached, Resolver, Wish
+from mdl.resolver import Cached, ResolveOptions, Resolver
 from mdl.settings import Settings
 from mdl.store.rows import LocalMirror, RepositoryRow
 
@@ -26,7 +26,7 @@ def no_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_packaged_catalogue_answers_from_the_first_run(settings: Settings) -> None:
     resolver = Resolver(settings)
-    answer = resolver.resolve(NAME.lower(), Wish("bnb-4bit"))
+    answer = resolver.resolve(NAME.lower(), ResolveOptions("bnb-4bit"))
     assert answer.repo_id == "unsloth/Llama-3.1-8B-Instruct-unsloth-bnb-4bit"
     assert answer.canonical == NAME
     assert answer.access == "unknown"
@@ -48,7 +48,7 @@ def test_a_cached_repository_is_known_by_the_cache_alone(settings: Settings) -> 
         return Cached(True, "/cache/x", 10, "e" * 40, "Me/My-Model")
 
     resolver = Resolver(settings, cached)
-    answer = resolver.resolve("me/MY-model", Wish(exact=True)).checked()
+    answer = resolver.resolve("me/MY-model", ResolveOptions(exact=True)).checked()
     assert (answer.repo_id, answer.commit) == ("Me/My-Model", "e" * 40)
     assert answer.cached is not None
     assert answer.cached.complete
@@ -58,7 +58,7 @@ def test_a_cached_repository_is_known_by_the_cache_alone(settings: Settings) -> 
 def test_ten_thousand_names_in_one_process(settings: Settings) -> None:
     resolver = Resolver(settings)
     names = [NAME, "unsloth/gemma-2b"] * 5_000
-    answers = list(resolver.resolve_many(names, Wish("bnb-4bit")))
+    answers = list(resolver.resolve_many(names, ResolveOptions("bnb-4bit")))
     assert len(answers) == 10_000
     assert not any(isinstance(a, Exception) or a.error for a in answers)
     resolver.close()
@@ -67,7 +67,7 @@ def test_ten_thousand_names_in_one_process(settings: Settings) -> None:
 def test_a_local_folder_is_taken_as_it_is(settings: Settings, tmp_path: Any) -> None:
     (tmp_path / "config.json").write_text("{}")
     resolver = Resolver(settings)
-    answer = resolver.resolve(str(tmp_path), Wish("bnb-4bit"))
+    answer = resolver.resolve(str(tmp_path), ResolveOptions("bnb-4bit"))
     assert (answer.repo_id, answer.rule, answer.quantize_on_load) == (str(tmp_path), "local", True)
     resolver.close()
 
@@ -79,7 +79,7 @@ def test_a_mirror_made_here_counts_while_it_is_here(settings: Settings, tmp_path
     made.mkdir()
     row = LocalMirror(str(made), name, "c" * 40, "bnb-4bit", "s", 1.0)
     resolver.catalog.record_local_mirror(row)
-    wish = Wish("bnb-4bit", exact=True)
+    wish = ResolveOptions("bnb-4bit", exact=True)
     known = RepositoryRow(name, "ok", "false", None, None, "c" * 40, None, time.time())
     resolver.catalog.remember([(name.lower(), known)])
     assert [m["path"] for m in resolver.resolve(name, wish).local_mirrors] == [str(made)]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mdl.errors import BusyError, NotFoundError, OfflineError
-from mdl.resolver import Resolver, Wish
+from mdl.resolver import ResolveOptions, Resolver
 from mdl.settings import Settings
 from tests.hub import LoopbackHub
 from tests.resolver.conftest import BNB
@@ -49,7 +49,7 @@ def llama(hub: LoopbackHub) -> LoopbackHub:
 def test_every_state_of_access_has_its_name(
     llama: LoopbackHub, online: Make, token: str | None, access: str
 ) -> None:
-    answer = online(token).resolve(GATED.lower(), Wish(exact=True))
+    answer = online(token).resolve(GATED.lower(), ResolveOptions(exact=True))
     assert (answer.access, answer.gated, answer.canonical) == (access, "manual", GATED)
     if access == "granted":
         assert answer.checked().repo_id == GATED
@@ -60,18 +60,18 @@ def test_every_state_of_access_has_its_name(
 
 
 def test_a_4_bit_wish_costs_one_request(llama: LoopbackHub, online: Make) -> None:
-    answer = online().resolve(GATED.upper(), Wish("bnb-4bit"))
+    answer = online().resolve(GATED.upper(), ResolveOptions("bnb-4bit"))
     assert (answer.repo_id, answer.gated, answer.access) == (DYNAMIC, False, "open")
     assert answer.commit == llama.repos[DYNAMIC].head().id
     assert len(llama.requests) == 1
 
 
 def test_a_denial_is_forgotten_when_the_token_changes(llama: LoopbackHub, online: Make) -> None:
-    assert online("hf_wait").resolve(GATED, Wish(exact=True)).error is not None
-    assert online("hf_in").resolve(GATED, Wish(exact=True)).error is None
+    assert online("hf_wait").resolve(GATED, ResolveOptions(exact=True)).error is not None
+    assert online("hf_in").resolve(GATED, ResolveOptions(exact=True)).error is None
     # And remembered for the first one: no second auth-check.
     asked = [r for r in llama.requests if r.path.endswith("auth-check")]
-    assert online("hf_wait").resolve(GATED, Wish(exact=True)).access == "pending"
+    assert online("hf_wait").resolve(GATED, ResolveOptions(exact=True)).access == "pending"
     assert [r for r in llama.requests if r.path.endswith("auth-check")] == asked
 
 
@@ -79,7 +79,7 @@ def test_a_bad_token_does_not_stop_public_repositories(
     llama: LoopbackHub, online: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "mdl"):
-        answer = online("hf_made_up").resolve(MIRROR, Wish())
+        answer = online("hf_made_up").resolve(MIRROR, ResolveOptions())
     assert answer.checked().repo_id == MIRROR
     assert "does not accept the token" in caplog.text
 
@@ -90,9 +90,9 @@ def test_a_text_that_can_be_no_token_is_a_bad_token(
     """No header can carry it: it must not look like a Hub that does not answer."""
     resolver = online("hf_tök\tén")
     with caplog.at_level(logging.WARNING, "mdl"):
-        assert resolver.resolve(MIRROR, Wish()).checked().repo_id == MIRROR
+        assert resolver.resolve(MIRROR, ResolveOptions()).checked().repo_id == MIRROR
     assert caplog.text.count("does not accept the token") == 1
-    assert resolver.resolve(GATED, Wish(exact=True)).access == "bad_token"
+    assert resolver.resolve(GATED, ResolveOptions(exact=True)).access == "bad_token"
 
 
 @pytest.mark.parametrize("page", [b"<html>Welcome</html>", b"{}", b"[]", b'{"id": 5}'])
@@ -114,7 +114,7 @@ def test_a_sign_in_page_is_no_hub(tmp_path: Path, page: bytes) -> None:
         resolver = Resolver(settings)
         with pytest.raises(OfflineError, match="is no Hub") as caught:
             resolver.access("org/name")
-        known = resolver.resolve(GATED, Wish("bnb-4bit"))
+        known = resolver.resolve(GATED, ResolveOptions("bnb-4bit"))
         resolver.close()
         server.shutdown()
         thread.join()
@@ -127,7 +127,7 @@ def test_the_token_is_nowhere(
 ) -> None:
     resolver = online("hf_wait")
     with caplog.at_level(logging.DEBUG):
-        answer = resolver.resolve(GATED, Wish(exact=True))
+        answer = resolver.resolve(GATED, ResolveOptions(exact=True))
     database = Path(resolver.settings.database_path)
     held = b"".join(p.read_bytes() for p in database.parent.iterdir() if p.is_file())
     assert b"hf_wait" not in held.replace(b"hf_wait's", b"")
@@ -139,7 +139,7 @@ def test_wrong_case_is_the_hubs_spelling_and_no_substitution(
     hub: LoopbackHub, online: Make
 ) -> None:
     hub.add_repo("SomeOrg/SomeModel", files={"config.json": "{}"})
-    answer = online().resolve("someorg/SOMEMODEL", Wish(exact=True))
+    answer = online().resolve("someorg/SOMEMODEL", ResolveOptions(exact=True))
     assert (answer.canonical, answer.repo_id) == ("SomeOrg/SomeModel", "SomeOrg/SomeModel")
     assert not answer.substituted
     assert online().resolve("SOMEORG/somemodel").repo_id == "SomeOrg/SomeModel"
@@ -148,11 +148,11 @@ def test_wrong_case_is_the_hubs_spelling_and_no_substitution(
 def test_a_renamed_repository_is_followed_and_remembered(hub: LoopbackHub, online: Make) -> None:
     hub.add_repo("Org/New", files={"config.json": "{}"})
     hub.rename("Org/Old", "Org/New")
-    answer = online().resolve("Org/Old", Wish(exact=True))
+    answer = online().resolve("Org/Old", ResolveOptions(exact=True))
     assert (answer.repo_id, answer.substituted) == ("Org/New", False)
     assert "renamed" in answer.trace[0].reason
     # Offline, the rename is still known.
-    assert online(offline=True).resolve("org/old", Wish(exact=True)).repo_id == "Org/New"
+    assert online(offline=True).resolve("org/old", ResolveOptions(exact=True)).repo_id == "Org/New"
 
 
 def test_a_rename_to_another_owner_is_announced_and_never_exact(
@@ -160,9 +160,9 @@ def test_a_rename_to_another_owner_is_announced_and_never_exact(
 ) -> None:
     hub.add_repo("Buyer/Model", files={"config.json": "{}"})
     hub.rename("Seller/Model", "Buyer/Model")
-    answer = online().resolve("Seller/Model", Wish())
+    answer = online().resolve("Seller/Model", ResolveOptions())
     assert (answer.repo_id, answer.substituted) == ("Buyer/Model", True)
-    exact = online().resolve("Seller/Model", Wish(exact=True))
+    exact = online().resolve("Seller/Model", ResolveOptions(exact=True))
     assert isinstance(exact.error, NotFoundError)
     assert "Buyer/Model" in exact.error.next
 
@@ -170,7 +170,7 @@ def test_a_rename_to_another_owner_is_announced_and_never_exact(
 def test_a_name_from_before_owners_is_a_rename(hub: LoopbackHub, online: Make) -> None:
     hub.add_repo("openai-community/gpt2", files={"config.json": "{}"})
     hub.rename("gpt2", "openai-community/gpt2")
-    answer = online().resolve("gpt2", Wish(exact=True)).checked()
+    answer = online().resolve("gpt2", ResolveOptions(exact=True)).checked()
     assert (answer.repo_id, answer.substituted) == ("openai-community/gpt2", False)
 
 
@@ -181,7 +181,7 @@ def test_missing_private_and_disabled(hub: LoopbackHub, online: Make) -> None:
     )
     hub.add_repo("org/off", files={"config.json": "{}"}, disabled=True)
     for name in ("own/secret", "org/nothing"):
-        answer = online().resolve(name, Wish(exact=True))
+        answer = online().resolve(name, ResolveOptions(exact=True))
         assert isinstance(answer.error, NotFoundError)
         assert "private" in answer.error.why
     assert online().resolve("org/off").error is not None
@@ -194,7 +194,7 @@ def test_a_private_repository_is_never_written_down(hub: LoopbackHub, online: Ma
         "own/secret", files={"config.json": "{}"}, private=True, access={"hf_own": "granted"}
     )
     resolver = online("hf_own")
-    assert resolver.resolve("own/secret", Wish(exact=True)).access == "granted"
+    assert resolver.resolve("own/secret", ResolveOptions(exact=True)).access == "granted"
     assert resolver.catalog.about("own/secret").repository is None
 
 
@@ -209,16 +209,16 @@ def test_a_4_bit_repository_is_known_by_its_config_not_its_name(
     hub: LoopbackHub, online: Make
 ) -> None:
     hub.add_repo("org/plain-name", files={"config.json": BNB})
-    answer = online().resolve("org/plain-name", Wish("bnb-4bit"))
+    answer = online().resolve("org/plain-name", ResolveOptions("bnb-4bit"))
     assert (answer.quantize_on_load, answer.weights) == (False, "bnb-4bit")
-    assert online().resolve("org/plain-name", Wish("16bit")).error is not None
+    assert online().resolve("org/plain-name", ResolveOptions("16bit")).error is not None
 
 
 def test_a_dead_mirror_gives_way_to_the_next(llama: LoopbackHub, online: Make) -> None:
     del llama.repos[DYNAMIC]
     plain = "unsloth/Llama-3.1-8B-Instruct-bnb-4bit"
     llama.add_repo(plain, files={"config.json": BNB})
-    answer = online().resolve(GATED, Wish("bnb-4bit"))
+    answer = online().resolve(GATED, ResolveOptions("bnb-4bit"))
     assert answer.repo_id == plain
     assert answer.trace[0].candidate == DYNAMIC
     assert answer.trace[0].verdict == "rejected"
@@ -228,9 +228,9 @@ def test_a_revision_is_checked(hub: LoopbackHub, online: Make) -> None:
     repo = hub.add_repo("org/model", files={"config.json": '{"model_type": "llama"}'})
     first = repo.head().id
     hub.commit("org/model", {"config.json": '{"a": 1}'})
-    assert online().resolve("org/model", Wish(exact=True, revision=first)).commit == first
-    assert online().resolve("org/model", Wish(exact=True)).commit == repo.head().id
-    missing = online().resolve("org/model", Wish(exact=True, revision="nope"))
+    assert online().resolve("org/model", ResolveOptions(exact=True, revision=first)).commit == first
+    assert online().resolve("org/model", ResolveOptions(exact=True)).commit == repo.head().id
+    missing = online().resolve("org/model", ResolveOptions(exact=True, revision="nope"))
     assert missing.error is not None
     assert "no revision 'nope'" in missing.error.message
 
@@ -266,7 +266,7 @@ def test_many_names_cost_few_requests(hub: LoopbackHub, online: Make) -> None:
     names = [f"Org/Model-{i}" for i in range(500)]
     for name in names:
         hub.add_repo(name, files={"config.json": "{}"})
-    answers = list(online().resolve_many([n.lower() for n in names], Wish(exact=True)))
+    answers = list(online().resolve_many([n.lower() for n in names], ResolveOptions(exact=True)))
     assert [a.repo_id for a in answers if not isinstance(a, Exception)] == names
     assert len(hub.requests) <= 5
 
@@ -275,7 +275,7 @@ def test_an_answer_that_is_used_is_recorded(
     llama: LoopbackHub, online: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     resolver = online()
-    answer = resolver.resolve(GATED, Wish("bnb-4bit"))
+    answer = resolver.resolve(GATED, ResolveOptions("bnb-4bit"))
     with caplog.at_level(logging.WARNING, "mdl"):
         resolver.record(answer, "load")
     assert DYNAMIC in caplog.text
@@ -297,7 +297,7 @@ def test_a_database_that_cannot_be_written_does_not_stop_the_answer(
         for n in range(3000):
             if "nothing was recorded" in caplog.text:
                 break
-            answer = resolver.resolve(GATED, Wish("bnb-4bit"))
+            answer = resolver.resolve(GATED, ResolveOptions("bnb-4bit"))
             resolver.record(answer, f"load {n} " + "x" * 2000)
     assert answer.repo_id == DYNAMIC
     assert "nothing was recorded" in caplog.text
@@ -311,13 +311,16 @@ def test_a_read_only_database_still_answers(llama: LoopbackHub, online: Make) ->
         other.execute("PRAGMA journal_mode=DELETE").close()
     resolver = online()
     resolver.catalog.database.writable = False
-    assert resolver.resolve(GATED, Wish("bnb-4bit")).repo_id == DYNAMIC
+    assert resolver.resolve(GATED, ResolveOptions("bnb-4bit")).repo_id == DYNAMIC
 
 
 def test_what_is_not_known_is_not_claimed(hub: LoopbackHub, online: Make) -> None:
     """A repository without a config may hold anything."""
     hub.add_repo("org/notes", files={"README.md": "hello"})
     hub.add_repo("org/model", files={"config.json": '{"model_type": "llama"}'})
-    said = [online().resolve(name, Wish()).trace[-1].reason for name in ("org/notes", "org/model")]
+    said = [
+        online().resolve(name, ResolveOptions()).trace[-1].reason
+        for name in ("org/notes", "org/model")
+    ]
     assert "nothing says" in said[0]
     assert "weights are 16-bit" in said[1]

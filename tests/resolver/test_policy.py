@@ -8,9 +8,17 @@ from hypothesis import strategies as st
 
 from mdl.errors import NameRefusedError, NoAccessError, NotFoundError, UsageError
 from mdl.resolver.names import parse_name
-from mdl.resolver.policy import decide
-from mdl.resolver.types import Cached, Facts, Follow, Need, Request, Resolution, Wish
-from mdl.store.rows import WISHES, BadMirror, Knowledge, LocalMirror, MirrorRow
+from mdl.resolver.rules import decide
+from mdl.resolver.types import (
+    Cached,
+    MissingFact,
+    Redirect,
+    RepoInfo,
+    Resolution,
+    ResolveOptions,
+    ResolveRequest,
+)
+from mdl.store.rows import WISHES, BadMirror, LocalMirror, MirrorRow, NameRecord
 
 NAME = "Maker/Model-7B"
 DYNAMIC = MirrorRow(NAME, "bnb-4bit", "fast/Model-7B-dyn-bnb-4bit", "bnb-4bit", "dynamic", 0,
@@ -22,25 +30,25 @@ ROW = BLOCK._replace(repo_id="fast/Model-7B-FP8-Dynamic", variant="row", rank=1)
 ALL = (DYNAMIC, PLAIN, OPEN, BLOCK, ROW)
 
 
-def known(*rows: MirrorRow, bad: dict[str, BadMirror] | None = None, **fields: Any) -> Knowledge:
+def known(*rows: MirrorRow, bad: dict[str, BadMirror] | None = None, **fields: Any) -> NameRecord:
     found = tuple((row, (bad or {}).get(row.repo_id), None) for row in rows)
-    return Knowledge(**{"repository": None, "bad": None, "quantized": None, "spelling": NAME,
+    return NameRecord(**{"repository": None, "bad": None, "quantized": None, "spelling": NAME,
                         "mirrors": found, "local": (), **fields})  # fmt: skip
 
 
 def ask(
-    wish: Wish,
-    knowledge: Knowledge,
-    facts: tuple[Facts, ...] = (),
+    wish: ResolveOptions,
+    knowledge: NameRecord,
+    facts: tuple[RepoInfo, ...] = (),
     *,
     name: str = NAME,
     online: bool = False,
     here: tuple[str, ...] = (),
-) -> Resolution | Need | Follow:
+) -> Resolution | MissingFact | Redirect:
     def cached(repo_id: str, revision: str | None) -> Cached | None:
         return Cached(True, "/cache", 1, "c" * 40, repo_id) if repo_id in here else None
 
-    request = Request(parse_name(name, allow_local=False), wish, online)
+    request = ResolveRequest(parse_name(name, allow_local=False), wish, online)
     return decide(request, knowledge, {f.repo_id.lower(): f for f in facts}, cached)
 
 
@@ -50,15 +58,15 @@ def answered(*args: Any, **fields: Any) -> Resolution:
     return outcome
 
 
-def seen(repo_id: str, **fields: Any) -> Facts:
-    return Facts(**{"repo_id": repo_id, "state": "ok", "gated": "false", "commit": "d" * 40,
+def seen(repo_id: str, **fields: Any) -> RepoInfo:
+    return RepoInfo(**{"repo_id": repo_id, "state": "ok", "gated": "false", "commit": "d" * 40,
                     "live": True, **fields})  # fmt: skip
 
 
 def test_four_bit_prefers_the_dynamic_mirror_then_the_plain_one() -> None:
-    assert answered(Wish("bnb-4bit"), known(*ALL)).repo_id == DYNAMIC.repo_id
+    assert answered(ResolveOptions("bnb-4bit"), known(*ALL)).repo_id == DYNAMIC.repo_id
     dead = DYNAMIC._replace(status="dead", status_reason="404")
-    answer = answered(Wish("bnb-4bit"), known(dead, PLAIN))
+    answer = answered(ResolveOptions("bnb-4bit"), known(dead, PLAIN))
     assert answer.repo_id == PLAIN.repo_id
     assert [(s.candidate, s.verdict) for s in answer.trace] == [
         (DYNAMIC.repo_id, "rejected"),
@@ -67,7 +75,7 @@ def test_four_bit_prefers_the_dynamic_mirror_then_the_plain_one() -> None:
 
 
 def test_without_a_mirror_it_is_quantized_on_load_and_said_so() -> None:
-    answer = answered(Wish("bnb-4bit"), known())
+    answer = answered(ResolveOptions("bnb-4bit"), known())
     assert (answer.repo_id, answer.quantize_on_load, answer.substituted) == (NAME, True, False)
     assert "on load" in answer.trace[-1].reason
 
@@ -80,12 +88,12 @@ def test_cached_is_said_of_the_commit_that_is_answered() -> None:
         return Cached(True, "/cache", 1, old, repo_id) if revision in (None, "main", old) else None
 
     facts = {NAME.lower(): seen(NAME, commit=new)}
-    request = Request(parse_name(NAME, allow_local=False), Wish(), True)
+    request = ResolveRequest(parse_name(NAME, allow_local=False), ResolveOptions(), True)
     moved = decide(request, known(), facts, cached)
     assert isinstance(moved, Resolution)
     assert (moved.commit, moved.cached) == (new, None)
     # Whoever prefers what is here gets that, and its commit.
-    prefer = request._replace(wish=Wish(prefer="cached"))
+    prefer = request._replace(wish=ResolveOptions(prefer="cached"))
     kept = decide(prefer, known(), facts, cached)
     assert isinstance(kept, Resolution) and kept.cached is not None
     assert (kept.commit, kept.cached.commit) == (old, old)
@@ -98,15 +106,15 @@ def test_cached_is_said_of_the_commit_that_is_answered() -> None:
 def test_what_was_quantized_here_from_this_commit_is_named() -> None:
     made = LocalMirror("/q/1", NAME, "d" * 40, "bnb-4bit", "s", 1.0)
     about = known(local=(made, made._replace(path="/q/2", commit="e" * 40)))
-    answer = answered(Wish("bnb-4bit"), about, (seen(NAME),), online=True)
+    answer = answered(ResolveOptions("bnb-4bit"), about, (seen(NAME),), online=True)
     assert [m["path"] for m in answer.local_mirrors] == ["/q/1"]
     assert ("/q/1", "noted") in [(s.candidate, s.verdict) for s in answer.trace]
-    assert answered(Wish("8bit"), about, (seen(NAME),), online=True).local_mirrors == ()
+    assert answered(ResolveOptions("8bit"), about, (seen(NAME),), online=True).local_mirrors == ()
 
 
 def test_a_bad_mirror_is_passed_over_for_what_its_row_names() -> None:
     bad = BadMirror(DYNAMIC.repo_id, "fast/Model-7B", "16bit", "too big", "packaged")
-    answer = answered(Wish("bnb-4bit"), known(DYNAMIC, PLAIN, bad={DYNAMIC.repo_id: bad}))
+    answer = answered(ResolveOptions("bnb-4bit"), known(DYNAMIC, PLAIN, bad={DYNAMIC.repo_id: bad}))
     assert (answer.repo_id, answer.quantize_on_load) == ("fast/Model-7B", True)
     assert "too big" in answer.trace[0].reason
 
@@ -116,22 +124,22 @@ def test_a_name_that_is_4_bit_already_stays_itself() -> None:
     back = MirrorRow(name, "16bit", "fast/Model-7B", "16bit", "float", 0, "declared", "packaged")
     other = DYNAMIC._replace(name=name)
     about = known(other, back, quantized="bnb-4bit", spelling=name)
-    answer = answered(Wish("bnb-4bit"), about, name=name)
+    answer = answered(ResolveOptions("bnb-4bit"), about, name=name)
     assert (answer.repo_id, answer.substituted) == (name, False)
-    assert answered(Wish("16bit"), about, name=name).repo_id == "fast/Model-7B"
+    assert answered(ResolveOptions("16bit"), about, name=name).repo_id == "fast/Model-7B"
     # 4-bit weights cannot become fp8: the float repository can.
-    fp8 = answered(Wish("fp8"), about, name=name)
+    fp8 = answered(ResolveOptions("fp8"), about, name=name)
     assert (fp8.repo_id, fp8.quantize_on_load) == ("fast/Model-7B", True)
 
 
 @pytest.mark.parametrize(("gated", "expected"), [("false", NAME), ("manual", OPEN.repo_id)])
 def test_16_bit_leaves_a_repository_only_when_it_is_gated(gated: str, expected: str) -> None:
     facts = (seen(NAME, gated=gated), seen(OPEN.repo_id))
-    assert answered(Wish(), known(*ALL), facts, online=True).repo_id == expected
+    assert answered(ResolveOptions(), known(*ALL), facts, online=True).repo_id == expected
 
 
 def test_official_is_taken_where_access_is_granted_and_only_there() -> None:
-    wish = Wish("bnb-4bit", prefer="official")
+    wish = ResolveOptions("bnb-4bit", prefer="official")
     granted = answered(wish, known(*ALL), (seen(NAME, gated="manual", access="granted"),),
                        online=True)  # fmt: skip
     assert (granted.repo_id, granted.quantize_on_load) == (NAME, True)
@@ -140,14 +148,14 @@ def test_official_is_taken_where_access_is_granted_and_only_there() -> None:
 
 
 def test_cached_is_taken_before_a_better_mirror_that_is_not_here() -> None:
-    wish = Wish("bnb-4bit", prefer="cached")
+    wish = ResolveOptions("bnb-4bit", prefer="cached")
     assert answered(wish, known(*ALL), here=(PLAIN.repo_id,)).repo_id == PLAIN.repo_id
     assert answered(wish, known(*ALL)).repo_id == DYNAMIC.repo_id
 
 
 @pytest.mark.parametrize(("scaling", "expected"), [("block", BLOCK), ("row", ROW)])
 def test_fp8_by_its_scaling(scaling: str, expected: MirrorRow) -> None:
-    answer = answered(Wish("fp8", fp8_scaling=scaling), known(*ALL))
+    answer = answered(ResolveOptions("fp8", fp8_scaling=scaling), known(*ALL))
     assert answer.repo_id == expected.repo_id
 
 
@@ -156,24 +164,24 @@ def test_fp8_by_its_scaling(scaling: str, expected: MirrorRow) -> None:
 )
 def test_a_wish_that_no_one_can_keep_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises((UsageError, NameRefusedError), match="not a"):
-        Wish(**wrong)
+        ResolveOptions(**wrong)
 
 
 def test_a_persons_own_row_beats_the_catalogue() -> None:
     own = PLAIN._replace(repo_id="me/mine-bnb-4bit", source="user")
-    answer = answered(Wish("bnb-4bit"), known(own, DYNAMIC))
+    answer = answered(ResolveOptions("bnb-4bit"), known(own, DYNAMIC))
     assert (answer.repo_id, answer.rule, answer.source) == ("me/mine-bnb-4bit", "override", "user")
 
 
 def test_a_persons_own_row_beats_even_the_repository_itself() -> None:
     own = OPEN._replace(repo_id="me/fork", source="user")
     facts = (seen(NAME, gated="false"), seen("me/fork"))
-    assert answered(Wish(), known(own, OPEN), facts, online=True).repo_id == "me/fork"
+    assert answered(ResolveOptions(), known(own, OPEN), facts, online=True).repo_id == "me/fork"
 
 
 def test_exact_gated_without_access_stops_and_names_page_and_mirrors() -> None:
     facts = (seen(NAME, gated="manual", access="no_token"),)
-    answer = answered(Wish(exact=True), known(*ALL), facts, online=True)
+    answer = answered(ResolveOptions(exact=True), known(*ALL), facts, online=True)
     assert isinstance(answer.error, NoAccessError)
     assert answer.error.exit_code == 4
     assert OPEN.repo_id in answer.error.next
@@ -182,34 +190,38 @@ def test_exact_gated_without_access_stops_and_names_page_and_mirrors() -> None:
 
 
 def test_a_revision_is_never_dropped_by_a_substitution() -> None:
-    answer = answered(Wish("bnb-4bit", revision="v1"), known(*ALL))
+    answer = answered(ResolveOptions("bnb-4bit", revision="v1"), known(*ALL))
     assert isinstance(answer.error, UsageError)
     assert "--exact" in answer.error.next
-    kept = answered(Wish("bnb-4bit", exact=True, revision="v1"), known(*ALL))
+    kept = answered(ResolveOptions("bnb-4bit", exact=True, revision="v1"), known(*ALL))
     assert (kept.repo_id, kept.revision, kept.quantize_on_load) == (NAME, "v1", True)
 
 
 def test_a_gone_repository_is_still_answered_by_its_mirror() -> None:
-    gone = Facts(NAME, "missing", message="404", live=True)
-    answer = answered(Wish("bnb-4bit"), known(*ALL), (gone, seen(DYNAMIC.repo_id)), online=True)
+    gone = RepoInfo(NAME, "missing", message="404", live=True)
+    answer = answered(
+        ResolveOptions("bnb-4bit"), known(*ALL), (gone, seen(DYNAMIC.repo_id)), online=True
+    )
     assert answer.repo_id == DYNAMIC.repo_id
-    exact = answered(Wish(exact=True), known(*ALL), (gone,), online=True)
+    exact = answered(ResolveOptions(exact=True), known(*ALL), (gone,), online=True)
     assert isinstance(exact.error, NotFoundError)
 
 
 def test_a_rename_to_another_owner_is_shown_and_refused_to_an_exact_wish() -> None:
-    moved = Facts("Other/Model-7B", "ok", gated="false", live=True)
+    moved = RepoInfo("Other/Model-7B", "ok", gated="false", live=True)
     facts = {NAME.lower(): moved}
-    for wish in (Wish(), Wish(exact=True)):
-        request = Request(parse_name(NAME, allow_local=False), wish, True)
+    for wish in (ResolveOptions(), ResolveOptions(exact=True)):
+        request = ResolveRequest(parse_name(NAME, allow_local=False), wish, True)
         outcome = decide(request, known(), facts, lambda repo_id, revision: None)
         if wish.exact:
             assert isinstance(outcome, Resolution)
             assert outcome.error is not None
             assert "Other/Model-7B" in outcome.error.message
         else:
-            assert outcome == Follow("Other/Model-7B")
-    followed = Request(parse_name("Other/Model-7B", allow_local=False), Wish(), True, NAME)
+            assert outcome == Redirect("Other/Model-7B")
+    followed = ResolveRequest(
+        parse_name("Other/Model-7B", allow_local=False), ResolveOptions(), True, NAME
+    )
     about = known(spelling=None)
     answer = decide(followed, about, {"other/model-7b": moved}, lambda repo_id, revision: None)
     assert isinstance(answer, Resolution)
@@ -220,21 +232,25 @@ def test_a_rename_to_another_owner_is_shown_and_refused_to_an_exact_wish() -> No
 
 def test_it_asks_only_for_what_it_lacks() -> None:
     # A 4-bit mirror in the catalogue needs one fact, the mirror's own; a 16-bit wish the gating.
-    assert ask(Wish("bnb-4bit"), known(*ALL), online=True) == Need("facts", DYNAMIC.repo_id)
-    assert ask(Wish(), known(*ALL), online=True) == Need("facts", NAME)
+    assert ask(ResolveOptions("bnb-4bit"), known(*ALL), online=True) == MissingFact(
+        "facts", DYNAMIC.repo_id
+    )
+    assert ask(ResolveOptions(), known(*ALL), online=True) == MissingFact("facts", NAME)
     gated = (seen(NAME, gated="auto"),)
-    assert ask(Wish(exact=True), known(*ALL), gated, online=True) == Need("access", NAME)
+    assert ask(ResolveOptions(exact=True), known(*ALL), gated, online=True) == MissingFact(
+        "access", NAME
+    )
 
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_a_pinned_commit_that_is_here_asks_nothing(exact: bool) -> None:
-    wish = Wish(exact=exact, revision="c" * 40)
+    wish = ResolveOptions(exact=exact, revision="c" * 40)
     answer = answered(wish, known(*ALL), online=True, here=(NAME,))
     assert (answer.repo_id, answer.commit) == (NAME, "c" * 40)
 
 
 def test_a_revision_of_a_gated_repository_is_kept_where_it_may_be_read() -> None:
-    wish = Wish(revision="v1")
+    wish = ResolveOptions(revision="v1")
     granted = (seen(NAME, gated="manual", access="granted"),)
     assert answered(wish, known(*ALL), granted, online=True).repo_id == NAME
     denied = (seen(NAME, gated="manual", access="pending"), seen(OPEN.repo_id))
@@ -251,7 +267,7 @@ def test_exact_never_substitutes(
     rows: list[MirrorRow], wish: str, gated: str | None, access: str
 ) -> None:
     facts = (seen(NAME, gated=gated, access=access),)
-    answer = answered(Wish(wish, exact=True), known(*rows), facts)
+    answer = answered(ResolveOptions(wish, exact=True), known(*rows), facts)
     assert answer.repo_id == NAME
     assert not answer.substituted
 
@@ -261,19 +277,19 @@ def test_resolving_an_answer_gives_itself(
     rows: list[MirrorRow], wish: str, gated: str | None
 ) -> None:
     facts = (seen(NAME, gated=gated, access="granted"),)
-    first = answered(Wish(wish), known(*rows), facts)
+    first = answered(ResolveOptions(wish), known(*rows), facts)
     if first.error is not None or not first.substituted:
         return
     quantized = None if first.weights == "16bit" else first.weights
     about = known(quantized=quantized, spelling=first.repo_id)
-    again = answered(Wish(wish), about, name=first.repo_id)
+    again = answered(ResolveOptions(wish), about, name=first.repo_id)
     assert again.repo_id == first.repo_id
 
 
 @given(ROWS, st.sampled_from(WISHES), st.sampled_from([str.lower, str.upper, str.title]))
 def test_casing_never_changes_the_answer(rows: list[MirrorRow], wish: str, case: Any) -> None:
-    plain = answered(Wish(wish), known(*rows))
-    other = answered(Wish(wish), known(*rows), name=case(NAME))
+    plain = answered(ResolveOptions(wish), known(*rows))
+    other = answered(ResolveOptions(wish), known(*rows), name=case(NAME))
     assert (plain.repo_id, plain.canonical) == (other.repo_id, other.canonical)
 
 
@@ -281,15 +297,21 @@ def test_casing_never_changes_the_answer(rows: list[MirrorRow], wish: str, case:
 def test_a_substitution_always_leaves_a_reason(
     rows: list[MirrorRow], wish: str, gated: str | None
 ) -> None:
-    answer = answered(Wish(wish), known(*rows), (seen(NAME, gated=gated, access="unknown"),))
+    answer = answered(
+        ResolveOptions(wish), known(*rows), (seen(NAME, gated=gated, access="unknown"),)
+    )
     if answer.substituted:
         assert answer.trace[-1].verdict == "accepted"
         assert answer.trace[-1].candidate == answer.repo_id
         assert answer.trace[-1].reason
 
 
-@pytest.mark.parametrize("wish", [Wish(), Wish("bnb-4bit"), Wish("bnb-4bit", exact=True)], ids=str)
-def test_an_adapter_is_answered_with_itself_not_with_its_base(wish: Wish) -> None:
+@pytest.mark.parametrize(
+    "wish",
+    [ResolveOptions(), ResolveOptions("bnb-4bit"), ResolveOptions("bnb-4bit", exact=True)],
+    ids=str,
+)
+def test_an_adapter_is_answered_with_itself_not_with_its_base(wish: ResolveOptions) -> None:
     name = "me/Model-bnb-4bit-lora"
     own = seen(name, format="adapter", base_model=NAME)
     answer = answered(wish, known(spelling=name), (own,), name=name, online=True)
@@ -299,6 +321,6 @@ def test_an_adapter_is_answered_with_itself_not_with_its_base(wish: Wish) -> Non
 
 def test_a_mirror_that_turns_out_to_be_an_adapter_is_passed_over() -> None:
     facts = (seen(DYNAMIC.repo_id, format="adapter"), seen(PLAIN.repo_id, format="bnb-4bit"))
-    answer = answered(Wish("bnb-4bit"), known(*ALL), facts, online=True)
+    answer = answered(ResolveOptions("bnb-4bit"), known(*ALL), facts, online=True)
     assert answer.repo_id == PLAIN.repo_id
     assert "it is an adapter, not a model" in [step.reason for step in answer.trace]

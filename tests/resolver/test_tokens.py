@@ -4,7 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mdl.resolver.tokens import fingerprint
+from mdl.resolver.token_fingerprint import fingerprint
 
 
 def test_the_key_is_made_once_and_kept_private(tmp_path: Path) -> None:

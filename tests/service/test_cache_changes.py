@@ -253,7 +253,7 @@ def test_the_listing_is_answered_while_a_change_takes_its_time(client: TestClien
     """A change that waits for another mdl process holds up no reader."""
     import threading
 
-    from mdl.cachemgr.locks import root_mutex
+    from mdl.cachemgr.journal.locks import root_mutex
 
     keeper = client.service.keeper  # type: ignore[attr-defined]
     wanted = {"kind": "rm", "target": "Org/Old"}

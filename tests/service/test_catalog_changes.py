@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from mdl.store.rows import BadMirror, Source
+from mdl.store.rows import BadMirror, CatalogSource
 from tests.hub import LoopbackHub
 from tests.service.conftest import ADMIN, READ, Start, bearer
 
@@ -217,7 +217,7 @@ def test_a_name_without_rows_is_not_found_and_a_bad_mirror_is(client: TestClient
     assert "Org/Nobody" in missing.json()["error"]["message"]
     held = client.service.answers.catalog()
     bad = BadMirror("Us/Bad-4bit", "Us/Good-4bit", "bnb-4bit", "it is broken", "test")
-    held.import_rows(Source("test", "1", "a test", "", ""), [], [bad])
+    held.import_rows(CatalogSource("test", "1", "a test", "", ""), [], [bad])
     found = client.get("/v1/catalog/us/bad-4BIT", headers=MINE)
     assert (found.status_code, found.json()["bad"]["reason"]) == (200, "it is broken")
 

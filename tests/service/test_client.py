@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 import mdl
-from mdl import ask
+from mdl import local_resolver as ask
 from mdl.errors import ConfigError, NoAccessError, NotFoundError
-from mdl.service.client import Client
+from mdl.resolver.remote import RemoteClient
 from tests.hub import LoopbackHub
 from tests.hub.hub import free_port
 from tests.service.conftest import READ, Process, cached_repo
@@ -51,7 +51,7 @@ def test_the_service_answers_and_the_hub_is_not_asked_from_here(
     hub: LoopbackHub, team: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MDL_SERVER", team.url)
-    monkeypatch.setattr("mdl.resolver.hub.Hub._get", None)
+    monkeypatch.setattr("mdl.resolver.hub_api.HubApi._get", None)
     answer = mdl.resolve("unsloth/llama-3.2-1b-instruct", wish="bnb-4bit")
     assert answer.repo_id == MIRROR
     assert answer.trace
@@ -91,7 +91,7 @@ def test_a_service_that_does_not_answer_is_announced_and_answered_for_here(
     how: str,
 ) -> None:
     hub.add_repo("Org/Open", files={"config.json": "{}"})
-    monkeypatch.setattr("mdl.service.client._TIMEOUT", 0.3)
+    monkeypatch.setattr("mdl.resolver.remote._TIMEOUT", 0.3)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1] if how != "nobody" else free_port()
@@ -139,13 +139,13 @@ def test_the_commands_answer_is_the_same_with_and_without(hub: LoopbackHub, team
 
 
 def test_a_hub_token_does_not_travel_over_a_plain_connection() -> None:
-    plain = Client("http://mdl.example:8642", READ, "hf_secret")
+    plain = RemoteClient("http://mdl.example:8642", READ, "hf_secret")
     assert "X-Hub-Token" not in plain._headers
     for url in ("https://mdl.example", "http://127.0.0.1:1", "http://[::1]:1"):
-        assert Client(url, None, "hf_secret")._headers["X-Hub-Token"] == "hf_secret"
+        assert RemoteClient(url, None, "hf_secret")._headers["X-Hub-Token"] == "hf_secret"
 
 
 @pytest.mark.parametrize("url", ["mdl.example:80", "ftp://x", "http://", "http://x:port"])
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ConfigError):
-        Client(url, None, None)
+        RemoteClient(url, None, None)

@@ -45,7 +45,7 @@ def test_nginx_takes_the_configuration(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
 def test_systemd_takes_the_units(tmp_path: Path) -> None:
-    from mdl.cachemgr.daemon_install import systemd_unit
+    from mdl.cachemgr.daemon.units import systemd_unit
     from mdl.settings import Settings
 
     # What a unit starts must be there: a stand-in for the documented place.

@@ -18,7 +18,7 @@ from mdl.service.app import Service
 from mdl.service.config import ServiceConfig
 from mdl.settings import load_settings
 from mdl.store.catalog import open_catalog
-from mdl.store.rows import MirrorRow, Source
+from mdl.store.rows import CatalogSource, MirrorRow
 from tests.daemon.conftest import wait_for
 from tests.hub import LoopbackHub
 from tests.service.conftest import Process
@@ -192,7 +192,7 @@ def test_warnings_that_nobody_reads_hold_up_no_answer(hub: LoopbackHub, serve: S
 
 
 def test_lines_are_dropped_and_counted_when_too_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mdl.service import requestlog
+    from mdl.service import request_log as requestlog
     from mdl.service.exchange import Told
 
     monkeypatch.setattr(requestlog, "_MOST", 3)
@@ -210,7 +210,7 @@ def test_lines_are_dropped_and_counted_when_too_many_wait(monkeypatch: pytest.Mo
 
 def test_a_log_that_does_not_block_loses_no_line() -> None:
     """A pipe that its owner made non-blocking is full at times, not gone."""
-    from mdl.service import requestlog
+    from mdl.service import request_log as requestlog
 
     read, write = os.pipe()
     os.set_blocking(write, False)
@@ -263,7 +263,7 @@ def test_sigterm_under_load_ends_with_code_0_and_what_was_answered_is_in_the_log
         MirrorRow(f"Org/Name-{n}", "bnb-4bit", f"Mirrors/Name-{n}-4bit", "bnb-4bit", "plain", 0,
                   "declared", "test") for n in range(20_000)
     ]  # fmt: skip
-    catalog.import_rows(Source("test", "1", "a test", "", ""), rows)
+    catalog.import_rows(CatalogSource("test", "1", "a test", "", ""), rows)
     service = serve(HF_HUB_OFFLINE="1")
     answered: set[str] = set()
 

@@ -5,7 +5,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 
 from mdl.service.schemas import MirrorFields, SourceFields
-from mdl.store.rows import MirrorRow, Source
+from mdl.store.rows import CatalogSource, MirrorRow
 from tests.hub import LoopbackHub
 from tests.service.conftest import ADMIN, Start, bearer
 
@@ -23,7 +23,7 @@ def test_every_route_of_the_issue_is_documented(hub: LoopbackHub, start: Start) 
 
 def test_the_documents_rows_are_the_catalogues() -> None:
     assert tuple(MirrorFields.model_fields) == MirrorRow._fields
-    assert tuple(SourceFields.model_fields) == Source._fields
+    assert tuple(SourceFields.model_fields) == CatalogSource._fields
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mdl.cachemgr.treemap import Box, squarify
+from mdl.cachemgr.index.treemap import Box, squarify
 from tests.hub import LoopbackHub
 from tests.service.browser import AVAILABLE, Browser
 from tests.service.conftest import Process, Start, cached_repo

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mdl.resolver.types import Wish
-from mdl.service.answers import Caller
+from mdl.resolver.types import ResolveOptions
+from mdl.service.resolving.resolver_pool import Caller
 from tests.hub import LoopbackHub
 from tests.service.conftest import ADMIN, Start, bearer, cached_repo
 
@@ -76,7 +76,7 @@ def test_what_a_read_only_database_cannot_log_is_not_kept_in_memory(
         hub.add_repo(repo, files={"config.json": "{}"})
     answers = start().service.answers
     answers.catalog().database.writable = False
-    asyncio.run(answers.resolve(name, Wish("bnb-4bit"), Caller("read")))
+    asyncio.run(answers.resolve(name, ResolveOptions("bnb-4bit"), Caller("read")))
     assert answers._log._waiting
     answers.flush_log()
     assert not answers._log._waiting

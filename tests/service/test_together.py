@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mdl.errors import BusyError, StoreError
-from mdl.service.together import Together
+from mdl.service.resolving.batching import Batcher
 
 
 class Database:
@@ -35,7 +35,7 @@ def in_a_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Non
     return run
 
 
-async def asked(together: Together[int, int], *questions: int) -> list[asyncio.Task[int]]:
+async def asked(together: Batcher[int, int], *questions: int) -> list[asyncio.Task[int]]:
     tasks = [asyncio.create_task(together(question)) for question in questions]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -45,7 +45,7 @@ async def asked(together: Together[int, int], *questions: int) -> list[asyncio.T
 @in_a_loop
 async def test_the_first_goes_at_once_and_the_others_together() -> None:
     database = Database()
-    together = Together[int, int](database.ask, most=3, patience=60)
+    together = Batcher[int, int](database.ask, most=3, patience=60)
     first = await asked(together, 1)
     others = await asked(together, 2, 3, 4, 5)
     assert (database.groups, together.waiting) == ([[1]], 4)
@@ -57,7 +57,7 @@ async def test_the_first_goes_at_once_and_the_others_together() -> None:
 @in_a_loop
 async def test_an_answer_that_is_an_error_is_its_askers_alone() -> None:
     database = Database()
-    together = Together[int, int](database.ask, patience=60)
+    together = Batcher[int, int](database.ask, patience=60)
     first = await asked(together, 1)
     second = await asked(together, 404, 2)
     failing = await asked(together, 3)
@@ -69,7 +69,7 @@ async def test_an_answer_that_is_an_error_is_its_askers_alone() -> None:
 @in_a_loop
 async def test_a_group_that_fails_fails_for_each_of_it_and_the_next_goes_on() -> None:
     database = Database()
-    together = Together[int, int](database.ask, most=2, patience=60)
+    together = Batcher[int, int](database.ask, most=2, patience=60)
     first = await asked(together, 1)
     others = await asked(together, 500, 2, 3)
     database.go_on.set()
@@ -80,7 +80,7 @@ async def test_a_group_that_fails_fails_for_each_of_it_and_the_next_goes_on() ->
 @in_a_loop
 async def test_a_group_that_takes_long_holds_nobody_up() -> None:
     database = Database()
-    together = Together[int, int](database.ask, patience=0.01)
+    together = Batcher[int, int](database.ask, patience=0.01)
     stuck = await asked(together, 1)
     others = await asked(together, 2)
     async with asyncio.timeout(30):
@@ -93,7 +93,7 @@ async def test_a_group_that_takes_long_holds_nobody_up() -> None:
 @in_a_loop
 async def test_who_goes_away_takes_nobody_along() -> None:
     database = Database()
-    together = Together[int, int](database.ask, patience=60)
+    together = Batcher[int, int](database.ask, patience=60)
     first, gone, other = await asked(together, 1, 2, 3)
     gone.cancel()
     database.go_on.set()
@@ -104,7 +104,7 @@ async def test_who_goes_away_takes_nobody_along() -> None:
 @in_a_loop
 async def test_more_than_may_wait_are_refused() -> None:
     database = Database()
-    together = Together[int, int](database.ask, patience=60, waiting=2)
+    together = Batcher[int, int](database.ask, patience=60, waiting=2)
     taken = await asked(together, 1, 2, 3)
     with pytest.raises(BusyError):
         await together(4)
@@ -117,7 +117,7 @@ async def test_where_the_service_ends_nobody_is_left_waiting() -> None:
     async def ended(questions: Sequence[int]) -> list[int | Exception]:
         raise asyncio.CancelledError
 
-    together = Together[int, int](ended, patience=60)
+    together = Batcher[int, int](ended, patience=60)
     (asked_for,) = await asked(together, 1)
     async with asyncio.timeout(30):
         await asyncio.wait([asked_for])

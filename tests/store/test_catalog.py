@@ -15,18 +15,18 @@ from mdl.store.rows import (
     PACKAGED,
     USER,
     BadMirror,
+    CatalogSource,
     LocalMirror,
     MirrorRow,
     RepositoryRow,
-    Source,
 )
 
 ROW = MirrorRow("Org/Name", "bnb-4bit", "x/Name-bnb-4bit", "bnb-4bit", "plain", 0, "declared", "t")
-TEST = Source("t", "1", "a test", "0" * 64, "")
+TEST = CatalogSource("t", "1", "a test", "0" * 64, "")
 
 
 def test_the_packaged_rows_are_there_with_their_provenance(catalog: Catalog) -> None:
-    source, rows, bad = packaged.read()
+    source, rows, bad = packaged.read_packaged()
     assert source.version == packaged.CATALOG_VERSION
     (held,) = [s for s in catalog.sources() if s["name"] == PACKAGED]
     assert (held["version"], held["licence"]) == (source.version, "Apache-2.0")

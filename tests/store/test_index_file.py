@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mdl.errors import BusyError, StoreError
-from mdl.store.cacheindex import CacheIndex
+from mdl.store.cache_index import CacheIndex
 
 RUBBISH = b"this is no database" * 1000
 
@@ -52,7 +52,7 @@ def test_no_room_is_said_and_the_index_goes_on(
 
 def in_another_process(path: Path, code: str) -> str:
     program = (
-        f"from mdl.store.cacheindex import CacheIndex; index = CacheIndex(Path({str(path)!r}))"
+        f"from mdl.store.cache_index import CacheIndex; index = CacheIndex(Path({str(path)!r}))"
     )
     done = subprocess.run(
         [sys.executable, "-c", f"from pathlib import Path; {program}; {code}; index.close()"],

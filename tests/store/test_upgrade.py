@@ -112,7 +112,7 @@ def test_somebody_elses_database_is_not_touched(file: Settings) -> None:
 
 def test_an_older_packaged_edition_is_replaced_a_newer_one_kept(file: Settings) -> None:
     catalog = open_catalog(file)
-    source, rows, _ = packaged.read()
+    source, rows, _ = packaged.read_packaged()
     for version, expected in (("2025.1.1", packaged.CATALOG_VERSION), ("2999.1.1", "2999.1.1")):
         catalog.import_rows(source._replace(version=version), rows[:3])
         again = open_catalog(file)
@@ -154,7 +154,7 @@ def test_ten_processes_start_on_one_new_database(file: Settings) -> None:
             range(6),
         ))  # fmt: skip
     assert [run.stderr for run in runs] == [""] * 6
-    assert {run.stdout for run in runs} == {f"{len(packaged.read()[1])}\n"}
+    assert {run.stdout for run in runs} == {f"{len(packaged.read_packaged()[1])}\n"}
 
 
 def test_killed_in_the_middle_of_an_import_nothing_is_half_there(file: Settings) -> None:
@@ -165,7 +165,7 @@ import os, sys
 from pathlib import Path
 from mdl.settings import Settings
 from mdl.store.catalog import open_catalog
-from mdl.store.rows import MirrorRow, Source
+from mdl.store.rows import MirrorRow, CatalogSource
 def rows():
     for n in range(2000):
         yield MirrorRow(f"Org/N{{n}}", "16bit", "x/new", "16bit", "", 0, "declared", "t")
@@ -175,9 +175,9 @@ with catalog.database.transaction() as writer:
     print("deleted", flush=True)
     sys.stdin.read()
 """
-    from mdl.store.rows import Source
+    from mdl.store.rows import CatalogSource
 
-    catalog.import_rows(Source("t", "1", "", "", ""), [row])
+    catalog.import_rows(CatalogSource("t", "1", "", "", ""), [row])
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -206,7 +206,7 @@ def test_replicas_starting_at_once_upgrade_a_server_once(
     with ThreadPoolExecutor(10) as pool:
         catalogs = list(pool.map(lambda _: open_catalog(settings), range(10)))
     counts = {len(c.mirrors(source="packaged")) for c in catalogs}
-    assert counts == {len(packaged.read()[1])}
+    assert counts == {len(packaged.read_packaged()[1])}
     for catalog in catalogs:
         catalog.database.close()
 

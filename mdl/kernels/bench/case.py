@@ -53,7 +53,7 @@ class Case:
     contenders: callables by name; 'ours' among them. bytes: what must be moved at least.
     flops: floating-point operations, 0 where memory is the limit. exact: the reference result.
     goal: the share of a copy (or of the matrix product) that is aimed at. of: an operation in
-    `mdl.kernels.check` that must be right first.
+    `mdl.kernels.self_check` that must be right first.
     """
 
     operation: str

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 import mdl.kernels as kernels
-from mdl.kernels import nf4_twin
 from mdl.kernels.bench.case import Case, Sizes, normal
 from mdl.kernels.bench.others import optional
+from mdl.kernels.nf4 import reference as nf4_twin
 
 PACKED = 0.5 + 1 / 64 + 4 / 16384
 """Bytes of one NF4 weight with double quantization: 0.5159."""

@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional
 
 import mdl.kernels as kernels
-from mdl.kernels import rope_twin
 from mdl.kernels.bench.case import Case, Sizes, normal
 from mdl.kernels.bench.others import compiled, optional
+from mdl.kernels.ops import rope_reference as rope_twin
 
 
 def norms(device: torch.device, sizes: Sizes) -> Iterator[Case]:
@@ -69,7 +69,7 @@ def rope(device: torch.device, sizes: Sizes) -> Iterator[Case]:
     angle = torch.rand(1, t, d // 2, device=device) * 6
     cos, sin = (torch.cat([f, f], -1).bfloat16() for f in (angle.cos(), angle.sin()))
     contenders: dict[str, Callable[[], Any]] = {
-        "ours": lambda: kernels.rope(q, k, cos, sin)[0],
+        "ours": lambda: kernels.apply_rope(q, k, cos, sin)[0],
         "torch": lambda: (rope_twin.rope(q, cos, sin), rope_twin.rope(k, cos, sin))[0],
     }
     if liger is not None:

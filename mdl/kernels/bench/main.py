@@ -20,9 +20,15 @@ from mdl.kernels.bench.cases import OPERATIONS, cases
 from mdl.kernels.bench.models import LLAMA_8B, measure_models
 from mdl.kernels.bench.others import describe, versions
 from mdl.kernels.bench.timing import Clock, copy_bytes_per_second, matmul_flops_per_second
-from mdl.kernels.check import Check, difference, run_checks
-from mdl.kernels.launch import OLDEST_CAPABILITY, has_triton, scratch
-from mdl.kernels.tune import CANDIDATES, TABLE, config_for
+from mdl.kernels.runtime import (
+    CANDIDATES,
+    OLDEST_CAPABILITY,
+    TABLE,
+    config_for,
+    has_triton,
+    scratch,
+)
+from mdl.kernels.self_check import Check, difference, run_checks
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -143,7 +149,7 @@ def sanitize() -> dict[str, Any]:
     tool = shutil.which("compute-sanitizer")
     if tool is None:
         return {"skipped": "compute-sanitizer is not installed"}
-    command = [tool, "--tool", "memcheck", sys.executable, "-m", "mdl.kernels.check"]
+    command = [tool, "--tool", "memcheck", sys.executable, "-m", "mdl.kernels.self_check"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
     except subprocess.TimeoutExpired:

@@ -8,11 +8,14 @@ import pytest
 import torch
 
 import mdl.kernels as kernels
-from mdl.kernels import glu_twin, loss_twin, norm_twin, rope_twin
-from mdl.kernels.glu import glu_backward, glu_forward
-from mdl.kernels.loss import ce_backward, ce_forward
-from mdl.kernels.norm import rms_backward, rms_forward
-from mdl.kernels.rope import rotate
+from mdl.kernels.ops import glu_reference as glu_twin
+from mdl.kernels.ops import loss_reference as loss_twin
+from mdl.kernels.ops import norm_reference as norm_twin
+from mdl.kernels.ops import rope_reference as rope_twin
+from mdl.kernels.ops.glu import glu_backward, glu_forward
+from mdl.kernels.ops.loss import ce_backward, ce_forward
+from mdl.kernels.ops.norm import rms_backward, rms_forward
+from mdl.kernels.ops.rope import rotate
 
 FAR = (1 << 30) + 32
 ROWS, WIDTH = 3, 40

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mdl.kernels as kernels
-from mdl.kernels.linear4bit import choose, loop_of
+from mdl.kernels.ops.linear4bit import choose, loop_of
 from tests.kernels.weights import packed_weight, rows
 
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}

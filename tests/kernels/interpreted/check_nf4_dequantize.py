@@ -5,9 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdl.kernels import launch, nf4_twin
-from mdl.kernels.nf4 import dequantize_4bit
-from mdl.kernels.nf4_layout import Nested, Packed4bit, blocks_of
+from mdl.kernels.nf4 import reference as nf4_twin
+from mdl.kernels.nf4.packed import Nested, Packed4bit, blocks_of
+from mdl.kernels.nf4.quantize import dequantize_4bit
+from mdl.kernels.runtime import launch
 
 
 def packed_weight(n, dtype, blocksize=64, nested=True, quant_type="nf4", seed=0):

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdl.kernels import nf4_twin
-from mdl.kernels.nf4 import _quantize_8bit_on_triton, _quantize_on_triton
+from mdl.kernels.nf4 import reference as nf4_twin
+from mdl.kernels.nf4.quantize import _quantize_8bit_on_triton, _quantize_on_triton
 
 
 def assert_same(one, other):

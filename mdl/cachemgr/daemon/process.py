@@ -1,0 +1,234 @@
+"""Running one daemon a root: its lock, its signals, starting it behind one's back, ending it."""
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mdl.cachemgr.daemon.loop import DaemonLoop, beats
+from mdl.cachemgr.daemon.status_socket import SocketServer, ask_daemon, health
+from mdl.cachemgr.layout import root_id
+from mdl.errors import BusyError, MdlError, NotFoundError
+from mdl.settings import Settings, load_settings
+
+log = logging.getLogger("mdl.daemon")
+
+_STARTS_WITHIN = 15.0
+_ENDS_WITHIN = 10.0
+# A job in progress may take longer than an end should; the journal takes it back next time.
+_LONGEST_END = 1.7
+_LARGEST_LOG = 1 << 20
+_GATHER = 0.3
+
+
+class Place:
+    """Where a root's daemon keeps its lock, socket and log: in $MDL_HOME, mode 0600."""
+
+    def __init__(self, settings: Settings) -> None:
+        name = f"daemon-{root_id(settings.cache_root)[:8]}"
+        self.home = Path(settings.home)
+        self.lock = self.home / f"{name}.lock"
+        self.socket = self.home / f"{name}.sock"
+        self.log = self.home / f"{name}.log"
+
+    def holder(self) -> int | None:
+        """The process that holds the lock, `None` for nobody."""
+        import fcntl
+
+        try:
+            with self.lock.open("r+") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    text = file.read().strip()
+                    return int(text) if text.isdigit() else -1
+        except FileNotFoundError:
+            return None
+        return None
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock; the kernel lets go of it whatever becomes of this process.
+
+        Raises:
+            BusyError: another daemon keeps this root.
+        """
+        import fcntl
+
+        self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fd = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BusyError(
+                    "A daemon already keeps this cache.",
+                    why=f"process {self.holder()}",
+                    next="`mdl daemon status` shows it, `mdl daemon stop` ends it.",
+                ) from None
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(fd)
+
+
+def run_daemon(settings: Settings, *, as_json: bool = False) -> None:
+    """Keep the root until SIGTERM or SIGINT.
+
+    Raises:
+        BusyError: another daemon keeps this root.
+        StoreError: the index was written by a newer mdl.
+    """
+    place = Place(settings)
+    with place.held():
+        keeper = DaemonLoop(settings, load_settings)
+        stopping = threading.Event()
+        _handle_signals(stopping, keeper)
+        answers = {
+            "/v1/health": health,
+            "/v1/status": lambda: {**keeper.status(), "pid": os.getpid()},
+            "/v1/cache": lambda: _listing(settings),
+        }
+        keeper.start()
+        server = SocketServer(place.socket, answers)
+        server.start()
+        root, mode = str(settings.cache_root), keeper.watcher.mode.kind
+        found = {"pid": os.getpid(), "root": root, "mode": mode}
+        try:
+            print(json.dumps(found) if as_json else f"mdl daemon keeps {root} ({mode})", flush=True)
+            for job in beats(time.monotonic, _waiter(keeper, stopping), keeper.took):
+                keeper.run(job)
+                if stopping.is_set():
+                    break
+        finally:
+            server.close()
+            keeper.close()
+
+
+def _waiter(keeper: DaemonLoop, stopping: threading.Event) -> Callable[[float], str]:
+    def wait(seconds: float) -> str:
+        noted = keeper.notes.wake.wait(seconds)
+        # A note comes with others: gather them, then look once.
+        if stopping.wait(_GATHER if noted else 0.0):
+            return "stop"
+        keeper.notes.wake.clear()
+        return "noted" if noted else ""
+
+    return wait
+
+
+def _handle_signals(stopping: threading.Event, keeper: DaemonLoop) -> None:
+    """Signals only set flags; the loop does the work. SIGHUP reads the configuration again."""
+
+    def stop(_number: int, _frame: Any) -> None:
+        if not stopping.is_set():
+            stopping.set()
+            timer = threading.Timer(_LONGEST_END, os._exit, (0,))
+            timer.daemon = True
+            timer.start()
+        keeper.notes.wake.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGHUP, lambda *_: keeper.read_config_again())
+
+
+def _listing(settings: Settings) -> dict[str, Any]:
+    from mdl.cachemgr.cache import open_cache
+
+    cache = open_cache(settings)
+    try:
+        repos, totals = cache.listing()
+        return {
+            "root": str(cache.root),
+            "repos": [repo.to_json() for repo in repos],
+            "totals": totals.to_json(),
+        }
+    finally:
+        cache.index.close()
+
+
+def start_daemon(settings: Settings) -> dict[str, Any]:
+    """Start a daemon that outlives this process; its first status.
+
+    Raises:
+        BusyError: one is running.
+        MdlError: it ended at once; the message has its last words.
+    """
+    place = Place(settings)
+    if place.holder() is not None:
+        with place.held():  # raises, with the reason
+            pass
+    place.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if place.log.exists() and place.log.stat().st_size > _LARGEST_LOG:
+        place.log.replace(place.log.with_suffix(".log.1"))
+    fd = os.open(place.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mdl", "daemon", "run"],
+            stdin=subprocess.DEVNULL, stdout=fd, stderr=fd, start_new_session=True, cwd="/",
+        )  # fmt: skip
+    finally:
+        os.close(fd)
+    deadline = time.monotonic() + _STARTS_WITHIN
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError, ValueError):
+            found = ask_daemon(place.socket, "/v1/status")
+            process.returncode = 0  # it goes on without us: nothing to wait for
+            return found
+        if process.poll() is not None:
+            raise MdlError(
+                "The daemon ended at once.", why=_last_words(place.log), next=f"See {place.log}."
+            )
+        time.sleep(0.05)
+    raise MdlError("The daemon does not answer.", next=f"See {place.log}.")
+
+
+def stop_daemon(settings: Settings) -> int:
+    """End the daemon; the process it was.
+
+    Raises:
+        NotFoundError: none is running.
+        BusyError: it does not end.
+    """
+    place = Place(settings)
+    pid = place.holder()
+    if pid is None or pid <= 0:
+        raise NotFoundError("No daemon keeps this cache.", next="`mdl daemon start` starts one.")
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + _ENDS_WITHIN
+    while place.holder() is not None:
+        if time.monotonic() > deadline:
+            raise BusyError(f"The daemon (process {pid}) does not end.", next=f"See {place.log}.")
+        time.sleep(0.02)
+    return pid
+
+
+def daemon_status(settings: Settings) -> dict[str, Any]:
+    """Whether a daemon runs, and what it says of itself."""
+    place = Place(settings)
+    pid = place.holder()
+    if pid is None:
+        return {"running": False, "root": str(settings.cache_root)}
+    try:
+        return {"running": True, **ask_daemon(place.socket, "/v1/status")}
+    except (OSError, ValueError) as error:
+        return {"running": True, "pid": pid, "root": str(settings.cache_root),
+                "last_error": f"it does not answer: {error}"}  # fmt: skip
+
+
+def _last_words(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        lines = path.read_text(errors="replace").strip().splitlines()
+        return "\n".join(lines[-3:])
+    return ""

@@ -1,0 +1,23 @@
+"""The remembered view of a cache root: what is on the disk, without reading it again."""
+
+from typing import TYPE_CHECKING
+
+from mdl.lazy import door
+
+if TYPE_CHECKING:
+    from mdl.cachemgr.index.filters import Row, compile_filter, rows_of, sort_rows
+    from mdl.cachemgr.index.grouping import LocalRecords, Summary, group, is_pinned, physical
+    from mdl.cachemgr.index.refresh import Survey, survey, tree_size
+    from mdl.cachemgr.index.show import describe
+    from mdl.cachemgr.index.treemap import Box, draw_png, draw_svg, squarify, to_cells
+
+__getattr__ = door(
+    __name__,
+    {
+        "filters": "Row compile_filter rows_of sort_rows",
+        "grouping": "LocalRecords Summary group is_pinned physical",
+        "refresh": "Survey survey tree_size",
+        "show": "describe",
+        "treemap": "Box draw_png draw_svg squarify to_cells",
+    },
+)

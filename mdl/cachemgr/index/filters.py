@@ -1,0 +1,137 @@
+"""Filters and orders of a listing, as `hf cache ls` writes them: pure functions."""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from mdl.cachemgr.types import CachedRepo
+from mdl.errors import MdlError, UsageError
+from mdl.settings import parse_duration, parse_size
+
+_FILTER = r"\s*([a-z_]+)\s*(==|!=|>=|<=|>|<|=)\s*(.+?)\s*"
+_NUMBERS: dict[str, Callable[[Any, float], float]] = {
+    "size": lambda row, now: float(row.size),
+    "accessed": lambda row, now: _age(row.accessed, now),
+    "modified": lambda row, now: _age(row.modified, now),
+}
+_TEXTS: dict[str, Callable[[Any], Iterable[str]]] = {
+    "type": lambda row: [row.repo_type],
+    "refs": lambda row: row.refs,
+    "name": lambda row: [row.repo_id],
+    "state": lambda row: [row.state],
+    "pinned": lambda row: ["true" if row.pinned else "false"],
+}
+_COMPARE: dict[str, Callable[[float, float], bool]] = {
+    ">": lambda a, b: a > b,
+    "<": lambda a, b: a < b,
+    ">=": lambda a, b: a >= b,
+    "<=": lambda a, b: a <= b,
+    "=": lambda a, b: a == b,
+    "!=": lambda a, b: a != b,
+}
+
+
+def _age(then: float | None, now: float) -> float:
+    """Seconds since then; what is not known is neither more nor less than anything."""
+    return float("nan") if then is None else now - then
+
+
+SORT_KEYS = ("accessed", "modified", "name", "size")
+
+
+class Row(NamedTuple):
+    """What a filter or an order looks at: a repository, or one revision of it."""
+
+    repo: CachedRepo
+    commit: str | None
+    repo_id: str
+    repo_type: str
+    size: int
+    accessed: float | None
+    modified: float | None
+    refs: tuple[str, ...]
+    state: str
+    pinned: bool
+
+
+def rows_of(repos: Iterable[CachedRepo], *, revisions: bool = False) -> list[Row]:
+    """One row a repository, or one a revision."""
+    if not revisions:
+        return [
+            Row(repo, None, repo.repo_id, repo.repo_type, repo.size_on_disk, repo.last_used,
+                repo.last_modified, repo.refs, repo.state, repo.pinned)
+            for repo in repos
+        ]  # fmt: skip
+    return [
+        Row(repo, revision.commit, repo.repo_id, repo.repo_type, revision.size,
+            revision.last_used or repo.last_used, revision.last_modified, revision.refs,
+            revision.state, revision.pinned)
+        for repo in repos
+        for revision in repo.revisions
+    ]  # fmt: skip
+
+
+def compile_filter(text: str, now: float) -> Callable[[Row], bool]:
+    """Read `size>1GB`, `type=model`, `accessed>7d`, `refs=main`, `name=llama*`, `state=broken`.
+
+    Raises:
+        UsageError: it is not a filter.
+    """
+    match = re.fullmatch(_FILTER, text, re.IGNORECASE)
+    key = match[1].lower() if match else ""
+    if match is None or key not in {*_NUMBERS, *_TEXTS}:
+        raise UsageError(
+            f"{text!r} is not a filter.",
+            next="Write one such as size>1GB, type=model, accessed>7d, refs=main, state=broken;"
+            f" the keys are {', '.join(sorted({*_NUMBERS, *_TEXTS}))}.",
+        )
+    sign = "=" if match[2] == "==" else match[2]
+    if key in _TEXTS:
+        return _text_filter(text, key, sign, match[3])
+    try:
+        value = float(parse_size(match[3])) if key == "size" else parse_duration(match[3])
+    except MdlError as error:
+        raise UsageError(f"{text!r} is not a filter: {error.message}", next=error.next) from error
+    number, compare = _NUMBERS[key], _COMPARE[sign]
+    return lambda row: compare(number(row, now), value)
+
+
+def _text_filter(text: str, key: str, sign: str, value: str) -> Callable[[Row], bool]:
+    import fnmatch
+
+    if sign not in ("=", "!="):
+        raise UsageError(
+            f"{text!r}: {key} can only be compared with = and !=.", next=f"Write {key}={value}."
+        )
+    pattern = value.casefold()
+    read = _TEXTS[key]
+
+    def holds(row: Row) -> bool:
+        found = any(fnmatch.fnmatchcase(item.casefold(), pattern) for item in read(row))
+        return found == (sign == "=")
+
+    return holds
+
+
+def sort_rows(rows: list[Row], order: str) -> list[Row]:
+    """Sort by `size`, `name`, `accessed` or `modified`, with `:asc` or `:desc`.
+
+    Newest and biggest come first unless told otherwise; names are alphabetical.
+
+    Raises:
+        UsageError: no such order.
+    """
+    key, _, direction = order.partition(":")
+    if key not in SORT_KEYS or direction not in ("", "asc", "desc"):
+        raise UsageError(
+            f"{order!r} is not an order.",
+            next=f"Use one of {', '.join(SORT_KEYS)}, with :asc or :desc.",
+        )
+    if key == "name":
+        return sorted(rows, key=lambda row: row.repo_id.casefold(), reverse=direction == "desc")
+    values: dict[str, Callable[[Row], float]] = {
+        "size": lambda row: row.size,
+        "accessed": lambda row: row.accessed or 0.0,
+        "modified": lambda row: row.modified or 0.0,
+    }
+    return sorted(rows, key=values[key], reverse=direction != "asc")

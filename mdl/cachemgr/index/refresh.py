@@ -1,0 +1,191 @@
+"""Bringing the index up to date: probe every folder, read again only those that changed.
+
+A folder's probes are the stamps of the folders in it that hold names. They do not see a file
+whose content changes in place, nor a hard link made elsewhere to one of its blobs; `mdl cache
+verify` reads content, and `mdl cache ls --rebuild` drops the whole view.
+"""
+
+import contextlib
+import json
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from mdl.cachemgr.index.grouping import Summary, from_rows
+from mdl.cachemgr.layout import ROOT_EXTRAS, SHA256_LENGTH, is_hash, parse_folder
+from mdl.cachemgr.scan import change_stamp, in_processes, settled, store_is_marked
+from mdl.errors import BusyError, DiskError, StoreError
+from mdl.store import CacheIndex
+
+_STORE = "blobs"
+# A process is worth its start from some five milliseconds of stats on.
+_WORTH_A_PROCESS = 250
+
+
+class Survey(NamedTuple):
+    """A whole root, up to date.
+
+    Attributes:
+        store: xet hash → size of every payload in the shared store.
+        read: how many folders had to be read again.
+        strangers: entries of the root that are neither repositories nor huggingface_hub's own.
+    """
+
+    summaries: list[Summary]
+    store: dict[str, int]
+    read: int
+    strangers: list[str]
+
+
+def survey(root: str, index: CacheIndex) -> Survey:
+    """Read what changed since the index last looked, and remember it.
+
+    Raises:
+        DiskError: the root cannot be read, or is no folder.
+    """
+    names, strangers = _root_entries(root)
+    names.sort()
+    known = index.folders()
+    marked = store_is_marked(root)
+    probed = [(name, known[name][0]) for name in names if name in known and known[name][0]]
+    still = set(names).intersection(name for name, _ in probed).difference(_moved(root, probed))
+    stale = [name for name in names if name not in still]
+    facts = {name: row[1] for name in names if (row := known.pop(name, None)) is not None}
+    rows: list[tuple[str, str, str, bool]] = []
+    if stale:
+        from mdl.cachemgr.index.rescan import read_folders
+
+        rows += read_folders(root, stale, marked=marked)
+        facts.update((name, fresh) for name, _, fresh, _ in rows)
+    store = _survey_store(root, known.pop(_STORE, None), rows) if marked else {}
+    if rows or known:
+        with contextlib.suppress(StoreError, BusyError):  # not remembered: read again next time
+            index.put_folders(rows, known)
+    return Survey(from_rows(names, map(facts.__getitem__, names)), store, len(stale), strangers)
+
+
+def _root_entries(root: str) -> tuple[list[str], list[str]]:
+    names: list[str] = []
+    strangers: list[str] = []
+    try:
+        with os.scandir(root) as entries:
+            for entry in entries:
+                if parse_folder(entry.name):
+                    names.append(entry.name)
+                elif entry.name not in ROOT_EXTRAS and not entry.name.startswith("tmp"):
+                    strangers.append(entry.name)
+    except FileNotFoundError:
+        return [], []
+    except OSError as error:
+        raise DiskError(
+            f"The cache root {root} cannot be read.",
+            why=error.strerror or str(error),
+            next="Check HF_HUB_CACHE and HF_HOME, and the folder's permissions.",
+        ) from error
+    return names, strangers
+
+
+def _moved(root: str, rows: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """The names among these (name, probes) whose stamps do not stand any more."""
+    with _base(root) as (base, start):
+
+        def moved(share: Sequence[tuple[str, str]]) -> list[str]:
+            # One text for the parser: a call of it for each of thousands costs as much again.
+            stamps = json.loads(f"[{','.join([probes for _, probes in share])}]")
+            return [
+                name
+                for (name, _), probes in zip(share, stamps, strict=True)
+                if not _stands(start + name, probes, base)
+            ]
+
+        yield from in_processes(moved, rows, worth=_WORTH_A_PROCESS)
+
+
+@contextlib.contextmanager
+def _base(root: str) -> Iterator[tuple[int | None, str]]:
+    """(descriptor to look from, what paths then start with): a fifth off thousands of stats.
+
+    Where stat takes no descriptor (Windows), or the root is not there: none, and whole paths.
+    """
+    if os.stat not in os.supports_dir_fd or not os.path.isdir(root):
+        yield None, f"{root}/"
+        return
+    base = os.open(root, os.O_RDONLY)
+    try:
+        yield base, ""
+    finally:
+        os.close(base)
+
+
+def _stands(path: str, probes: Iterable[tuple[str, int]], base: int | None = None) -> bool:
+    """Do all the stamps still stand? `path` is relative to `base` where one is given."""
+    try:
+        for relative, stamp in probes:
+            where = f"{path}/{relative}" if relative else path
+            if change_stamp(os.stat(where, dir_fd=base, follow_symlinks=False)) != stamp:
+                return False
+    except OSError:
+        return False
+    return True
+
+
+def _survey_store(
+    root: str, row: tuple[str, str] | None, rows: list[tuple[str, str, str, bool]]
+) -> dict[str, int]:
+    path = os.path.join(root, _STORE)
+    if row is not None and row[0] and _stands(path, json.loads(row[0])):
+        store: dict[str, int] = json.loads(row[1])
+        return store
+    before = time.time_ns()
+    probes, store = read_store(path)
+    trusted = json.dumps(probes) if settled(probes, before) else ""
+    rows.append((_STORE, trusted, json.dumps(store), False))
+    return store
+
+
+def read_store(path: str) -> tuple[list[tuple[str, int]], dict[str, int]]:
+    """(probes, xet hash → size) of a marked shared store."""
+    probes: list[tuple[str, int]] = []
+    store: dict[str, int] = {}
+    waiting = [""]
+    while waiting:
+        relative = waiting.pop()
+        where = os.path.join(path, relative)
+        try:
+            probes.append((relative, change_stamp(os.lstat(where))))
+            with os.scandir(where) as entries:
+                for entry in entries:
+                    if not relative and len(entry.name) == 2:
+                        if entry.is_dir(follow_symlinks=False):
+                            waiting.append(entry.name)
+                    elif relative == entry.name[:2] and is_hash(entry.name, SHA256_LENGTH):
+                        status = entry.stat(follow_symlinks=False)
+                        if stat.S_ISREG(status.st_mode):
+                            store[entry.name] = status.st_size
+        except OSError:
+            continue
+    return probes, store
+
+
+def tree_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(files, bytes) below a folder, each inode once and no link followed; zeros if missing."""
+    files = size = 0
+    seen: set[tuple[int, int]] = set()
+    waiting = [os.fspath(path)]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    elif entry.is_file(follow_symlinks=False):
+                        status = entry.stat(follow_symlinks=False)
+                        files += 1
+                        if status.st_nlink == 1 or (status.st_dev, status.st_ino) not in seen:
+                            seen.add((status.st_dev, status.st_ino))
+                            size += status.st_size
+        except OSError:
+            continue
+    return files, size

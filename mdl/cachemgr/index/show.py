@@ -1,0 +1,57 @@
+"""One repository, file by file: what `mdl cache show` prints. Pure functions of facts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mdl.cachemgr.scan import Folder, Snapshot
+from mdl.cachemgr.types import CachedRepo
+
+
+def describe(repo: CachedRepo, folders: Sequence[Folder]) -> dict[str, Any]:
+    """`CachedRepo.to_json` with the files of every revision, and the folders behind it."""
+    by_spelling = {folder.repo_id: folder for folder in folders}
+    details = repo.to_json()
+    for revision in details["revisions"]:
+        folder = by_spelling.get(revision["spelling"])
+        snapshot = _snapshot(folder, revision["commit"])
+        revision["files_total"] = revision["files"]
+        revision["files"] = _files(folder, snapshot) if folder and snapshot else []
+        revision["missing"] = list(snapshot.missing) if snapshot else []
+    details["folders"] = [
+        {
+            "name": folder.name,
+            "alias_of": folder.alias_of,
+            "refs": folder.refs,
+            "blobs": len(folder.blobs),
+            "incomplete": [
+                {"name": part.name, "size": part.size, "modified": part.mtime}
+                for part in folder.incomplete
+            ],
+            "no_exist": folder.no_exist,
+        }
+        for folder in folders
+    ]
+    return details
+
+
+def _snapshot(folder: Folder | None, commit: str) -> Snapshot | None:
+    if folder is None:
+        return None
+    return next((s for s in folder.snapshots if s.commit == commit), None)
+
+
+def _files(folder: Folder, snapshot: Snapshot) -> list[dict[str, Any]]:
+    files = []
+    for pointer in sorted(snapshot.pointers, key=lambda pointer: pointer.path):
+        blob = folder.blobs.get(pointer.blob) if pointer.blob is not None else None
+        shared = blob is not None and (blob.inode[0] == "shared" or blob.links > 1)
+        state = "broken" if blob is None else "shared" if shared else ""
+        files.append(
+            {
+                "path": pointer.path,
+                "size": blob.size if blob else None,
+                "blob": pointer.blob,
+                "state": state,
+            }
+        )
+    return files

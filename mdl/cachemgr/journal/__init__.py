@@ -1,0 +1,47 @@
+"""Changing a cache safely: small operations, written down first, through the trash, under locks."""
+
+from typing import TYPE_CHECKING
+
+from mdl.lazy import door
+
+if TYPE_CHECKING:
+    from mdl.cachemgr.journal.journal import (
+        OF_ONE_FOLDER,
+        Op,
+        drop_empty,
+        erase,
+        finish_emptying,
+        perform_all,
+        perform_or_leave,
+        recover,
+        revert_all,
+        undo_action,
+    )
+    from mdl.cachemgr.journal.locks import (
+        QUIET_SECONDS,
+        DownloadLocks,
+        aliases_of,
+        busy_folders,
+        last_written,
+        open_files,
+        root_mutex,
+        wait_until_quiet,
+    )
+    from mdl.cachemgr.journal.shared_blobs import MANIFEST, payload_path, references, still_linked
+    from mdl.cachemgr.journal.trash import TrashEntry, entries, make_place, regained, trash_place
+
+__getattr__ = door(
+    __name__,
+    {
+        "journal": (
+            "OF_ONE_FOLDER Op drop_empty erase finish_emptying perform_all "
+            "perform_or_leave recover revert_all undo_action"
+        ),
+        "locks": (
+            "DownloadLocks QUIET_SECONDS aliases_of busy_folders last_written "
+            "open_files root_mutex wait_until_quiet"
+        ),
+        "shared_blobs": "MANIFEST payload_path references still_linked",
+        "trash": "TrashEntry entries make_place regained trash_place",
+    },
+)

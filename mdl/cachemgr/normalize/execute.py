@@ -1,0 +1,247 @@
+"""Carrying a normalization out: compare, lock, journal, act, sweep.
+
+A repository in which someone is at work, or that may not be changed, is left alone and named; the
+others go on. Each repository's part is journalled before it is performed, all of them as one
+action.
+"""
+
+import errno
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from mdl.cachemgr.journal import (
+    DownloadLocks,
+    Op,
+    drop_empty,
+    erase,
+    fileops,
+    make_place,
+    open_files,
+    perform_or_leave,
+    revert_all,
+    trash_place,
+    wait_until_quiet,
+)
+from mdl.cachemgr.layout import folder_name
+from mdl.cachemgr.normalize.operations import Draft, Taker
+from mdl.cachemgr.normalize.plan import (
+    CannotNormalize,
+    FolderReader,
+    Group,
+    NormalizePlan,
+    NormalizeRequest,
+    across_pairs,
+    compose,
+    join,
+    ordered,
+    read_extras,
+)
+from mdl.cachemgr.remove import INCOMPLETE_AGE, heal_aliases
+from mdl.cachemgr.scan import Folder, scan_folder
+from mdl.errors import DiskError
+from mdl.store import CacheIndex
+
+if TYPE_CHECKING:
+    from mdl.cachemgr.cache import Cache
+
+# How systems say that a file system has no hard or symbolic links.
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
+
+
+@dataclass(frozen=True)
+class Normalized:
+    """What happened. `skipped`: repository → why it was left alone."""
+
+    action_id: int | None
+    saved: int
+    done: tuple[str, ...]
+    skipped: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "action": self.action_id,
+            "saved": self.saved,
+            "done": list(self.done),
+            "skipped": dict(self.skipped),
+        }
+
+
+def apply_normalize(cache: "Cache", planned: NormalizePlan) -> Normalized:
+    """Carry a plan out.
+
+    Raises:
+        BusyError: another mdl process is changing this root.
+        DiskError: there is no room or no right to do it; what was done is taken back.
+    """
+    if not planned.work:
+        skipped = {group.repo_id: group.skipped for group in planned.groups}
+        return Normalized(None, 0, (), skipped)
+    root = os.fspath(cache.root)
+    with cache.exclusive() as index:
+        heal_aliases(root)
+        place = trash_place(cache.root)
+        staging = make_place(place)
+        _refuse_without_links(staging, root)
+        run = _Run(root, index, staging, planned.wish)
+        summary = f"{len(planned.work)} repositories to {planned.wish.to}"
+        action_id = index.begin_action("normalize", summary, {"trash": staging}, [])
+        try:
+            run.groups(action_id, planned.work)
+        except BaseException:
+            revert_all(run.performed)
+            index.set_action(action_id, "reverted")
+            drop_empty(staging)
+            raise
+        index.set_action(
+            action_id, "done" if run.performed else "reverted",
+            f"{len(run.done)} repositories to {planned.wish.to}: {', '.join(run.done[:3])}",
+            freed=run.saved,
+        )  # fmt: skip
+        fileops.remove_folder(staging)  # where nothing of it waits for an undo
+        # A further name for a blob moves no stamp of the folder that had it already.
+        index.put_folders((), {name for group in planned.work for name in group.folders})
+    skipped = {group.repo_id: group.skipped for group in planned.groups if group.skipped}
+    return Normalized(
+        action_id if run.performed else None, run.saved, tuple(run.done), skipped | run.skipped
+    )
+
+
+def _refuse_without_links(staging: str, root: str) -> None:
+    """Try both kinds of link where it harms nobody; exFAT and many network disks have neither.
+
+    Raises:
+        DiskError: this disk makes none, so nothing can be joined or folded on it.
+    """
+    made = [os.path.join(staging, name) for name in ("try", "try-hard", "try-soft")]
+    try:
+        with open(made[0], "xb"):
+            os.link(made[0], made[1])
+            os.symlink("try", made[2])
+    except OSError as error:
+        erase(staging)
+        if error.errno not in _NO_LINKS:
+            raise
+        raise DiskError(
+            f"The disk of {root} makes no links, so two names cannot share one copy on it.",
+            why=error.strerror or str(error),
+            next="List, prune, remove and verify work here. To share copies, move the cache to"
+            " another disk (HF_HUB_CACHE).",
+        ) from error
+    for path in made:
+        os.unlink(path)
+
+
+class _Run:
+    """One normalization in progress."""
+
+    def __init__(self, root: str, index: CacheIndex, staging: str, wish: NormalizeRequest) -> None:
+        self.root = root
+        self.index = index
+        self.staging = staging
+        self.wish = wish
+        self.view = FolderReader(root)
+        self.performed: list[Op] = []
+        self.done: list[str] = []
+        self.skipped: dict[str, str] = {}
+        self.saved = 0
+        self.drafts = 0
+
+    def groups(self, action_id: int, work: Sequence[Group]) -> None:
+        writing = wait_until_quiet(self.root, {name for group in work for name in group.folders})
+        for group in work:
+            begun = len(self.performed)
+            locks = DownloadLocks(self.root)
+            try:
+                if writing.intersection(group.folders):
+                    raise CannotNormalize("a download is writing to it")
+                for name in group.folders:
+                    etag = locks.take(name)
+                    if etag is not None:
+                        raise CannotNormalize(f"a download is running ({etag[:12]})")
+                self._group(action_id, group)
+                self.done.append(group.repo_id)
+            except CannotNormalize as refused:
+                revert_all(self.performed[begun:])
+                del self.performed[begun:]
+                self.skipped[group.repo_id] = str(refused)
+            finally:
+                locks.release()
+                fileops.remove_folder(self._staging())
+
+    def _staging(self) -> str:
+        """The staging folder of the repository that is being worked on."""
+        return os.path.join(self.staging, str(self.drafts))
+
+    def _group(self, action_id: int, group: Group) -> None:
+        self.drafts += 1
+        draft = Draft(self._staging())
+        names = [name for name in group.folders if os.path.lexists(os.path.join(self.root, name))]
+        folders = self.view.read(names)
+        if not group.repo_type:
+            pairs = across_pairs(self.root, ordered(folders), self.wish)
+            join(self.root, draft, pairs, folders, compare=True)
+        else:
+            if group.target is not None:
+                self._refuse_in_use(folders)
+            compose(self.root, draft, folders, self.wish, group.target, compare=True)
+        if not draft.ops:
+            return
+        fileops.make_folder(draft.staging)
+        self._perform(action_id, draft.ops)
+        if group.target is not None:
+            self._sweep(action_id, draft, folders, folder_name(group.target, group.repo_type))
+        self.saved += draft.saved
+
+    def _refuse_in_use(self, folders: Sequence[Folder]) -> None:
+        for folder in folders:
+            if any(_is_recent(part.mtime) for part in folder.incomplete):
+                raise CannotNormalize("an unfinished download in it is recent")
+        names = {folder.name for folder in folders}
+        for path, pid in open_files(self.root).items():
+            if path.split("/", 1)[0] in names:
+                raise CannotNormalize(f"{path} is open in process {pid}")
+
+    def _perform(self, action_id: int, ops: list[Op]) -> None:
+        self.index.add_operations(action_id, ops)
+        self.performed += ops
+        reason = perform_or_leave(ops)
+        if reason:
+            raise CannotNormalize(reason)
+
+    def _sweep(self, action_id: int, draft: Draft, folders: Sequence[Folder], name: str) -> None:
+        """Bring over what appeared in a folder between its reading and its swap, until nothing."""
+        moved = [folder.name for folder in folders if folder.alias_of is None]
+        for old in moved:
+            if old == name:
+                continue
+            for _ in range(100):
+                giver = scan_folder(draft.staging, old, marked=False)
+                giver = replace(giver, blobs=self._with_links(draft.staging, giver))
+                (there,) = self.view.read([name])
+                late = Draft(draft.staging, temporaries=10_000 + draft.temporaries)
+                taker = Taker(self.root, name, there, read_extras(self.root, there))
+                taker.take(late, giver, read_extras(draft.staging, giver), everything=True)
+                late_ops = [_from_staging(op, self.root, draft.staging, old) for op in late.ops]
+                if not late_ops:
+                    break
+                draft.temporaries = late.temporaries
+                self._perform(action_id, late_ops)
+
+    def _with_links(self, staging: str, giver: Folder) -> dict[str, Any]:
+        """Links into the store are taken over by hand before the swap; none can be new."""
+        return {name: blob for name, blob in giver.blobs.items() if blob.inode[0] != "shared"}
+
+
+def _from_staging(op: Op, root: str, staging: str, old: str) -> Op:
+    """A late operation reads from where the folder waits, not from where it was."""
+    if op["op"] != "link":
+        return op
+    relative = os.path.relpath(op["from"], os.path.join(root, old))
+    return {**op, "from": os.path.join(staging, old, relative)}
+
+
+def _is_recent(mtime: float) -> bool:
+    return time.time() - mtime < INCOMPLETE_AGE

@@ -1,0 +1,239 @@
+"""Making every casing find one copy: facts → operations, as pure functions.
+
+`shared` moves no folder: equal blobs become one inode, and each casing gets what it lacks.
+`hub` and `lower` fold all casings into one folder; the others become links to it.
+
+Operations are ordered so that nothing ever points to what is not there yet: blobs, listings,
+pointers, markers that have become wrong, references; then the folders swap places with links.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from mdl.cachemgr.journal import Op, payload_path
+from mdl.cachemgr.scan import Blob, Folder
+
+# ext4 allows 65,000 names a file; stay well below what the file system refuses.
+_MOST_LINKS = 60_000
+
+
+class Extras(NamedTuple):
+    """What a folder holds besides its facts.
+
+    Attributes:
+        trees: names in `trees/`.
+        markers: `<commit>/<path>` below `.no_exist/`.
+        ref_times: ref → when it was written.
+    """
+
+    trees: frozenset[str]
+    markers: frozenset[str]
+    ref_times: Mapping[str, float]
+
+
+@dataclass
+class Draft:
+    """Operations under construction, in their order, and what they are worth."""
+
+    staging: str
+    blobs: list[Op] = field(default_factory=list)
+    trees: list[Op] = field(default_factory=list)
+    pointers: list[Op] = field(default_factory=list)
+    markers: list[Op] = field(default_factory=list)
+    refs: list[Op] = field(default_factory=list)
+    swaps: list[Op] = field(default_factory=list)
+    saved: int = 0
+    temporaries: int = 0
+
+    def temporary(self) -> str:
+        """A name in the staging folder for an operation's half-made file."""
+        self.temporaries += 1
+        return os.path.join(self.staging, f"tmp-{self.temporaries}")
+
+    @property
+    def ops(self) -> list[Op]:
+        return [*self.blobs, *self.trees, *self.pointers, *self.markers, *self.refs, *self.swaps]
+
+
+class Pair(NamedTuple):
+    """Two names of what should be the same bytes, to be compared before they are joined."""
+
+    keep: str
+    path: str
+    size: int
+
+
+def duplicate_blobs(root: str, folders: Sequence[Folder]) -> list[Pair]:
+    """Blobs of one name and size in several folders that are not one inode yet.
+
+    The first folder's is kept. Names are the Hub's hashes; whether the content is really the
+    same is for the caller to compare.
+    """
+    keepers: dict[tuple[str, int], tuple[str, Blob]] = {}
+    pairs = []
+    for folder in folders:
+        for blob in folder.blobs.values():
+            if blob.inode[0] == "shared" or blob.name.startswith("snapshots/") or not blob.size:
+                continue
+            path = os.path.join(root, folder.name, "blobs", blob.name)
+            keep = keepers.get((blob.name, blob.size))
+            if keep is None or keep[1].links >= _MOST_LINKS:
+                keepers[blob.name, blob.size] = (path, blob)
+            elif keep[1].inode != blob.inode and keep[1].inode[0] == blob.inode[0]:
+                pairs.append(Pair(keep[0], path, blob.size))
+    return pairs
+
+
+def share(draft: Draft, pairs: Sequence[Pair], links: Mapping[str, int]) -> None:
+    """Make each pair one inode. `links`: path → how many names its inode has now."""
+    for pair in pairs:
+        draft.blobs.append(
+            {"op": "share", "keep": pair.keep, "path": pair.path, "temp": draft.temporary()}
+        )
+        # A replaced inode with a further name elsewhere gives nothing back.
+        draft.saved += pair.size if links.get(pair.path, 1) == 1 else 0
+
+
+class Taker:
+    """A folder that is being given what others have; it may not exist yet."""
+
+    def __init__(self, root: str, name: str, folder: Folder | None, extras: Extras) -> None:
+        self.root = root
+        self.name = name
+        self.path = os.path.join(root, name)
+        self.blobs = set(folder.blobs) if folder else set()
+        self.blobs |= {part.name for part in folder.incomplete} if folder else set()
+        self.pointers = {
+            snapshot.commit: {pointer.path: pointer.blob for pointer in snapshot.pointers}
+            for snapshot in (folder.snapshots if folder else ())
+        }
+        self.refs = dict(folder.refs) if folder else {}
+        self.ref_times = dict(extras.ref_times)
+        self.trees = set(extras.trees)
+        self.markers = set(extras.markers)
+
+    def take(self, draft: Draft, giver: Folder, extras: Extras, *, everything: bool) -> None:
+        """Add the operations that give this folder what the giver has.
+
+        Args:
+            everything: orphans, unfinished downloads and markers too, as when the giver goes.
+        """
+        self._blobs(draft, giver, everything=everything)
+        self._trees(draft, giver, extras)
+        self._pointers(draft, giver)
+        self._markers(draft, giver, extras, everything=everything)
+        self._refs(draft, giver, extras)
+
+    def _blobs(self, draft: Draft, giver: Folder, *, everything: bool) -> None:
+        named = {p.blob for snapshot in giver.snapshots for p in snapshot.pointers}
+        source = os.path.join(self.root, giver.name)
+        for blob in giver.blobs.values():
+            name = blob.name
+            if name in self.blobs or name.startswith("snapshots/"):
+                continue
+            if not everything and name not in named:
+                continue
+            self.blobs.add(name)
+            target = os.path.join(self.path, "blobs", name)
+            if blob.inode[0] == "shared":
+                payload = payload_path(self.root, blob.inode[1])
+                text = os.path.relpath(payload, os.path.dirname(target))
+                line = f"{self.name}/blobs/{name}"
+                draft.blobs.append({"op": "manifest", "payload": payload, "line": line})
+                draft.blobs.append(
+                    {"op": "symlink", "text": text, "path": target, "folder": self.path}
+                )
+            else:
+                draft.blobs.append({**self._link(source, f"blobs/{name}"), "folder": self.path})
+        for part in giver.incomplete if everything else ():
+            if part.name not in self.blobs:
+                self.blobs.add(part.name)
+                draft.blobs.append(
+                    {**self._link(source, f"blobs/{part.name}"), "folder": self.path}
+                )
+
+    def _link(self, source: str, relative: str) -> Op:
+        return {
+            "op": "link",
+            "from": os.path.join(source, relative),
+            "to": os.path.join(self.path, relative),
+        }
+
+    def _trees(self, draft: Draft, giver: Folder, extras: Extras) -> None:
+        for name in sorted(extras.trees - self.trees):
+            self.trees.add(name)
+            draft.trees.append(self._link(os.path.join(self.root, giver.name), f"trees/{name}"))
+
+    def _pointers(self, draft: Draft, giver: Folder) -> None:
+        for snapshot in giver.snapshots:
+            mine = self.pointers.setdefault(snapshot.commit, {})
+            for pointer in snapshot.pointers:
+                if pointer.blob is None or mine.get(pointer.path) is not None:
+                    continue
+                relative = f"snapshots/{snapshot.commit}/{pointer.path}"
+                target = os.path.join(self.path, relative)
+                if pointer.path in mine:
+                    # It leads nowhere here, and somewhere there.
+                    draft.pointers.append(self._away(draft, relative))
+                mine[pointer.path] = pointer.blob
+                if pointer.blob.startswith("snapshots/"):
+                    draft.pointers.append(self._link(os.path.join(self.root, giver.name), relative))
+                    continue
+                up = "../" * (2 + pointer.path.count("/"))
+                text = f"{up}blobs/{pointer.blob}"
+                draft.pointers.append({"op": "symlink", "text": text, "path": target})
+
+    def _away(self, draft: Draft, relative: str) -> Op:
+        return {
+            "op": "move",
+            "from": os.path.join(self.path, relative),
+            "to": os.path.join(draft.staging, self.name, relative),
+        }
+
+    def _markers(self, draft: Draft, giver: Folder, extras: Extras, *, everything: bool) -> None:
+        """Look-ups believe a marker before a file: one for a file that is here now must go."""
+        for marker in sorted(self.markers):
+            commit, _, path = marker.partition("/")
+            if path in self.pointers.get(commit, {}):
+                self.markers.discard(marker)
+                draft.markers.append(self._away(draft, f".no_exist/{marker}"))
+        for marker in sorted(extras.markers - self.markers) if everything else ():
+            commit, _, path = marker.partition("/")
+            if path not in self.pointers.get(commit, {}):
+                self.markers.add(marker)
+                source = os.path.join(self.root, giver.name)
+                draft.markers.append(self._link(source, f".no_exist/{marker}"))
+
+    def _refs(self, draft: Draft, giver: Folder, extras: Extras) -> None:
+        """Of two answers to one ref the one written last wins."""
+        for ref, commit in sorted(giver.refs.items()):
+            mine, when = self.refs.get(ref), extras.ref_times.get(ref, 0.0)
+            if mine == commit or (mine is not None and self.ref_times.get(ref, 0.0) >= when):
+                continue
+            if commit not in self.pointers:
+                continue
+            self.refs[ref] = commit
+            self.ref_times[ref] = when
+            path = os.path.join(self.path, "refs", ref)
+            draft.refs = [op for op in draft.refs if op["path"] != path]
+            draft.refs.append(
+                {"op": "write", "path": path, "text": commit, "old": self._old(ref),
+                 "temp": draft.temporary()}
+            )  # fmt: skip
+
+    def _old(self, ref: str) -> str | None:
+        """A ref's content before all of this, as it is on disk."""
+        try:
+            with open(os.path.join(self.path, "refs", ref), encoding="ascii", newline="") as file:
+                return file.read()
+        except OSError:
+            return None
+
+
+def swap_for_link(draft: Draft, root: str, name: str, target: str) -> None:
+    """Put a link to `target` in a folder's place in one step; the folder waits in the staging."""
+    waiting = os.path.join(draft.staging, name)
+    draft.swaps.append({"op": "symlink", "text": target, "path": waiting})
+    draft.swaps.append({"op": "exchange", "path": os.path.join(root, name), "other": waiting})

@@ -1,0 +1,65 @@
+"""Moving blobs that are older than huggingface_hub's shared store into it, as pure functions.
+
+Only a blob whose Xet hash a tree listing names can go there, and only where the store is.
+"""
+
+import json
+import os
+import stat
+from collections.abc import Sequence
+
+from mdl.cachemgr.journal import payload_path
+from mdl.cachemgr.layout import SHA256_LENGTH, is_hash
+from mdl.cachemgr.normalize.operations import Draft
+from mdl.cachemgr.scan import MAX_TREE_BYTES, Folder, read_small, same_content, store_is_marked
+
+
+def store_blobs(root: str, draft: Draft, folders: Sequence[Folder], *, compare: bool) -> None:
+    """Add the operations that make known blobs links into the store; none without a store."""
+    if not store_is_marked(root):
+        return
+    mode = payload_mode(root)
+    planned: set[str] = set()
+    for folder in folders:
+        hashes = xet_hashes(root, folder)
+        for blob in folder.blobs.values():
+            xet = hashes.get((blob.name, blob.size))
+            if xet is None or blob.inode[0] == "shared":
+                continue
+            path = os.path.join(root, folder.name, "blobs", blob.name)
+            payload = payload_path(root, xet)
+            there = os.path.lexists(payload)
+            if compare and there and not same_content(payload, path):
+                continue
+            draft.blobs.append(
+                {"op": "store", "path": path, "payload": payload, "root": root,
+                 "line": f"{folder.name}/blobs/{blob.name}",
+                 "text": os.path.relpath(payload, os.path.dirname(path)),
+                 "temp": draft.temporary(), "mode": mode, "made": not there}
+            )  # fmt: skip
+            if (there or payload in planned) and blob.links == 1:
+                draft.saved += blob.size
+            planned.add(payload)
+
+
+def xet_hashes(root: str, folder: Folder) -> dict[tuple[str, int], str]:
+    """(blob's name, size) → Xet hash, from every listing of the folder."""
+    found: dict[tuple[str, int], str] = {}
+    for snapshot in folder.snapshots:
+        path = os.path.join(root, folder.name, "trees", f"{snapshot.commit}.json")
+        try:
+            data = read_small(path, MAX_TREE_BYTES)
+            files = json.loads(data or b"{}").get("files", {})
+            for entry in files.values():
+                xet, name = entry.get("xet_hash"), entry.get("lfs_sha256")
+                if name and isinstance(xet, str) and is_hash(xet, SHA256_LENGTH):
+                    found[name, int(entry["size"])] = xet
+        except (OSError, ValueError, AttributeError, TypeError, KeyError):
+            continue
+    return found
+
+
+def payload_mode(root: str) -> int:
+    """Read-only, for whom the root lets in: huggingface_hub's rule for payloads."""
+    mode = stat.S_IMODE(os.stat(root).st_mode)
+    return 0o400 | (0o040 if mode & stat.S_IXGRP else 0) | (0o004 if mode & stat.S_IXOTH else 0)

@@ -1,0 +1,193 @@
+"""Carrying a removal out: wait for quiet, lock, read again, journal, move, look again.
+
+The plan was made without locks; what really goes is decided here, under them. A folder in which
+someone is at work, or that may not be changed, is left alone and named; the others go on.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mdl.cachemgr.journal import (
+    DownloadLocks,
+    Op,
+    aliases_of,
+    drop_empty,
+    fileops,
+    make_place,
+    perform_all,
+    perform_or_leave,
+    regained,
+    revert_all,
+    trash_place,
+    wait_until_quiet,
+)
+from mdl.cachemgr.layout import parse_folder
+from mdl.cachemgr.remove.operations import (
+    Doomed,
+    Removal,
+    doom,
+    look_again,
+    payload_ops,
+    stray_payloads,
+    summary_of,
+    unlinked_payloads,
+)
+from mdl.cachemgr.scan import Folder, scan_folder, store_is_marked
+from mdl.store import CacheIndex
+
+# Folders whose download locks are held at the same time: each lock is an open file.
+_BATCH = 32
+
+# Says why a folder, as just read under its locks, must not lose this after all, or ''.
+Objection = Callable[[Folder, Removal], str]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What happened.
+
+    Attributes:
+        action_id: the journal's number; `None` when nothing was there to do.
+        freed: bytes the disk regains when the trash is emptied.
+        removed: what went, by folder.
+        skipped: folder → why it was left alone.
+        trash: the folder that holds what was removed.
+    """
+
+    action_id: int | None
+    freed: int
+    removed: Mapping[str, Removal]
+    skipped: Mapping[str, str]
+    trash: str | None
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "action": self.action_id,
+            "freed": self.freed,
+            "trash": self.trash,
+            "skipped": dict(self.skipped),
+        }
+
+
+class _Run:
+    """One removal in progress."""
+
+    def __init__(self, root: str, index: CacheIndex, removals: Mapping[str, Removal]) -> None:
+        self.root = root
+        self.index = index
+        self.removals = removals
+        self.marked = store_is_marked(root)
+        self.aliases = aliases_of(root)
+        self.skipped: dict[str, str] = {}
+        self.doomed: list[Doomed] = []
+        self.performed: list[Op] = []
+
+    def batch(self, action_id: int, trash: str, names: list[str], objection: Objection) -> None:
+        locks = DownloadLocks(self.root)
+        try:
+            ready = []
+            for name in names:
+                etag = locks.take(name)
+                if etag is not None:
+                    self.skipped[name] = f"a download is running ({etag[:12]})"
+                    continue
+                folder = scan_folder(self.root, name, marked=self.marked)
+                removal = self.removals[name]
+                reason = objection(folder, removal)
+                if reason:
+                    self.skipped[name] = reason
+                    continue
+                ready.append(doom(self.root, trash, folder, removal, self.aliases.get(name, [])))
+            self.index.add_operations(action_id, [op for one in ready for op in one.ops])
+            for one in ready:
+                self.performed += one.ops
+                reason = perform_or_leave(one.ops)
+                if reason:
+                    self.skipped[one.folder] = reason
+                else:
+                    self.doomed.append(one)
+        finally:
+            locks.release()
+
+    def payloads(self, action_id: int, trash: str, stray: frozenset[str]) -> None:
+        """Take the shared payloads that no link leads to any more."""
+        losing = stray_payloads(self.root, stray)
+        if any(one.payloads for one in self.doomed):
+            folders = {
+                name: scan_folder(self.root, name, marked=self.marked)
+                for name in os.listdir(self.root)
+                if parse_folder(name)
+            }
+            losing |= unlinked_payloads(self.root, self.doomed, folders)
+        ops = payload_ops(self.root, trash, losing)
+        if ops:
+            self.index.add_operations(action_id, ops)
+            self.performed += ops
+            perform_all(ops)
+
+
+def heal_aliases(root: str) -> None:
+    """Remove the links between casings whose folder is gone.
+
+    Such a link makes every download of its spelling fail; `hf cache rm` of the folder leaves it.
+    """
+    for name, aliases in aliases_of(root).items():
+        if parse_folder(name) and not os.path.lexists(os.path.join(root, name)):
+            for alias in aliases:
+                fileops.remove_file(os.path.join(root, alias))
+
+
+def carry_out(
+    root: str,
+    index: CacheIndex,
+    kind: str,
+    removals: Mapping[str, Removal],
+    objection: Objection,
+    stray: frozenset[str] = frozenset(),
+) -> Outcome:
+    """Move everything asked for into the trash, as one action of the journal.
+
+    The caller holds the root's mutex, and has settled what was left half-done.
+
+    Args:
+        removals: by folder name.
+        stray: payloads of the shared store to take as well, if still nobody leads to them.
+
+    Raises:
+        DiskError: the trash cannot be made; nothing was changed.
+        OSError: an operation failed; everything was taken back.
+    """
+    heal_aliases(root)
+    watched = [name for name in removals if name != "blobs"]
+    skipped = dict.fromkeys(wait_until_quiet(root, watched), "a download is writing to it")
+    names = sorted(name for name in removals if name not in skipped)
+    if not names and not stray:
+        return Outcome(None, 0, {}, skipped, None)
+    place = trash_place(Path(root))
+    trash = make_place(place)
+    run = _Run(root, index, removals)
+    action_id = index.begin_action(kind, summary_of(removals), {"trash": trash}, [])
+    try:
+        for start in range(0, len(names), _BATCH):
+            run.batch(action_id, trash, names[start : start + _BATCH], objection)
+        run.payloads(action_id, trash, stray)
+        revert_all(look_again(root, run.doomed))
+    except BaseException:
+        revert_all(run.performed)
+        index.set_action(action_id, "reverted")
+        drop_empty(trash)
+        raise
+    skipped.update(run.skipped)
+    removed = {name: removals[name] for name in names if name not in skipped}
+    _, freed = regained(trash)
+    gone = any(os.path.lexists(op["to"]) for op in run.performed)
+    index.set_action(
+        action_id, "done" if gone else "reverted", summary=summary_of(removed), freed=freed
+    )
+    if not gone:
+        drop_empty(trash)
+    return Outcome(action_id if gone else None, freed, removed, skipped, trash, place.note)

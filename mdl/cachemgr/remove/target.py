@@ -1,0 +1,210 @@
+"""What `rm` is asked to remove: exactly one repository, revision or file, or a refusal.
+
+    org/name                     the repository, every casing of it
+    org/name@main, org/name@<commit or its first characters>
+    org/name:path/to/file        a file in every revision; with @ in that one
+    <commit, 7 or more characters>
+
+A type in front (`dataset/org/name`) tells repositories of the same name apart. Where several
+casings are on disk as folders of their own, the one that is written exactly so is meant, and
+no other; a casing that none of them has is refused.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from mdl.cachemgr.index import Summary
+from mdl.cachemgr.layout import (
+    COMMIT_LENGTH,
+    SHORTEST_COMMIT,
+    is_hash,
+    names_commit,
+    parse_folder,
+    repo_key,
+    split_name,
+)
+from mdl.cachemgr.remove.operations import Removal
+from mdl.cachemgr.scan import Folder
+from mdl.errors import NotFoundError, UsageError
+
+
+@dataclass(frozen=True)
+class Target:
+    """`repo_type` is `None` where it was not said; `revision` and `path` are `''` likewise."""
+
+    repo_type: str | None
+    repo_id: str
+    revision: str = ""
+    path: str = ""
+
+
+def parse_target(text: str, repo_type: str | None = None) -> Target:
+    """Read a target as written.
+
+    Raises:
+        UsageError: it is empty.
+    """
+    name, _, path = text.partition(":")
+    name, _, revision = name.partition("@")
+    repo_type, repo_id = split_name(name, repo_type)
+    if not repo_id:
+        raise UsageError(
+            f"{text!r} names nothing.", next="Write org/name, org/name@revision or a commit."
+        )
+    return Target(repo_type, repo_id, revision, path)
+
+
+def may_mean(summary: Summary, text: str) -> bool:
+    """Could a target mean this folder? Spares reading the others."""
+    target = parse_target(text)
+    parsed = parse_folder(summary.name)
+    if parsed is not None and parsed[1].casefold() == target.repo_id.casefold():
+        return True
+    return _is_commit(target) and any(
+        str(revision[0]).startswith(target.repo_id) for revision in summary.revisions
+    )
+
+
+def find_target(
+    folders: Sequence[Folder], text: str, repo_type: str | None = None, *, casings: bool = False
+) -> dict[str, Removal]:
+    """What a target means in this cache, by folder.
+
+    Args:
+        folders: the whole root as it is now, without aliases.
+        casings: mean every casing of the repository.
+
+    Raises:
+        NotFoundError: nothing here is meant by it.
+        UsageError: more than one thing is.
+    """
+    target = parse_target(text, repo_type)
+    if _is_commit(target):
+        return _by_commit(folders, target.repo_id, text)
+    keys = {
+        repo_key(folder.repo_type, folder.repo_id)
+        for folder in folders
+        if folder.repo_id.casefold() == target.repo_id.casefold()
+        and target.repo_type in (None, folder.repo_type)
+    }
+    if not keys:
+        raise NotFoundError(f"{text} is not in this cache.", next="`mdl cache ls` lists what is.")
+    if len(keys) > 1:
+        raise UsageError(f"{text} names more than one thing.", next=f"Write: {_all(keys)}.")
+    (key,) = keys
+    members = [folder for folder in folders if repo_key(folder.repo_type, folder.repo_id) == key]
+    if len(members) > 1 and not casings:
+        members = _spelled(members, target.repo_id)
+    commit = _resolve(members, target.revision, text) if target.revision else None
+    if target.path:
+        return _of_file(members, commit, target.path, text)
+    if commit is not None:
+        return _of_commit(members, commit)
+    return {folder.name: _everything(folder) for folder in members}
+
+
+def _spelled(members: Sequence[Folder], repo_id: str) -> list[Folder]:
+    exact = [folder for folder in members if folder.repo_id == repo_id]
+    if not exact:
+        spellings = _all(folder.repo_id for folder in members)
+        raise UsageError(
+            f"{repo_id} is here in more than one casing, and none is written so.",
+            next=f"Write one of {spellings}, or add --all-casings.",
+        )
+    return exact
+
+
+def _is_commit(target: Target) -> bool:
+    text = target.repo_id
+    return (
+        target.repo_type is None
+        and not target.revision
+        and not target.path
+        and SHORTEST_COMMIT <= len(text) <= COMMIT_LENGTH
+        and is_hash(text, len(text))
+    )
+
+
+def _by_commit(folders: Sequence[Folder], commit: str, text: str) -> dict[str, Removal]:
+    found = {
+        (repo_key(folder.repo_type, folder.repo_id), snapshot.commit)
+        for folder in folders
+        for snapshot in folder.snapshots
+        if snapshot.commit.startswith(commit)
+    }
+    if not found:
+        raise NotFoundError(
+            f"No revision here begins with {text}.", next="`mdl cache show NAME` lists them."
+        )
+    if len(found) > 1:
+        choices = _all(f"{key}@{full[:12]}" for key, full in found)
+        raise UsageError(f"{text} names more than one revision.", next=f"Write one of: {choices}.")
+    ((key, full),) = found
+    members = [folder for folder in folders if repo_key(folder.repo_type, folder.repo_id) == key]
+    return _of_commit(members, full)
+
+
+def _resolve(members: Sequence[Folder], revision: str, text: str) -> str:
+    """The commit behind a ref or the beginning of a commit, the same in every casing."""
+    commits = {folder.refs[revision] for folder in members if revision in folder.refs}
+    if not commits:
+        commits = {
+            snapshot.commit
+            for folder in members
+            for snapshot in folder.snapshots
+            if names_commit(revision, snapshot.commit)
+        }
+    if not commits:
+        raise NotFoundError(
+            f"{text}: there is no such revision here.",
+            next=f"`mdl cache show {members[0].repo_id}` lists them.",
+        )
+    if len(commits) > 1:
+        raise UsageError(
+            f"{text} means more than one revision, by casing or by its first characters.",
+            next=f"Write a whole commit: {_all(commits)}.",
+        )
+    return commits.pop()
+
+
+def _of_commit(members: Sequence[Folder], commit: str) -> dict[str, Removal]:
+    return {
+        folder.name: Removal(frozenset([commit]))
+        for folder in members
+        if any(snapshot.commit == commit for snapshot in folder.snapshots)
+    }
+
+
+def _of_file(
+    members: Sequence[Folder], commit: str | None, path: str, text: str
+) -> dict[str, Removal]:
+    found = {
+        folder.name: Removal(
+            files=frozenset(
+                (snapshot.commit, pointer.path)
+                for snapshot in folder.snapshots
+                if commit in (None, snapshot.commit)
+                for pointer in snapshot.pointers
+                if pointer.path == path
+            )
+        )
+        for folder in members
+    }
+    found = {name: removal for name, removal in found.items() if not removal.is_empty}
+    if not found:
+        raise NotFoundError(
+            f"{text}: no revision here has the file {path!r}.",
+            next=f"`mdl cache show {members[0].repo_id}` lists the files.",
+        )
+    return found
+
+
+def _everything(folder: Folder) -> Removal:
+    names = {name for name in folder.blobs if not name.startswith("snapshots/")}
+    names |= {part.name for part in folder.incomplete}
+    commits = frozenset(snapshot.commit for snapshot in folder.snapshots)
+    return Removal(commits, names=frozenset(names), whole=True)
+
+
+def _all(choices: Iterable[str]) -> str:
+    return ", ".join(sorted(choices))

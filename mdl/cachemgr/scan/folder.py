@@ -1,0 +1,392 @@
+"""Disk → facts: one lean pass over a repository folder that never follows a link out of it.
+
+Per blob one `lstat`, per pointer one `readlink`, per reference one small read; nothing is hashed.
+Whatever is not what it should be (a loop, a FIFO, a folder in a blob's place, a name no terminal
+can show) becomes a sentence in `problems`; only the file system itself can make this raise.
+"""
+
+import contextlib
+import json
+import os
+import re
+import stat
+
+from mdl.cachemgr.layout import INCOMPLETE, SHA256_LENGTH, is_hash, parse_folder
+from mdl.cachemgr.scan.directory import Directory, NotAFolder
+from mdl.cachemgr.scan.model import Blob, Folder, Incomplete, Pointer, Snapshot
+from mdl.cachemgr.scan.stamps import change_stamp, read_small
+
+MAX_ENTRIES = 200_000
+MAX_DEPTH = 32
+MAX_TREE_BYTES = 64 * 2**20
+_SHOWN_PROBLEMS = 20
+_ATTEMPTS = 20
+_REGULAR = stat.S_IFREG >> 12
+# A named tuple's own constructor is a Python function; hundreds of thousands are made here.
+_new = tuple.__new__
+_REF_TEMPORARY = re.compile(r".*\.[0-9a-f]{8}\.tmp")
+_BLOB_TEMPORARY = re.compile(r"tmp_[0-9a-f-]{36}|\..*\.[0-9a-f]{8}\.shared")
+_IGNORED = {".DS_Store"}
+
+
+class _TooMany(Exception):
+    """A folder with more entries than anyone would want listed."""
+
+
+def read_tree(path: str) -> dict[str, int] | None:
+    """File name → size from a `trees/<commit>.json`; `None` where it says nothing usable."""
+    try:
+        data = read_small(path, MAX_TREE_BYTES)
+        listing = json.loads(data) if data else None
+        if not isinstance(listing, dict) or listing.get("format_version") != 1:
+            return None
+        return {str(name): int(entry["size"]) for name, entry in listing["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def scan_folder(root: str, name: str, *, marked: bool) -> Folder:
+    """Read one repository folder.
+
+    Args:
+        root: the cache root.
+        name: an entry of it that `parse_folder` understands.
+        marked: what `store_is_marked(root)` said.
+    """
+    parsed = parse_folder(name)
+    if parsed is None:
+        raise ValueError(f"{name!r} is no repository folder")
+    for _ in range(_ATTEMPTS):
+        with contextlib.suppress(FileNotFoundError):  # something went while it was read
+            return _scan_once(_Reader(root, name, marked), Folder(name, *parsed))
+    return Folder(name, *parsed, problems=("changes faster than it can be read",), readable=False)
+
+
+def _scan_once(reader: "_Reader", folder: Folder) -> Folder:
+    root, name, repo_type, repo_id = reader.root, folder.name, folder.repo_type, folder.repo_id
+    try:
+        status = os.lstat(reader.path)
+    except OSError as error:
+        return Folder(name, repo_type, repo_id, problems=(_sentence("", error),), readable=False)
+    reader.probes.append(("", change_stamp(status)))
+    if stat.S_ISLNK(status.st_mode):
+        alias = _alias_target(root, name)
+        if alias is None:
+            reader.problem("is a link that leads nowhere in this cache; it was not followed")
+        return Folder(name, repo_type, repo_id, alias, problems=reader.said(),
+                      probes=tuple(reader.probes), readable=alias is not None)  # fmt: skip
+    if not stat.S_ISDIR(status.st_mode):
+        reader.problem("is not a folder")
+        return Folder(name, repo_type, repo_id, problems=reader.said(),
+                      probes=tuple(reader.probes), readable=False)  # fmt: skip
+    try:
+        folder = reader.read(folder)
+    except _TooMany:
+        reader.problem(f"holds more than {MAX_ENTRIES} entries; it was not read further")
+        reader.unreadable = True
+        folder = Folder(name, repo_type, repo_id, probes=tuple(reader.probes))
+    return Folder(
+        name, repo_type, repo_id, None, folder.blobs, folder.snapshots, folder.refs,
+        folder.incomplete, folder.no_exist, reader.said(), tuple(reader.probes),
+        not reader.unreadable,
+    )  # fmt: skip
+
+
+def _alias_target(root: str, name: str) -> str | None:
+    """The sibling folder an alias leads to, one hop, or `None`."""
+    target = os.readlink(os.path.join(root, name))
+    leaf = os.path.basename(os.path.normpath(target))
+    if os.path.normpath(os.path.join(root, target)) != os.path.normpath(os.path.join(root, leaf)):
+        return None
+    try:
+        is_folder = stat.S_ISDIR(os.lstat(os.path.join(root, leaf)).st_mode)
+    except OSError:
+        return None
+    return leaf if is_folder and parse_folder(leaf) else None
+
+
+def _sentence(where: str, error: OSError) -> str:
+    return f"{where or 'the folder'} cannot be read: {error.strerror or error}"
+
+
+class _Reader:
+    """What one pass accumulates."""
+
+    def __init__(self, root: str, name: str, marked: bool) -> None:
+        self.root = root
+        self.path = os.path.join(root, name)
+        self.marked = marked
+        self.problems: list[str] = []
+        self.probes: list[tuple[str, int]] = []
+        self.blobs: dict[str, Blob] = {}
+        self.incomplete: list[Incomplete] = []
+        self.unreadable = False
+        self.budget = MAX_ENTRIES
+
+    def problem(self, sentence: str) -> None:
+        self.problems.append(sentence)
+
+    def said(self) -> tuple[str, ...]:
+        more = len(self.problems) - _SHOWN_PROBLEMS
+        if more > 0:
+            return (*self.problems[:_SHOWN_PROBLEMS], f"and {more} further problems")
+        return tuple(self.problems)
+
+    def read(self, folder: Folder) -> Folder:
+        self._read_blobs()
+        refs = self._read_refs()
+        trees = self._tree_names()
+        snapshots = []
+        for commit, mtime in self._snapshots():
+            tree = None
+            if f"{commit}.json" in trees:
+                tree = read_tree(os.path.join(self.path, "trees", f"{commit}.json"))
+            snapshots.append(self._read_snapshot(commit, mtime, tree))
+        commits = {snapshot.commit for snapshot in snapshots}
+        for ref, commit in refs.items():
+            if commit not in commits:
+                self.problem(f"the ref {ref!r} names {commit[:12]!r}, which is not here")
+        if self.incomplete:
+            snapshots = self._interrupted(snapshots, trees)
+        no_exist = self._count(".no_exist")
+        return Folder(
+            folder.name, folder.repo_type, folder.repo_id, None, self.blobs, tuple(snapshots),
+            refs, tuple(self.incomplete), no_exist,
+        )  # fmt: skip
+
+    def _snapshots(self) -> list[tuple[str, float]]:
+        """(name, mtime) of every folder in `snapshots`."""
+        opened = self._open("snapshots", probe=True)
+        if opened is None:
+            return []
+        found = []
+        with opened:
+            for entry in opened.entries:
+                if entry.is_dir(follow_symlinks=False):
+                    found.append((entry.name, entry.stat(follow_symlinks=False).st_mtime))
+                elif entry.name not in _IGNORED:
+                    self.problem(f"snapshots/{entry.name} is not a folder; it was not followed")
+        return found
+
+    def _interrupted(self, snapshots: list[Snapshot], trees: set[str]) -> list[Snapshot]:
+        """Without a listing, an unfinished download belongs to the snapshot touched last."""
+        waiting = [part for part in self.incomplete if part.name.split(".")[0] not in self.blobs]
+        if not waiting or not snapshots:
+            return snapshots
+        last = max(snapshots, key=lambda snapshot: snapshot.mtime)
+        if last.state != "complete" or f"{last.commit}.json" in trees:
+            return snapshots
+        cut = Snapshot(last.commit, last.pointers, "partial", last.mtime)
+        return [cut if snapshot is last else snapshot for snapshot in snapshots]
+
+    def _open(self, relative: str, *, probe: bool = False) -> Directory | None:
+        """A folder below this one, to be used in a `with`; `None` where there is none to read."""
+        try:
+            opened = Directory(f"{self.path}/{relative}", self.budget)
+        except FileNotFoundError:
+            return None
+        except NotAFolder:
+            self.problem(f"{relative} is not a folder; it was not followed")
+        except OSError as error:
+            self.problem(_sentence(relative, error))
+        else:
+            if probe:
+                self.probes.append((relative, opened.stamp))
+            self.budget -= len(opened.entries)
+            if self.budget < 0:
+                with opened:
+                    raise _TooMany
+            return opened
+        self.unreadable = True
+        return None
+
+    def _tree_names(self) -> set[str]:
+        opened = self._open("trees", probe=True)
+        if opened is None:
+            return set()
+        with opened:
+            return {entry.name for entry in opened.entries}
+
+    def _count(self, relative: str, depth: int = 0) -> int:
+        """How many files are below a folder."""
+        opened = self._open(relative)
+        if opened is None:
+            return 0
+        with opened:
+            folders = [e.name for e in opened.entries if e.is_dir(follow_symlinks=False)]
+            files = len(opened.entries) - len(folders)
+        if depth < MAX_DEPTH:
+            files += sum(self._count(f"{relative}/{name}", depth + 1) for name in folders)
+        return files
+
+    def _read_blobs(self) -> None:
+        opened = self._open("blobs", probe=True)
+        if opened is None:
+            return
+        with opened:
+            for entry in opened.entries:
+                name = entry.name
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:  # a download's temporary file, renamed meanwhile
+                    continue
+                if status.st_mode >> 12 == _REGULAR and len(name) == SHA256_LENGTH:
+                    self.blobs[name] = _blob(name, status)
+                else:
+                    self._read_blob(name, status)
+
+    def _read_blob(self, name: str, status: os.stat_result) -> None:
+        if stat.S_ISREG(status.st_mode):
+            if name.endswith(INCOMPLETE):
+                self.incomplete.append(Incomplete(name, status.st_size, status.st_mtime))
+            elif not _BLOB_TEMPORARY.fullmatch(name):
+                self.blobs[name] = _blob(name, status)
+        elif stat.S_ISLNK(status.st_mode):
+            self._read_shared(name)
+        else:
+            self.problem(f"blobs/{name} is not a regular file")
+
+    def _is_blob(self, name: str) -> bool:
+        """Is there such a blob? One that came after the listing of `blobs` is read now."""
+        if name not in self.blobs:
+            with contextlib.suppress(OSError):
+                self._read_blob(name, os.lstat(os.path.join(self.path, "blobs", name)))
+        return name in self.blobs
+
+    def _read_shared(self, name: str) -> None:
+        """A blob that is a link: only into the marked store, and only to a plain payload there."""
+        if _BLOB_TEMPORARY.fullmatch(name):
+            return
+        blobs = os.path.join(self.path, "blobs")
+        target = os.path.normpath(os.path.join(blobs, os.readlink(os.path.join(blobs, name))))
+        folder, payload = os.path.split(target)
+        store = os.path.join(os.path.normpath(self.root), "blobs", payload[:2])
+        if not self.marked or not is_hash(payload, SHA256_LENGTH) or folder != store:
+            self.problem(f"blobs/{name} is a link out of this cache's stores; it was not followed")
+            return
+        try:
+            status = os.lstat(target)
+        except OSError:
+            self.problem(f"blobs/{name} leads to a shared payload that is not there")
+            return
+        if not stat.S_ISREG(status.st_mode):
+            self.problem(f"blobs/{name} leads to a shared payload that is not a file")
+            return
+        self.blobs[name] = Blob(
+            name, status.st_size, ("shared", payload), 1, status.st_mtime, status.st_atime
+        )
+
+    def _read_refs(self) -> dict[str, str]:
+        refs: dict[str, str] = {}
+        waiting = ["refs"]
+        while waiting:
+            relative = waiting.pop()
+            opened = self._open(relative, probe=True)
+            if opened is None:
+                continue
+            with opened:
+                for entry in opened.entries:
+                    where = f"{relative}/{entry.name}"
+                    if entry.is_dir(follow_symlinks=False):
+                        if where.count("/") < MAX_DEPTH:
+                            waiting.append(where)
+                    elif entry.name not in _IGNORED and not _REF_TEMPORARY.fullmatch(entry.name):
+                        self._read_ref(where, refs)
+        return refs
+
+    def _read_ref(self, where: str, refs: dict[str, str]) -> None:
+        try:
+            data = read_small(os.path.join(self.path, where))
+            # huggingface_hub writes no newline; a reference made by hand must still protect.
+            refs[where.removeprefix("refs/")] = (data or b"").decode("ascii").strip()
+            if data is None:
+                raise ValueError
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError):
+            refs.pop(where.removeprefix("refs/"), None)
+            self.problem(f"{where} is not a readable reference")
+
+    def _read_snapshot(self, commit: str, mtime: float, tree: dict[str, int] | None) -> Snapshot:
+        found: list[Pointer] = []
+        problems: list[str] = []
+        waiting = [(f"snapshots/{commit}", "", "../../blobs/")]
+        while waiting:
+            relative, prefix, up = waiting.pop()
+            opened = self._open(relative, probe=True)
+            if opened is None:
+                continue
+            with opened:
+                for below in self._read_files(opened, relative, prefix, up, (found, problems)):
+                    if below.count("/") > MAX_DEPTH:
+                        problems.append(f"{below[:20]}… nests deeper than {MAX_DEPTH} folders")
+                    else:
+                        waiting.append((f"snapshots/{commit}/{below[:-1]}", below, f"../{up}"))
+        missing = self._compare(found, tree, problems)
+        state = "broken" if problems else "partial" if missing or not found else "complete"
+        problems = [f"{commit[:12]}: {problem}" for problem in problems]
+        self.problems.extend(problems)
+        return Snapshot(commit, tuple(found), state, mtime, missing, tuple(problems))
+
+    def _read_files(
+        self,
+        opened: Directory,
+        relative: str,
+        prefix: str,
+        up: str,
+        into: tuple[list[Pointer], list[str]],
+    ) -> list[str]:
+        """Add one folder's pointers and problems; the folders in it, each with a `/` behind."""
+        found, problems = into
+        folders = []
+        start = len(up)
+        # Bound once: this loop is most of a first listing.
+        blobs, fd, readlink = self.blobs, opened.fd, os.readlink
+        for item in opened.entries:
+            path = prefix + item.name
+            if item.is_symlink():
+                target = readlink(item.path, dir_fd=fd)
+                name = target[start:]
+                if name not in blobs or not target.startswith(up):
+                    elsewhere = self._leads_to(f"{self.path}/{relative}", target)
+                    found.append(Pointer(path, elsewhere))
+                    if elsewhere is None:
+                        problems.append(f"{path} leads to no blob")
+                else:
+                    found.append(_new(Pointer, (path, name)))
+            elif item.is_dir(follow_symlinks=False):
+                folders.append(f"{path}/")
+            elif item.is_file(follow_symlinks=False):
+                # A copy that stands in the snapshot itself, as where links are not supported.
+                key = f"{relative}/{item.name}"
+                blobs[key] = _blob(key, item.stat(follow_symlinks=False))
+                found.append(Pointer(path, key))
+            else:
+                problems.append(f"{path} is not a regular file")
+        return folders
+
+    def _leads_to(self, folder: str, target: str) -> str | None:
+        """The blob of this repository that a link written in an unusual way leads to."""
+        where, name = os.path.split(os.path.normpath(os.path.join(folder, target)))
+        own = where == os.path.join(os.path.normpath(self.path), "blobs")
+        return name if own and self._is_blob(name) else None
+
+    def _compare(
+        self, found: list[Pointer], tree: dict[str, int] | None, problems: list[str]
+    ) -> tuple[str, ...]:
+        """The listing's files that are missing; a wrong size is a problem."""
+        if tree is None:
+            return ()
+        present = {pointer.path: pointer.blob for pointer in found}
+        for path, size in tree.items():
+            blob = present.get(path)
+            if blob is not None and self.blobs[blob].size != size:
+                problems.append(f"{path} has {self.blobs[blob].size} bytes instead of {size}")
+        return tuple(sorted(path for path in tree if path not in present))
+
+
+def _blob(name: str, status: os.stat_result) -> Blob:
+    inode = (status.st_dev, status.st_ino)
+    return _new(
+        Blob, (name, status.st_size, inode, status.st_nlink, status.st_mtime, status.st_atime)
+    )

@@ -1,0 +1,335 @@
+"""Verify: each blob's name against its content, each snapshot against its listing. Offline.
+
+The Hub names LFS files by the sha256 of their content and small ones by git's blob sha1. What was
+hashed is remembered, so that a broken-off run goes on where it was.
+"""
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mdl.cachemgr.journal import payload_path
+from mdl.cachemgr.layout import COMMIT_LENGTH, SHA256_LENGTH, is_hash
+from mdl.cachemgr.scan import (
+    MAX_TREE_BYTES,
+    Folder,
+    chunks,
+    read_small,
+    scan_folder,
+    store_is_marked,
+)
+from mdl.errors import VerificationError
+from mdl.store import CacheIndex
+
+if TYPE_CHECKING:
+    from mdl.cachemgr.cache import Cache
+
+# A verdict on content that did not change since is believed for a day: enough to go on after a
+# break, and not so long that bits which rot on the disk are never met again.
+FRESH_SECONDS = 86400.0
+_BATCH = 64
+
+
+class Job(NamedTuple):
+    """One file to hash. `names` are the (folder, blob) that stand for it."""
+
+    path: str
+    expected: str
+    size: int
+    names: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Bad:
+    """Something that is not what it should be. `files` are the (commit, path) that show it."""
+
+    folder: str
+    blob: str | None
+    files: tuple[tuple[str, str], ...]
+    problem: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "folder": self.folder,
+            "blob": self.blob,
+            "files": [{"commit": commit, "path": path} for commit, path in self.files],
+            "problem": self.problem,
+        }
+
+
+@dataclass
+class VerifyReport:
+    """What a run found. `unknown` counts blobs whose names are no hash."""
+
+    checked: int = 0
+    skipped: int = 0
+    bytes: int = 0
+    unknown: int = 0
+    bad: list[Bad] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "checked": self.checked,
+            "skipped": self.skipped,
+            "bytes": self.bytes,
+            "unknown": self.unknown,
+            "bad": [bad.to_json() for bad in self.bad],
+        }
+
+
+class Throttle:
+    """Lets all readers together have so many bytes a second."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._lock = threading.Lock()
+        self._next = time.monotonic()
+
+    def __call__(self, count: int) -> None:
+        with self._lock:
+            now = time.monotonic()
+            self._next = max(self._next, now) + count / self._rate
+            delay = self._next - now
+        if delay > 0:
+            time.sleep(delay)
+
+
+def jobs_of(root: str, folders: Iterable[Folder]) -> tuple[list[Job], int]:
+    """What to hash, each inode once and the largest first, and how many names are no hash."""
+    found: dict[tuple[Any, str], Job] = {}
+    unknown = 0
+    for folder in folders:
+        listed = _listed(root, folder)
+        for blob in folder.blobs.values():
+            expected = blob.name
+            path = os.path.join(root, folder.name, "blobs", blob.name)
+            if blob.name.startswith("snapshots/"):
+                expected = listed.get(blob.name.removeprefix("snapshots/"), "")
+                path = os.path.join(root, folder.name, blob.name)
+            elif blob.inode[0] == "shared":
+                path = payload_path(root, blob.inode[1])
+            if algorithm(expected) is None:
+                unknown += 1
+                continue
+            key = (blob.inode, expected)
+            names = found[key].names if key in found else ()
+            found[key] = Job(path, expected, blob.size, (*names, (folder.name, blob.name)))
+    return sorted(found.values(), key=lambda job: -job.size), unknown
+
+
+def _listed(root: str, folder: Folder) -> dict[str, str]:
+    """`commit/path` → the hash its tree listing names."""
+    names: dict[str, str] = {}
+    for snapshot in folder.snapshots:
+        for path, entry in read_listing(root, folder.name, snapshot.commit).items():
+            names[f"{snapshot.commit}/{path}"] = entry
+    return names
+
+
+def read_listing(root: str, folder: str, commit: str) -> dict[str, str]:
+    """File → the hash that names its content, from `trees/<commit>.json`; empty without one."""
+    path = os.path.join(root, folder, "trees", f"{commit}.json")
+    try:
+        files = json.loads(read_small(path, MAX_TREE_BYTES) or b"{}").get("files", {})
+        return {
+            str(name): str(entry.get("lfs_sha256") or entry["blob_id"])
+            for name, entry in files.items()
+        }
+    except (OSError, ValueError, AttributeError, TypeError, KeyError):
+        return {}
+
+
+def algorithm(name: str) -> str | None:
+    if is_hash(name, SHA256_LENGTH):
+        return "sha256"
+    return "git-sha1" if is_hash(name, COMMIT_LENGTH) else None
+
+
+def hash_file(path: str, expected: str, pause: Callable[[int], None] | None = None) -> str:
+    """The content's hash, by the algorithm that `expected` has the length of."""
+    if algorithm(expected) == "sha256":
+        digest = hashlib.sha256()
+    else:
+        digest = hashlib.sha1(b"blob %d\0" % os.path.getsize(path), usedforsecurity=False)
+    for chunk in chunks(path, pause):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def stamp_of(path: str) -> str | None:
+    """What changes whenever content does; `None` for a file that is gone."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}"
+
+
+def chosen(cache: "Cache", names: Sequence[str], repo_type: str | None = None) -> list[Folder]:
+    """The folders of these repositories in every casing, aliases left out; of all without names.
+
+    Raises:
+        NotFoundError, UsageError: a name is not here, or means more than one repository.
+    """
+    if names:
+        repos = [cache.repo(name, repo_type) for name in names]
+        folders = [
+            folder for repo in repos for folder in cache.folders_of(repo.repo_id, repo.repo_type)
+        ]
+    else:
+        root = os.fspath(cache.root)
+        marked = store_is_marked(root)
+        folders = [
+            scan_folder(root, summary.name, marked=marked) for summary in cache.survey().summaries
+        ]
+    return [
+        folder
+        for folder in folders
+        if folder.alias_of is None and repo_type in (None, folder.repo_type)
+    ]
+
+
+def refusal(count: int) -> VerificationError:
+    """What a run that found something bad ends with."""
+    return VerificationError(
+        f"{count} files are not what they should be."
+        if count > 1
+        else "1 file is not what it should be.",
+        next="`mdl cache verify --repair` fetches what is bad again.",
+    )
+
+
+class Verifier:
+    """One run over some folders.
+
+    Args:
+        workers: how many files are hashed at once.
+        rate: bytes a second for all of them together; `None` is as fast as it goes.
+        again: hash what a recent run found right, too.
+        progress: told (bytes done, bytes in all) after each file.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        index: CacheIndex,
+        *,
+        workers: int | None = None,
+        rate: float | None = None,
+        again: bool = False,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self.root = root
+        self.index = index
+        self.workers = workers or os.cpu_count() or 1
+        self.pause = Throttle(rate) if rate else None
+        self.again = again
+        self.progress = progress
+
+    def run(self, folders: Sequence[Folder]) -> VerifyReport:
+        report = VerifyReport()
+        jobs, report.unknown = jobs_of(self.root, folders)
+        waiting = [job for job in jobs if not self._known_good(job, report)]
+        total = sum(job.size for job in waiting)
+        by_name = {folder.name: folder for folder in folders}
+        rows: list[tuple[str, str, str]] = []
+        try:
+            for job, stamp, found in self._hashes(waiting):
+                report.checked += 1
+                report.bytes += job.size
+                rows.append((job.path, stamp, "good" if found == job.expected else found))
+                if found != job.expected:
+                    report.bad += _bad_names(job, found, by_name)
+                if len(rows) >= _BATCH:
+                    self.index.put_verified(rows)
+                    rows = []
+                self.progress(report.bytes, total)
+        finally:
+            self.index.put_verified(rows)
+        for folder in folders:
+            report.bad += compare_snapshots(self.root, folder)
+        return report
+
+    def _known_good(self, job: Job, report: VerifyReport) -> bool:
+        if self.again:
+            return False
+        row = self._verified.get(job.path)
+        good = row is not None and row == (stamp_of(job.path), "good")
+        report.skipped += good
+        return good
+
+    @cached_property
+    def _verified(self) -> dict[str, tuple[str, str]]:
+        return self.index.verified(time.time() - FRESH_SECONDS)
+
+    def _hashes(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, str, str]]:
+        """(job, stamp, hash) as they come; files that go or change meanwhile are left out."""
+        queue = iter(jobs)
+        with ThreadPoolExecutor(self.workers) as pool:
+            running: set[Future[tuple[Job, str, str] | None]] = set()
+            try:
+                while True:
+                    for job in queue:
+                        running.add(pool.submit(self._hash, job))
+                        if len(running) >= self.workers * 2:
+                            break
+                    if not running:
+                        return
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    yield from (found for future in done if (found := future.result()) is not None)
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _hash(self, job: Job) -> tuple[Job, str, str] | None:
+        for _ in range(3):
+            stamp = stamp_of(job.path)
+            if stamp is None:
+                return None
+            try:
+                found = hash_file(job.path, job.expected, self.pause)
+            except OSError as error:
+                return job, stamp, f"cannot be read: {error.strerror or error}"
+            if stamp_of(job.path) == stamp:
+                return job, stamp, found
+        return None
+
+
+def _bad_names(job: Job, found: str, folders: dict[str, Folder]) -> list[Bad]:
+    bad = []
+    for name, blob in job.names:
+        files = tuple(
+            (snapshot.commit, pointer.path)
+            for snapshot in folders[name].snapshots
+            for pointer in snapshot.pointers
+            if pointer.blob == blob
+        )
+        problem = found if " " in found else f"its content hashes to {found[:12]}…"
+        bad.append(Bad(name, blob, files, problem))
+    return bad
+
+
+def compare_snapshots(root: str, folder: Folder) -> list[Bad]:
+    """What the listings say against what the snapshots show: missing, leading nowhere, swapped."""
+    bad = []
+    for snapshot in folder.snapshots:
+        listed = read_listing(root, folder.name, snapshot.commit)
+        for pointer in snapshot.pointers:
+            where = ((snapshot.commit, pointer.path),)
+            expected = listed.get(pointer.path)
+            if pointer.blob is None:
+                bad.append(Bad(folder.name, None, where, "leads to no blob"))
+            elif pointer.blob.startswith("snapshots/"):
+                continue
+            elif expected is not None and expected != pointer.blob:
+                problem = f"is not the file its listing names ({expected[:12]}…)"
+                bad.append(Bad(folder.name, pointer.blob, where, problem))
+        for path in snapshot.missing:
+            bad.append(Bad(folder.name, None, ((snapshot.commit, path),), "is missing"))
+    return bad

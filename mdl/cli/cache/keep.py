@@ -1,0 +1,181 @@
+"""The cache commands that keep things: pins, the trash, undo."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mdl.cachemgr import keeps_something, parse_pin, waiting
+from mdl.cli.cache.listing import say_notes
+from mdl.cli.cache.options import (
+    DURATION,
+    cache_dir_option,
+    dry_option,
+    json_option,
+    opened,
+    type_option,
+)
+from mdl.cli.output import confirm, echo_json, never_asks, yes_option
+from mdl.errors import NotFoundError
+from mdl.formatting import human_ago, human_size, printable, table
+
+
+@click.command("pin")
+@click.argument("name", required=False)
+@type_option
+@cache_dir_option
+@dry_option
+@never_asks
+@json_option
+def pin(
+    name: str | None, repo_type: str | None, cache_dir: Path | None, dry_run: bool, as_json: bool
+) -> None:
+    """Keep NAME, NAME@revision or NAME@commit from every prune; without NAME, list the pins.
+
+    A commit may be its first 7 characters or more.
+    """
+    found = opened(cache_dir)
+    if name is not None:
+        wanted = parse_pin(name, repo_type)
+        if not keeps_something(wanted, found.list()):
+            found.notes.append(waiting(name))
+        if not dry_run:
+            found.index.add_pin(*wanted)
+    say_notes(found)
+    if as_json:
+        echo_json({"pins": found.pins})
+        return
+    rows = [
+        (f"{row['repo_type']}/{row['repo_id']}", row["revision"] or "everything",
+         human_ago(row["at"]))
+        for row in found.pins
+    ]  # fmt: skip
+    click.echo(table(("REPOSITORY", "PINNED", "SINCE"), rows) if rows else "Nothing is pinned.")
+
+
+@click.command("unpin")
+@click.argument("name")
+@type_option
+@cache_dir_option
+@dry_option
+@never_asks
+@json_option
+def unpin(
+    name: str, repo_type: str | None, cache_dir: Path | None, dry_run: bool, as_json: bool
+) -> None:
+    """Take a pin away, written as it was set."""
+    found = opened(cache_dir)
+    key, revision, repo_id = parse_pin(name, repo_type)
+    if (key, revision) not in {row[:2] for row in found.index.pins()}:
+        raise NotFoundError(f"{name} is not pinned.", next="`mdl cache pin` lists the pins.")
+    if not dry_run:
+        found.index.remove_pin(key, revision)
+    say_notes(found)
+    if as_json:
+        echo_json({"pins": found.pins})
+    else:
+        click.echo(f"{repo_id} {'would be' if dry_run else 'is'} no longer pinned.")
+
+
+@click.group("trash")
+def trash() -> None:
+    """List, restore or empty the trash."""
+
+
+@trash.command("ls")
+@cache_dir_option
+@json_option
+def trash_list(cache_dir: Path | None, as_json: bool) -> None:
+    """List what is in the trash, oldest first."""
+    from mdl.cachemgr.remove import strays, trash_entries
+
+    found = opened(cache_dir)
+    present, unknown = trash_entries(found), strays(found)
+    say_notes(found)
+    if as_json:
+        entries = [entry.to_json() for entry in present]
+        echo_json({"entries": entries, "unknown": unknown})
+        return
+    rows = [
+        (str(entry.id), entry.kind, human_size(entry.bytes), human_ago(entry.at), entry.summary)
+        for entry in present
+    ]
+    header = ("NUMBER", "ACTION", "SIZE", "WHEN", "WHAT")
+    click.echo(table(header, rows, right=("SIZE",)) if rows else "The trash is empty.")
+    for path in unknown:
+        click.echo(f"unknown, goes with `mdl cache trash empty`: {printable(path)}")
+
+
+@trash.command("restore")
+@click.argument("number", type=int)
+@cache_dir_option
+@dry_option
+@never_asks
+@json_option
+def trash_restore(number: int, cache_dir: Path | None, dry_run: bool, as_json: bool) -> None:
+    """Put back what one action moved into the trash."""
+    from mdl.cachemgr.remove import restore
+
+    found = opened(cache_dir)
+    action = restore(found, number, dry_run=dry_run)
+    say_notes(found)
+    _say_undone(action, as_json=as_json, dry_run=dry_run)
+
+
+@trash.command("empty")
+@click.argument("numbers", type=int, nargs=-1)
+@click.option("--older-than", type=DURATION, help="Only what has been there for so long.")
+@cache_dir_option
+@dry_option
+@yes_option
+@json_option
+def trash_empty(
+    numbers: tuple[int, ...],
+    older_than: float | None,
+    cache_dir: Path | None,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Erase the trash for good, or only the actions with these NUMBERS."""
+    from mdl.cachemgr.remove import choose_trash, empty_trash, strays
+
+    found = opened(cache_dir)
+    chosen = choose_trash(found, numbers, older_than)
+    unknown = strays(found) if not numbers and older_than is None else []
+    ids = [entry.id for entry in chosen]
+    size = sum(entry.bytes for entry in chosen)
+    say_notes(found)
+    if not dry_run:
+        confirm(f"Erase {human_size(size)} for good?", yes=yes)
+        size = empty_trash(found, ids, unknown)
+    if as_json:
+        echo_json({"dry_run": dry_run, "erased": ids, "freed": size})
+    else:
+        click.echo(f"{'Would free' if dry_run else 'Freed'} {human_size(size)}.")
+
+
+@click.command("undo")
+@cache_dir_option
+@dry_option
+@never_asks
+@json_option
+def undo(cache_dir: Path | None, dry_run: bool, as_json: bool) -> None:
+    """Revert the last action: what was removed comes back, what was joined is parted."""
+    from mdl.cachemgr.remove import undo as undo_last
+
+    found = opened(cache_dir)
+    action = undo_last(found, dry_run=dry_run)
+    say_notes(found)
+    _say_undone(action, as_json=as_json, dry_run=dry_run)
+
+
+def _say_undone(action: Any, *, as_json: bool, dry_run: bool = False) -> None:
+    if as_json:
+        echo_json(
+            {"dry_run": dry_run, "action": action.id, "kind": action.kind,
+             "summary": action.summary}
+        )  # fmt: skip
+    else:
+        done = "Would take back" if dry_run else "Took back"
+        click.echo(f"{done} {action.kind} ({printable(action.summary)}).")

@@ -1,0 +1,57 @@
+"""What the cache commands share: their options, and how a cache is opened."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mdl.cachemgr import Cache, open_cache
+from mdl.cli.output import FilePath
+from mdl.errors import MdlError, NotFoundError
+from mdl.settings import load_settings, parse_duration, parse_size
+
+
+class Parsed(click.ParamType[Any]):
+    """An option read by one of the settings' parsers."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except MdlError as error:
+            self.fail(f"{error.message} {error.next}", param, ctx)
+
+
+SIZE = Parsed("size", parse_size)
+DURATION = Parsed("duration", parse_duration)
+
+cache_dir_option = click.option(
+    "--cache-dir", type=FilePath(path_type=Path), help="Another cache root than HF_HUB_CACHE."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+dry_option = click.option("--dry-run", is_flag=True, help="Say what would be done; change nothing.")
+type_option = click.option(
+    "--type",
+    "repo_type",
+    type=click.Choice(["model", "dataset", "space", "kernel"]),
+    help="Only repositories of this type.",
+)
+
+
+def opened(cache_dir: Path | None) -> Cache:
+    """The cache of these settings, or of another root.
+
+    Raises:
+        NotFoundError: the root that was named is not there.
+    """
+    if cache_dir is not None and not cache_dir.is_dir():
+        raise NotFoundError(
+            f"{cache_dir} is not a folder.", next="Name the folder that holds models--org--name."
+        )
+    return open_cache(load_settings(), cache_dir.absolute() if cache_dir else None)

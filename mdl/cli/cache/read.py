@@ -1,0 +1,151 @@
+"""`mdl cache ls`, `show` and `du`: reading, and nothing else."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mdl.cli.cache.listing import Listing, print_lines, say_notes, show_listing, summary
+from mdl.cli.cache.options import (
+    cache_dir_option,
+    json_option,
+    opened,
+    type_option,
+)
+from mdl.cli.output import FilePath, echo_json
+from mdl.errors import UsageError
+from mdl.formatting import human_ago, human_size, printable, table
+
+
+@click.command("ls")
+@click.option("-f", "--filter", "filters", multiple=True, help="size>1GB, type=model, accessed>7d…")
+@click.option("--sort", "order", help="size, name, accessed or modified, with :asc or :desc.")
+@click.option("--limit", type=click.IntRange(min=0), help="Only so many.")
+@click.option("-r", "--revisions", is_flag=True, help="One line a revision.")
+@click.option("-q", "--quiet", is_flag=True, help="Names only, one a line.")
+@click.option(
+    "--format",
+    "shape",
+    type=click.Choice(["table", "json", "csv"]),
+    default="table",
+    help="How the list is written.",
+)
+@click.option("--rebuild", is_flag=True, help="Forget the index's view and read the disk anew.")
+@cache_dir_option
+@json_option
+def list_command(
+    cache_dir: Path | None, as_json: bool, shape: str, rebuild: bool, **choice: Any
+) -> None:
+    """List every repository once, whatever its casings on disk.
+
+    SIZE counts every byte once; `mdl cache show NAME` says what a broken repository lacks.
+    """
+    found = opened(cache_dir)
+    if rebuild:
+        found.index.drop_view()
+    show_listing(found, Listing("json" if as_json else shape, **choice))
+
+
+@click.command("show")
+@click.argument("name")
+@type_option
+@cache_dir_option
+@json_option
+def show(name: str, repo_type: str | None, cache_dir: Path | None, as_json: bool) -> None:
+    """Say everything about one repository: casings, revisions, files, problems."""
+    from mdl.cachemgr.index import describe
+
+    found = opened(cache_dir)
+    repo = found.repo(name, repo_type)
+    details = describe(repo, found.folders_of(repo.repo_id, repo.repo_type))
+    say_notes(found)
+    if as_json:
+        echo_json(details)
+        return
+    click.echo(f"{repo.repo_type}/{printable(repo.repo_id)}")
+    facts = [
+        ("spellings", ", ".join(printable(spelling) for spelling in repo.spellings)),
+        ("aliases", ", ".join(printable(spelling) for spelling in repo.aliases) or "-"),
+        ("on disk", human_size(repo.size_on_disk)),
+        ("as copies", human_size(repo.logical_size)),
+        ("frees", human_size(repo.reclaimable)),
+        ("last used", f"{human_ago(repo.last_used)} ({repo.last_used_source or 'unknown'})"),
+        ("pinned", "yes" if repo.pinned else "no"),
+    ]
+    for key, value in facts:
+        click.echo(f"  {key:10} {value}")
+    for revision in details["revisions"]:
+        refs = " ".join(map(printable, revision["refs"]))
+        click.echo(f"\n{revision['commit']}  {revision['state']}  {refs}".rstrip())
+        rows = [(file["path"], human_size(file["size"]), file["state"])
+                for file in revision["files"]]  # fmt: skip
+        rows += [(path, "-", "missing") for path in revision["missing"]]
+        if rows:
+            text = table(("FILE", "SIZE", ""), rows, right=("SIZE",))
+            click.echo("\n".join(f"  {line}" for line in text.split("\n")))
+    if repo.problems:
+        click.echo("\nproblems:")
+        print_lines([f"  {printable(problem)}" for problem in repo.problems])
+
+
+@click.command("du")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Only so many."
+)
+@click.option(
+    "--plot",
+    type=FilePath(path_type=Path, dir_okay=False),
+    help="Draw a treemap into FILE.svg or FILE.png.",
+)
+@cache_dir_option
+@json_option
+def du(limit: int, plot: Path | None, cache_dir: Path | None, as_json: bool) -> None:
+    """Say what takes the room: the largest repositories, and everything else in the cache."""
+    found = opened(cache_dir)
+    repos, totals = found.listing()
+    say_notes(found)
+    repos = sorted(repos, key=lambda repo: -repo.size_on_disk)
+    if plot is not None:
+        _plot(plot, repos, totals)
+    if as_json:
+        echo_json(
+            {
+                "root": str(found.root),
+                "repos": [
+                    {
+                        "repo_id": repo.repo_id,
+                        "repo_type": repo.repo_type,
+                        "size_on_disk": repo.size_on_disk,
+                        "logical_size": repo.logical_size,
+                        "reclaimable": repo.reclaimable,
+                    }
+                    for repo in repos
+                ],
+                "totals": totals.to_json(),
+            }
+        )
+        return
+    shown = [repo for repo in repos[:limit] if repo.size_on_disk]
+    rows = [
+        (f"{repo.repo_type}/{repo.repo_id}", human_size(repo.size_on_disk),
+         human_size(repo.logical_size), human_size(repo.reclaimable))
+        for repo in shown
+    ]  # fmt: skip
+    header = ("REPOSITORY", "ON DISK", "AS COPIES", "FREES")
+    click.echo(table(header, rows, right=header[1:], spare=("AS COPIES",)))
+    others = sum(repo.size_on_disk for repo in repos[len(shown) :])
+    if others:
+        click.echo(f"and {len(repos) - len(shown)} others: {human_size(others)}")
+    print_lines(summary(found, totals))
+
+
+def _plot(path: Path, repos: Any, totals: Any) -> None:
+    from mdl.cachemgr.index import draw_png, draw_svg, to_cells
+
+    cells = to_cells(repos, totals)
+    if path.suffix.lower() == ".svg":
+        path.write_text(draw_svg(cells), encoding="utf-8")
+    elif path.suffix.lower() == ".png":
+        draw_png(cells, path)
+    else:
+        raise UsageError(f"{path} is neither .svg nor .png.", next="Name a file with one of them.")

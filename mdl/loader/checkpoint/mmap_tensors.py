@@ -1,0 +1,37 @@
+"""A checkpoint's tensors as torch sees them: views of the files' pages, read when they are used."""
+
+from typing import Any
+
+from mdl.loader.checkpoint.checkpoint import Checkpoint
+
+# torch's names of the format's dtypes (https://github.com/huggingface/safetensors#format).
+TORCH_NAMES = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu", "I16": "int16", "U16": "uint16",
+    "F16": "float16", "BF16": "bfloat16", "I32": "int32", "U32": "uint32", "F32": "float32",
+    "C64": "complex64", "F64": "float64", "I64": "int64", "U64": "uint64",
+}  # fmt: skip
+
+
+def map_tensors(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Every tensor of the checkpoint by name, on the CPU, in its stored dtype and shape.
+
+    The files are mapped privately: writing to a tensor changes this process's copy of a page and
+    never the file. The headers were parsed and checked with the checkpoint; reading them again
+    with the safetensors library would take longer than all the mapping.
+    """
+    import torch
+
+    found: dict[str, Any] = {}
+    for name, header in checkpoint.headers.items():
+        path = checkpoint.folder / name
+        size = path.stat().st_size
+        pages = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+        data = size - (header.tensors[-1].end if header.tensors else 0)
+        for tensor in header.tensors:
+            view = pages[data + tensor.start : data + tensor.end]
+            dtype = getattr(torch, TORCH_NAMES[tensor.dtype])
+            if view.storage_offset() % dtype.itemsize:  # only a copy can be read as that dtype
+                view = view.clone()
+            found[tensor.name] = view.view(dtype).view(tensor.shape)
+    return found

@@ -1,0 +1,144 @@
+"""Memory that a model needs, from numbers alone: weights, KV cache, a training step.
+
+All sizes are bytes. The formulas:
+
+- 4-bit weights (bitsandbytes): half a byte a weight, and per block of 64 one float32 scale; with
+  double quantization one byte a block, one float32 per 256 blocks, and once 256 + 1 float32.
+- KV cache: 2 (keys and values) x layers x KV heads x head size x tokens x batch x element size;
+  a layer with sliding-window attention keeps at most its window.
+- A training step with Adam (Kingma and Ba 2015): for each trained parameter its gradient and two
+  moments; activations with checkpointing keep one hidden state a layer and recompute one layer
+  at a time (Chen et al. 2016, arXiv:1604.06174).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+BLOCK = 64
+NESTED_BLOCK = 256
+CODE_BYTES = 64  # the sixteen float32 values each quantized weight keeps
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes by use; `total` is what a device needs for loading and generating."""
+
+    weights: int
+    kv_cache: int
+    training: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv_cache
+
+    def to_json(self) -> dict[str, int]:
+        return {
+            "weights": self.weights,
+            "kv_cache": self.kv_cache,
+            "training": self.training,
+            "total": self.total,
+        }
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What of a configuration decides the memory of a language model."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    vocabulary: int
+    windows: tuple[int | None, ...]
+
+
+def quantized_bytes(weights: int, *, double_quant: bool) -> int:
+    """Bytes of one packed 4-bit weight matrix of this many elements, with its statistics."""
+    blocks = math.ceil(weights / BLOCK)
+    packed = math.ceil(weights / 2)
+    if not double_quant:
+        return packed + 4 * blocks + CODE_BYTES
+    return packed + blocks + 4 * math.ceil(blocks / NESTED_BLOCK) + 4 * 257 + CODE_BYTES
+
+
+def kv_cache_bytes(shape: ModelShape, tokens: int, *, batch: int = 1, element: int = 2) -> int:
+    """Bytes of the keys and values of `tokens` tokens for `batch` sequences."""
+    kept = sum(min(tokens, window or tokens) for window in shape.windows)
+    return 2 * kept * shape.kv_heads * shape.head_size * batch * element
+
+
+def lora_parameters(shape: ModelShape, rank: int = 16) -> int:
+    """Trained parameters of LoRA on the seven linear layers of each block: rank x (in + out)."""
+    attention = shape.heads * shape.head_size
+    kv = shape.kv_heads * shape.head_size
+    layers = (
+        (shape.hidden, attention), (shape.hidden, kv), (shape.hidden, kv),
+        (attention, shape.hidden), (shape.hidden, shape.intermediate),
+        (shape.hidden, shape.intermediate), (shape.intermediate, shape.hidden),
+    )  # fmt: skip
+    return shape.layers * rank * sum(a + b for a, b in layers)
+
+
+def training_bytes(
+    shape: ModelShape,
+    trained: int,
+    *,
+    tokens: int,
+    batch: int = 1,
+    element: int = 2,
+    master: int = 4,
+) -> int:
+    """Bytes a training step adds to the weights.
+
+    Args:
+        trained: parameters that get gradients.
+        tokens: sequence length.
+        element: bytes of an activation.
+        master: bytes of a gradient and of each Adam moment (4 for float32).
+    """
+    states = trained * 3 * master
+    position = batch * tokens * element
+    kept = shape.layers * position * shape.hidden
+    # One recomputed layer: its inputs, queries, keys, values, output, gate, up and their product.
+    width = 4 * shape.hidden + 2 * (shape.heads + 2 * shape.kv_heads) * shape.head_size
+    layer = position * (width + 3 * shape.intermediate)
+    # Logits in the model's dtype, then float32 for the loss and its gradient.
+    logits = batch * tokens * shape.vocabulary * (element + 4 + 4)
+    return states + kept + layer + logits
+
+
+def shape_of(config: Mapping[str, Any]) -> ModelShape | None:
+    """The shape in a config.json; None where it is no transformer this can describe."""
+    text = {**config, **(config.get("text_config") or {})}
+    try:
+        hidden = int(text["hidden_size"])
+        layers, heads = int(text["num_hidden_layers"]), int(text["num_attention_heads"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    if min(hidden, layers, heads) <= 0:
+        return None
+    return ModelShape(
+        layers=layers,
+        hidden=hidden,
+        intermediate=int(text.get("intermediate_size") or 4 * hidden),
+        heads=heads,
+        kv_heads=int(text.get("num_key_value_heads") or heads),
+        head_size=int(text.get("head_dim") or hidden // heads),
+        vocabulary=int(text.get("vocab_size") or 0),
+        windows=_windows(text, layers),
+    )
+
+
+def _windows(text: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
+    """The sliding window of each layer, None where it attends to everything."""
+    window = text.get("sliding_window")
+    kinds = text.get("layer_types")
+    if kinds and len(kinds) == layers:
+        return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+    if window and text.get("use_sliding_window", True) and text.get("model_type") == "mistral":
+        return (int(window),) * layers
+    return (None,) * layers

@@ -1,0 +1,123 @@
+"""Keeping the catalogue true: the Hub's model tree read in, and the mirrors checked against it."""
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any, NamedTuple
+
+from mdl.errors import MdlError, NotFoundError
+from mdl.resolver.formats import claimed_format, config_format
+from mdl.resolver.hub_api import HubApi
+from mdl.resolver.names import parse_name
+from mdl.resolver.types import RepoInfo
+from mdl.store import WISHES, CatalogSource, MirrorRow
+
+SYNC = CatalogSource("hub-tree", "", "the Hub's model tree (base_model:quantized)", "", "")
+_TAGS = {"4-bit": "bnb-4bit", "8-bit": "8bit", "gguf": "gguf", "awq": "awq", "gptq": "gptq",
+         "fp8": "fp8"}  # fmt: skip
+# Well-downloaded mirrors first, and behind whatever the packaged catalogue names.
+_BEHIND = 50
+
+
+class Finding(NamedTuple):
+    """What a check found of one row: `ok`, `dead`, `renamed` or `mismatch`."""
+
+    name: str
+    repo_id: str
+    status: str
+    reason: str
+
+
+def derived_rows(name: str, rows: Iterable[dict[str, Any]]) -> Iterator[MirrorRow]:
+    """Catalogue rows for what says it is quantized from `name`, in the order given.
+
+    A relation is `verified` when the repository's own `config.json` shows the format it claims by
+    its tags or name, `declared` when only the claim is there. Formats mdl cannot load are left out.
+    """
+    for rank, row in enumerate(rows):
+        config = row.get("config") or {}
+        shown = config_format(config.get("quantization_config")) if config else None
+        claim = next((_TAGS[tag] for tag in row.get("tags", ()) if tag in _TAGS), None)
+        claim = claim or claimed_format(row["id"])
+        if shown == "16bit" and claim not in (None, "16bit"):
+            shown = None  # a config without quantization cannot vouch for the claim
+        found = shown or claim
+        if found in WISHES and found != "16bit" and row["id"].lower() != name.lower():
+            relation = "verified" if shown is not None else "declared"
+            yield MirrorRow(name, found, row["id"], found, "", _BEHIND + rank, relation, SYNC.name)
+
+
+def sync_mirrors(hub: HubApi, name: str) -> tuple[str, list[MirrorRow]]:
+    """The canonical spelling of `name`, and the rows the Hub's model tree gives for it.
+
+    Raises:
+        NotFoundError: the repository cannot be seen.
+        OfflineError: the Hub does not answer.
+    """
+    asked = parse_name(name, allow_local=False).text
+    facts = hub.facts(asked)
+    if facts.state != "ok":
+        raise NotFoundError(
+            f"{asked} cannot be seen.", why=facts.message, next="Check the spelling and the token."
+        )
+    return facts.repo_id, list(derived_rows(facts.repo_id, hub.quantized_of(facts.repo_id)))
+
+
+def judge(row: MirrorRow, facts: RepoInfo) -> Finding:
+    """What the Hub's answer about a mirror means for its row."""
+    if facts.state != "ok":
+        return Finding(row.name, row.repo_id, "dead", facts.message or facts.state)
+    if facts.repo_id.lower() != row.repo_id.lower():
+        return Finding(row.name, row.repo_id, "renamed", f"the Hub now calls it {facts.repo_id}")
+    base = facts.base_model
+    if base and _is_instruct(base) != _is_instruct(row.name) and _same_family(base, row.name):
+        return Finding(row.name, row.repo_id, "mismatch", f"its card says it is made from {base}")
+    if facts.format and facts.format != row.format:
+        return Finding(
+            row.name,
+            row.repo_id,
+            "mismatch",
+            f"its config says {facts.format}, the row says {row.format}",
+        )
+    return Finding(row.name, row.repo_id, "ok", "")
+
+
+def check_mirrors(hub: HubApi, rows: list[MirrorRow], workers: int = 8) -> Iterator[list[Finding]]:
+    """Ask the Hub about each mirror once, `workers` at a time: a list of findings each.
+
+    Raises:
+        BusyError: the Hub's rate limit is used up; what was found before stands.
+        OfflineError: the Hub does not answer.
+    """
+    by_repository: dict[str, list[MirrorRow]] = {}
+    for row in rows:
+        by_repository.setdefault(row.repo_id.lower(), []).append(row)
+    pool = ThreadPoolExecutor(max_workers=workers)
+    try:
+        asked = {
+            pool.submit(hub.facts, claims[0].repo_id): claims for claims in by_repository.values()
+        }
+        for future in as_completed(asked):
+            facts = future.result()
+            yield [judge(row, facts) for row in asked[future]]
+    except MdlError:
+        pool.shutdown(cancel_futures=True)
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _is_instruct(name: str) -> bool:
+    words = name.lower().replace("_", "-").split("/")[-1].split("-")
+    return any(word in ("instruct", "it", "chat", "sft", "dpo") for word in words)
+
+
+def _same_family(one: str, other: str) -> bool:
+    """Whether two names differ in little more than base against instruct."""
+
+    def stem(name: str) -> str:
+        words = name.lower().split("/")[-1].replace("_", "-").split("-")
+        drop = {"instruct", "it", "chat", "base", "hf", "sft", "dpo", "meta", "bnb", "4bit",
+                "unsloth"}  # fmt: skip
+        return "-".join(word for word in words if word not in drop)
+
+    return stem(one) == stem(other)

@@ -1,0 +1,190 @@
+"""The catalogue as a file people write and share: TOML, JSON or CSV, one row a claim."""
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mdl.errors import MdlError, NotFoundError, UsageError
+from mdl.resolver.formats import claimed_format
+from mdl.resolver.names import parse_name, shown
+from mdl.store import FORMATS, USER, WISHES, Catalog, CatalogSource, MirrorRow
+
+FIELDS = ("name", "wish", "repo_id", "format", "variant", "rank", "relation")
+HIGHEST_RANK = 1_000_000
+_MAX_VARIANT = 40
+_REQUIRED = ("name", "repo_id")
+_SHAPE = "Nothing was imported. `mdl catalog export` writes a file of the right shape."
+
+
+def make_row(
+    name: str,
+    repo_id: str,
+    wish: str | None = None,
+    format: str | None = None,
+    variant: str = "",
+    rank: int = 0,
+    relation: str = "declared",
+) -> MirrorRow:
+    """A checked row; the format is what the mirror's name claims, the wish what its format keeps.
+
+    Raises:
+        NameRefusedError: a name that can be no repository.
+        UsageError: an unknown wish, format or rank, or a row that answers a name with itself.
+    """
+    checked = [parse_name(text, allow_local=False).text for text in (name, repo_id)]
+    if checked[0].lower() == checked[1].lower():
+        raise UsageError(
+            f"{checked[0]} cannot be its own mirror.",
+            next="Name another repository; one that is what is wished for needs no row.",
+        )
+    format = format or claimed_format(checked[1]) or (wish if wish in WISHES else "16bit")
+    wish = wish or (format if format in WISHES else "")
+    if wish not in WISHES:
+        raise UsageError(
+            f"{wish or format!r} is no wish mdl can keep.", next=f"Use one of {', '.join(WISHES)}."
+        )
+    if format not in FORMATS:
+        raise UsageError(f"{format!r} is no format.", next=f"Use one of {', '.join(FORMATS)}.")
+    if format not in (wish, "16bit"):
+        raise UsageError(
+            f"{format} weights cannot answer a wish for {wish}.",
+            next=f"Give {wish} or 16bit weights: only float weights are quantized on load.",
+        )
+    number = _rank(rank)
+    if relation not in ("declared", "verified"):
+        raise UsageError(f"{relation!r} is no relation.", next="Use declared or verified.")
+    if not isinstance(variant, str) or not variant.isprintable() or len(variant) > _MAX_VARIANT:
+        raise UsageError(
+            f"{shown(str(variant))} is no variant.", next="Give a word, such as dynamic or plain."
+        )
+    return MirrorRow(checked[0], wish, checked[1], format, variant, number, relation, "user")
+
+
+def _rank(given: Any) -> int:
+    """A file's rank: a whole number that a database holds; in CSV it is text."""
+    if isinstance(given, int | str) and not isinstance(given, bool):
+        with contextlib.suppress(ValueError):
+            if abs(rank := int(given)) <= HIGHEST_RANK:
+                return rank
+    raise UsageError(
+        f"{shown(str(given))} is no rank.",
+        next=f"Give a whole number up to {HIGHEST_RANK:,}; 0 is taken first.",
+    )
+
+
+def rows_to_remove(
+    catalog: Catalog, name: str, mirror: str | None = None, source: str = USER
+) -> list[MirrorRow]:
+    """The rows of one source that answer for a name, or the one of them with that mirror.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    rows = [
+        row
+        for row in catalog.mirrors(name=name, source=source)
+        if row.name.lower() == name.lower()
+        and (mirror is None or row.repo_id.lower() == mirror.lower())
+    ]
+    if not rows:
+        which = f"{shown(name)} with {shown(mirror)}" if mirror else shown(name)
+        raise NotFoundError(
+            f"There is no row of source {source!r} for {which}.",
+            next="`mdl catalog show NAME` lists a name's rows and their sources.",
+        )
+    return rows
+
+
+def read_file(path: Path) -> tuple[CatalogSource, list[MirrorRow]]:
+    """Read and check a whole file; nothing is taken from one with a single bad row.
+
+    Raises:
+        NotFoundError: the file is not there.
+        UsageError: it is not of its kind, or a row is wrong; the error names the row.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise NotFoundError(
+            f"{path} cannot be read.",
+            why=error.strerror or str(error),
+            next="Give the path of a .toml, .json or .csv file, as `mdl catalog export` writes it.",
+        ) from error
+    return read_bytes(data, path)
+
+
+def read_bytes(data: bytes, path: Path) -> tuple[CatalogSource, list[MirrorRow]]:
+    """`read_file` for content that is here already; the path's name is the source's.
+
+    Raises:
+        UsageError: it is not of its kind, or a row is wrong; the error names the row.
+    """
+    try:
+        records = list(_records(path.suffix.lower(), data.decode()))
+    except (ValueError, RecursionError, csv.Error) as error:  # ValueError: each parser's own
+        raise UsageError(
+            f"{path} is not {path.suffix.lstrip('.').upper()} that mdl can read.",
+            why=str(error),
+            next=_SHAPE,
+        ) from error
+    rows = [_row_of(record, f"{path}, row {n}") for n, record in enumerate(records, start=1)]
+    if not rows:
+        raise UsageError(f"{path} holds no rows.", next="Rows stand under `mirrors`.")
+    digest = hashlib.sha256(data).hexdigest()
+    return CatalogSource(f"file:{path.name}", digest[:12], path.name, digest, ""), rows
+
+
+def write_text(rows: Iterable[MirrorRow], kind: str) -> str:
+    """The rows as `toml`, `json` or `csv`, such that reading it back gives the same rows."""
+    records = [{field: getattr(row, field) for field in FIELDS} for row in rows]
+    if kind == "json":
+        return json.dumps({"mirrors": records}, indent=1) + "\n"
+    if kind == "csv":
+        text = io.StringIO()
+        writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+        return text.getvalue()
+    # JSON's strings and numbers are TOML's.
+    return "\n".join(
+        "[[mirrors]]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in record.items())
+        for record in records
+    )
+
+
+def _records(suffix: str, text: str) -> Iterable[Any]:
+    if suffix == ".csv":
+        return csv.DictReader(io.StringIO(text), strict=True)
+    if suffix not in (".toml", ".json"):
+        raise UsageError(
+            f"{suffix or 'A file without an ending'} is no kind of catalogue file.",
+            next="Use .toml, .json or .csv.",
+        )
+    content = tomllib.loads(text) if suffix == ".toml" else json.loads(text)
+    rows = content.get("mirrors", []) if isinstance(content, dict) else content
+    if not isinstance(rows, list):
+        raise UsageError("`mirrors` is no list of rows.", next=_SHAPE)
+    return rows
+
+
+def _row_of(record: Any, where: str) -> MirrorRow:
+    if not isinstance(record, Mapping):
+        raise UsageError(f"{where}: a row is a table of fields.", next=_SHAPE)
+    unknown = sorted(str(key) for key in set(record) - set(FIELDS))
+    missing = [field for field in _REQUIRED if not record.get(field)]
+    if unknown or missing:
+        what = f"unknown fields {', '.join(unknown)}" if unknown else f"no {', '.join(missing)}"
+        raise UsageError(f"{where}: {what}.", next=f"The fields are {', '.join(FIELDS)}.")
+    given = {key: value for key, value in record.items() if value not in (None, "")}
+    if not all(isinstance(given[field], str) for field in _REQUIRED):
+        raise UsageError(f"{where}: name and repo_id are texts.", next=_SHAPE)
+    try:
+        return make_row(**given)
+    except MdlError as error:
+        raise UsageError(f"{where}: {error.message}", why=error.why, next=error.next) from error

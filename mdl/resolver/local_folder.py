@@ -1,0 +1,79 @@
+"""The answer to a name that is a folder on this machine."""
+
+import json
+from pathlib import Path
+
+from mdl.errors import NotFoundError, UsageError
+from mdl.resolver.formats import ADAPTER, config_format
+from mdl.resolver.names import Name, shown
+from mdl.resolver.types import Cached, Resolution, ResolveOptions, TraceStep
+
+
+def resolve_folder(name: Name, wish: ResolveOptions) -> Resolution:
+    """A folder is taken as it is; its own config.json says what its weights are.
+
+    Raises:
+        NotFoundError: it holds no model.
+        UsageError: a revision was asked for, its config.json cannot be read, or its weights
+            cannot become what is wished for.
+    """
+    path = str(name.path)
+    if wish.revision is not None:
+        raise UsageError(
+            f"{name.text} is a folder and has no revisions.", next="Leave out --revision."
+        )
+    try:
+        config = json.loads((Path(path) / "config.json").read_text())
+        weights = config_format(config.get("quantization_config"))
+    except FileNotFoundError:
+        raise _no_model(name) from None
+    except (OSError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"{name.text}/config.json cannot be read.",
+            why=str(error),
+            next="Mend the file, or fetch the folder again: it should be the model's own JSON.",
+            details={"requested": name.text},
+        ) from error
+    quantize = wish.format not in ("16bit", weights)
+    if quantize and weights != "16bit":
+        raise UsageError(
+            f"{name.text} is {weights} and cannot become {wish.format}.",
+            next="Wish for what it is, or give the folder of the float model.",
+            details={"requested": name.text},
+        )
+    size = sum(f.stat().st_size for f in Path(path).iterdir() if f.is_file())
+    return Resolution(
+        requested=name.text,
+        canonical=path,
+        repo_id=path,
+        revision=None,
+        commit=None,
+        format=wish.label,
+        substituted=False,
+        quantize_on_load=quantize,
+        gated=False,
+        access="open",
+        source="local",
+        rule="local",
+        trace=(TraceStep(path, "accepted", "a local folder wins, as it is"),),
+        alternatives=(),
+        cached=Cached(True, path, size, None, path),
+        weights=weights,
+    )
+
+
+def _no_model(name: Name) -> NotFoundError:
+    why, next = "it has no config.json", "Give the folder that holds config.json and the weights."
+    try:
+        base = json.loads((Path(str(name.path)) / ADAPTER).read_text())["base_model_name_or_path"]
+    except (OSError, ValueError, LookupError, TypeError):
+        pass
+    else:
+        why = f"it holds an adapter on {shown(str(base))}"
+        next = "Ask about that model; `mdl load` takes the folder and puts the adapter on it."
+    return NotFoundError(
+        f"The folder {name.text} holds no model.",
+        why=why,
+        next=next,
+        details={"requested": name.text},
+    )

@@ -1,0 +1,271 @@
+"""Asking a service instead of deciding here: what MDL_SERVER does.
+
+Standard library only, because `mdl resolve` imports this. The service knows the catalogue and the
+Hub; what is cached, where, and what was quantized here is known here, and is put into its answers.
+"""
+
+import http.client
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from mdl.errors import BusyError, ConfigError, MdlError, UsageError, error_from_json
+from mdl.resolver.names import parse_name
+from mdl.resolver.resolver import Resolver
+from mdl.resolver.types import CacheView, RepoInfo, Resolution, ResolveOptions
+from mdl.service import is_loopback
+from mdl.settings import Settings
+from mdl.store import USER
+
+log = logging.getLogger("mdl")
+
+_TIMEOUT = 3.0
+_BULK = 200
+_LARGEST = 64 << 20
+
+
+class Unreachable(Exception):
+    """The service did not answer as a service does; never leaves this module's resolver."""
+
+
+class RemoteClient:
+    """One service, one connection.
+
+    Args:
+        url: `http://host:port` or `https://host:port`.
+        token: the service's own token, or `None`.
+        hub_token: the caller's Hub token; sent only over TLS or to this machine.
+
+    Raises:
+        ConfigError: the address is none.
+    """
+
+    def __init__(self, url: str, token: str | None, hub_token: str | None) -> None:
+        parts = urlsplit(url)
+        try:
+            port = parts.port
+        except ValueError:
+            port = -1
+        if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
+            raise ConfigError(
+                f"MDL_SERVER is not an address: {url!r}.",
+                next="Write http://host:port or https://host:port, or unset it.",
+            )
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else (
+            http.client.HTTPConnection
+        )  # fmt: skip
+        self.url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        self.sends_hub_token = parts.scheme == "https" or is_loopback(parts.hostname)
+        self._path = parts.path.rstrip("/")
+        self._connection = kind(parts.hostname, port, timeout=_TIMEOUT)
+        self._headers = {"Accept": "application/json"}
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
+        if hub_token and self.sends_hub_token:
+            self._headers["X-Hub-Token"] = hub_token
+
+    def resolve(self, name: str, wish: ResolveOptions) -> dict[str, Any]:
+        query = {"name": name, **_fields(wish)}
+        return self._ask("GET", f"/v1/resolve?{urlencode(query, quote_via=quote)}")
+
+    def resolve_many(self, names: list[str], wish: ResolveOptions) -> list[dict[str, Any]]:
+        body = {"names": names, **_fields(wish)}
+        answers: list[dict[str, Any]] = self._ask("POST", "/v1/resolve", body)["answers"]
+        return answers
+
+    def access(self, name: str) -> dict[str, Any]:
+        return self._ask("GET", f"/v1/access?{urlencode({'name': name}, quote_via=quote)}")
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _ask(self, method: str, target: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        headers = dict(self._headers)
+        data = None
+        if body is not None:
+            data = json.dumps(body).encode()
+            headers["Content-Type"] = "application/json"
+        try:
+            answer = self._send(method, self._path + target, data, headers)
+            found = json.loads(answer)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self._connection.close()
+            raise Unreachable(str(error) or type(error).__name__) from error
+        if not isinstance(found, dict):
+            raise Unreachable("its answer is no JSON object")
+        return found
+
+    def _send(self, method: str, target: str, data: bytes | None, headers: dict[str, str]) -> bytes:
+        had_connection = self._connection.sock is not None
+        try:
+            self._connection.request(method, target, data, headers)
+            answer = self._connection.getresponse()
+        except (http.client.RemoteDisconnected, ConnectionError):
+            # A connection kept from before may have been closed meanwhile: once more, afresh.
+            if not had_connection:
+                raise
+            self._connection.close()
+            self._connection.request(method, target, data, headers)
+            answer = self._connection.getresponse()
+        content = answer.read(_LARGEST)
+        if answer.status in (401, 421) or answer.status >= 500:
+            try:
+                message = json.loads(content)["error"]["message"]
+            except (ValueError, KeyError, TypeError):
+                message = answer.reason
+            raise Unreachable(f"{answer.status}: {message}")
+        return content
+
+
+class RemoteResolver(Resolver):
+    """A resolver that asks a service first, and decides here when that does not answer.
+
+    Decided here without asking: folders, offline answers, a wish for what this cache holds, names
+    a person's own rows are about, and gated repositories where the Hub token may not travel.
+    """
+
+    def __init__(
+        self, settings: Settings, cached: CacheView, *, token: str | bool | None = None
+    ) -> None:
+        super().__init__(settings, cached, token=token)
+        self._here = cached
+        self._client = RemoteClient(str(settings.server), settings.server_token, self._token)
+        self._away = False
+
+    def close(self) -> None:
+        self._client.close()
+        super().close()
+
+    def resolve(self, text: str, wish: ResolveOptions | None = None) -> Resolution:
+        wish = wish or ResolveOptions(prefer=self.settings.prefer)
+        if not self._is_for_server(text, wish):
+            return super().resolve(text, wish)
+        try:
+            return self._local_view(self._read(self._client.resolve(text.strip(), wish)))
+        except Unreachable as error:
+            self._fall_back(error)
+        except _NeedsToken:
+            pass
+        return super().resolve(text, wish)
+
+    def resolve_many(
+        self, names: Iterable[str], wish: ResolveOptions | None = None
+    ) -> Iterator[Resolution | MdlError]:
+        wish = wish or ResolveOptions(prefer=self.settings.prefer)
+        listed = list(names)
+        for start in range(0, len(listed), _BULK):
+            chunk = listed[start : start + _BULK]
+            answers = self._bulk(chunk, wish)
+            for text in chunk:
+                try:
+                    yield answers.get(text) or super().resolve(text, wish)
+                except MdlError as error:
+                    error.details.setdefault("requested", text)
+                    yield error
+
+    def access(self, text: str) -> RepoInfo:
+        if self.settings.offline or self._away or not self._client.sends_hub_token:
+            return super().access(text)
+        parse_name(text)
+        try:
+            body = self._client.access(text.strip())
+            if "error" in body:
+                raise error_from_json(body["error"])
+            gated = body["gated"]
+            return RepoInfo(
+                repo_id=str(body["repo_id"]),
+                state="ok",
+                gated="false" if gated is False else gated,
+                access=str(body["access"]),
+                message=str(body["message"]),
+                live=True,
+            )
+        except Unreachable as error:
+            self._fall_back(error)
+        except (KeyError, TypeError) as error:
+            self._fall_back(Unreachable(f"its answer lacks {error}"))
+        return super().access(text)
+
+    def _bulk(self, chunk: list[str], wish: ResolveOptions) -> dict[str, Resolution | MdlError]:
+        """The service's answers by name; a name without one is decided here."""
+        asked = [text for text in chunk if self._may_be_asked(text, wish)]
+        found: dict[str, Resolution | MdlError] = {}
+        if not asked:
+            return found
+        try:
+            names = [text.strip() for text in asked]
+            bodies = self._client.resolve_many(names, wish)
+            for text, body in zip(asked, bodies, strict=True):
+                try:
+                    found[text] = self._local_view(self._read(body))
+                except _NeedsToken:
+                    continue
+                except MdlError as error:
+                    error.details.setdefault("requested", text)
+                    found[text] = error
+        except (Unreachable, ValueError, KeyError) as error:
+            self._fall_back(error)
+        return found
+
+    def _may_be_asked(self, text: str, wish: ResolveOptions) -> bool:
+        try:
+            return self._is_for_server(text, wish)
+        except MdlError:
+            return False  # refused here, with the reason
+
+    def _is_for_server(self, text: str, wish: ResolveOptions) -> bool:
+        if self.settings.offline or self._away or wish.prefer == "cached":
+            return False
+        name = parse_name(text)
+        if name.path is not None:
+            return False
+        known = self.catalog.about(name.key)
+        return all(row.source != USER for row, _, _ in known.mirrors)
+
+    def _read(self, body: dict[str, Any]) -> Resolution:
+        if "error" in body and "trace" not in body:
+            error = error_from_json(body["error"])
+            if isinstance(error, (BusyError, UsageError)):
+                raise error
+            error.details["requested"] = body.get("requested", "")
+            raise error
+        try:
+            return Resolution.from_json(body)
+        except (KeyError, TypeError, ValueError) as error:
+            raise Unreachable(f"its answer cannot be read ({error!r})") from error
+
+    def _local_view(self, answer: Resolution) -> Resolution:
+        """The service's answer with this machine's cache and quantized mirrors in it."""
+        untold = self._token is not None and not self._client.sends_hub_token
+        if untold and answer.access in ("no_token", "unknown") and answer.gated is not False:
+            raise _NeedsToken
+        cached = self._here(answer.repo_id, answer.commit or answer.revision)
+        local: tuple[dict[str, Any], ...] = ()
+        if answer.quantize_on_load:
+            rows = self.catalog.about(answer.repo_id.lower()).local
+            local = tuple(row._asdict() for row in rows)
+        return answer._replace(cached=cached, local_mirrors=local)
+
+    def _fall_back(self, error: Exception) -> None:
+        """Say so once; for the rest of this process everything is decided here."""
+        self._away = True
+        log.warning(
+            "The service %s does not answer (%s). Deciding here instead.", self._client.url, error
+        )
+
+
+class _NeedsToken(Exception):
+    """The answer depends on a Hub token that may not travel over a plain connection."""
+
+
+def _fields(wish: ResolveOptions) -> dict[str, Any]:
+    fields = {
+        "wish": wish.format,
+        "exact": "true" if wish.exact else None,
+        "revision": wish.revision,
+        "prefer": wish.prefer,
+        "fp8_scaling": wish.fp8_scaling,
+    }
+    return {key: value for key, value in fields.items() if value is not None}

@@ -1,0 +1,373 @@
+"""The rules that turn a name and a wish into an answer: a pure function.
+
+`decide` looks at what is known and returns an answer, or the one fact it is missing (`Need`), or
+the name the Hub says is meant (`Follow`); the caller gathers it and asks again. So the same code
+answers offline, where nothing more can be gathered, and online.
+
+The rules, in order; each leaves a line in the trace:
+
+1. A local folder is taken as it is.
+2. An exact wish is that repository and no other.
+3. A person's own rows.
+4. A name whose weights already are what is wished for stays itself (unless known to be bad; a
+   16-bit one that is gated, or may be, goes to its ungated mirror). So does an adapter.
+5. The catalogue's mirrors by rank; bad, dead and unreadable ones are passed over, with the reason.
+6. The repository itself, converted on load; then its float repositories, converted on load.
+7. Nothing left: a refusal that names what could be had instead.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from mdl.errors import MdlError
+from mdl.resolver import refusals
+from mdl.resolver.candidates import Candidate, Field, candidates
+from mdl.resolver.formats import claimed_format
+from mdl.resolver.names import is_commit
+from mdl.resolver.types import (
+    READABLE,
+    Cached,
+    CacheView,
+    MissingFact,
+    Redirect,
+    RepoInfo,
+    Resolution,
+    ResolveRequest,
+    TraceStep,
+)
+from mdl.store import NameRecord
+
+FactsByKey = Mapping[str, RepoInfo]
+
+
+def decide(
+    request: ResolveRequest, known: NameRecord, facts: FactsByKey, cached: CacheView
+) -> Resolution | MissingFact | Redirect:
+    """Answer a request from what is known.
+
+    Args:
+        request: the checked name and wish.
+        known: the catalogue's rows about the name.
+        facts: what is known of repositories, by key; while online a missing or stale one that
+            matters comes back as a `Need`.
+        cached: looks up what is on the disk.
+    """
+    return _Decision(request, known, facts, cached).run()
+
+
+class _Decision:
+    """One run of `decide`: its inputs, and the trace as it grows."""
+
+    def __init__(
+        self, request: ResolveRequest, known: NameRecord, facts: FactsByKey, cached: CacheView
+    ) -> None:
+        self.request, self.known, self.facts, self.cached = request, known, facts, cached
+        self.name, self.wish = request.name, request.wish
+        self.own = facts.get(request.name.key)
+        self.trace: list[TraceStep] = []
+        self.own_cached: Cached | None = None
+        spelled = self.own.repo_id if self.own and self.own.state == "ok" else known.spelling
+        if spelled is None:
+            self.own_cached = cached(self.name.text, self.wish.revision)
+            spelled = self.own_cached.repo_id if self.own_cached else None
+        self.canonical = spelled or self.name.text
+        self.found = spelled is not None
+
+    def run(self) -> Resolution | MissingFact | Redirect:
+        need = self._need_of_own()
+        if need:
+            return need
+        if self.own is not None and self.own.state == "ok" and self._renamed(self.own):
+            return self._follow(self.own)
+        if self.request.renamed_from:
+            self._note_rename(self.request.renamed_from)
+        refusal = self._refuse_unknown()
+        if refusal:
+            return refusal
+        if self.wish.exact:
+            return self._exact()
+        return self._choose()
+
+    # -- the repository named ---------------------------------------------------------------
+
+    def _need_of_own(self) -> MissingFact | None:
+        if not self.request.online or self.own is not None:
+            return None
+        wish = self.wish
+        if is_commit(wish.revision) and (wish.exact or wish.format == "16bit"):
+            here = self.cached(self.name.text, wish.revision)
+            if here is not None and here.complete:
+                return None
+        answered = any(row.wish == wish.format for row, _, _ in self.known.mirrors)
+        if wish.exact or wish.format == "16bit" or wish.prefer == "official" or not answered:
+            return MissingFact("facts", self.canonical)
+        return None
+
+    def _renamed(self, own: RepoInfo) -> bool:
+        return own.repo_id.lower() != self.name.key
+
+    def _follow(self, own: RepoInfo) -> Resolution | Redirect:
+        if self.wish.exact and _moved(self.name.text, own.repo_id):
+            self._step(own.repo_id, "rejected", "the wish is exact, and this is another owner's")
+            return self._refusal(refusals.moved_to_another_owner(self.name.text, own.repo_id))
+        return Redirect(own.repo_id)
+
+    def _note_rename(self, old: str) -> None:
+        moved = _moved(old, self.name.text)
+        why = "; it belongs to another owner" if moved else ": the repository was renamed"
+        self._step(self.name.text, "noted", f"the Hub redirects {old} here{why}")
+
+    def _refuse_unknown(self) -> Resolution | None:
+        own = self.own
+        if own is None or own.state == "ok":
+            if self.found or own is not None or self.request.online:
+                return None
+            return self._refusal(refusals.unknown_offline(self.name.text))
+        self._step(self.canonical, "rejected", own.message or own.state)
+        if own.state == "missing" and self.known.mirrors and not self.wish.exact:
+            return None  # gone or private upstream; a mirror may still keep the wish
+        revision = self.wish.revision
+        return self._refusal(refusals.not_to_be_had(own, self.name.text, self.canonical, revision))
+
+    # -- exact ------------------------------------------------------------------------------
+
+    def _exact(self) -> Resolution | MissingFact:
+        own = Candidate(
+            self.canonical, self._own_format(), "exact", "hub", "the wish is exact: no other name"
+        )
+        verdict = self._judge(own)
+        if isinstance(verdict, MissingFact):
+            return verdict
+        if verdict is not None:
+            self._step(own.repo_id, "rejected", verdict)
+            return self._refusal(self._no_access(own.repo_id, verdict))
+        weights = own.format or "16bit"
+        if self.wish.format not in ("16bit", weights) and weights not in ("16bit", "adapter"):
+            return self._refusal(refusals.wrong_format(self.canonical, weights, self.wish))
+        return self._accept(own)
+
+    # -- a choice among candidates ----------------------------------------------------------
+
+    def _choose(self) -> Resolution | MissingFact:
+        if self.wish.prefer == "cached":
+            for candidate in self._candidates():
+                here = self._here(candidate)
+                if here is not None and here.complete and not self._passed_over(candidate):
+                    return self._finish(candidate, here)
+            self._step(self.canonical, "noted", "no candidate is in the cache; the usual order")
+        for candidate in self._candidates():
+            reason = self._passed_over(candidate)
+            if reason is None:
+                verdict = self._judge(candidate)
+                if isinstance(verdict, MissingFact):
+                    return verdict
+                reason = verdict
+            if reason is None:
+                return self._finish(candidate)
+            self._step(candidate.repo_id, "rejected", reason)
+        return self._refusal(self._nothing_left())
+
+    def _finish(self, candidate: Candidate, preferred: Cached | None = None) -> Resolution:
+        if self.wish.revision is not None and candidate.key != self.canonical.lower():
+            self._step(candidate.repo_id, "rejected", "the revision belongs to the name given")
+            return self._refusal(
+                refusals.lost_revision(self.canonical, self.wish, candidate.repo_id)
+            )
+        if preferred is not None:
+            reason = "it is in the cache, and that was preferred"
+            candidate = candidate._replace(reason=reason)
+        return self._accept(candidate, preferred)
+
+    def _candidates(self) -> Iterator[Candidate]:
+        own_facts = self.own
+        field = Field(
+            wish=self.wish,
+            known=self.known,
+            name=self.canonical,
+            format=self._own_format(),
+            gated=own_facts.gated if own_facts else None,
+            base_model=own_facts.base_model if own_facts else None,
+        )
+        return candidates(field)
+
+    # -- judging one candidate --------------------------------------------------------------
+
+    def _passed_over(self, candidate: Candidate) -> str | None:
+        """Why the catalogue alone speaks against a candidate, or `None`."""
+        if candidate.bad is not None:
+            return f"known bad: {candidate.bad.reason}"
+        return candidate.dead
+
+    def _judge(self, candidate: Candidate) -> str | MissingFact | None:
+        """Why a candidate cannot be used, what must be known first, or `None` for usable."""
+        facts = self.facts.get(candidate.key)
+        if facts is None or (self.request.online and not facts.live):
+            if self.request.online and not self._pinned_here(candidate):
+                return MissingFact("facts", candidate.repo_id)
+            if facts is None:
+                return None
+        if facts.state != "ok":
+            return facts.message or f"the Hub says: {facts.state}"
+        if facts.format == "adapter" and candidate.key != self.canonical.lower():
+            return "it is an adapter, not a model"
+        if facts.gated in ("auto", "manual") and facts.access not in READABLE:
+            if facts.access == "unknown":
+                if self.request.online and not facts.message:
+                    return MissingFact("access", candidate.repo_id)
+                return None if not self.request.online else refusals.ACCESS_WORDS["unknown"]
+            return refusals.ACCESS_WORDS.get(facts.access, facts.access)
+        return None
+
+    def _pinned_here(self, candidate: Candidate) -> bool:
+        """A commit that is wholly here cannot change: the Hub need not be asked."""
+        if not is_commit(self.wish.revision):
+            return False
+        here = self.cached(candidate.repo_id, self.wish.revision)
+        return here is not None and here.complete
+
+    def _here(self, candidate: Candidate) -> Cached | None:
+        own = candidate.key == self.canonical.lower()
+        return self.cached(candidate.repo_id, self.wish.revision if own else None)
+
+    def _own_format(self) -> str | None:
+        if self.own is not None and self.own.format is not None:
+            return self.own.format
+        return self.known.quantized or claimed_format(self.name.text)
+
+    # -- answers ----------------------------------------------------------------------------
+
+    def _accept(self, candidate: Candidate, preferred: Cached | None = None) -> Resolution:
+        """The answer; `preferred` is what is here, where that was wished for before the newest."""
+        facts = self.facts.get(candidate.key)
+        is_own = candidate.key == self.canonical.lower()
+        repo_id = facts.repo_id if facts is not None else candidate.repo_id
+        weights = (facts.format if facts is not None else None) or candidate.format or "16bit"
+        wish = self.wish.format
+        quantize = wish != "16bit" and weights not in (wish, "adapter")
+        commit = None if preferred is not None else self._newest(facts, is_own)
+        revision = commit or (self.wish.revision if is_own else None)
+        # Of what will be loaded, not of what a branch meant when something was fetched.
+        here = preferred or self.cached(repo_id, revision)
+        commit = commit or self._commit_at_hand(facts, here)
+        substituted = not is_own or self._moved_owner()
+        local = tuple(
+            made for made in self.known.local
+            if is_own and quantize and made.format == wish and commit in (None, made.commit)
+        )  # fmt: skip
+        for made in local:
+            self._step(made.path, "noted", f"quantized here before, from {made.commit[:12]}")
+        self._step(repo_id, "accepted", candidate.reason + (", converted on load"
+            if quantize and "on load" not in candidate.reason else ""))  # fmt: skip
+        return Resolution(
+            requested=self._requested(),
+            canonical=self.canonical,
+            repo_id=repo_id,
+            revision=self.wish.revision if is_own else None,
+            commit=commit,
+            format=self.wish.label,
+            substituted=substituted,
+            quantize_on_load=quantize,
+            gated=_gated(facts),
+            access=_access(facts),
+            source=candidate.source,
+            source_version=candidate.version,
+            rule=candidate.rule,
+            trace=tuple(self.trace),
+            alternatives=self._alternatives(candidate.key),
+            cached=here,
+            local_mirrors=tuple(m._asdict() for m in local),
+            weights=weights,
+            knowledge_age=None if facts is None or facts.live else facts.age,
+        )
+
+    def _refusal(self, error: MdlError) -> Resolution:
+        answer = Resolution(
+            requested=self._requested(),
+            canonical=self.canonical,
+            repo_id=self.canonical,
+            revision=self.wish.revision,
+            commit=self.own.commit if self.own else None,
+            format=self.wish.label,
+            substituted=False,
+            quantize_on_load=False,
+            gated=_gated(self.own),
+            access=_access(self.own),
+            source="hub",
+            rule="refused",
+            trace=tuple(self.trace),
+            alternatives=self._alternatives(self.canonical.lower()),
+            cached=None,
+            error=error,
+        )
+        body = answer.to_json()
+        del body["error"]
+        error.details = {**body, **error.details}
+        return answer
+
+    def _no_access(self, repo_id: str, reason: str) -> MdlError:
+        key = repo_id.lower()
+        return refusals.no_access(repo_id, reason, self.facts.get(key), self._alternatives(key))
+
+    def _nothing_left(self) -> MdlError:
+        if any(step.reason in refusals.ACCESS_WORDS.values() for step in self.trace):
+            return self._no_access(self.canonical, refusals.last_reason(self.trace))
+        others = self._alternatives("")
+        return refusals.nothing_left(self.canonical, self.wish, self.trace, others)
+
+    def _alternatives(self, but: str) -> tuple[str, ...]:
+        found: dict[str, str] = {}
+        for row, bad, _ in self.known.mirrors:
+            if bad is None and row.status not in ("dead", "mismatch"):
+                found.setdefault(row.repo_id.lower(), row.repo_id)
+        found.pop(but, None)
+        return tuple(r for k, r in found.items() if not self._unreadable(k))
+
+    def _unreadable(self, key: str) -> bool:
+        facts = self.facts.get(key)
+        return facts is not None and (
+            facts.state != "ok" or (facts.gated in ("auto", "manual") and facts.access != "granted")
+        )
+
+    def _newest(self, facts: RepoInfo | None, is_own: bool) -> str | None:
+        """The commit that is asked for, or that the Hub named just now."""
+        if is_own and is_commit(self.wish.revision):
+            return self.wish.revision
+        return facts.commit if facts is not None and facts.live else None
+
+    def _commit_at_hand(self, facts: RepoInfo | None, here: Cached | None) -> str | None:
+        if here is not None and here.commit:
+            return here.commit
+        return facts.commit if facts is not None and not self.wish.revision else None
+
+    def _requested(self) -> str:
+        return self.request.renamed_from or self.name.text
+
+    def _moved_owner(self) -> bool:
+        old = self.request.renamed_from
+        return old is not None and _moved(old, self.canonical)
+
+    def _step(self, candidate: str, verdict: str, reason: str) -> None:
+        self.trace.append(TraceStep(candidate, verdict, reason))
+
+
+def _moved(old: str, new: str) -> bool:
+    """Whether a redirect leads to another owner's repository.
+
+    A name without an owner (`gpt2`) is from the Hub's first years; the Hub itself gave each to
+    its publisher, so following one is a rename.
+    """
+    owner, slash, _ = old.lower().partition("/")
+    return bool(slash) and owner != new.lower().partition("/")[0]
+
+
+def _gated(facts: RepoInfo | None) -> bool | str | None:
+    if facts is None or facts.gated is None:
+        return None
+    return False if facts.gated == "false" else facts.gated
+
+
+def _access(facts: RepoInfo | None) -> str:
+    if facts is None:
+        return "unknown"
+    if facts.gated == "false" and facts.access == "unknown" and facts.state == "ok":
+        return "open"
+    return facts.access

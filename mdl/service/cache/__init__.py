@@ -1,0 +1,23 @@
+"""The cache over HTTP: its state, plans, reports and events."""
+
+from typing import TYPE_CHECKING
+
+from mdl.lazy import door
+
+if TYPE_CHECKING:
+    from mdl.service.cache.events import Streams
+    from mdl.service.cache.html import cache_html
+    from mdl.service.cache.plans import act, plan_json, policy_of
+    from mdl.service.cache.reports import rate_of, trash_json, verified
+    from mdl.service.cache.view import CacheService, listing_json
+
+__getattr__ = door(
+    __name__,
+    {
+        "events": "Streams",
+        "html": "cache_html",
+        "plans": "act plan_json policy_of",
+        "reports": "rate_of trash_json verified",
+        "view": "CacheService listing_json",
+    },
+)

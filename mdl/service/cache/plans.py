@@ -1,0 +1,215 @@
+"""Plans and actions on the cache over HTTP: what was looked at is what is done.
+
+Each kind of change is a function from the cache and the request to a `Planned`: the plan's JSON,
+which is the command's, and what carries it out. Nothing is changed until then.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mdl.cachemgr.remove import Policy
+from mdl.errors import ConfigError, NotFoundError, UsageError, VerificationError
+from mdl.service import schemas
+from mdl.settings import CacheSettings, parse_duration, parse_size
+
+if TYPE_CHECKING:
+    from mdl.cachemgr import Cache
+    from mdl.cachemgr.remove import Outcome
+    from mdl.store import JournalAction
+
+
+class Planned(NamedTuple):
+    """A plan that was made.
+
+    Attributes:
+        shown: what the command prints with `--dry-run --json`.
+        same: the part of it that must come out again before it is carried out.
+        run: carries it out; what the command's JSON has besides the plan.
+    """
+
+    shown: dict[str, Any]
+    same: Any
+    run: Callable[[], dict[str, Any]]
+
+
+def plan_json(cache: "Cache", wanted: schemas.Plan) -> dict[str, Any]:
+    """What a change would do, and its digest: equal plans of equal requests have one digest.
+
+    Raises:
+        MdlError: there is no such thing to do, as the command would say it.
+    """
+    planned = _MAKERS[wanted.kind](cache, wanted)
+    return {"dry_run": True, **planned.shown, "digest": _digest(wanted, planned)}
+
+
+def act(cache: "Cache", wanted: schemas.Plan, digest: str) -> dict[str, Any]:
+    """Plan again, and carry it out if it is still the plan that was looked at.
+
+    Raises:
+        VerificationError: the cache changed, and another plan came out.
+        BusyError: another mdl process is changing this root.
+    """
+    planned = _MAKERS[wanted.kind](cache, wanted)
+    if _digest(wanted, planned) != digest:
+        raise VerificationError(
+            "The plan has changed since it was made.",
+            why="something was downloaded, used, pinned or removed in between",
+            next="Ask for the plan again, look at it, and send its digest.",
+        )
+    return {"dry_run": False, **planned.shown, **planned.run()}
+
+
+def _digest(wanted: schemas.Plan, planned: Planned) -> str:
+    text = json.dumps([wanted.model_dump(), planned.same], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def policy_of(fields: schemas.Prune, configured: CacheSettings) -> Policy:
+    """The policy a request describes; one that says nothing means the configured one.
+
+    Raises:
+        UsageError: a size or a duration that is none, or no rule at all.
+    """
+    try:
+        asked = Policy(
+            max_size=None if fields.max_size is None else parse_size(fields.max_size),
+            keep_free=None if fields.keep_free is None else parse_size(fields.keep_free),
+            older_than=None if fields.older_than is None else parse_duration(fields.older_than),
+            unused_for=None if fields.unused_for is None else parse_duration(fields.unused_for),
+            detached=fields.detached,
+            incomplete=fields.incomplete,
+            keep_last=fields.keep_last,
+            low_watermark=configured.low_watermark,
+        )
+    except ConfigError as error:
+        raise UsageError(error.message, next=error.next) from error
+    if asked.is_empty:
+        asked = Policy.from_settings(configured)
+    if asked.is_empty:
+        raise UsageError(
+            "A plan needs a rule.",
+            why="none is given, and the configuration has none",
+            next="Give max_size, keep_free, older_than, unused_for, detached or incomplete.",
+        )
+    return asked
+
+
+def _prune(cache: "Cache", wanted: schemas.Prune) -> Planned:
+    plan = cache.plan_prune(policy_of(wanted, cache.settings.cache))
+    same = sorted(json.dumps(remove.item.to_json(), sort_keys=True) for remove in plan.remove)
+    return Planned(
+        plan.to_json(), same, lambda: _removed(cache, cache.apply(plan), erase=wanted.now)
+    )
+
+
+def _remove(cache: "Cache", wanted: schemas.Remove) -> Planned:
+    from mdl.cachemgr.remove import apply_remove, plan_remove
+
+    plan = plan_remove(cache, wanted.target, wanted.repo_type, casings=wanted.all_casings)
+    return Planned(
+        plan.to_json(),
+        plan.to_json(),
+        lambda: _removed(cache, apply_remove(cache, plan), erase=wanted.now),
+    )
+
+
+def _removed(cache: "Cache", outcome: "Outcome", *, erase: bool) -> dict[str, Any]:
+    if erase and outcome.action_id is not None:
+        from mdl.cachemgr.remove import empty_trash
+
+        empty_trash(cache, [outcome.action_id])
+    return outcome.to_json()
+
+
+def _normalize(cache: "Cache", wanted: schemas.Normalize) -> Planned:
+    from mdl.cachemgr import repo_key
+    from mdl.cachemgr.normalize import (
+        NormalizeRequest,
+        apply_normalize,
+        hub_spelling,
+        plan_normalize,
+    )
+
+    only = None
+    if wanted.name is not None:
+        repo = cache.repo(wanted.name, wanted.repo_type)
+        only = repo_key(repo.repo_type, repo.repo_id)
+    default = cache.settings.cache.normalize
+    to = wanted.to or (default if default != "off" else "shared")
+    wish = NormalizeRequest(to, only, wanted.across, wanted.store, wanted.repo_type)
+    planned = plan_normalize(cache, wish, hub_spelling(cache))
+    shown = planned.to_json()
+    return Planned(shown, shown, lambda: apply_normalize(cache, planned).to_json())
+
+
+def _pin(cache: "Cache", wanted: schemas.Pin) -> Planned:
+    from mdl.cachemgr import keeps_something, parse_pin, waiting
+
+    pinned = parse_pin(wanted.name, wanted.repo_type)
+    notes = [] if keeps_something(pinned, cache.list()) else [waiting(wanted.name)]
+
+    def run() -> dict[str, Any]:
+        cache.index.add_pin(*pinned)
+        return {"pins": cache.pins, "notes": notes}
+
+    return Planned({"pins": cache.pins, "notes": notes}, pinned, run)
+
+
+def _unpin(cache: "Cache", wanted: schemas.Unpin) -> Planned:
+    from mdl.cachemgr import parse_pin
+
+    pinned = parse_pin(wanted.name, wanted.repo_type)
+    if pinned[:2] not in {row[:2] for row in cache.index.pins()}:
+        raise NotFoundError(f"{wanted.name} is not pinned.", next="GET /v1/cache/pins lists them.")
+
+    def run() -> dict[str, Any]:
+        cache.index.remove_pin(pinned.key, pinned.revision)
+        return {"pins": cache.pins}
+
+    return Planned({"pins": cache.pins}, pinned, run)
+
+
+def _undo(cache: "Cache", wanted: schemas.Undo) -> Planned:
+    from mdl.cachemgr.remove import undo
+
+    last = undo(cache, dry_run=True)
+    return Planned(_undone(last), _undone(last), lambda: _undone(undo(cache, only=last.id)))
+
+
+def _restore(cache: "Cache", wanted: schemas.Restore) -> Planned:
+    from mdl.cachemgr.remove import restore
+
+    shown = _undone(restore(cache, wanted.id, dry_run=True))
+    return Planned(shown, shown, lambda: _undone(restore(cache, wanted.id)))
+
+
+def _undone(action: "JournalAction") -> dict[str, Any]:
+    return {"action": action.id, "kind": action.kind, "summary": action.summary}
+
+
+def _empty(cache: "Cache", wanted: schemas.Empty) -> Planned:
+    from mdl.cachemgr.remove import choose_trash, empty_trash
+
+    try:
+        age = None if wanted.older_than is None else parse_duration(wanted.older_than)
+    except ConfigError as error:
+        raise UsageError(error.message, next=error.next) from error
+    chosen = choose_trash(cache, wanted.ids, age)
+    ids = [entry.id for entry in chosen]
+    # By their numbers: what grew old enough since is in another plan.
+    shown = {"erased": ids, "freed": sum(entry.bytes for entry in chosen)}
+    return Planned(shown, shown, lambda: {"freed": empty_trash(cache, ids)})
+
+
+_MAKERS: dict[str, Callable[["Cache", Any], Planned]] = {
+    "prune": _prune,
+    "rm": _remove,
+    "normalize": _normalize,
+    "pin": _pin,
+    "unpin": _unpin,
+    "undo": _undo,
+    "restore": _restore,
+    "empty": _empty,
+}
