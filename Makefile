@@ -1,20 +1,30 @@
 # make test is what CI runs; make demo is the main job on a real model, with no account and no Hub.
-PYTHON ?= python3.11
+VERSIONS := 3.11 3.12 3.13
+# A Python of one version: on the path, or one that pyenv has.
+find = $(shell python$(1) -c '' 2>/dev/null && echo python$(1) || \
+	{ at=$$(pyenv prefix $(1) 2>/dev/null) && echo "$$at/bin/python"; })
+PYTHON ?= $(firstword $(foreach version,$(VERSIONS),$(call find,$(version))))
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+INSTALL = -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# What needs no torch: it runs on every Python that mdl takes.
+LIGHT := tests/resolver tests/store tests/cli tests/cachemgr/test_listing.py \
+	tests/cachemgr/test_commands.py tests/test_errors.py tests/test_settings.py
 
-.PHONY: help demo test lint types unit catalog docs format clean
+.PHONY: help demo test lint types unit test-pythons test-system catalog docs format clean
 
 help:
-	@echo "make demo    the whole path on a real model, offline from the Hub"
-	@echo "make test    environment, lint, types, all tests (the built wheel's too), coverage"
-	@echo "make lint types unit    one step of make test"
+	@echo "make demo            the whole path on a real model, offline from the Hub"
+	@echo "make test            environment, lint, types, all tests (the built wheel's too), coverage"
+	@echo "make lint types unit one step of make test"
+	@echo "make test-pythons    what needs no torch, on the other Pythons of $(VERSIONS) that are here"
+	@echo "make test-system     what needs Chromium, nginx or odd file systems: installs them (root, Debian)"
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt hatchling editables
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	$(BIN)/python $(INSTALL) hatchling editables
+	$(BIN)/python $(INSTALL) --no-build-isolation --editable '.[dev]'
 	@touch $(STAMP)
 
 demo: $(STAMP)
@@ -36,6 +46,26 @@ types: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
 
+# The Python of the environment is left out: make test runs on it.
+test-pythons: $(STAMP)
+	@own=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	for pair in $(foreach version,$(VERSIONS),$(version)=$(call find,$(version))); do \
+		version=$${pair%%=*}; python=$${pair#*=}; venv=$(VENV)-$$version; \
+		[ $$version != $$own ] || continue; \
+		[ -n "$$python" ] || { echo "Python $$version is not here."; continue; }; \
+		echo "== Python $$version"; \
+		[ $$venv/.installed -nt pyproject.toml ] || { $$python -m venv $$venv && \
+			$$venv/bin/python $(INSTALL) hatchling editables && \
+			$$venv/bin/python $(INSTALL) --no-build-isolation --editable '.[test]' && \
+			touch $$venv/.installed; } || exit 1; \
+		$$venv/bin/python -m pytest -q -n 2 --dist loadfile $(LIGHT) || exit 1; \
+	done
+
+test-system: $(STAMP)
+	apt-get install --yes --quiet --no-install-recommends \
+		chromium chromium-driver exfat-fuse exfatprogs faketime nginx-light ntfs-3g openssl
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m system
+
 docs: $(STAMP)
 	$(BIN)/python docs/reference.py
 
@@ -44,4 +74,4 @@ catalog: $(STAMP)
 	$(BIN)/python -m mdl.resolver.unsloth_table $(UNSLOTH)
 
 clean:
-	rm -rf $(VENV) .demo dist build .coverage* .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VENV)-3.* .demo dist build .coverage* .mypy_cache .ruff_cache .pytest_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,3 +47,34 @@ def hub_env(
     for name, value in ours.items():
         monkeypatch.setenv(name, value)
     yield dict(os.environ)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """`@pytest.mark.system(program, …)`: skipped without them, but for `make test-system`."""
+    marker = item.get_closest_marker("system")
+    if marker is None or item.config.getoption("markexpr") == "system":
+        return
+    missing = [program for program in marker.args if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"{_SYSTEM}{', '.join(missing)}")
+
+
+_SYSTEM = "needs the system's "
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line for all the tests that want programs which are not here."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    of_system = [report for report in skipped if _SYSTEM in str(report.longrepr)]
+    if of_system:
+        terminalreporter.stats["skipped"] = [each for each in skipped if each not in of_system]
+        programs = {
+            program
+            for report in of_system
+            for program in report.longrepr[2].partition(_SYSTEM)[2].split(", ")
+        }
+        terminalreporter.write_line(
+            f"{len(of_system)} tests did not run: they need {', '.join(sorted(programs))}. "
+            "make test-system installs these and runs them."
+        )

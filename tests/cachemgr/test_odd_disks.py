@@ -161,7 +161,13 @@ def test_a_full_disk_can_still_be_pruned(tmp_path: Path) -> None:
         assert list((place / "mdl" / "cache").glob("*.reserve"))
 
 
-@pytest.mark.parametrize("kind", ["exfat", "ntfs"])
+EXFAT = pytest.mark.system("mkfs.exfat", "mount.exfat-fuse")
+NTFS = pytest.mark.system("mkfs.ntfs", "lowntfs-3g")
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param("exfat", marks=EXFAT), pytest.param("ntfs", marks=NTFS)]
+)
 def test_a_disk_that_ignores_case(tmp_path: Path, kind: str) -> None:
     """Every casing finds the one folder already; everything but joining works."""
     with disk(kind, tmp_path, 32) as place:
@@ -192,6 +198,7 @@ def test_a_disk_that_ignores_case(tmp_path: Path, kind: str) -> None:
         assert [path for path in before if "ther" not in path] == list(manifest(root))
 
 
+@EXFAT
 def test_a_disk_without_links_says_what_it_cannot(tmp_path: Path) -> None:
     with disk("exfat", tmp_path, 32) as place:
         root = place / "hub"

@@ -142,7 +142,7 @@ def one_inode(*folders: Path) -> bool:
                ) == 1  # fmt: skip
 
 
-@pytest.mark.skipif(not FAKETIME, reason="libfaketime is not installed")
+@pytest.mark.system("faketime")
 def test_a_clock_that_jumps_changes_nothing_but_the_clock(
     settings: Settings, tmp_path: Path
 ) -> None:

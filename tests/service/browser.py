@@ -1,14 +1,11 @@
 """Headless Chromium through chromedriver's own HTTP protocol (W3C WebDriver), no library."""
 
 import json
-import shutil
 import subprocess
 import time
 import urllib.request
 from pathlib import Path
 from typing import Any
-
-AVAILABLE = bool(shutil.which("chromium") and shutil.which("chromedriver"))
 
 
 class Browser:

@@ -24,7 +24,7 @@ def block(kind: str) -> str:
     return found[1]
 
 
-@pytest.mark.skipif(not shutil.which("nginx"), reason="nginx is not installed")
+@pytest.mark.system("nginx")
 def test_nginx_takes_the_configuration(tmp_path: Path) -> None:
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=a",

@@ -10,7 +10,7 @@ import pytest
 
 from mdl.cachemgr.index.treemap import Box, squarify
 from tests.hub import LoopbackHub
-from tests.service.browser import AVAILABLE, Browser
+from tests.service.browser import Browser
 from tests.service.conftest import Process, Start, cached_repo
 
 _VOID = {"meta", "link", "input", "br"}
@@ -114,7 +114,7 @@ def test_the_treemap_fills_its_box_in_proportion() -> None:
     assert areas == pytest.approx([size * 10000 for size in sizes])
 
 
-@pytest.mark.skipif(not AVAILABLE, reason="chromium and chromedriver are not installed")
+@pytest.mark.system("chromium", "chromedriver")
 def test_in_a_browser_the_page_changes_when_the_cache_does(
     hub: LoopbackHub, serve: Callable[..., Process], tmp_path: Path
 ) -> None:
