@@ -1,0 +1,116 @@
+"""The tokenizer of a text model, the processor of a vision model, read from the folder."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from mdl.errors import LoadError
+from mdl.loader.build.transformers_build import (
+    PROCESSOR_FILES,
+    quiet_transformers,
+    refused_as_load_error,
+)
+from mdl.loader.checkpoint import read_json
+from mdl.loader.request import LoadRequest
+
+log = logging.getLogger("mdl")
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt",
+    "spiece.model", "sentencepiece.bpe.model",
+)  # fmt: skip
+
+
+def build_tokenizer(folder: Path, request: LoadRequest, config: Any = None) -> Any:
+    """The processor of a vision model, else the tokenizer, else None where there are no files.
+
+    Args:
+        config: the model's configuration under its repository's name, by which transformers knows
+            some tokenizers; None reads the folder's once more.
+
+    Raises:
+        LoadError: the files are there and cannot be read.
+    """
+    import transformers
+
+    options = {"local_files_only": True, "trust_remote_code": request.trust_remote_code}
+    with refused_as_load_error(folder), quiet_transformers():
+        if any((folder / name).exists() for name in PROCESSOR_FILES) and request.task != "text":
+            if _needs_torchvision(folder):
+                return _without_video(folder, options)
+            return transformers.AutoProcessor.from_pretrained(folder, **options)
+        if any((folder / name).exists() for name in TOKENIZER_FILES):
+            return transformers.AutoTokenizer.from_pretrained(folder, config=config, **options)
+    if request.task == "vision":
+        raise LoadError(
+            "The repository has no image processor.",
+            why=f"None of {', '.join(PROCESSOR_FILES)} is there.",
+            next="Load it with FastLanguageModel, or name the vision model it was made from.",
+        )
+    return None
+
+
+def _processor_class(folder: Path) -> str | None:
+    for name in (*PROCESSOR_FILES, "tokenizer_config.json"):
+        if (folder / name).exists() and (found := read_json(folder / name).get("processor_class")):
+            return str(found)
+    return None
+
+
+def _needs_torchvision(folder: Path) -> bool:
+    """Whether the processor has a video part, which transformers builds on torchvision only."""
+    import transformers
+    from transformers.utils import is_torchvision_available
+
+    kind: Any = getattr(transformers, _processor_class(folder) or "", None)
+    if is_torchvision_available() or not hasattr(kind, "get_attributes"):
+        return False
+    return "video_processor" in kind.get_attributes()
+
+
+def _without_video(folder: Path, options: dict[str, Any]) -> Any:
+    """The processor for images and text, where torchvision is not installed.
+
+    transformers refuses the whole processor then, though only videos need torchvision.
+    """
+    import transformers
+
+    log.warning("torchvision is not installed: the processor takes images and text, no videos.")
+    kind = getattr(transformers, str(_processor_class(folder)))
+
+    def check_argument(self: Any, name: str, argument: Any) -> Any:
+        if name == "video_processor":
+            return None
+        return kind.check_argument_for_proper_class(self, name, argument)
+
+    named = type(kind.__name__, (kind,), {"check_argument_for_proper_class": check_argument})
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
+    template = folder / "chat_template.jinja"
+    processor = named(
+        image_processor=transformers.AutoImageProcessor.from_pretrained(folder, **options),
+        tokenizer=tokenizer,
+        video_processor=None,
+        chat_template=template.read_text() if template.exists() else tokenizer.chat_template,
+    )
+    del processor.video_processor
+    return processor
+
+
+def check_vocabulary(model: Any, tokenizer: Any) -> None:
+    """Refuse a tokenizer that makes ids the embeddings have no row for.
+
+    Raises:
+        LoadError: the tokenizer's largest id is outside the embedding matrix.
+    """
+    tokens = getattr(tokenizer, "tokenizer", tokenizer)
+    if not hasattr(tokens, "get_vocab") or not hasattr(model, "get_input_embeddings"):
+        return
+    embeddings = model.get_input_embeddings()
+    rows = getattr(embeddings, "num_embeddings", None)
+    largest = max(tokens.get_vocab().values(), default=0)
+    if rows is not None and largest >= rows:
+        raise LoadError(
+            f"The tokenizer makes ids up to {largest}, the model has {rows} embeddings.",
+            why="The tokenizer belongs to another model, or the configuration lies.",
+            next="Check the repository, or resize the embeddings from a loaded exact model.",
+        )
