@@ -70,7 +70,7 @@ async def ask_on(port: int, until: float, told: list[Answer], tls: ssl.SSLContex
         try:
             if writer is None:
                 reader, writer = await connected(port, tls)
-            target = f"/v1/resolve?name={name}&wish=bnb-4bit"
+            target = f"/v1/resolve?name={name}&format=bnb-4bit"
             writer.write(f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             await reader.readexactly(int(head.partition(b"content-length:")[2].split()[0]))

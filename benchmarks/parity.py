@@ -4,7 +4,7 @@
 
 Runs Unsloth's own functions (taken out of the wheel's mapper.py and loader_utils.py, offline, as
 its installed package would run them) and ours (a fresh database holding an import of the same
-wheel, no Hub) under 4-bit, 16-bit, block and row scaled fp8 wishes, in original and lower casing.
+wheel, no Hub) under 4-bit, 16-bit, block and row scaled fp8 requests, in original and lower casing.
 Every difference must fall into a class listed below, where it is said why ours is right; a
 difference outside them fails the command.
 """
@@ -28,19 +28,19 @@ from mdl.settings import Settings
 
 # Why ours differs, each with the test that puts a difference into the class.
 WHY = {
-    "fp8 answer to a 16-bit wish": (
-        "Unsloth answers a 16-bit wish for a publisher's fp8 repository with another fp8"
+    "fp8 answer to a 16-bit request": (
+        "Unsloth answers a 16-bit request for a publisher's fp8 repository with another fp8"
         " repository; ours goes to the 16-bit one."
     ),
     "bf16 name taken for 4-bit": (
-        "The table lists a bf16 repository in the 4-bit place, so Unsloth sends a 16-bit wish for"
-        " it elsewhere; it already is 16-bit."
+        "The table lists a bf16 repository in the 4-bit place, so Unsloth sends a 16-bit request"
+        " for it elsewhere; it already is 16-bit."
     ),
     "4-bit weights cannot become fp8": (
-        "Unsloth keeps a 4-bit repository for an fp8 wish; ours takes the float repository and"
+        "Unsloth keeps a 4-bit repository for an fp8 request; ours takes the float repository and"
         " converts that."
     ),
-    "fp8 weights for a 4-bit wish": (
+    "fp8 weights for a 4-bit request": (
         "Unsloth has no answer and keeps an fp8 repository; ours takes the 4-bit mirror or the"
         " float repository."
     ),
@@ -48,7 +48,7 @@ WHY = {
         "The name asked for is an fp8 repository already; Unsloth moves it to another scaling,"
         " ours keeps what was named."
     ),
-    "4-bit answer to a 16-bit wish": (
+    "4-bit answer to a 16-bit request": (
         "Unsloth has no float row for this 4-bit name and keeps it; ours goes to the family's"
         " float repository."
     ),
@@ -88,7 +88,7 @@ def their_functions(wheel: Path) -> tuple[Callable[..., str], list[str]]:
     return space["get_model_name"], sorted(spelled.values())
 
 
-def classify(name: str, wish: ResolveOptions, theirs: str, ours: Resolution) -> str | None:
+def classify(name: str, options: ResolveOptions, theirs: str, ours: Resolution) -> str | None:
     """Which class of WHY a difference belongs to, `None` for an unexplained one."""
     asked, answered = claimed_format(name), claimed_format(theirs)
     # The tables know fp8 repositories by their own name and with "-dynamic" behind it.
@@ -96,17 +96,17 @@ def classify(name: str, wish: ResolveOptions, theirs: str, ours: Resolution) -> 
     found: str | None = None
     if ours.error is not None:
         return None
-    if wish.format == "16bit" and asked is None and name.lower().endswith("-bf16"):
+    if options.format == "16bit" and asked is None and name.lower().endswith("-bf16"):
         found = "bf16 name taken for 4-bit"
-    elif wish.format == "16bit" and answered == "bnb-4bit" and not claimed_format(ours.repo_id):
-        found = "4-bit answer to a 16-bit wish"
-    elif wish.format == "fp8" and answered == "bnb-4bit" and not claimed_format(ours.repo_id):
+    elif options.format == "16bit" and answered == "bnb-4bit" and not claimed_format(ours.repo_id):
+        found = "4-bit answer to a 16-bit request"
+    elif options.format == "fp8" and answered == "bnb-4bit" and not claimed_format(ours.repo_id):
         found = "4-bit weights cannot become fp8"
-    elif wish.format == "16bit" and answered == "fp8" and claimed_format(ours.repo_id) is None:
-        found = "fp8 answer to a 16-bit wish"
-    elif wish.format == "bnb-4bit" and is_fp8 and theirs.lower() == name.lower():
-        found = "fp8 weights for a 4-bit wish"
-    elif wish.format == "fp8" and asked == "fp8" and ours.repo_id.lower() == name.lower():
+    elif options.format == "16bit" and answered == "fp8" and claimed_format(ours.repo_id) is None:
+        found = "fp8 answer to a 16-bit request"
+    elif options.format == "bnb-4bit" and is_fp8 and theirs.lower() == name.lower():
+        found = "fp8 weights for a 4-bit request"
+    elif options.format == "fp8" and asked == "fp8" and ours.repo_id.lower() == name.lower():
         found = "a repository already in fp8"
     return found
 
@@ -115,7 +115,7 @@ def compare(wheel: Path, verbose: bool) -> int:
     get_model_name, names = their_functions(wheel)
     models = wheel / "unsloth" / "models"
     table = read_table(models / "mapper.py", models / "loader_utils.py", "benchmark")
-    wishes = [
+    requests = [
         ResolveOptions("bnb-4bit"),
         ResolveOptions("16bit"),
         ResolveOptions("fp8"),
@@ -125,21 +125,22 @@ def compare(wheel: Path, verbose: bool) -> int:
     with tempfile.TemporaryDirectory() as folder:
         resolver = Resolver(Settings(Path(folder), Path(folder) / "hub", offline=True))
         resolver.catalog.import_rows(source_of(table, "packaged"), rows_of(table), table.bad)
-        for wish in wishes:
-            os.environ["UNSLOTH_HAS_FBGEMM"] = "1" if wish.fp8_scaling == "row" else "0"
-            fp8: bool | str = wish.format == "fp8"
+        for options in requests:
+            os.environ["UNSLOTH_HAS_FBGEMM"] = "1" if options.fp8_scaling == "row" else "0"
+            fp8: bool | str = options.format == "fp8"
             for name in names:
                 for spelling in dict.fromkeys((name, name.lower())):
                     with contextlib.redirect_stdout(sys.stderr):
-                        theirs = get_model_name(spelling, wish.format == "bnb-4bit", fp8)
-                    ours = resolver.resolve(spelling, wish)
+                        theirs = get_model_name(spelling, options.format == "bnb-4bit", fp8)
+                    ours = resolver.resolve(spelling, options)
                     cases += 1
                     # Where Unsloth keeps the name it keeps its casing; ours is the Hub's.
                     if ours.error is None and ours.repo_id.lower() == theirs.lower():
                         continue
-                    why = classify(spelling, wish, theirs, ours)
+                    why = classify(spelling, options, theirs, ours)
                     differences[why or "unexplained"] += 1
-                    line = f"{wish.label}/{wish.fp8_scaling} {spelling}: {theirs} | {ours.repo_id}"
+                    case = f"{options.label}/{options.fp8_scaling} {spelling}"
+                    line = f"{case}: {theirs} | {ours.repo_id}"
                     if why is None:
                         unexplained.append(line)
                     elif verbose:

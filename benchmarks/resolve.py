@@ -51,7 +51,7 @@ def microseconds(call: Callable[[str], object], names: list[str]) -> float:
 
 
 def in_process(rows: int, wheel: Path | None) -> None:
-    wish = ResolveOptions("bnb-4bit")
+    options = ResolveOptions("bnb-4bit")
     with tempfile.TemporaryDirectory() as folder:
         resolvers = {n: filled(Path(folder) / str(n), n) for n in (1000, rows)}
         generator = random.Random(0)
@@ -65,7 +65,7 @@ def in_process(rows: int, wheel: Path | None) -> None:
         # Many short rounds: the machine changes its speed, and a round must not see it.
         for _ in range(25):
             for n, resolver in resolvers.items():
-                took = microseconds(lambda name, r=resolver: r.resolve(name, wish), picks[n])
+                took = microseconds(lambda name, r=resolver: r.resolve(name, options), picks[n])
                 rounds.setdefault(f"resolve(), {n:,} rows", []).append(took)
             rounds.setdefault("dict look-up", []).append(microseconds(table.get, picks[1000]))
             if theirs is not None:

@@ -90,7 +90,7 @@ async def one_connection(
     while time.perf_counter() < until:
         # Popular: Zipf's law with exponent 1, as download counts have it; else each name alike.
         i = int(NAMES ** pick.random()) - 1 if popular else pick.randrange(NAMES)
-        target = f"/v1/resolve?name=Org{i % 997}/Model-{i}&wish=bnb-4bit"
+        target = f"/v1/resolve?name=Org{i % 997}/Model-{i}&format=bnb-4bit"
         start = time.perf_counter()
         writer.write(f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
         head = await reader.readuntil(b"\r\n\r\n")

@@ -1,7 +1,7 @@
 """mdl: what will this model name give me, is it here, give it to me.
 
 >>> import mdl
->>> mdl.resolve("meta-llama/Llama-3.1-8B-Instruct", wish="bnb-4bit")   # what, and why
+>>> mdl.resolve("meta-llama/Llama-3.1-8B-Instruct", format="bnb-4bit")   # what, and why
 >>> model, tokenizer = mdl.load("Qwen/Qwen2.5-0.5B-Instruct", load_in_4bit=True)
 >>> from mdl import FastLanguageModel                                    # Unsloth's call, as it is
 

@@ -27,7 +27,7 @@ _kept = threading.local()
 def resolve(
     name: str,
     *,
-    wish: str = "16bit",
+    format: str = "16bit",
     exact: bool = False,
     revision: str | None = None,
     prefer: str | None = None,
@@ -39,7 +39,7 @@ def resolve(
 
     Args:
         name: `org/name` or `name` in any casing, or a folder.
-        wish: `16bit`, `bnb-4bit`, `8bit` or `fp8`.
+        format: `16bit`, `bnb-4bit`, `8bit` or `fp8`.
         exact: the named repository and no other, whatever the catalogue says.
         revision: a branch, tag or commit of the named repository.
         prefer: `default`, `cached` or `official`; the configuration's when left out.
@@ -52,7 +52,7 @@ def resolve(
     """
     resolver = resolver_for(settings, token=token, offline=offline)
     prefer = prefer or resolver.settings.prefer
-    return resolver.resolve(name, ResolveOptions(wish, exact, revision, prefer)).checked()
+    return resolver.resolve(name, ResolveOptions(format, exact, revision, prefer)).checked()
 
 
 def resolver_for(
@@ -83,18 +83,18 @@ def resolver_for(
     return resolver
 
 
-def resolve_locked(resolver: Resolver, path: str, name: str, wish: ResolveOptions) -> Resolution:
+def resolve_locked(resolver: Resolver, path: str, name: str, options: ResolveOptions) -> Resolution:
     """Answer a name as a lock file says; online, the Hub must still have exactly that.
 
     Raises:
         NotFoundError: no such file, or the name is not in it.
-        VerificationError: it is locked for another wish, or the Hub has something else now.
+        VerificationError: it is locked in another format, or the Hub has something else now.
     """
     from pathlib import Path
 
     from mdl.resolver import lockfile
 
-    entry = lockfile.find_entry(lockfile.read_lock(Path(path)), name, wish, path)
+    entry = lockfile.find_entry(lockfile.read_lock(Path(path)), name, options, path)
     answer = lockfile.resolution_of(entry, path, resolver.cached)
     if resolver.online and not (answer.cached is not None and answer.cached.complete):
         lockfile.check_against_hub(resolver, entry)

@@ -11,7 +11,7 @@ from mdl.cli.output import FilePath, confirm, echo_json, never_asks, yes_option
 from mdl.errors import NotFoundError, UsageError
 from mdl.formatting import human_ago, printable, table
 from mdl.resolver import shown
-from mdl.store import USER, WISHES, Catalog, MirrorRow, open_catalog
+from mdl.store import FORMATS, LOADABLE_FORMATS, USER, Catalog, MirrorRow, open_catalog
 
 if TYPE_CHECKING:
     from mdl.resolver import HubApi
@@ -22,7 +22,7 @@ _dry = click.option("--dry-run", is_flag=True, help="Show what would change.")
 
 @click.group()
 def catalog() -> None:
-    """The table of mirrors: which repository answers which wish about which name."""
+    """The table of mirrors: which repository to load for which name and format."""
 
 
 def _open() -> Catalog:
@@ -34,17 +34,17 @@ def _open() -> Catalog:
 @catalog.command("ls")
 @click.argument("pattern", required=False)
 @click.option("--source", help="Rows of one source only.")
-@click.option("--wish", type=click.Choice(WISHES), help="Rows that answer one wish.")
+@click.option("--format", type=click.Choice(LOADABLE_FORMATS), help="Rows of one format only.")
 @click.option("--limit", type=click.IntRange(1), help="At most that many rows.")
 @click.option("--sources", "show_sources", is_flag=True, help="Where the rows came from.")
 @_json
-def ls(pattern: str | None, source: str | None, wish: str | None, limit: int | None,
+def ls(pattern: str | None, source: str | None, format: str | None, limit: int | None,
        show_sources: bool, as_json: bool) -> int:  # fmt: skip
     """List rows; PATTERN is a part of a name."""
     found = _open()
     if show_sources:
         return _print_sources(found, as_json)
-    rows = found.mirrors(source=source, wish=wish)
+    rows = found.mirrors(source=source, format=format)
     if pattern:
         part = pattern.lower()
         rows = [r for r in rows if part in r.name.lower() or part in r.repo_id.lower()]
@@ -104,25 +104,29 @@ def show(name: str, as_json: bool) -> int:
 @catalog.command()
 @click.argument("name")
 @click.argument("mirror")
-@click.option("--wish", type=click.Choice(WISHES), help="What it answers; else by its format.")
-@click.option("--format", "format_", help="What its weights are; else by its name.")
+@click.option(
+    "--format", type=click.Choice(LOADABLE_FORMATS), help="What to load it as; else by its weights."
+)
+@click.option(
+    "--weights", type=click.Choice(FORMATS), help="What its weights are; else by its name."
+)
 @click.option("--rank", type=int, default=0, show_default=True, help="0 is taken first.")
 @_dry
 @never_asks
 @_json
-def add(name: str, mirror: str, wish: str | None, format_: str | None, rank: int, dry_run: bool,
+def add(name: str, mirror: str, format: str | None, weights: str | None, rank: int, dry_run: bool,
         as_json: bool) -> int:  # fmt: skip
-    """Answer wishes about NAME with MIRROR; beats every imported row."""
+    """Add MIRROR for NAME; your own rows beat every imported one."""
     from mdl.resolver import make_row
 
-    row = make_row(name, mirror, wish=wish, format=format_, rank=rank)
+    row = make_row(name, mirror, format=format, weights=weights, rank=rank)
     if not dry_run:
         _open().add([row])
     if as_json:
         echo_json({"added": row._asdict(), "dry_run": dry_run})
     else:
-        verb = "Would answer" if dry_run else "Answers"
-        click.echo(f"{verb} {row.format} wishes about {row.name} with {row.repo_id}.")
+        verb = "Would resolve" if dry_run else "Resolves"
+        click.echo(f"{verb} {row.name} to {row.repo_id} for {row.format}.")
     return 0
 
 
@@ -323,10 +327,10 @@ def _hub() -> "HubApi":
 
 def _rows_table(rows: list[MirrorRow]) -> str:
     return table(
-        ["NAME", "WISH", "MIRROR", "FORMAT", "RANK", "RELATION", "SOURCE", "STATUS"],
+        ["NAME", "FORMAT", "MIRROR", "WEIGHTS", "RANK", "RELATION", "SOURCE", "STATUS"],
         [
-            (r.name, r.wish, r.repo_id, f"{r.format} {r.variant}".strip(), str(r.rank), r.relation,
-             r.source, f"{r.status or '-'} {r.status_reason or ''}".strip())
+            (r.name, r.format, r.repo_id, f"{r.weights} {r.variant}".strip(), str(r.rank),
+             r.relation, r.source, f"{r.status or '-'} {r.status_reason or ''}".strip())
             for r in rows
         ],
         right=("RANK",),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mdl.cli.output import FilePath, echo_json, never_asks
-from mdl.cli.resolve import wish_of, wish_options
+from mdl.cli.resolve import format_options, options_of
 from mdl.formatting import human_size
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def load_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options `pull` and `load` share, besides those of a wish."""
+    """The options `pull` and `load` share, besides those of a format."""
     for option in (
         click.option(
             "--allow-pickle", is_flag=True, help="Take pickled weights, which can run code."
@@ -35,7 +35,7 @@ def load_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command()
 @click.argument("name")
-@wish_options
+@format_options
 @load_options
 @click.option("--repair", is_flag=True, help="Check every file's hash; fetch damaged ones again.")
 def pull(name: str, **options: Any) -> None:
@@ -97,7 +97,7 @@ def show_pull(body: dict[str, Any], as_json: bool) -> None:
 
 @click.command()
 @click.argument("name")
-@wish_options
+@format_options
 @load_options
 @click.option("--prompt", help="Ask the model this, and print its answer.")
 @click.option(
@@ -180,14 +180,14 @@ def request_of(name: str, options: dict[str, Any]) -> "LoadRequest":
     """The load request behind the command line's options."""
     from mdl.loader import make_request
 
-    wish = wish_of(options)
+    asked = options_of(options)
     return make_request(
         name,
-        load_in_4bit=wish.format == "bnb-4bit",
-        load_in_8bit=wish.format == "8bit",
-        load_in_fp8=wish.format == "fp8",
-        use_exact_model_name=wish.exact,
-        revision=wish.revision,
+        load_in_4bit=asked.format == "bnb-4bit",
+        load_in_8bit=asked.format == "8bit",
+        load_in_fp8=asked.format == "fp8",
+        use_exact_model_name=asked.exact,
+        revision=asked.revision,
         dtype=options.get("dtype"),
         device_map=options.get("device_map"),
         kernels=not options.get("no_kernels", False),

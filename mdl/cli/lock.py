@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from mdl.cli.output import FilePath, echo_json
-from mdl.cli.resolve import wish_of, wish_options
+from mdl.cli.resolve import format_options, options_of
 
 
 @click.command()
@@ -20,12 +20,12 @@ from mdl.cli.resolve import wish_of, wish_options
     help="The file to write.",
 )
 @click.option("--add", is_flag=True, help="Keep the other entries of an existing file.")
-@wish_options
+@format_options
 @click.option("--dry-run", is_flag=True, help="Print the file, write nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Overwrite without asking.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def lock(names: tuple[str, ...], output: Path, add: bool, dry_run: bool, yes: bool, as_json: bool,
-         **options: Any) -> int:  # fmt: skip
+         **flags: Any) -> int:  # fmt: skip
     """Write what each NAME resolves to, down to commits and file hashes, into a lock file.
 
     The locked commits are registered with the cache: no pruning removes them.
@@ -35,11 +35,13 @@ def lock(names: tuple[str, ...], output: Path, add: bool, dry_run: bool, yes: bo
     from mdl.local_resolver import resolver_for
     from mdl.resolver import lockfile
 
-    resolver = resolver_for(offline=True if options["offline"] else None)
-    wish = wish_of(options, resolver.settings.prefer)
+    resolver = resolver_for(offline=True if flags["offline"] else None)
+    options = options_of(flags, resolver.settings.prefer)
     kept = lockfile.read_lock(output) if add and output.exists() else []
     once = {name.strip().lower(): name for name in names}.values()
-    made = [lockfile.make_entry(resolver, resolver.resolve(name, wish).checked()) for name in once]
+    made = [
+        lockfile.make_entry(resolver, resolver.resolve(name, options).checked()) for name in once
+    ]
     names_made = {(entry.requested.lower(), entry.format) for entry in made}
     entries = [e for e in kept if (e.requested.lower(), e.format) not in names_made] + made
     if not dry_run:

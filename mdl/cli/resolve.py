@@ -20,14 +20,14 @@ _FORMATS = {
 }  # fmt: skip
 
 
-def wish_options(command: "Callable[..., Any]") -> "Callable[..., Any]":
+def format_options(command: "Callable[..., Any]") -> "Callable[..., Any]":
     """The options that every command which takes a name shares."""
     for option in reversed(
         (
-            click.option("--4bit", "four", is_flag=True, help="Wish for 4-bit (NF4) weights."),
-            click.option("--8bit", "eight", is_flag=True, help="Wish for 8-bit weights."),
-            click.option("--fp8", is_flag=True, help="Wish for fp8 weights."),
-            click.option("--16bit", "sixteen", is_flag=True, help="Wish for 16-bit weights."),
+            click.option("--4bit", "four", is_flag=True, help="4-bit (NF4) weights."),
+            click.option("--8bit", "eight", is_flag=True, help="8-bit weights."),
+            click.option("--fp8", is_flag=True, help="fp8 weights."),
+            click.option("--16bit", "sixteen", is_flag=True, help="16-bit weights."),
             click.option("--exact", is_flag=True, help="That repository and no other."),
             click.option("--revision", help="A branch, tag or commit of the named repository."),
             click.option(
@@ -42,60 +42,60 @@ def wish_options(command: "Callable[..., Any]") -> "Callable[..., Any]":
     return command
 
 
-def wish_of(options: dict[str, Any], prefer: str = "default") -> "ResolveOptions":
-    """The wish behind the shared options.
+def options_of(flags: dict[str, Any], prefer: str = "default") -> "ResolveOptions":
+    """The resolve options behind the shared command-line options.
 
     Raises:
         UsageError: two formats at once.
     """
     from mdl.resolver import ResolveOptions
 
-    formats = [name for flag, name in _FORMATS.items() if options.get(flag)]
+    formats = [name for flag, name in _FORMATS.items() if flags.get(flag)]
     if len(formats) > 1:
         raise UsageError(
-            "Wish for one format at a time.",
+            "Ask for one format at a time.",
             why=f"given: {', '.join(formats)}",
             next="Leave out all but one.",
         )
     return ResolveOptions(
         format=formats[0] if formats else "16bit",
-        exact=bool(options.get("exact")),
-        revision=options.get("revision"),
-        prefer=options.get("prefer") or prefer,
-        fp8_scaling=options.get("fp8_scaling") or "block",
+        exact=bool(flags.get("exact")),
+        revision=flags.get("revision"),
+        prefer=flags.get("prefer") or prefer,
+        fp8_scaling=flags.get("fp8_scaling") or "block",
     )
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="NAME...")
-@wish_options
+@format_options
 @click.option("--fp8-scaling", type=click.Choice(["block", "row"]), help="How fp8 is scaled.")
 @click.option("--stdin", "from_stdin", is_flag=True, help="Read names, one a line; JSON Lines out.")
 @click.option("--locked", type=FilePath(dir_okay=False), help="Answer as this lock file says.")
 @click.option("--history", is_flag=True, help="What was answered before.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a name.")
-def resolve(names: tuple[str, ...], **options: Any) -> int:
+def resolve(names: tuple[str, ...], **flags: Any) -> int:
     """Say what each NAME will give, and why. Fetches nothing."""
     from mdl.local_resolver import resolver_for
 
-    if not names and not options["from_stdin"] and not options["history"]:
+    if not names and not flags["from_stdin"] and not flags["history"]:
         raise UsageError("Which name?", next="mdl resolve org/name [--4bit | --exact]")
-    offline = True if options["offline"] else None
-    if options["history"]:
-        return _show_history(resolver_for(offline=True), names, options["as_json"])
+    offline = True if flags["offline"] else None
+    if flags["history"]:
+        return _show_history(resolver_for(offline=True), names, flags["as_json"])
     resolver = resolver_for(offline=offline)
-    wish = wish_of(options, resolver.settings.prefer)
-    asked = _with_stdin(names) if options["from_stdin"] else names
-    if options["locked"]:
-        answers = _locked(resolver, options["locked"], asked, wish)
+    options = options_of(flags, resolver.settings.prefer)
+    asked = _with_stdin(names) if flags["from_stdin"] else names
+    if flags["locked"]:
+        answers = _locked(resolver, flags["locked"], asked, options)
     else:
-        answers = resolver.resolve_many(asked, wish)
-    if options["from_stdin"]:
+        answers = resolver.resolve_many(asked, options)
+    if flags["from_stdin"]:
         return _stream(answers)
     printed = list(answers)
-    if not options["locked"]:
+    if not flags["locked"]:
         _record(resolver, printed)
-    return _print_all(printed, options["as_json"])
+    return _print_all(printed, flags["as_json"])
 
 
 def _with_stdin(names: tuple[str, ...]) -> Iterator[str]:
@@ -106,13 +106,13 @@ def _with_stdin(names: tuple[str, ...]) -> Iterator[str]:
 
 
 def _locked(
-    resolver: "Resolver", path: str, names: Iterable[str], wish: "ResolveOptions"
+    resolver: "Resolver", path: str, names: Iterable[str], options: "ResolveOptions"
 ) -> "Iterator[Resolution | MdlError]":
     from mdl.local_resolver import resolve_locked
 
     for name in names:
         try:
-            yield resolve_locked(resolver, path, name, wish)
+            yield resolve_locked(resolver, path, name, options)
         except MdlError as error:
             error.details.setdefault("requested", name)
             yield error
@@ -218,9 +218,9 @@ def _show_history(resolver: "Resolver", names: tuple[str, ...], as_json: bool) -
     else:
         click.echo(
             table(
-                ["REQUESTED", "WISH", "ANSWER", "RULE", "FOR", "WHEN"],
+                ["REQUESTED", "FORMAT", "RESOLVED TO", "RULE", "FOR", "WHEN"],
                 [
-                    (r["requested"], r["wish"], r["repo_id"], r["rule"], r["purpose"],
+                    (r["requested"], r["format"], r["repo_id"], r["rule"], r["purpose"],
                      human_ago(r["at"]))
                     for r in rows
                 ],

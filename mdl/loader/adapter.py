@@ -68,7 +68,7 @@ def find_adapter(
     fetch: bool = True,
     progress: Progress | None = None,
 ) -> Found:
-    """Resolve a request; an adapter's leads to its base, as it is wished.
+    """Resolve a request; an adapter's leads to its base, in the format requested.
 
     Args:
         purpose: what the resolution log says the answer was for.

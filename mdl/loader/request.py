@@ -73,10 +73,10 @@ class Quantization:
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """One wish for a model. `extra` goes to transformers' `from_pretrained` as it is.
+    """One request for a model. `extra` goes to transformers' `from_pretrained` as it is.
 
     `format` says how the weights are wanted; `exact_name` forbids any other repository than the
-    one named, so a 4-bit wish with an exact name quantizes that very repository on load.
+    one named, so a 4-bit request with an exact name quantizes that very repository on load.
     `locked` is the path of a lock file that says which commit it must be.
     """
 

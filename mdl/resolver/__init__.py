@@ -1,6 +1,6 @@
-"""From a name and a wish to an answer with its reasons.
+"""Resolve a model name and a format to a repository, with the reasons.
 
-`Resolver` gathers (database, Hub, the cache view it is handed), `policy.decide` decides.
+`Resolver` gathers facts (database, Hub, the cache view it is given); `rules.decide` decides.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Every repository that could keep a wish, best first: the order, before anyone is judged."""
+"""Every repository that could serve a request, best first, before any is judged."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -10,7 +10,7 @@ _KINDS = {"dynamic": "the dynamic 4-bit mirror", "plain": "the 4-bit mirror"}
 
 
 class Candidate(NamedTuple):
-    """One way to keep the wish. `format` is what its weights are, `None` while unknown."""
+    """One repository that could serve the request. `format` is its weights', `None` if unknown."""
 
     repo_id: str
     format: str | None
@@ -27,9 +27,9 @@ class Candidate(NamedTuple):
 
 
 class Field(NamedTuple):
-    """What the order depends on: the wish, the rows, and what the named repository is."""
+    """What the order depends on: the options, the rows, and what the named repository is."""
 
-    wish: ResolveOptions
+    options: ResolveOptions
     known: NameRecord
     name: str
     format: str | None
@@ -38,7 +38,7 @@ class Field(NamedTuple):
 
 
 def candidates(field: Field) -> Iterator[Candidate]:
-    """Every way to keep the wish, best first, each repository once."""
+    """Every repository that could serve the request, best first, each once."""
     own = Candidate(field.name, field.format, "itself", "hub", "", field.known.bad)
     seen: set[str] = set()
     for candidate in _in_order(field, own, field.format or "16bit"):
@@ -49,26 +49,26 @@ def candidates(field: Field) -> Iterator[Candidate]:
 
 
 def _in_order(field: Field, own: Candidate, own_format: str) -> Iterator[Candidate]:
-    wish = field.wish.format
-    rows = list(_rows(field, wish))
+    format = field.options.format
+    rows = list(_rows(field, format))
     yield from (row for row in rows if row.rule == "override")
     if own_format == "adapter":
         base = f" {field.base_model}" if field.base_model else ""
         yield own._replace(reason=f"it is an adapter, which a load puts on its base model{base}")
         return
-    if own_format == wish != "16bit":
-        yield own._replace(reason=f"its weights already are {wish}")
-    if field.wish.prefer == "official":
+    if own_format == format != "16bit":
+        yield own._replace(reason=f"its weights already are {format}")
+    if field.options.prefer == "official":
         yield from _official(field, own, own_format)
-    if wish == "16bit":
+    if format == "16bit":
         yield from _float_order(field, own, own_format, rows)
         return
     yield from rows
     if own_format == "16bit":
         yield own._replace(
-            rule="quantize-on-load", reason=f"no {wish} mirror is known: converted on load"
+            rule="quantize-on-load", reason=f"no {format} mirror is known: converted on load"
         )
-    yield from _floats(field, "quantize-on-load", f"its float repository, made {wish} on load")
+    yield from _floats(field, "quantize-on-load", f"its float repository, made {format} on load")
 
 
 def _float_order(
@@ -78,7 +78,7 @@ def _float_order(
         yield from _floats(field, "float", f"the float repository of a {own_format} one")
         return
     gated = field.gated
-    if field.wish.revision is not None:
+    if field.options.revision is not None:
         yield own._replace(reason="the revision given is its own")
     if gated == "false":
         known = "its weights are 16-bit" if field.format else "nothing says that it is quantized"
@@ -105,23 +105,25 @@ def _floats(field: Field, rule: str, reason: str) -> Iterator[Candidate]:
         yield Candidate(field.base_model, None, rule, "hub", reason + ", by its card")
 
 
-def _rows(field: Field, wish: str, variants: tuple[str, ...] | None = None) -> Iterator[Candidate]:
-    """Catalogue rows for a wish; `official` ones only when asked for."""
-    if wish == "fp8":
+def _rows(
+    field: Field, format: str, variants: tuple[str, ...] | None = None
+) -> Iterator[Candidate]:
+    """Catalogue rows for a format; `official` ones only when asked for."""
+    if format == "fp8":
         # Row scaling needs FBGEMM kernels; block scaling runs wherever fp8 does.
-        scalings = ("block",) if field.wish.fp8_scaling == "block" else ("row", "block")
+        scalings = ("block",) if field.options.fp8_scaling == "block" else ("row", "block")
         for scaling in scalings:
-            yield from _matching(field, wish, lambda v, s=scaling: v == s or v == "")  # type: ignore[misc] # the default binds the loop's value
+            yield from _matching(field, format, lambda v, s=scaling: v == s or v == "")  # type: ignore[misc] # the default binds the loop's value
         return
-    yield from _matching(field, wish, lambda v: v in variants if variants else v != "official")
+    yield from _matching(field, format, lambda v: v in variants if variants else v != "official")
 
 
-def _matching(field: Field, wish: str, fits: Callable[[str], bool]) -> Iterator[Candidate]:
+def _matching(field: Field, format: str, fits: Callable[[str], bool]) -> Iterator[Candidate]:
     for row, bad, _ in field.known.mirrors:
-        if row.wish == wish and fits(row.variant):
+        if row.format == format and fits(row.variant):
             yield Candidate(
                 row.repo_id,
-                row.format,
+                row.weights,
                 "override" if row.source == USER else "mirror",
                 row.source,
                 _row_reason(row),
@@ -149,7 +151,7 @@ def _with_replacement(candidate: Candidate) -> Iterator[Candidate]:
 def _row_reason(row: MirrorRow) -> str:
     if row.source == USER:
         return "a row added here by hand"
-    return _KINDS.get(row.variant) or f"the {row.variant} {row.format} mirror".replace("  ", " ")
+    return _KINDS.get(row.variant) or f"the {row.variant} {row.weights} mirror".replace("  ", " ")
 
 
 def _dead_reason(row: MirrorRow) -> str | None:

@@ -9,7 +9,7 @@ from mdl.resolver.formats import claimed_format, config_format
 from mdl.resolver.hub_api import HubApi
 from mdl.resolver.names import parse_name
 from mdl.resolver.types import RepoInfo
-from mdl.store import WISHES, CatalogSource, MirrorRow
+from mdl.store import LOADABLE_FORMATS, CatalogSource, MirrorRow
 
 SYNC = CatalogSource("hub-tree", "", "the Hub's model tree (base_model:quantized)", "", "")
 _TAGS = {"4-bit": "bnb-4bit", "8-bit": "8bit", "gguf": "gguf", "awq": "awq", "gptq": "gptq",
@@ -41,7 +41,7 @@ def derived_rows(name: str, rows: Iterable[dict[str, Any]]) -> Iterator[MirrorRo
         if shown == "16bit" and claim not in (None, "16bit"):
             shown = None  # a config without quantization cannot vouch for the claim
         found = shown or claim
-        if found in WISHES and found != "16bit" and row["id"].lower() != name.lower():
+        if found in LOADABLE_FORMATS and found != "16bit" and row["id"].lower() != name.lower():
             relation = "verified" if shown is not None else "declared"
             yield MirrorRow(name, found, row["id"], found, "", _BEHIND + rank, relation, SYNC.name)
 
@@ -71,12 +71,12 @@ def judge(row: MirrorRow, facts: RepoInfo) -> Finding:
     base = facts.base_model
     if base and _is_instruct(base) != _is_instruct(row.name) and _same_family(base, row.name):
         return Finding(row.name, row.repo_id, "mismatch", f"its card says it is made from {base}")
-    if facts.format and facts.format != row.format:
+    if facts.format and facts.format != row.weights:
         return Finding(
             row.name,
             row.repo_id,
             "mismatch",
-            f"its config says {facts.format}, the row says {row.format}",
+            f"its config says {facts.format}, the row says {row.weights}",
         )
     return Finding(row.name, row.repo_id, "ok", "")
 

@@ -13,9 +13,9 @@ from typing import Any
 from mdl.errors import MdlError, NotFoundError, UsageError
 from mdl.resolver.formats import claimed_format
 from mdl.resolver.names import parse_name, shown
-from mdl.store import FORMATS, USER, WISHES, Catalog, CatalogSource, MirrorRow
+from mdl.store import FORMATS, LOADABLE_FORMATS, USER, Catalog, CatalogSource, MirrorRow
 
-FIELDS = ("name", "wish", "repo_id", "format", "variant", "rank", "relation")
+FIELDS = ("name", "format", "repo_id", "weights", "variant", "rank", "relation")
 HIGHEST_RANK = 1_000_000
 _MAX_VARIANT = 40
 _REQUIRED = ("name", "repo_id")
@@ -25,36 +25,38 @@ _SHAPE = "Nothing was imported. `mdl catalog export` writes a file of the right 
 def make_row(
     name: str,
     repo_id: str,
-    wish: str | None = None,
     format: str | None = None,
+    weights: str | None = None,
     variant: str = "",
     rank: int = 0,
     relation: str = "declared",
 ) -> MirrorRow:
-    """A checked row; the format is what the mirror's name claims, the wish what its format keeps.
+    """A checked row. By default `weights` is what the mirror's name claims, `format` the same.
 
     Raises:
         NameRefusedError: a name that can be no repository.
-        UsageError: an unknown wish, format or rank, or a row that answers a name with itself.
+        UsageError: an unknown format or rank, or a repository that is its own mirror.
     """
     checked = [parse_name(text, allow_local=False).text for text in (name, repo_id)]
     if checked[0].lower() == checked[1].lower():
         raise UsageError(
             f"{checked[0]} cannot be its own mirror.",
-            next="Name another repository; one that is what is wished for needs no row.",
+            next="Name another repository; one that already has the format needs no row.",
         )
-    format = format or claimed_format(checked[1]) or (wish if wish in WISHES else "16bit")
-    wish = wish or (format if format in WISHES else "")
-    if wish not in WISHES:
+    claimed = claimed_format(checked[1]) or (format if format in LOADABLE_FORMATS else "16bit")
+    weights = weights or claimed
+    format = format or (weights if weights in LOADABLE_FORMATS else "")
+    if format not in LOADABLE_FORMATS:
         raise UsageError(
-            f"{wish or format!r} is no wish mdl can keep.", next=f"Use one of {', '.join(WISHES)}."
+            f"{format or weights!r} is not a format mdl can load.",
+            next=f"Use one of {', '.join(LOADABLE_FORMATS)}.",
         )
-    if format not in FORMATS:
-        raise UsageError(f"{format!r} is no format.", next=f"Use one of {', '.join(FORMATS)}.")
-    if format not in (wish, "16bit"):
+    if weights not in FORMATS:
+        raise UsageError(f"Unknown weights {weights!r}.", next=f"Use one of {', '.join(FORMATS)}.")
+    if weights not in (format, "16bit"):
         raise UsageError(
-            f"{format} weights cannot answer a wish for {wish}.",
-            next=f"Give {wish} or 16bit weights: only float weights are quantized on load.",
+            f"{weights} weights cannot be loaded as {format}.",
+            next=f"Give {format} or 16bit weights: only float weights are quantized on load.",
         )
     number = _rank(rank)
     if relation not in ("declared", "verified"):
@@ -63,7 +65,7 @@ def make_row(
         raise UsageError(
             f"{shown(str(variant))} is no variant.", next="Give a word, such as dynamic or plain."
         )
-    return MirrorRow(checked[0], wish, checked[1], format, variant, number, relation, "user")
+    return MirrorRow(checked[0], format, checked[1], weights, variant, number, relation, "user")
 
 
 def _rank(given: Any) -> int:

@@ -9,16 +9,16 @@ from mdl.resolver.names import Name, shown
 from mdl.resolver.types import Cached, Resolution, ResolveOptions, TraceStep
 
 
-def resolve_folder(name: Name, wish: ResolveOptions) -> Resolution:
+def resolve_folder(name: Name, options: ResolveOptions) -> Resolution:
     """A folder is taken as it is; its own config.json says what its weights are.
 
     Raises:
         NotFoundError: it holds no model.
         UsageError: a revision was asked for, its config.json cannot be read, or its weights
-            cannot become what is wished for.
+            cannot become the format asked for.
     """
     path = str(name.path)
-    if wish.revision is not None:
+    if options.revision is not None:
         raise UsageError(
             f"{name.text} is a folder and has no revisions.", next="Leave out --revision."
         )
@@ -34,11 +34,11 @@ def resolve_folder(name: Name, wish: ResolveOptions) -> Resolution:
             next="Mend the file, or fetch the folder again: it should be the model's own JSON.",
             details={"requested": name.text},
         ) from error
-    quantize = wish.format not in ("16bit", weights)
+    quantize = options.format not in ("16bit", weights)
     if quantize and weights != "16bit":
         raise UsageError(
-            f"{name.text} is {weights} and cannot become {wish.format}.",
-            next="Wish for what it is, or give the folder of the float model.",
+            f"{name.text} is {weights} and cannot become {options.format}.",
+            next="Leave out the format, or give the folder of the float model.",
             details={"requested": name.text},
         )
     size = sum(f.stat().st_size for f in Path(path).iterdir() if f.is_file())
@@ -48,7 +48,7 @@ def resolve_folder(name: Name, wish: ResolveOptions) -> Resolution:
         repo_id=path,
         revision=None,
         commit=None,
-        format=wish.label,
+        format=options.label,
         substituted=False,
         quantize_on_load=quantize,
         gated=False,

@@ -119,7 +119,7 @@ def write_lock(path: Path, entries: Iterable[Entry]) -> None:
 
 
 def to_text(entries: Iterable[Entry]) -> str:
-    """The TOML text, entries sorted by name and wish."""
+    """The TOML text, entries sorted by name and format."""
     parts = [
         "# Written by `mdl lock`, checked by `--locked` and `mdl verify`.\n"
         f"version = {_FORMAT}\nmdl = {_quoted(__version__)}\n"
@@ -181,26 +181,26 @@ def read_lock(path: Path) -> list[Entry]:
         ) from error
 
 
-def find_entry(entries: Iterable[Entry], name: str, wish: ResolveOptions, where: str) -> Entry:
-    """The entry that answers a name and a wish.
+def find_entry(entries: Iterable[Entry], name: str, options: ResolveOptions, where: str) -> Entry:
+    """The entry for a name and a format.
 
     Raises:
         NotFoundError: the lock has no such entry.
-        VerificationError: the name is locked, but for another wish or another revision.
+        VerificationError: the name is locked, but in another format or at another revision.
     """
     of_name = [e for e in entries if name.lower() in (e.requested.lower(), e.canonical.lower())]
     for entry in of_name:
-        if entry.format == wish.label:
-            if wish.revision not in (None, entry.commit):
+        if entry.format == options.label:
+            if options.revision not in (None, entry.commit):
                 raise VerificationError(
-                    f"{name} is locked in {where} at {entry.commit}, not at {wish.revision!r}.",
+                    f"{name} is locked in {where} at {entry.commit}, not at {options.revision!r}.",
                     next="Leave out the revision, or lock that one anew.",
                 )
             return entry
     if of_name:
         raise VerificationError(
-            f"{name} is locked in {where} as {of_name[0].format}, not as {wish.label}.",
-            next=f"Wish for {of_name[0].format}, or lock it anew.",
+            f"{name} is locked in {where} as {of_name[0].format}, not as {options.label}.",
+            next=f"Ask for {of_name[0].format}, or lock it again.",
         )
     raise NotFoundError(
         f"{name} is not in {where}.", next=f"Add it: mdl lock {name} -o {where} --add."

@@ -18,7 +18,7 @@ ACCESS_WORDS = {
 def moved_to_another_owner(name: str, repo_id: str) -> MdlError:
     return NotFoundError(
         f"{name} is now {repo_id}, which belongs to another owner.",
-        why="the Hub redirects the old name; an exact wish is never redirected",
+        why="the Hub redirects the old name; an exact name is never redirected",
         next=f"Look at {repo_id}; if it is what you want, ask for it by that name.",
     )
 
@@ -52,17 +52,17 @@ def not_to_be_had(own: RepoInfo, name: str, canonical: str, revision: str | None
     )
 
 
-def wrong_format(canonical: str, weights: str, wish: ResolveOptions) -> MdlError:
+def wrong_format(canonical: str, weights: str, options: ResolveOptions) -> MdlError:
     return UsageError(
-        f"{canonical} is {weights} and cannot become {wish.format} on load.",
-        next="Leave out --exact to use another repository, or wish for what it is.",
+        f"{canonical} is {weights} and cannot become {options.format} on load.",
+        next="Leave out --exact to use another repository, or leave out the format.",
     )
 
 
-def lost_revision(canonical: str, wish: ResolveOptions, repo_id: str) -> MdlError:
+def lost_revision(canonical: str, options: ResolveOptions, repo_id: str) -> MdlError:
     return UsageError(
-        f"Revision {wish.revision!r} of {canonical} would be lost: the wish for {wish.format} is"
-        f" answered by {repo_id}.",
+        f"Revision {options.revision!r} of {canonical} would be lost: in {options.format} it is"
+        f" replaced by {repo_id}.",
         why="a revision belongs to the repository it was given for",
         next="Add --exact to use that revision as it is (with --4bit: quantized on load), or ask"
         f" for {repo_id} by name.",
@@ -83,13 +83,13 @@ def no_access(
 
 
 def nothing_left(
-    canonical: str, wish: ResolveOptions, trace: Sequence[TraceStep], others: Sequence[str]
+    canonical: str, options: ResolveOptions, trace: Sequence[TraceStep], others: Sequence[str]
 ) -> MdlError:
     why = f"{len(trace)} candidates were passed over; the last: {last_reason(trace)}"
     if not trace:
         why = "it holds no weights in a form that mdl loads, and no mirror of it is known"
     return NotFoundError(
-        f"Nothing keeps the wish for {wish.format} of {canonical}.",
+        f"{canonical} is not available in {options.format}.",
         why=why,
         next=f"Other formats: {', '.join(others)}."
         if others

@@ -66,12 +66,12 @@ class RemoteClient:
         if hub_token and self.sends_hub_token:
             self._headers["X-Hub-Token"] = hub_token
 
-    def resolve(self, name: str, wish: ResolveOptions) -> dict[str, Any]:
-        query = {"name": name, **_fields(wish)}
+    def resolve(self, name: str, options: ResolveOptions) -> dict[str, Any]:
+        query = {"name": name, **_fields(options)}
         return self._ask("GET", f"/v1/resolve?{urlencode(query, quote_via=quote)}")
 
-    def resolve_many(self, names: list[str], wish: ResolveOptions) -> list[dict[str, Any]]:
-        body = {"names": names, **_fields(wish)}
+    def resolve_many(self, names: list[str], options: ResolveOptions) -> list[dict[str, Any]]:
+        body = {"names": names, **_fields(options)}
         answers: list[dict[str, Any]] = self._ask("POST", "/v1/resolve", body)["answers"]
         return answers
 
@@ -122,8 +122,8 @@ class RemoteClient:
 class RemoteResolver(Resolver):
     """A resolver that asks a service first, and decides here when that does not answer.
 
-    Decided here without asking: folders, offline answers, a wish for what this cache holds, names
-    a person's own rows are about, and gated repositories where the Hub token may not travel.
+    Decided here without asking: folders, offline requests, `prefer="cached"`, names that a
+    person's own rows are about, and gated repositories where the Hub token may not travel.
     """
 
     def __init__(
@@ -138,29 +138,29 @@ class RemoteResolver(Resolver):
         self._client.close()
         super().close()
 
-    def resolve(self, text: str, wish: ResolveOptions | None = None) -> Resolution:
-        wish = wish or ResolveOptions(prefer=self.settings.prefer)
-        if not self._is_for_server(text, wish):
-            return super().resolve(text, wish)
+    def resolve(self, text: str, options: ResolveOptions | None = None) -> Resolution:
+        options = options or ResolveOptions(prefer=self.settings.prefer)
+        if not self._is_for_server(text, options):
+            return super().resolve(text, options)
         try:
-            return self._local_view(self._read(self._client.resolve(text.strip(), wish)))
+            return self._local_view(self._read(self._client.resolve(text.strip(), options)))
         except Unreachable as error:
             self._fall_back(error)
         except _NeedsToken:
             pass
-        return super().resolve(text, wish)
+        return super().resolve(text, options)
 
     def resolve_many(
-        self, names: Iterable[str], wish: ResolveOptions | None = None
+        self, names: Iterable[str], options: ResolveOptions | None = None
     ) -> Iterator[Resolution | MdlError]:
-        wish = wish or ResolveOptions(prefer=self.settings.prefer)
+        options = options or ResolveOptions(prefer=self.settings.prefer)
         listed = list(names)
         for start in range(0, len(listed), _BULK):
             chunk = listed[start : start + _BULK]
-            answers = self._bulk(chunk, wish)
+            answers = self._bulk(chunk, options)
             for text in chunk:
                 try:
-                    yield answers.get(text) or super().resolve(text, wish)
+                    yield answers.get(text) or super().resolve(text, options)
                 except MdlError as error:
                     error.details.setdefault("requested", text)
                     yield error
@@ -188,15 +188,15 @@ class RemoteResolver(Resolver):
             self._fall_back(Unreachable(f"its answer lacks {error}"))
         return super().access(text)
 
-    def _bulk(self, chunk: list[str], wish: ResolveOptions) -> dict[str, Resolution | MdlError]:
+    def _bulk(self, chunk: list[str], options: ResolveOptions) -> dict[str, Resolution | MdlError]:
         """The service's answers by name; a name without one is decided here."""
-        asked = [text for text in chunk if self._may_be_asked(text, wish)]
+        asked = [text for text in chunk if self._may_be_asked(text, options)]
         found: dict[str, Resolution | MdlError] = {}
         if not asked:
             return found
         try:
             names = [text.strip() for text in asked]
-            bodies = self._client.resolve_many(names, wish)
+            bodies = self._client.resolve_many(names, options)
             for text, body in zip(asked, bodies, strict=True):
                 try:
                     found[text] = self._local_view(self._read(body))
@@ -209,14 +209,14 @@ class RemoteResolver(Resolver):
             self._fall_back(error)
         return found
 
-    def _may_be_asked(self, text: str, wish: ResolveOptions) -> bool:
+    def _may_be_asked(self, text: str, options: ResolveOptions) -> bool:
         try:
-            return self._is_for_server(text, wish)
+            return self._is_for_server(text, options)
         except MdlError:
             return False  # refused here, with the reason
 
-    def _is_for_server(self, text: str, wish: ResolveOptions) -> bool:
-        if self.settings.offline or self._away or wish.prefer == "cached":
+    def _is_for_server(self, text: str, options: ResolveOptions) -> bool:
+        if self.settings.offline or self._away or options.prefer == "cached":
             return False
         name = parse_name(text)
         if name.path is not None:
@@ -260,12 +260,12 @@ class _NeedsToken(Exception):
     """The answer depends on a Hub token that may not travel over a plain connection."""
 
 
-def _fields(wish: ResolveOptions) -> dict[str, Any]:
+def _fields(options: ResolveOptions) -> dict[str, Any]:
     fields = {
-        "wish": wish.format,
-        "exact": "true" if wish.exact else None,
-        "revision": wish.revision,
-        "prefer": wish.prefer,
-        "fp8_scaling": wish.fp8_scaling,
+        "format": options.format,
+        "exact": "true" if options.exact else None,
+        "revision": options.revision,
+        "prefer": options.prefer,
+        "fp8_scaling": options.fp8_scaling,
     }
     return {key: value for key, value in fields.items() if value is not None}

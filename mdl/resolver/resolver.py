@@ -91,7 +91,7 @@ class Resolver:
 
     # -- one name ---------------------------------------------------------------------------
 
-    def resolve(self, text: str, wish: ResolveOptions | None = None) -> Resolution:
+    def resolve(self, text: str, options: ResolveOptions | None = None) -> Resolution:
         """Answer one name; a refusal is an answer with `error` set (see `Resolution.checked`).
 
         Raises:
@@ -99,28 +99,28 @@ class Resolver:
             BusyError: the Hub's rate limit is used up.
             StoreError: the database cannot be read.
         """
-        wish = wish or ResolveOptions(prefer=self.settings.prefer)
+        options = options or ResolveOptions(prefer=self.settings.prefer)
         name = parse_name(text, allow_local=self._allow_local)
         if name.path is not None:
             from mdl.resolver.local_folder import resolve_folder
 
-            return resolve_folder(name, wish)
+            return resolve_folder(name, options)
         was_online = self.online
         try:
-            answer = self._decide(ResolveRequest(name, wish, was_online))
+            answer = self._decide(ResolveRequest(name, options, was_online))
         except OfflineError as error:
             # A dead endpoint after a short bound: what is known here answers.
             if not was_online:
                 raise
             self._dead = error
             _warn("%s Answering from what is known here.", error.message)
-            answer = self._decide(ResolveRequest(name, wish, online=False))
+            answer = self._decide(ResolveRequest(name, options, online=False))
         if answer.error is not None and answer.error.exit_code in (3, 5):
             self._suggest(answer.error, name)
         return answer
 
     def resolve_many(
-        self, names: Iterable[str], wish: ResolveOptions | None = None
+        self, names: Iterable[str], options: ResolveOptions | None = None
     ) -> Iterator[Resolution | MdlError]:
         """Answer many names, in order, as they come; one that cannot be answered gives its error.
 
@@ -132,7 +132,7 @@ class Resolver:
                 self._prefetch(batch)
             for text in batch:
                 try:
-                    yield self.resolve(text, wish)
+                    yield self.resolve(text, options)
                 except MdlError as error:
                     error.details.setdefault("requested", text)
                     yield error
@@ -200,7 +200,7 @@ class Resolver:
                 if not facts[request.name.key].is_private:
                     self._remember_rename(request.name.key, outcome.repo_id)
                 request = request._replace(name=name, renamed_from=request.name.text)
-                facts[name.key] = self._fetch(outcome.repo_id, request.wish.revision)
+                facts[name.key] = self._fetch(outcome.repo_id, request.options.revision)
                 known = self._knowledge(request, facts)
                 continue
             self._gather(outcome, request, facts)
@@ -225,7 +225,11 @@ class Resolver:
             key = row.repo_id.lower() if row is not known.repository else request.name.key
             age = time.time() - row.checked_at
             if key not in facts and (not request.online or age < _FACTS):
-                if request.wish.revision is not None and row is known.repository and request.online:
+                if (
+                    request.options.revision is not None
+                    and row is known.repository
+                    and request.online
+                ):
                     continue  # the stored commit is the default branch's
                 stored = self._stored(key, row)
                 if stored is not None and (stored.state == "ok" or not request.online):
@@ -252,7 +256,7 @@ class Resolver:
         key = need.repo_id.lower()
         if need.what == "facts":
             own = key == request.name.key or need.repo_id == request.name.text
-            facts[key] = self._fetch(need.repo_id, request.wish.revision if own else None)
+            facts[key] = self._fetch(need.repo_id, request.options.revision if own else None)
             if own:
                 facts[request.name.key] = facts[key]
             facts[facts[key].repo_id.lower()] = facts[key]

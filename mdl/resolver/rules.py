@@ -1,15 +1,15 @@
-"""The rules that turn a name and a wish into an answer: a pure function.
+"""The rules that turn a name and a format into a resolution: a pure function.
 
-`decide` looks at what is known and returns an answer, or the one fact it is missing (`Need`), or
-the name the Hub says is meant (`Follow`); the caller gathers it and asks again. So the same code
-answers offline, where nothing more can be gathered, and online.
+`decide` looks at what is known and returns a resolution, or the one fact it is missing
+(`MissingFact`), or the name the Hub redirects to (`Redirect`); the caller gathers it and decides
+again. So the same code serves offline, where nothing more can be gathered, and online.
 
 The rules, in order; each leaves a line in the trace:
 
 1. A local folder is taken as it is.
-2. An exact wish is that repository and no other.
+2. With `exact` it is that repository and no other.
 3. A person's own rows.
-4. A name whose weights already are what is wished for stays itself (unless known to be bad; a
+4. A name whose weights already have the format stays itself (unless known to be bad; a
    16-bit one that is gated, or may be, goes to its ungated mirror). So does an adapter.
 5. The catalogue's mirrors by rank; bad, dead and unreadable ones are passed over, with the reason.
 6. The repository itself, converted on load; then its float repositories, converted on load.
@@ -45,7 +45,7 @@ def decide(
     """Answer a request from what is known.
 
     Args:
-        request: the checked name and wish.
+        request: the checked name and options.
         known: the catalogue's rows about the name.
         facts: what is known of repositories, by key; while online a missing or stale one that
             matters comes back as a `Need`.
@@ -61,13 +61,13 @@ class _Decision:
         self, request: ResolveRequest, known: NameRecord, facts: FactsByKey, cached: CacheView
     ) -> None:
         self.request, self.known, self.facts, self.cached = request, known, facts, cached
-        self.name, self.wish = request.name, request.wish
+        self.name, self.options = request.name, request.options
         self.own = facts.get(request.name.key)
         self.trace: list[TraceStep] = []
         self.own_cached: Cached | None = None
         spelled = self.own.repo_id if self.own and self.own.state == "ok" else known.spelling
         if spelled is None:
-            self.own_cached = cached(self.name.text, self.wish.revision)
+            self.own_cached = cached(self.name.text, self.options.revision)
             spelled = self.own_cached.repo_id if self.own_cached else None
         self.canonical = spelled or self.name.text
         self.found = spelled is not None
@@ -83,7 +83,7 @@ class _Decision:
         refusal = self._refuse_unknown()
         if refusal:
             return refusal
-        if self.wish.exact:
+        if self.options.exact:
             return self._exact()
         return self._choose()
 
@@ -92,13 +92,18 @@ class _Decision:
     def _need_of_own(self) -> MissingFact | None:
         if not self.request.online or self.own is not None:
             return None
-        wish = self.wish
-        if is_commit(wish.revision) and (wish.exact or wish.format == "16bit"):
-            here = self.cached(self.name.text, wish.revision)
+        options = self.options
+        if is_commit(options.revision) and (options.exact or options.format == "16bit"):
+            here = self.cached(self.name.text, options.revision)
             if here is not None and here.complete:
                 return None
-        answered = any(row.wish == wish.format for row, _, _ in self.known.mirrors)
-        if wish.exact or wish.format == "16bit" or wish.prefer == "official" or not answered:
+        answered = any(row.format == options.format for row, _, _ in self.known.mirrors)
+        if (
+            options.exact
+            or options.format == "16bit"
+            or options.prefer == "official"
+            or not answered
+        ):
             return MissingFact("facts", self.canonical)
         return None
 
@@ -106,8 +111,8 @@ class _Decision:
         return own.repo_id.lower() != self.name.key
 
     def _follow(self, own: RepoInfo) -> Resolution | Redirect:
-        if self.wish.exact and _moved(self.name.text, own.repo_id):
-            self._step(own.repo_id, "rejected", "the wish is exact, and this is another owner's")
+        if self.options.exact and _moved(self.name.text, own.repo_id):
+            self._step(own.repo_id, "rejected", "the name is exact, and this is another owner's")
             return self._refusal(refusals.moved_to_another_owner(self.name.text, own.repo_id))
         return Redirect(own.repo_id)
 
@@ -123,16 +128,20 @@ class _Decision:
                 return None
             return self._refusal(refusals.unknown_offline(self.name.text))
         self._step(self.canonical, "rejected", own.message or own.state)
-        if own.state == "missing" and self.known.mirrors and not self.wish.exact:
-            return None  # gone or private upstream; a mirror may still keep the wish
-        revision = self.wish.revision
+        if own.state == "missing" and self.known.mirrors and not self.options.exact:
+            return None  # gone or private upstream; a mirror may still be there
+        revision = self.options.revision
         return self._refusal(refusals.not_to_be_had(own, self.name.text, self.canonical, revision))
 
     # -- exact ------------------------------------------------------------------------------
 
     def _exact(self) -> Resolution | MissingFact:
         own = Candidate(
-            self.canonical, self._own_format(), "exact", "hub", "the wish is exact: no other name"
+            self.canonical,
+            self._own_format(),
+            "exact",
+            "hub",
+            "the name is exact: no other repository",
         )
         verdict = self._judge(own)
         if isinstance(verdict, MissingFact):
@@ -141,14 +150,14 @@ class _Decision:
             self._step(own.repo_id, "rejected", verdict)
             return self._refusal(self._no_access(own.repo_id, verdict))
         weights = own.format or "16bit"
-        if self.wish.format not in ("16bit", weights) and weights not in ("16bit", "adapter"):
-            return self._refusal(refusals.wrong_format(self.canonical, weights, self.wish))
+        if self.options.format not in ("16bit", weights) and weights not in ("16bit", "adapter"):
+            return self._refusal(refusals.wrong_format(self.canonical, weights, self.options))
         return self._accept(own)
 
     # -- a choice among candidates ----------------------------------------------------------
 
     def _choose(self) -> Resolution | MissingFact:
-        if self.wish.prefer == "cached":
+        if self.options.prefer == "cached":
             for candidate in self._candidates():
                 here = self._here(candidate)
                 if here is not None and here.complete and not self._passed_over(candidate):
@@ -167,10 +176,10 @@ class _Decision:
         return self._refusal(self._nothing_left())
 
     def _finish(self, candidate: Candidate, preferred: Cached | None = None) -> Resolution:
-        if self.wish.revision is not None and candidate.key != self.canonical.lower():
+        if self.options.revision is not None and candidate.key != self.canonical.lower():
             self._step(candidate.repo_id, "rejected", "the revision belongs to the name given")
             return self._refusal(
-                refusals.lost_revision(self.canonical, self.wish, candidate.repo_id)
+                refusals.lost_revision(self.canonical, self.options, candidate.repo_id)
             )
         if preferred is not None:
             reason = "it is in the cache, and that was preferred"
@@ -180,7 +189,7 @@ class _Decision:
     def _candidates(self) -> Iterator[Candidate]:
         own_facts = self.own
         field = Field(
-            wish=self.wish,
+            options=self.options,
             known=self.known,
             name=self.canonical,
             format=self._own_format(),
@@ -219,14 +228,14 @@ class _Decision:
 
     def _pinned_here(self, candidate: Candidate) -> bool:
         """A commit that is wholly here cannot change: the Hub need not be asked."""
-        if not is_commit(self.wish.revision):
+        if not is_commit(self.options.revision):
             return False
-        here = self.cached(candidate.repo_id, self.wish.revision)
+        here = self.cached(candidate.repo_id, self.options.revision)
         return here is not None and here.complete
 
     def _here(self, candidate: Candidate) -> Cached | None:
         own = candidate.key == self.canonical.lower()
-        return self.cached(candidate.repo_id, self.wish.revision if own else None)
+        return self.cached(candidate.repo_id, self.options.revision if own else None)
 
     def _own_format(self) -> str | None:
         if self.own is not None and self.own.format is not None:
@@ -236,22 +245,22 @@ class _Decision:
     # -- answers ----------------------------------------------------------------------------
 
     def _accept(self, candidate: Candidate, preferred: Cached | None = None) -> Resolution:
-        """The answer; `preferred` is what is here, where that was wished for before the newest."""
+        """The resolution; `preferred` is the cached copy, where that is preferred to the newest."""
         facts = self.facts.get(candidate.key)
         is_own = candidate.key == self.canonical.lower()
         repo_id = facts.repo_id if facts is not None else candidate.repo_id
         weights = (facts.format if facts is not None else None) or candidate.format or "16bit"
-        wish = self.wish.format
-        quantize = wish != "16bit" and weights not in (wish, "adapter")
+        format = self.options.format
+        quantize = format != "16bit" and weights not in (format, "adapter")
         commit = None if preferred is not None else self._newest(facts, is_own)
-        revision = commit or (self.wish.revision if is_own else None)
+        revision = commit or (self.options.revision if is_own else None)
         # Of what will be loaded, not of what a branch meant when something was fetched.
         here = preferred or self.cached(repo_id, revision)
         commit = commit or self._commit_at_hand(facts, here)
         substituted = not is_own or self._moved_owner()
         local = tuple(
             made for made in self.known.local
-            if is_own and quantize and made.format == wish and commit in (None, made.commit)
+            if is_own and quantize and made.format == format and commit in (None, made.commit)
         )  # fmt: skip
         for made in local:
             self._step(made.path, "noted", f"quantized here before, from {made.commit[:12]}")
@@ -261,9 +270,9 @@ class _Decision:
             requested=self._requested(),
             canonical=self.canonical,
             repo_id=repo_id,
-            revision=self.wish.revision if is_own else None,
+            revision=self.options.revision if is_own else None,
             commit=commit,
-            format=self.wish.label,
+            format=self.options.label,
             substituted=substituted,
             quantize_on_load=quantize,
             gated=_gated(facts),
@@ -284,9 +293,9 @@ class _Decision:
             requested=self._requested(),
             canonical=self.canonical,
             repo_id=self.canonical,
-            revision=self.wish.revision,
+            revision=self.options.revision,
             commit=self.own.commit if self.own else None,
-            format=self.wish.label,
+            format=self.options.label,
             substituted=False,
             quantize_on_load=False,
             gated=_gated(self.own),
@@ -311,7 +320,7 @@ class _Decision:
         if any(step.reason in refusals.ACCESS_WORDS.values() for step in self.trace):
             return self._no_access(self.canonical, refusals.last_reason(self.trace))
         others = self._alternatives("")
-        return refusals.nothing_left(self.canonical, self.wish, self.trace, others)
+        return refusals.nothing_left(self.canonical, self.options, self.trace, others)
 
     def _alternatives(self, but: str) -> tuple[str, ...]:
         found: dict[str, str] = {}
@@ -329,14 +338,14 @@ class _Decision:
 
     def _newest(self, facts: RepoInfo | None, is_own: bool) -> str | None:
         """The commit that is asked for, or that the Hub named just now."""
-        if is_own and is_commit(self.wish.revision):
-            return self.wish.revision
+        if is_own and is_commit(self.options.revision):
+            return self.options.revision
         return facts.commit if facts is not None and facts.live else None
 
     def _commit_at_hand(self, facts: RepoInfo | None, here: Cached | None) -> str | None:
         if here is not None and here.commit:
             return here.commit
-        return facts.commit if facts is not None and not self.wish.revision else None
+        return facts.commit if facts is not None and not self.options.revision else None
 
     def _requested(self) -> str:
         return self.request.renamed_from or self.name.text

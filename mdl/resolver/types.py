@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from mdl.errors import MdlError, UsageError, error_from_json
 from mdl.resolver.names import Name, parse_revision
 from mdl.settings import PREFERENCES
-from mdl.store import WISHES, RepositoryRow
+from mdl.store import LOADABLE_FORMATS, RepositoryRow
 
 # Access states in which bytes may be fetched.
 READABLE = ("open", "granted")
@@ -26,7 +26,7 @@ class _ResolveOptions(NamedTuple):
 
 
 class ResolveOptions(_ResolveOptions):
-    """What should come of a name.
+    """What to resolve a name to.
 
     Attributes:
         format: `16bit`, `bnb-4bit`, `8bit` or `fp8`.
@@ -46,10 +46,10 @@ class ResolveOptions(_ResolveOptions):
         prefer: str = "default",
         fp8_scaling: str = "block",
     ) -> "ResolveOptions":
-        if format not in WISHES:
+        if format not in LOADABLE_FORMATS:
             raise UsageError(
                 f"{format!r} is not a format mdl can load.",
-                next=f"Wish for one of: {', '.join(WISHES)}.",
+                next=f"Use one of: {', '.join(LOADABLE_FORMATS)}.",
             )
         if prefer not in PREFERENCES:
             raise UsageError(
@@ -64,15 +64,15 @@ class ResolveOptions(_ResolveOptions):
 
     @property
     def label(self) -> str:
-        """The wish as the resolution's `format` shows it: a bare exact wish is `exact`."""
+        """The format as a resolution shows it: an exact name without a format is `exact`."""
         return "exact" if self.exact and self.format == "16bit" else self.format
 
 
 class ResolveRequest(NamedTuple):
-    """A checked name and a wish, and whether the Hub may be asked."""
+    """A checked name and its options, and whether the Hub may be asked."""
 
     name: Name
-    wish: ResolveOptions
+    options: ResolveOptions
     online: bool
     renamed_from: str | None = None
 

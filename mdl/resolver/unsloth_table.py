@@ -2,8 +2,8 @@
 
 The table (`unsloth/models/mapper.py`, Apache-2.0) has a row a model family: the 4-bit repository,
 its float repositories, sometimes fp8 ones. `unsloth/models/loader_utils.py` lists bad mirrors.
-What their code derives from the table at import is derived here as rows "a wish for W about name
-N is answered by R"; where two families claim a name the later one wins, as there.
+What their code derives from the table at import becomes mirror rows here; where two families claim
+a name the later one wins, as there.
 
 Run as a module it writes the packaged catalogue: `make catalog UNSLOTH=path/of/unpacked/wheel`.
 """
@@ -23,7 +23,7 @@ from mdl.store import BadMirror, CatalogSource, MirrorRow
 _TABLE = "__INT_TO_FLOAT_MAPPER"
 _UNGATED = "MAP_TO_UNSLOTH_16bit"
 _BAD = "BAD_MAPPINGS"
-_BEHIND = 100  # ranks of candidates that no wish takes before all others are passed over
+_BEHIND = 100  # ranks of mirrors that are taken only when all others are passed over
 
 
 class Family(NamedTuple):
@@ -99,7 +99,7 @@ def read_table(mapper: Path, loader_utils: Path | None, version: str) -> Table:
 
 
 def rows_of(table: Table) -> list[MirrorRow]:
-    """The table as catalogue rows, sorted; ranks count from 0 within a name and a wish."""
+    """The table as catalogue rows, sorted; ranks count from 0 within a name and a format."""
     claims: dict[tuple[str, str], list[MirrorRow]] = {}
     for family in table.families:
         for key, rows in _claims(family).items():
@@ -124,9 +124,11 @@ def source_of(table: Table, name: str = "unsloth") -> CatalogSource:
 def _claims(family: Family) -> dict[tuple[str, str], list[MirrorRow]]:
     found: dict[tuple[str, str], list[MirrorRow]] = {}
 
-    def claim(name: str, wish: str, repo_id: str | None, variant: str) -> None:
+    def claim(name: str, format: str, repo_id: str | None, variant: str) -> None:
         if repo_id is not None and repo_id.lower() != name.lower():
-            found.setdefault((name.lower(), wish), []).append(_row(name, wish, repo_id, variant))
+            found.setdefault((name.lower(), format), []).append(
+                _row(name, format, repo_id, variant)
+            )
 
     quantized = family.quantized
     fp8 = [name for name in family.fp8 or () if name is not None]
@@ -166,12 +168,12 @@ def _ranked(rows: list[MirrorRow]) -> Iterator[MirrorRow]:
             yield row._replace(rank=rank)
 
 
-def _row(name: str, wish: str, repo_id: str, variant: str) -> MirrorRow:
+def _row(name: str, format: str, repo_id: str, variant: str) -> MirrorRow:
     return MirrorRow(
         name=name,
-        wish=wish,
+        format=format,
         repo_id=repo_id,
-        format=claimed_format(repo_id) or "16bit",
+        weights=claimed_format(repo_id) or "16bit",
         variant=variant,
         rank=0,
         relation="declared",

@@ -33,7 +33,7 @@ from mdl.service.metrics import Metrics
 from mdl.service.protocol import Ask, status_line
 from mdl.service.request_log import RequestLog
 from mdl.service.resolving import Caller, MustAsk, ResolverPool, answer_bytes, outcome_of
-from mdl.service.resolving import query as wishes
+from mdl.service.resolving import query as resolve_query
 
 log = logging.getLogger("mdl.service")
 
@@ -195,9 +195,9 @@ class Guard:
         try:
             return self._quick(query, caller, told)
         except MustAsk:
-            name, wish = wishes.from_query(query, self._answers.settings.prefer)
+            name, options = resolve_query.from_query(query, self._answers.settings.prefer)
             async with asyncio.timeout(self._config.request_seconds):
-                answer = await self._answers.resolve(name, wish, caller)
+                answer = await self._answers.resolve(name, options, caller)
             return self._made(query, caller, told, answer)
 
     def _quick(self, query: bytes, caller: Caller, told: Told) -> tuple[bytes, int]:
@@ -206,9 +206,9 @@ class Guard:
             told.about, told.answer = hot.name, hot.repo_id
             self._metrics.answers[hot.outcome] += 1
             return hot.body, hot.status
-        name, wish = wishes.from_query(query, self._answers.settings.prefer)
+        name, options = resolve_query.from_query(query, self._answers.settings.prefer)
         told.about = name[:200]
-        return self._made(query, caller, told, self._answers.quick(name, wish, caller))
+        return self._made(query, caller, told, self._answers.quick(name, options, caller))
 
     def _made(
         self, query: bytes, caller: Caller, told: Told, answer: Resolution

@@ -24,19 +24,19 @@ class _Answer(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
-class WishFields(_Request):
-    wish: Format = "16bit"
+class ResolveFields(_Request):
+    format: Format = "16bit"
     exact: bool = False
     revision: Revision | None = None
     prefer: Preference | None = None
     fp8_scaling: Literal["block", "row"] = "block"
 
 
-class BulkRequest(WishFields):
+class BulkRequest(ResolveFields):
     names: Annotated[list[Name], Field(min_length=1, max_length=1000)]
 
 
-class LockRequest(WishFields):
+class LockRequest(ResolveFields):
     names: Annotated[list[Name], Field(min_length=1, max_length=100)]
 
 
@@ -54,20 +54,20 @@ class MirrorRecord(_Request):
 
     name: Name
     repo_id: Name
-    wish: Format | None = None
-    format: Weights | None = None
+    format: Format | None = None
+    weights: Weights | None = None
     variant: Annotated[str, Field(max_length=40)] = ""
     rank: Annotated[int, Field(ge=-HIGHEST_RANK, le=HIGHEST_RANK)] = 0
     relation: Literal["declared", "verified"] = "declared"
 
 
 class MirrorToAdd(_Request):
-    """`mdl catalog add`: `wish` and `format` by the mirror's name where they are left out."""
+    """`mdl catalog add`: `format` and `weights` are inferred from the mirror's name if omitted."""
 
     name: Name
     mirror: Name
-    wish: Format | None = None
-    format: Weights | None = None
+    format: Format | None = None
+    weights: Weights | None = None
     rank: Annotated[int, Field(ge=-HIGHEST_RANK, le=HIGHEST_RANK)] = 0
     dry_run: bool = False
 
@@ -243,9 +243,9 @@ class HealthAnswer(_Answer):
 
 class MirrorFields(_Answer):
     name: str
-    wish: str
-    repo_id: str
     format: str
+    repo_id: str
+    weights: str
     variant: str
     rank: int
     relation: str

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from mdl.store.catalog import Catalog, open_catalog
     from mdl.store.rows import (
         FORMATS,
+        LOADABLE_FORMATS,
         USER,
-        WISHES,
         BadMirror,
         CatalogSource,
         LocalMirror,
@@ -30,8 +30,8 @@ __getattr__ = door(
         "cache_index": "CacheIndex JournalAction",
         "catalog": "Catalog open_catalog",
         "rows": (
-            "BadMirror CatalogSource FORMATS LocalMirror MirrorRow NameRecord "
-            "RepositoryRow USER WISHES"
+            "BadMirror CatalogSource FORMATS LOADABLE_FORMATS LocalMirror MirrorRow NameRecord "
+            "RepositoryRow USER"
         ),
         "tables": "metadata",
     },

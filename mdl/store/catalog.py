@@ -100,10 +100,10 @@ class Catalog:
         return self.database.rows(with_keys(sql, each, size), values)
 
     def mirrors(
-        self, *, name: str | None = None, source: str | None = None, wish: str | None = None
+        self, *, name: str | None = None, source: str | None = None, format: str | None = None
     ) -> list[MirrorRow]:
-        """Mirror rows, of one name, source or wish where given, in the order of preference."""
-        return self._mirrors({"name": name, "source": source, "wish": wish})
+        """Mirror rows, of one name, source or format where given, in the order of preference."""
+        return self._mirrors({"name": name, "source": source, "format": format})
 
     def page(
         self,
@@ -111,14 +111,14 @@ class Catalog:
         *,
         after: str | None = None,
         source: str | None = None,
-        wish: str | None = None,
+        format: str | None = None,
     ) -> tuple[list[MirrorRow], str | None]:
         """The rows of the names after `after`: `limit`, and those that the last name has more.
 
         Returns:
             The rows, and the next page's `after`: `None` where nothing follows.
         """
-        given = {"after": after, "source": source, "wish": wish}
+        given = {"after": after, "source": source, "format": format}
         ends = self._keys(given, limit - 1, 2)
         if len(ends) < 2:
             return self._mirrors(given), None
@@ -179,10 +179,10 @@ class Catalog:
 
     def history(self, name: str | None = None, limit: int = 50) -> list[dict[str, Any]]:
         """The resolution log, newest first."""
-        names = ("at", "purpose", "requested", "wish", "repo_id", "commit", "substituted", "rule",
+        names = ("at", "purpose", "requested", "format", "repo_id", "commit", "substituted", "rule",
                  "source", "source_version")  # fmt: skip
         where = "WHERE key = :key" if name is not None else ""
-        sql = f"SELECT at, purpose, requested, wish, repo_id, revision_commit, substituted, rule, source, source_version FROM resolution_log {where} ORDER BY id DESC LIMIT :limit"  # noqa: S608, E501 # values are bound
+        sql = f"SELECT at, purpose, requested, format, repo_id, revision_commit, substituted, rule, source, source_version FROM resolution_log {where} ORDER BY id DESC LIMIT :limit"  # noqa: S608, E501 # values are bound
         params: dict[str, Any] = {"limit": limit}
         if name is not None:
             params["key"] = name.lower()
@@ -274,20 +274,20 @@ class Catalog:
                 {**mirror._asdict(), "key": mirror.repo_id.lower()},
             )
 
-    def log(self, purpose: str, requested: str, wish: str, answer: dict[str, Any]) -> None:
+    def log(self, purpose: str, requested: str, format: str, answer: dict[str, Any]) -> None:
         """Record one answer that was used: `answer` is a resolution's JSON form."""
-        self.log_many(purpose, [(time.time(), requested, wish, answer)])
+        self.log_many(purpose, [(time.time(), requested, format, answer)])
 
     def log_many(
         self, purpose: str, answers: Iterable[tuple[float, str, str, dict[str, Any]]]
     ) -> None:
-        """Record (when, requested, wish, resolution's JSON form) rows in one transaction."""
+        """Record (when, requested, format, resolution's JSON form) rows in one transaction."""
         rows = [
             {"at": at, "purpose": purpose, "requested": requested, "key": requested.lower(),
-             "wish": wish, "repo_id": answer["repo_id"], "commit": answer["commit"],
+             "format": format, "repo_id": answer["repo_id"], "commit": answer["commit"],
              "substituted": int(answer["substituted"]), "rule": answer["rule"],
              "source": answer["source"], "source_version": answer["source_version"]}
-            for at, requested, wish, answer in answers
+            for at, requested, format, answer in answers
         ]  # fmt: skip
         with self.database.transaction() as writer:
             writer.run_many(INSERT_LOG, rows)

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Mapping
 
 MIRROR = (
-    "m.name, m.wish, m.repo_id, m.format, m.variant, m.rank, m.relation, m.source,"
+    "m.name, m.format, m.repo_id, m.weights, m.variant, m.rank, m.relation, m.source,"
     " m.status, m.status_reason, s.version"
 )
 # A person's row beats every import; then the rank; the name last, so that the order is total.
@@ -15,7 +15,7 @@ ORDER = "CASE m.source WHEN 'user' THEN 0 ELSE 1 END, m.rank, m.repo_key"
 # there only the key: a column costs as much as a look-up, empty or not.
 _ABOUT = """
     SELECT {key}, r.key, b.key,
-        (SELECT q.format FROM mirrors q WHERE q.repo_key = {key} AND q.format <> '16bit' LIMIT 1),
+        (SELECT q.weights FROM mirrors q WHERE q.repo_key = {key} AND q.weights <> '16bit' LIMIT 1),
         (SELECT q.repo_id FROM mirrors q WHERE q.repo_key = {key} LIMIT 1),
         EXISTS (SELECT 1 FROM local_mirrors l WHERE l.key = {key}),
         mr.key, mb.key, {mirror}
@@ -32,14 +32,14 @@ ABOUT_MANY = "WITH k(key) AS (VALUES {})" + _ABOUT.format(key="k.key", names="k"
 # Of these two the conditions, whose values are bound, stand in the first place.
 _MIRRORS = """
     SELECT {mirror} FROM mirrors m LEFT JOIN sources s ON s.name = m.source
-    WHERE {{}} ORDER BY m.key, m.wish, {order}
+    WHERE {{}} ORDER BY m.key, m.format, {order}
 """
 MIRRORS = _MIRRORS.format(mirror=MIRROR, order=ORDER)
 KEYS = "SELECT m.key FROM mirrors m WHERE {} ORDER BY m.key LIMIT :most OFFSET :skip"
 _CONDITIONS = {
     "name": "(m.key = :name OR m.repo_key = :name)",
     "source": "m.source = :source",
-    "wish": "m.wish = :wish",
+    "format": "m.format = :format",
     "after": "m.key > :after",
     "upto": "m.key <= :upto",
 }
@@ -58,10 +58,11 @@ LOCAL = """
 """
 INSERT_MIRROR = """
     INSERT INTO mirrors
-        (key, name, wish, repo_id, repo_key, format, variant, rank, relation, source)
-    VALUES (:key, :name, :wish, :repo_id, :repo_key, :format, :variant, :rank, :relation, :source)
-    ON CONFLICT (key, wish, repo_key, variant, source)
-    DO UPDATE SET rank = excluded.rank, format = excluded.format, relation = excluded.relation
+        (key, name, format, repo_id, repo_key, weights, variant, rank, relation, source)
+    VALUES
+        (:key, :name, :format, :repo_id, :repo_key, :weights, :variant, :rank, :relation, :source)
+    ON CONFLICT (key, format, repo_key, variant, source)
+    DO UPDATE SET rank = excluded.rank, weights = excluded.weights, relation = excluded.relation
 """
 INSERT_SOURCE = """
     INSERT INTO sources (name, version, origin, sha256, licence, imported_at, rows)
@@ -80,9 +81,9 @@ INSERT_BAD = """
 # One row a statement: SQLite finds a named parameter by walking the list of them, so that a
 # statement of many rows costs the square of their number.
 INSERT_LOG = """
-    INSERT INTO resolution_log (at, purpose, requested, key, wish, repo_id, revision_commit,
+    INSERT INTO resolution_log (at, purpose, requested, key, format, repo_id, revision_commit,
         substituted, rule, source, source_version)
-    VALUES (:at, :purpose, :requested, :key, :wish, :repo_id, :commit, :substituted, :rule,
+    VALUES (:at, :purpose, :requested, :key, :format, :repo_id, :commit, :substituted, :rule,
         :source, :source_version)
 """
 REMEMBER = """
@@ -109,7 +110,7 @@ def with_keys(sql: str, each: str, count: int) -> str:
 def mirrors_where(given: Mapping[str, str | None]) -> tuple[str, dict[str, str]]:
     """The conditions of `MIRRORS` and `KEYS`, and their values; `None` is no condition."""
     there = {
-        what: value if what in ("source", "wish") else value.lower()  # the others are keys
+        what: value if what in ("source", "format") else value.lower()  # the others are keys
         for what, value in given.items()
         if value is not None
     }

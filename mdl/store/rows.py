@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-# What weights can be, and what can be wished for. "exact" is a wish about the name, not a format.
+# Every format that weights can have, and those mdl can load.
 FORMATS = ("16bit", "bnb-4bit", "8bit", "fp8", "gguf", "awq", "gptq", "other")
-WISHES = ("16bit", "bnb-4bit", "8bit", "fp8")
+LOADABLE_FORMATS = ("16bit", "bnb-4bit", "8bit", "fp8")
 
 USER = "user"  # the source of rows a person added; no import touches them
 PACKAGED = "packaged"  # the source of the rows in the wheel
@@ -21,17 +21,18 @@ class BadMirror(NamedTuple):
 
 
 class MirrorRow(NamedTuple):
-    """A wish for `wish` about `name` is answered by `repo_id`, whose weights are `format`.
+    """`repo_id` is what to load for `name` in `format`; its weights are `weights`.
 
-    `variant` tells apart what answers the same wish: `dynamic` and `plain` 4-bit, `block` and
-    `row` scaled fp8, `ungated` and `official` 16-bit. `relation` is `declared` or `verified`;
+    `weights` is `format`, or `16bit` where they are quantized on load. `variant` tells mirrors of
+    the same format apart: `dynamic` and `plain` 4-bit, `block` and `row` scaled fp8, `ungated` and
+    `official` 16-bit. `relation` is `declared` or `verified`;
     `status` what `mdl catalog check` found (`ok`, `dead`, `renamed`, `mismatch`) or `None`.
     """
 
     name: str
-    wish: str
-    repo_id: str
     format: str
+    repo_id: str
+    weights: str
     variant: str
     rank: int
     relation: str

@@ -50,17 +50,17 @@ repositories = Table(
     Column("checked_at", Float, nullable=False),
 )
 
-# "A wish for `wish` about the name `key` is answered by `repo_id`, whose weights are `format`."
+# To load the name `key` in `format`, take `repo_id`, whose weights are `weights`.
 mirrors = Table(
     "mirrors",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("key", Text, nullable=False),
     Column("name", Text, nullable=False),
-    Column("wish", Text, nullable=False),
+    Column("format", Text, nullable=False),
     Column("repo_id", Text, nullable=False),
     Column("repo_key", Text, nullable=False),
-    Column("format", Text, nullable=False),
+    Column("weights", Text, nullable=False),
     Column("variant", Text, nullable=False),
     Column("rank", Integer, nullable=False),
     Column("relation", Text, nullable=False),
@@ -68,8 +68,8 @@ mirrors = Table(
     Column("status", Text),
     Column("status_reason", Text),
     Column("checked_at", Float),
-    UniqueConstraint("key", "wish", "repo_key", "variant", "source", name="one_row_a_claim"),
-    Index("mirrors_by_repository", "repo_key", "format"),
+    UniqueConstraint("key", "format", "repo_key", "variant", "source", name="one_row_a_claim"),
+    Index("mirrors_by_repository", "repo_key", "weights"),
 )
 
 # Mirrors that exist and must not be used, each with what to use instead and why.
@@ -117,7 +117,7 @@ resolution_log = Table(
     Column("purpose", Text, nullable=False),
     Column("requested", Text, nullable=False),
     Column("key", Text, nullable=False),
-    Column("wish", Text, nullable=False),
+    Column("format", Text, nullable=False),
     Column("repo_id", Text, nullable=False),
     Column("revision_commit", Text),
     Column("substituted", Integer, nullable=False),

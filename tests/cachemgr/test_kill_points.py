@@ -69,9 +69,9 @@ def remove(target: str) -> Callable[[Cache], object]:
     return lambda cache: apply_remove(cache, plan_remove(cache, target))
 
 
-def normalize(wish: NormalizeRequest) -> Callable[[Cache], object]:
+def normalize(request: NormalizeRequest) -> Callable[[Cache], object]:
     return lambda cache: apply_normalize(
-        cache, plan_normalize(cache, wish, lambda kind, name: "Org/Name")
+        cache, plan_normalize(cache, request, lambda kind, name: "Org/Name")
     )
 
 

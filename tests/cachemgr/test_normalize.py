@@ -32,8 +32,8 @@ def casings(built: CacheBuilder) -> CacheBuilder:
     return built
 
 
-def normalize(cache: Cache, wish: NormalizeRequest, hub: str | None = "Org/Name") -> Normalized:
-    return apply_normalize(cache, plan_normalize(cache, wish, lambda kind, name: hub))
+def normalize(cache: Cache, request: NormalizeRequest, hub: str | None = "Org/Name") -> Normalized:
+    return apply_normalize(cache, plan_normalize(cache, request, lambda kind, name: hub))
 
 
 def offline(built: CacheBuilder, repo_id: str, revision: str = "main") -> Path:
@@ -202,8 +202,8 @@ def test_only_what_is_named_is_joined(built: CacheBuilder, cache: Cache) -> None
     built.revision("o/away", A, {"w": WEIGHTS}, refs=("main",))
     built.revision("o/far", A, {"w": WEIGHTS}, refs=("main",))
 
-    def joined(wish: NormalizeRequest) -> set[str]:
-        planned = plan_normalize(cache, wish, lambda kind, name: None)
+    def joined(request: NormalizeRequest) -> set[str]:
+        planned = plan_normalize(cache, request, lambda kind, name: None)
         apply_normalize(cache, planned)
         found = {
             blob.parent.parent.name

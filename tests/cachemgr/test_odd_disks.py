@@ -180,7 +180,7 @@ def test_a_disk_that_ignores_case(tmp_path: Path, kind: str) -> None:
             done = machine.run("normalize", "--to", to, "--yes")
             assert done.returncode == 0, done.stderr
             assert "does not tell casings apart" in done.stdout
-        # Only the joining of a folding wish is left; exFAT cannot do that either, and says so.
+        # Only the joining of a folding request is left; exFAT cannot do that either, and says so.
         done = machine.run("normalize", "--to", "lower", "--across", "--yes")
         assert "does not tell casings apart" in done.stdout
         assert done.returncode == 0, done.stderr

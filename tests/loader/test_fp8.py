@@ -36,11 +36,11 @@ def test_a_stored_fp8_checkpoint_is_dequantized_and_said_so(tmp_path: Path, aske
     assert torch.isfinite(loaded.model(torch.tensor([[1, 5, 9]])).logits).all()
 
 
-@pytest.mark.parametrize("wish", ["load_in_4bit", "load_in_8bit"])
-def test_it_becomes_nothing_else(tmp_path: Path, wish: str) -> None:
+@pytest.mark.parametrize("flag", ["load_in_4bit", "load_in_8bit"])
+def test_it_becomes_nothing_else(tmp_path: Path, flag: str) -> None:
     tiny.save_fp8_model(tmp_path)
     with pytest.raises(UsageError, match="fp8"):
-        mdl.load(str(tmp_path), **{wish: True})
+        mdl.load(str(tmp_path), **{flag: True})
 
 
 def test_quantizing_to_fp8_without_its_gpu_is_refused_before_a_byte(

@@ -59,6 +59,6 @@ def test_files_that_are_not_the_locked_ones_are_refused(locked: str) -> None:
         mdl.load(NAME, use_exact_model_name=True, locked=locked)
 
 
-def test_another_wish_than_the_locked_one_is_refused(locked: str) -> None:
+def test_another_format_than_the_locked_one_is_refused(locked: str) -> None:
     with pytest.raises(VerificationError, match="is locked"):
         mdl.load(NAME, load_in_4bit=True, locked=locked)

@@ -220,7 +220,7 @@ def test_a_damaged_mirror_says_how_to_have_it_made_anew(served: LoopbackHub) -> 
     assert load().report.quantized_on_load
 
 
-def test_a_wish_that_no_layer_can_keep_is_refused(hub: LoopbackHub, tmp_path: Path) -> None:
+def test_a_format_that_no_layer_can_have_is_refused(hub: LoopbackHub, tmp_path: Path) -> None:
     sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
     transformers.ResNetModel(transformers.ResNetConfig(**sizes)).save_pretrained(tmp_path / "net")
     hub.add_repo(NAME, folder=tmp_path / "net")

@@ -32,8 +32,8 @@ def test_what_was_written_is_read_again(kind: str) -> None:
         ("variant", "x" * 1000, "is no variant"),
         ("variant", ["plain"], "is no variant"),
         ("relation", ["declared"], "is no relation"),
-        ("wish", ["fp8"], "no wish"),
-        ("format", {"a": 1}, "is no wish"),
+        ("format", ["fp8"], "not a format"),
+        ("weights", {"a": 1}, "not a format"),
         ("name", 5, "are texts"),
     ],
 )

@@ -79,10 +79,10 @@ def test_a_mirror_made_here_counts_while_it_is_here(settings: Settings, tmp_path
     made.mkdir()
     row = LocalMirror(str(made), name, "c" * 40, "bnb-4bit", "s", 1.0)
     resolver.catalog.record_local_mirror(row)
-    wish = ResolveOptions("bnb-4bit", exact=True)
+    options = ResolveOptions("bnb-4bit", exact=True)
     known = RepositoryRow(name, "ok", "false", None, None, "c" * 40, None, time.time())
     resolver.catalog.remember([(name.lower(), known)])
-    assert [m["path"] for m in resolver.resolve(name, wish).local_mirrors] == [str(made)]
+    assert [m["path"] for m in resolver.resolve(name, options).local_mirrors] == [str(made)]
     made.rmdir()
-    assert resolver.resolve(name, wish).local_mirrors == ()
+    assert resolver.resolve(name, options).local_mirrors == ()
     resolver.close()

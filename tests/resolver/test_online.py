@@ -59,7 +59,7 @@ def test_every_state_of_access_has_its_name(
         assert MIRROR in answer.error.next
 
 
-def test_a_4_bit_wish_costs_one_request(llama: LoopbackHub, online: Make) -> None:
+def test_a_4_bit_request_costs_one_call(llama: LoopbackHub, online: Make) -> None:
     answer = online().resolve(GATED.upper(), ResolveOptions("bnb-4bit"))
     assert (answer.repo_id, answer.gated, answer.access) == (DYNAMIC, False, "open")
     assert answer.commit == llama.repos[DYNAMIC].head().id

@@ -18,7 +18,7 @@ from mdl.resolver.types import (
     ResolveOptions,
     ResolveRequest,
 )
-from mdl.store.rows import WISHES, BadMirror, LocalMirror, MirrorRow, NameRecord
+from mdl.store.rows import LOADABLE_FORMATS, BadMirror, LocalMirror, MirrorRow, NameRecord
 
 NAME = "Maker/Model-7B"
 DYNAMIC = MirrorRow(NAME, "bnb-4bit", "fast/Model-7B-dyn-bnb-4bit", "bnb-4bit", "dynamic", 0,
@@ -37,7 +37,7 @@ def known(*rows: MirrorRow, bad: dict[str, BadMirror] | None = None, **fields: A
 
 
 def ask(
-    wish: ResolveOptions,
+    options: ResolveOptions,
     knowledge: NameRecord,
     facts: tuple[RepoInfo, ...] = (),
     *,
@@ -48,7 +48,7 @@ def ask(
     def cached(repo_id: str, revision: str | None) -> Cached | None:
         return Cached(True, "/cache", 1, "c" * 40, repo_id) if repo_id in here else None
 
-    request = ResolveRequest(parse_name(name, allow_local=False), wish, online)
+    request = ResolveRequest(parse_name(name, allow_local=False), options, online)
     return decide(request, knowledge, {f.repo_id.lower(): f for f in facts}, cached)
 
 
@@ -93,7 +93,7 @@ def test_cached_is_said_of_the_commit_that_is_answered() -> None:
     assert isinstance(moved, Resolution)
     assert (moved.commit, moved.cached) == (new, None)
     # Whoever prefers what is here gets that, and its commit.
-    prefer = request._replace(wish=ResolveOptions(prefer="cached"))
+    prefer = request._replace(options=ResolveOptions(prefer="cached"))
     kept = decide(prefer, known(), facts, cached)
     assert isinstance(kept, Resolution) and kept.cached is not None
     assert (kept.commit, kept.cached.commit) == (old, old)
@@ -139,18 +139,18 @@ def test_16_bit_leaves_a_repository_only_when_it_is_gated(gated: str, expected: 
 
 
 def test_official_is_taken_where_access_is_granted_and_only_there() -> None:
-    wish = ResolveOptions("bnb-4bit", prefer="official")
-    granted = answered(wish, known(*ALL), (seen(NAME, gated="manual", access="granted"),),
+    options = ResolveOptions("bnb-4bit", prefer="official")
+    granted = answered(options, known(*ALL), (seen(NAME, gated="manual", access="granted"),),
                        online=True)  # fmt: skip
     assert (granted.repo_id, granted.quantize_on_load) == (NAME, True)
     pending = (seen(NAME, gated="manual", access="pending"), seen(DYNAMIC.repo_id))
-    assert answered(wish, known(*ALL), pending, online=True).repo_id == DYNAMIC.repo_id
+    assert answered(options, known(*ALL), pending, online=True).repo_id == DYNAMIC.repo_id
 
 
 def test_cached_is_taken_before_a_better_mirror_that_is_not_here() -> None:
-    wish = ResolveOptions("bnb-4bit", prefer="cached")
-    assert answered(wish, known(*ALL), here=(PLAIN.repo_id,)).repo_id == PLAIN.repo_id
-    assert answered(wish, known(*ALL)).repo_id == DYNAMIC.repo_id
+    options = ResolveOptions("bnb-4bit", prefer="cached")
+    assert answered(options, known(*ALL), here=(PLAIN.repo_id,)).repo_id == PLAIN.repo_id
+    assert answered(options, known(*ALL)).repo_id == DYNAMIC.repo_id
 
 
 @pytest.mark.parametrize(("scaling", "expected"), [("block", BLOCK), ("row", ROW)])
@@ -162,7 +162,7 @@ def test_fp8_by_its_scaling(scaling: str, expected: MirrorRow) -> None:
 @pytest.mark.parametrize(
     "wrong", [{"format": "2bit"}, {"prefer": "best"}, {"fp8_scaling": "column"}, {"revision": ".."}]
 )
-def test_a_wish_that_no_one_can_keep_is_refused(wrong: dict[str, Any]) -> None:
+def test_options_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises((UsageError, NameRefusedError), match="not a"):
         ResolveOptions(**wrong)
 
@@ -207,13 +207,13 @@ def test_a_gone_repository_is_still_answered_by_its_mirror() -> None:
     assert isinstance(exact.error, NotFoundError)
 
 
-def test_a_rename_to_another_owner_is_shown_and_refused_to_an_exact_wish() -> None:
+def test_a_rename_to_another_owner_is_shown_and_refused_to_an_exact_name() -> None:
     moved = RepoInfo("Other/Model-7B", "ok", gated="false", live=True)
     facts = {NAME.lower(): moved}
-    for wish in (ResolveOptions(), ResolveOptions(exact=True)):
-        request = ResolveRequest(parse_name(NAME, allow_local=False), wish, True)
+    for options in (ResolveOptions(), ResolveOptions(exact=True)):
+        request = ResolveRequest(parse_name(NAME, allow_local=False), options, True)
         outcome = decide(request, known(), facts, lambda repo_id, revision: None)
-        if wish.exact:
+        if options.exact:
             assert isinstance(outcome, Resolution)
             assert outcome.error is not None
             assert "Other/Model-7B" in outcome.error.message
@@ -231,7 +231,7 @@ def test_a_rename_to_another_owner_is_shown_and_refused_to_an_exact_wish() -> No
 
 
 def test_it_asks_only_for_what_it_lacks() -> None:
-    # A 4-bit mirror in the catalogue needs one fact, the mirror's own; a 16-bit wish the gating.
+    # A 4-bit mirror in the catalogue needs one fact, the mirror's own; a 16-bit request the gating.
     assert ask(ResolveOptions("bnb-4bit"), known(*ALL), online=True) == MissingFact(
         "facts", DYNAMIC.repo_id
     )
@@ -244,17 +244,17 @@ def test_it_asks_only_for_what_it_lacks() -> None:
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_a_pinned_commit_that_is_here_asks_nothing(exact: bool) -> None:
-    wish = ResolveOptions(exact=exact, revision="c" * 40)
-    answer = answered(wish, known(*ALL), online=True, here=(NAME,))
+    options = ResolveOptions(exact=exact, revision="c" * 40)
+    answer = answered(options, known(*ALL), online=True, here=(NAME,))
     assert (answer.repo_id, answer.commit) == (NAME, "c" * 40)
 
 
 def test_a_revision_of_a_gated_repository_is_kept_where_it_may_be_read() -> None:
-    wish = ResolveOptions(revision="v1")
+    options = ResolveOptions(revision="v1")
     granted = (seen(NAME, gated="manual", access="granted"),)
-    assert answered(wish, known(*ALL), granted, online=True).repo_id == NAME
+    assert answered(options, known(*ALL), granted, online=True).repo_id == NAME
     denied = (seen(NAME, gated="manual", access="pending"), seen(OPEN.repo_id))
-    assert isinstance(answered(wish, known(*ALL), denied, online=True).error, UsageError)
+    assert isinstance(answered(options, known(*ALL), denied, online=True).error, UsageError)
 
 
 ROWS = st.lists(st.sampled_from(ALL), unique=True, max_size=5)
@@ -262,43 +262,43 @@ GATING = st.sampled_from(["false", "auto", "manual", None])
 ACCESS = st.sampled_from(["open", "granted", "no_token", "pending", "rejected", "unknown"])
 
 
-@given(ROWS, st.sampled_from(WISHES), GATING, ACCESS)
+@given(ROWS, st.sampled_from(LOADABLE_FORMATS), GATING, ACCESS)
 def test_exact_never_substitutes(
-    rows: list[MirrorRow], wish: str, gated: str | None, access: str
+    rows: list[MirrorRow], format: str, gated: str | None, access: str
 ) -> None:
     facts = (seen(NAME, gated=gated, access=access),)
-    answer = answered(ResolveOptions(wish, exact=True), known(*rows), facts)
+    answer = answered(ResolveOptions(format, exact=True), known(*rows), facts)
     assert answer.repo_id == NAME
     assert not answer.substituted
 
 
-@given(ROWS, st.sampled_from(WISHES), GATING)
+@given(ROWS, st.sampled_from(LOADABLE_FORMATS), GATING)
 def test_resolving_an_answer_gives_itself(
-    rows: list[MirrorRow], wish: str, gated: str | None
+    rows: list[MirrorRow], format: str, gated: str | None
 ) -> None:
     facts = (seen(NAME, gated=gated, access="granted"),)
-    first = answered(ResolveOptions(wish), known(*rows), facts)
+    first = answered(ResolveOptions(format), known(*rows), facts)
     if first.error is not None or not first.substituted:
         return
     quantized = None if first.weights == "16bit" else first.weights
     about = known(quantized=quantized, spelling=first.repo_id)
-    again = answered(ResolveOptions(wish), about, name=first.repo_id)
+    again = answered(ResolveOptions(format), about, name=first.repo_id)
     assert again.repo_id == first.repo_id
 
 
-@given(ROWS, st.sampled_from(WISHES), st.sampled_from([str.lower, str.upper, str.title]))
-def test_casing_never_changes_the_answer(rows: list[MirrorRow], wish: str, case: Any) -> None:
-    plain = answered(ResolveOptions(wish), known(*rows))
-    other = answered(ResolveOptions(wish), known(*rows), name=case(NAME))
+@given(ROWS, st.sampled_from(LOADABLE_FORMATS), st.sampled_from([str.lower, str.upper, str.title]))
+def test_casing_never_changes_the_answer(rows: list[MirrorRow], format: str, case: Any) -> None:
+    plain = answered(ResolveOptions(format), known(*rows))
+    other = answered(ResolveOptions(format), known(*rows), name=case(NAME))
     assert (plain.repo_id, plain.canonical) == (other.repo_id, other.canonical)
 
 
-@given(ROWS, st.sampled_from(WISHES), GATING)
+@given(ROWS, st.sampled_from(LOADABLE_FORMATS), GATING)
 def test_a_substitution_always_leaves_a_reason(
-    rows: list[MirrorRow], wish: str, gated: str | None
+    rows: list[MirrorRow], format: str, gated: str | None
 ) -> None:
     answer = answered(
-        ResolveOptions(wish), known(*rows), (seen(NAME, gated=gated, access="unknown"),)
+        ResolveOptions(format), known(*rows), (seen(NAME, gated=gated, access="unknown"),)
     )
     if answer.substituted:
         assert answer.trace[-1].verdict == "accepted"
@@ -307,14 +307,14 @@ def test_a_substitution_always_leaves_a_reason(
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "options",
     [ResolveOptions(), ResolveOptions("bnb-4bit"), ResolveOptions("bnb-4bit", exact=True)],
     ids=str,
 )
-def test_an_adapter_is_answered_with_itself_not_with_its_base(wish: ResolveOptions) -> None:
+def test_an_adapter_is_answered_with_itself_not_with_its_base(options: ResolveOptions) -> None:
     name = "me/Model-bnb-4bit-lora"
     own = seen(name, format="adapter", base_model=NAME)
-    answer = answered(wish, known(spelling=name), (own,), name=name, online=True)
+    answer = answered(options, known(spelling=name), (own,), name=name, online=True)
     assert (answer.repo_id, answer.weights) == (name, "adapter")
     assert not (answer.substituted or answer.quantize_on_load)
 

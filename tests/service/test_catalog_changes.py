@@ -36,7 +36,7 @@ def printed(home: Path, *arguments: str) -> dict[str, Any]:
 
 
 def answer(client: TestClient) -> str:
-    found = client.get("/v1/resolve?name=org/open&wish=bnb-4bit", headers=bearer(READ))
+    found = client.get("/v1/resolve?name=org/open&format=bnb-4bit", headers=bearer(READ))
     assert found.status_code == 200, found.text
     return str(found.json()["repo_id"])
 
@@ -76,8 +76,8 @@ def test_a_dry_run_changes_nothing(client: TestClient) -> None:
     [
         ({"mirror": "org/OPEN"}, "its own mirror"),
         ({"mirror": "../etc"}, ""),
-        ({"wish": "2bit"}, "wish"),
-        ({"format": "gguf", "wish": "bnb-4bit"}, "cannot answer"),
+        ({"format": "2bit"}, "format"),
+        ({"weights": "gguf", "format": "bnb-4bit"}, "cannot be loaded"),
         ({"rank": 10**12}, "rank"),
         ({"repo_id": "a/b"}, "repo_id"),
     ],

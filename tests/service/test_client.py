@@ -52,7 +52,7 @@ def test_the_service_answers_and_the_hub_is_not_asked_from_here(
 ) -> None:
     monkeypatch.setenv("MDL_SERVER", team.url)
     monkeypatch.setattr("mdl.resolver.hub_api.HubApi._get", None)
-    answer = mdl.resolve("unsloth/llama-3.2-1b-instruct", wish="bnb-4bit")
+    answer = mdl.resolve("unsloth/llama-3.2-1b-instruct", format="bnb-4bit")
     assert answer.repo_id == MIRROR
     assert answer.trace
 
@@ -123,7 +123,7 @@ def test_offline_opens_no_socket_to_it(
 ) -> None:
     monkeypatch.setenv("MDL_SERVER", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setattr("http.client.HTTPConnection.connect", None)
-    assert mdl.resolve("unsloth/Llama-3.2-1B-Instruct", wish="bnb-4bit", offline=True)
+    assert mdl.resolve("unsloth/Llama-3.2-1B-Instruct", format="bnb-4bit", offline=True)
 
 
 def test_the_commands_answer_is_the_same_with_and_without(hub: LoopbackHub, team: Process) -> None:

@@ -271,7 +271,7 @@ def test_sigterm_under_load_ends_with_code_0_and_what_was_answered_is_in_the_log
         with contextlib.suppress(OSError, http.client.HTTPException):
             connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
             for n in range(first, len(rows), 4):
-                connection.request("GET", f"/v1/resolve?name=Org/Name-{n}&wish=bnb-4bit")
+                connection.request("GET", f"/v1/resolve?name=Org/Name-{n}&format=bnb-4bit")
                 if connection.getresponse().read():
                     answered.add(f"Org/Name-{n}")
 

@@ -56,7 +56,7 @@ def test_a_hostile_name_stays_text(hub: LoopbackHub, start: Start) -> None:
 
 
 def test_a_refusal_is_announced(hub: LoopbackHub, start: Start) -> None:
-    page = Page(start().get("/?name=../etc&wish=16bit").text)
+    page = Page(start().get("/?name=../etc&format=16bit").text)
     assert any(div.get("role") == "alert" for div in page.all("div"))
 
 

@@ -45,7 +45,7 @@ def test_a_substitution_says_so_and_is_in_the_resolution_log(
     for repo in (name, mirror):
         hub.add_repo(repo, files={"config.json": "{}"})
     client = start(tokens=f"admin {ADMIN}")
-    asked = f"/v1/resolve?name={name}&wish=bnb-4bit"
+    asked = f"/v1/resolve?name={name}&format=bnb-4bit"
     answer = client.get(asked, headers=bearer(ADMIN)).json()
     assert (answer["substituted"], answer["repo_id"]) == (True, mirror)
     assert answer["trace"]
@@ -99,7 +99,7 @@ def test_a_refusal_has_the_status_of_its_error(hub: LoopbackHub, start: Start) -
     assert client.get("/v1/resolve?name=../../etc").status_code == 400
     assert client.get("/v1/resolve?name=Org/Nothing").status_code == 404
     assert client.get("/v1/resolve?name=Org/Gated&exact=1").status_code == 403
-    assert client.get("/v1/resolve?name=Org/Open&wish=nonsense").status_code == 400
+    assert client.get("/v1/resolve?name=Org/Open&format=nonsense").status_code == 400
     assert client.get("/v1/resolve?name=Org/Open&fp8_scaling=column").status_code == 400
     assert client.get("/v1/resolve?name=Org/Open&colour=red").status_code == 400
     assert client.get("/v1/resolve").status_code == 400

@@ -44,8 +44,14 @@ class Wire:
         self._socket.close()
 
 
-def request(name: str, *lines: str, wish: str = "bnb-4bit") -> bytes:
-    head = [f"GET /v1/resolve?name={name}&wish={wish} HTTP/1.1", "Host: 127.0.0.1", *lines, "", ""]
+def request(name: str, *lines: str, format: str = "bnb-4bit") -> bytes:
+    head = [
+        f"GET /v1/resolve?name={name}&format={format} HTTP/1.1",
+        "Host: 127.0.0.1",
+        *lines,
+        "",
+        "",
+    ]
     return "\r\n".join(head).encode()
 
 
@@ -111,9 +117,9 @@ def test_a_head_in_pieces_and_two_requests_in_one_piece_are_answered_in_order(wi
 def test_on_one_connection_each_request_has_its_own_access(wire: Wire) -> None:
     alice = "X-Hub-Token: hf_alice_token"
     for _ in range(3):
-        wire.send(request("Org/Gated", alice, wish="16bit"))
+        wire.send(request("Org/Gated", alice, format="16bit"))
         assert wire.answer()[2]["access"] == "granted"
-        wire.send(request("Org/Gated", wish="16bit"))
+        wire.send(request("Org/Gated", format="16bit"))
         assert wire.answer()[2]["access"] == "no_token"
 
 

@@ -74,7 +74,7 @@ def test_an_import_is_one_transaction(catalog: Catalog) -> None:
     broken = ROW._replace(repo_id="x/other", name=None)  # type: ignore[arg-type] # meant
     with pytest.raises((StoreError, AttributeError)):
         catalog.import_rows(TEST._replace(version="2"), [ROW._replace(rank=5), broken])
-    no_name = ROW._replace(wish=None)  # type: ignore[arg-type] # refused by the table itself
+    no_name = ROW._replace(format=None)  # type: ignore[arg-type] # refused by the table itself
     with pytest.raises(StoreError):
         catalog.import_rows(TEST._replace(version="3"), [ROW._replace(rank=5), no_name])
     assert [(r.rank, catalog.version("t")) for r in catalog.mirrors(source="t")] == [(0, "1")]

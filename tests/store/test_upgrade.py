@@ -90,6 +90,41 @@ def test_an_older_database_is_backed_up_then_upgraded(file: Settings) -> None:
     catalog.database.close()
 
 
+def test_a_database_of_the_first_version_keeps_its_rows(settings: Settings) -> None:
+    """Made by migration 0001 alone, with a person's mirror and a recorded resolution."""
+    from alembic import command
+    from sqlalchemy import create_engine, text
+
+    Path(settings.home).mkdir()
+    engine = create_engine(settings.database_url or f"sqlite:///{settings.database_path}")
+    config = upgrade._alembic_config()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        for statement in (
+            "INSERT INTO sources VALUES ('user', '', 'mdl catalog add', '', '', 1.0, 1)",
+            "INSERT INTO mirrors (key, name, wish, repo_id, repo_key, format, variant, rank,"
+            " relation, source) VALUES ('org/name', 'Org/Name', 'bnb-4bit', 'X/Float', 'x/float',"
+            " '16bit', '', 0, 'declared', 'user')",
+            "INSERT INTO resolution_log (at, purpose, requested, key, wish, repo_id, substituted,"
+            " rule, source) VALUES (2.0, 'load', 'Org/Name', 'org/name', 'bnb-4bit', 'X/Float', 1,"
+            " 'override', 'user')",
+        ):
+            connection.execute(text(statement))
+    engine.dispose()
+    catalog = open_catalog(settings)
+    (row,) = catalog.mirrors(source="user")
+    assert row == MirrorRow("Org/Name", "bnb-4bit", "X/Float", "16bit", "", 0, "declared", "user",
+                            source_version="")  # fmt: skip
+    assert catalog.about("x/float").spelling == "X/Float"
+    assert [entry["format"] for entry in catalog.history()] == ["bnb-4bit"]
+    catalog.add([row])  # the renamed constraint still tells that it is the same row
+    assert catalog.mirrors(source="user") == [row]
+    catalog.database.close()
+    if settings.on_sqlite:
+        assert len(list(Path(settings.home).glob("mdl.db.backup-*"))) == 1
+
+
 @pytest.mark.parametrize(
     "content", [b"this is no database" * 100, b"SQLite format 3\0" + b"\xff" * 4080]
 )

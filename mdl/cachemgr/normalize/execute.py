@@ -85,8 +85,8 @@ def apply_normalize(cache: "Cache", planned: NormalizePlan) -> Normalized:
         place = trash_place(cache.root)
         staging = make_place(place)
         _refuse_without_links(staging, root)
-        run = _Run(root, index, staging, planned.wish)
-        summary = f"{len(planned.work)} repositories to {planned.wish.to}"
+        run = _Run(root, index, staging, planned.request)
+        summary = f"{len(planned.work)} repositories to {planned.request.to}"
         action_id = index.begin_action("normalize", summary, {"trash": staging}, [])
         try:
             run.groups(action_id, planned.work)
@@ -97,7 +97,7 @@ def apply_normalize(cache: "Cache", planned: NormalizePlan) -> Normalized:
             raise
         index.set_action(
             action_id, "done" if run.performed else "reverted",
-            f"{len(run.done)} repositories to {planned.wish.to}: {', '.join(run.done[:3])}",
+            f"{len(run.done)} repositories to {planned.request.to}: {', '.join(run.done[:3])}",
             freed=run.saved,
         )  # fmt: skip
         fileops.remove_folder(staging)  # where nothing of it waits for an undo
@@ -137,11 +137,13 @@ def _refuse_without_links(staging: str, root: str) -> None:
 class _Run:
     """One normalization in progress."""
 
-    def __init__(self, root: str, index: CacheIndex, staging: str, wish: NormalizeRequest) -> None:
+    def __init__(
+        self, root: str, index: CacheIndex, staging: str, request: NormalizeRequest
+    ) -> None:
         self.root = root
         self.index = index
         self.staging = staging
-        self.wish = wish
+        self.request = request
         self.view = FolderReader(root)
         self.performed: list[Op] = []
         self.done: list[str] = []
@@ -181,12 +183,12 @@ class _Run:
         names = [name for name in group.folders if os.path.lexists(os.path.join(self.root, name))]
         folders = self.view.read(names)
         if not group.repo_type:
-            pairs = across_pairs(self.root, ordered(folders), self.wish)
+            pairs = across_pairs(self.root, ordered(folders), self.request)
             join(self.root, draft, pairs, folders, compare=True)
         else:
             if group.target is not None:
                 self._refuse_in_use(folders)
-            compose(self.root, draft, folders, self.wish, group.target, compare=True)
+            compose(self.root, draft, folders, self.request, group.target, compare=True)
         if not draft.ops:
             return
         fileops.make_folder(draft.staging)

@@ -45,7 +45,7 @@ class NormalizeRequest:
     Attributes:
         to: `shared`, `hub` or `lower`.
         only: one repository's key, or all.
-        across: join equal blobs of different repositories too, one of them covered by the wish.
+        across: join equal blobs of different repositories too, one of them covered by the request.
         store: move blobs whose Xet hash is known into huggingface_hub's shared store.
         repo_type: only repositories of this type.
     """
@@ -90,7 +90,7 @@ class Group:
 class NormalizePlan:
     """`saved` is what the disk regains at once: joined bytes have no copy in the trash."""
 
-    wish: NormalizeRequest
+    request: NormalizeRequest
     groups: tuple[Group, ...]
     notes: tuple[str, ...] = ()
 
@@ -104,9 +104,9 @@ class NormalizePlan:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "to": self.wish.to,
-            "across": self.wish.across,
-            "store": self.wish.store,
+            "to": self.request.to,
+            "across": self.request.across,
+            "store": self.request.store,
             "groups": [group.to_json() for group in self.groups],
             "saved": self.saved,
             "notes": list(self.notes),
@@ -128,41 +128,43 @@ class FolderReader:
         return [scan_folder(self.root, name, marked=self.marked) for name in names]
 
 
-def plan_normalize(cache: "Cache", wish: NormalizeRequest, canonical: Canonical) -> NormalizePlan:
+def plan_normalize(
+    cache: "Cache", request: NormalizeRequest, canonical: Canonical
+) -> NormalizePlan:
     """What normalizing would do; content is not compared yet, and nothing is changed."""
     root = os.fspath(cache.root)
     view = FolderReader(root)
     if not os.path.lexists(root):
-        return NormalizePlan(wish, (), (f"{root} is not there: nothing to do.",))
+        return NormalizePlan(request, (), (f"{root} is not there: nothing to do.",))
     notes: tuple[str, ...] = ()
     if _ignores_case(root):
         notes = ("This disk does not tell casings apart: every casing finds the one folder.",)
-        if not (wish.across or wish.store):
-            return NormalizePlan(wish, (), notes)
-        wish = replace(wish, to="shared")  # a folder cannot be folded into itself
+        if not (request.across or request.store):
+            return NormalizePlan(request, (), notes)
+        request = replace(request, to="shared")  # a folder cannot be folded into itself
     groups = []
-    for names in _by_repo(cache, wish).values():
+    for names in _by_repo(cache, request).values():
         folders = view.read(names)
-        group = _describe(root, folders, wish, canonical)
+        group = _describe(root, folders, request, canonical)
         if group is not None:
             groups.append(group)
-    if wish.across:
-        groups += _across_group(view, cache, wish)
-    return NormalizePlan(wish, tuple(groups), notes)
+    if request.across:
+        groups += _across_group(view, cache, request)
+    return NormalizePlan(request, tuple(groups), notes)
 
 
-def _by_repo(cache: "Cache", wish: NormalizeRequest) -> dict[str, list[str]]:
+def _by_repo(cache: "Cache", request: NormalizeRequest) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for summary in cache.survey().summaries:
         parsed = parse_folder(summary.name)
         key = repo_key(*parsed) if parsed else ""
-        if parsed and wish.covers(key):
+        if parsed and request.covers(key):
             groups.setdefault(key, []).append(summary.name)
     return groups
 
 
 def _describe(
-    root: str, folders: Sequence[Folder], wish: NormalizeRequest, canonical: Canonical
+    root: str, folders: Sequence[Folder], request: NormalizeRequest, canonical: Canonical
 ) -> Group | None:
     real = ordered(folders)
     if not real:
@@ -171,8 +173,8 @@ def _describe(
     skipped = ""
     draft = Draft("")
     try:
-        target = _target(real, wish, canonical)
-        compose(root, draft, folders, wish, target, compare=False)
+        target = _target(real, request, canonical)
+        compose(root, draft, folders, request, target, compare=False)
     except CannotNormalize as refused:
         skipped = str(refused)
     if not draft.ops and not skipped:
@@ -198,15 +200,15 @@ def ordered(folders: Sequence[Folder]) -> list[Folder]:
     return sorted(real, key=lambda folder: spelling_rank(folder.repo_id))
 
 
-def _target(real: Sequence[Folder], wish: NormalizeRequest, canonical: Canonical) -> str | None:
+def _target(real: Sequence[Folder], request: NormalizeRequest, canonical: Canonical) -> str | None:
     """The spelling to fold into, `None` for sharing.
 
     Raises:
         Refused: nobody knows the Hub's spelling.
     """
-    if wish.to == "shared":
+    if request.to == "shared":
         return None
-    if wish.to == "lower":
+    if request.to == "lower":
         return real[0].repo_id.lower()
     spelling = canonical(real[0].repo_type, real[0].repo_id)
     if spelling is None or spelling.casefold() != real[0].repo_id.casefold():
@@ -220,7 +222,7 @@ def compose(
     root: str,
     draft: Draft,
     folders: Sequence[Folder],
-    wish: NormalizeRequest,
+    request: NormalizeRequest,
     target: str | None,
     *,
     compare: bool,
@@ -244,7 +246,7 @@ def compose(
                     taker.take(draft, giver, extras[giver.name], everything=False)
     else:
         _fold(root, draft, folders, extras, target)
-    if wish.store:
+    if request.store:
         store_blobs(root, draft, real, compare=compare)
 
 
@@ -320,10 +322,10 @@ def read_extras(root: str, folder: Folder) -> Extras:
     return Extras(trees, frozenset(markers), times)
 
 
-def _across_group(view: FolderReader, cache: "Cache", wish: NormalizeRequest) -> list[Group]:
+def _across_group(view: FolderReader, cache: "Cache", request: NormalizeRequest) -> list[Group]:
     folders = ordered(view.read([summary.name for summary in cache.survey().summaries]))
     draft = Draft("")
-    pairs = across_pairs(view.root, folders, wish)
+    pairs = across_pairs(view.root, folders, request)
     join(view.root, draft, pairs, folders, compare=False)
     names = sorted({os.path.relpath(path, view.root).split(os.sep)[0]
                     for pair in pairs for path in pair[:2]})  # fmt: skip
@@ -332,7 +334,7 @@ def _across_group(view: FolderReader, cache: "Cache", wish: NormalizeRequest) ->
     return [Group("(across repositories)", "", (), None, tuple(names), len(draft.ops), draft.saved)]
 
 
-def across_pairs(root: str, folders: Sequence[Folder], wish: NormalizeRequest) -> list[Pair]:
+def across_pairs(root: str, folders: Sequence[Folder], request: NormalizeRequest) -> list[Pair]:
     """Equal sha256 blobs of different repositories; git's names are only for small files."""
     keys = {folder.name: repo_key(folder.repo_type, folder.repo_id) for folder in folders}
 
@@ -344,7 +346,7 @@ def across_pairs(root: str, folders: Sequence[Folder], wish: NormalizeRequest) -
         for pair in duplicate_blobs(root, folders)
         if is_hash(os.path.basename(pair.path), SHA256_LENGTH)
         and key_of(pair.keep) != key_of(pair.path)
-        and (wish.covers(key_of(pair.keep)) or wish.covers(key_of(pair.path)))
+        and (request.covers(key_of(pair.keep)) or request.covers(key_of(pair.path)))
     ]
 
 

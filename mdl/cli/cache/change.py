@@ -203,8 +203,8 @@ def normalize(
         only = repo_key(repo.repo_type, repo.repo_id)
     default = found.settings.cache.normalize
     to = choice["to"] or (default if default != "off" else "shared")
-    wish = NormalizeRequest(to, only, choice["across"], choice["store"], repo_type)
-    planned = plan_normalize(found, wish, hub_spelling(found))
+    request = NormalizeRequest(to, only, choice["across"], choice["store"], repo_type)
+    planned = plan_normalize(found, request, hub_spelling(found))
     say_notes(found)
     if not as_json:
         _show_normalize(planned)

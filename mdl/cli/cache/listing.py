@@ -31,23 +31,23 @@ def list_plainly() -> None:
     show_listing(open_cache(load_settings()), Listing())
 
 
-def show_listing(cache: Cache, wish: Listing) -> None:
+def show_listing(cache: Cache, listing: Listing) -> None:
     """Print a cache's listing."""
     # Thousands of small values and no cycle among them: the collector would look in vain.
     gc.disable()
     try:
         repos, totals = cache.listing()
         say_notes(cache)
-        rows = _chosen(repos, wish)
-        if wish.shape == "json":
+        rows = _chosen(repos, listing)
+        if listing.shape == "json":
             _print_json(cache, rows, totals)
-        elif wish.quiet:
+        elif listing.quiet:
             names = [row.commit or f"{row.repo_type}/{row.repo_id}" for row in rows]
             print_lines([printable(name) for name in names])
-        elif wish.shape == "csv":
+        elif listing.shape == "csv":
             _print_csv(rows)
         else:
-            print_lines([*_table(rows, revisions=wish.revisions), *summary(cache, totals)])
+            print_lines([*_table(rows, revisions=listing.revisions), *summary(cache, totals)])
     finally:
         gc.freeze()  # nor at the end, where the interpreter would look through them all once more
         gc.enable()
@@ -90,15 +90,15 @@ def print_lines(lines: list[str]) -> None:
         print("\n".join(lines))
 
 
-def _chosen(repos: list[CachedRepo], wish: Listing) -> list[Row]:
-    rows = rows_of(repos, revisions=wish.revisions)
+def _chosen(repos: list[CachedRepo], listing: Listing) -> list[Row]:
+    rows = rows_of(repos, revisions=listing.revisions)
     now = time.time()
-    for text in wish.filters:
+    for text in listing.filters:
         keep = compile_filter(text, now)
         rows = [row for row in rows if keep(row)]
-    if wish.order:
-        rows = sort_rows(rows, wish.order)
-    return rows if wish.limit is None else rows[: wish.limit]
+    if listing.order:
+        rows = sort_rows(rows, listing.order)
+    return rows if listing.limit is None else rows[: listing.limit]
 
 
 def _table(rows: list[Row], *, revisions: bool) -> list[str]:

@@ -221,7 +221,7 @@ def quantization_on_load(checkpoint: Checkpoint, request: LoadRequest) -> Any:
 
 
 def check_quantized(built: Built, request: LoadRequest) -> None:
-    """Refuse a wish for 4 or 8 bits that the model cannot keep: none of its layers has them.
+    """Refuse 4 or 8 bits where none of the model's layers can have them.
 
     Raises:
         LoadError: no weight is quantized.
@@ -236,7 +236,7 @@ def check_quantized(built: Built, request: LoadRequest) -> None:
 
 
 def nothing_to_quantize(model: Any, request: LoadRequest) -> LoadError:
-    """The refusal of a wish for few bits that no layer can keep."""
+    """The refusal of a format that no layer can have."""
     bits = "4" if request.wants_4bit else "8"
     return LoadError(
         f"No layer of {type(model).__name__} can be quantized to {bits} bits.",

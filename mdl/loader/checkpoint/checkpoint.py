@@ -49,7 +49,7 @@ class Checkpoint:
 
     @property
     def stored_format(self) -> str | None:
-        """How the weights are quantized as stored, in the words of a wish (`bnb-4bit`, `8bit`) or
+        """How the weights are quantized as stored, as a format (`bnb-4bit`, `8bit`) or
         of transformers (`fp8`, `gptq`); None for floats."""
         if self.quantization is None:
             return None

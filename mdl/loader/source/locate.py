@@ -70,12 +70,12 @@ def answer(request: LoadRequest, settings: Settings, *, purpose: str = "load") -
         settings = settings._replace(offline=request.offline)
     hub = HubAccess(settings, request.token)
     prefer = request.prefer or settings.prefer
-    wish = ResolveOptions(request.format, request.exact_name, request.revision, prefer)
+    options = ResolveOptions(request.format, request.exact_name, request.revision, prefer)
     resolver = resolver_for(settings, token=request.token)
     if request.locked is not None:
-        resolution = resolve_locked(resolver, request.locked, request.name, wish)
+        resolution = resolve_locked(resolver, request.locked, request.name, options)
     else:
-        resolution = resolver.resolve(request.name, wish).checked()
+        resolution = resolver.resolve(request.name, options).checked()
     resolver.record(resolution, purpose)
     source = locate(request, resolution, hub)
     return LocatedModel(resolution, source, settings, hub)

@@ -138,8 +138,8 @@ def _normalize(cache: "Cache", wanted: schemas.Normalize) -> Planned:
         only = repo_key(repo.repo_type, repo.repo_id)
     default = cache.settings.cache.normalize
     to = wanted.to or (default if default != "off" else "shared")
-    wish = NormalizeRequest(to, only, wanted.across, wanted.store, wanted.repo_type)
-    planned = plan_normalize(cache, wish, hub_spelling(cache))
+    request = NormalizeRequest(to, only, wanted.across, wanted.store, wanted.repo_type)
+    planned = plan_normalize(cache, request, hub_spelling(cache))
     shown = planned.to_json()
     return Planned(shown, shown, lambda: apply_normalize(cache, planned).to_json())
 

@@ -6,13 +6,13 @@ from urllib.parse import parse_qsl
 from mdl.errors import UsageError
 from mdl.resolver import ResolveOptions
 
-FIELDS = ("wish", "exact", "revision", "prefer", "fp8_scaling")
+FIELDS = ("format", "exact", "revision", "prefer", "fp8_scaling")
 _KNOWN = frozenset(FIELDS)
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
 
 def from_query(query: bytes, prefer: str) -> tuple[str, ResolveOptions]:
-    """(name, wish) of `name=…&wish=…`.
+    """(name, options) of `name=…&format=…`.
 
     Raises:
         UsageError: a field that is unknown, given twice or no text, or a missing name.
@@ -39,7 +39,7 @@ def from_query(query: bytes, prefer: str) -> tuple[str, ResolveOptions]:
 
 
 def from_fields(values: dict[str, Any], prefer: str) -> ResolveOptions:
-    """The wish in the fields of a query or a body.
+    """The options in the fields of a query or a body.
 
     Raises:
         UsageError: an unknown field, or a value mdl does not know.
@@ -51,7 +51,7 @@ def from_fields(values: dict[str, Any], prefer: str) -> ResolveOptions:
             next=f"Known are: name, {', '.join(FIELDS)}.",
         )
     return ResolveOptions(
-        format=values.get("wish") or "16bit",
+        format=values.get("format") or "16bit",
         exact=_boolean(values.get("exact", False)),
         revision=values.get("revision") or None,
         prefer=values.get("prefer") or prefer,

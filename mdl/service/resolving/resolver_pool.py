@@ -47,7 +47,7 @@ class NameRequest(NamedTuple):
     """One name of one request."""
 
     name: str
-    wish: ResolveOptions
+    options: ResolveOptions
     caller: Caller
 
 
@@ -139,7 +139,7 @@ class ResolverPool:
 
     # -- answering ----------------------------------------------------------------------------
 
-    def quick(self, name: str, wish: ResolveOptions, caller: Caller) -> Resolution:
+    def quick(self, name: str, options: ResolveOptions, caller: Caller) -> Resolution:
         """Answer from what is stored, in the event loop: a SQLite look-up takes microseconds.
 
         Raises:
@@ -153,10 +153,10 @@ class ResolverPool:
         if self.settings.offline and caller.hub_token is None:
             if self._anonymous is None:
                 self._anonymous = self._resolver(catalog, caller, False)
-            return self._keep(self._anonymous.resolve(name, wish))
-        return self._keep(self._resolver(catalog, caller, False).resolve(name, wish))
+            return self._keep(self._anonymous.resolve(name, options))
+        return self._keep(self._resolver(catalog, caller, False).resolve(name, options))
 
-    async def resolve(self, name: str, wish: ResolveOptions, caller: Caller) -> Resolution:
+    async def resolve(self, name: str, options: ResolveOptions, caller: Caller) -> Resolution:
         """Answer one name, asking the Hub as the caller where it must.
 
         Raises:
@@ -164,13 +164,13 @@ class ResolverPool:
         """
         try:
             if self.settings.on_sqlite:
-                return self.quick(name, wish, caller)
-            return self._keep(await self._together(NameRequest(name, wish, caller)))
+                return self.quick(name, options, caller)
+            return self._keep(await self._together(NameRequest(name, options, caller)))
         except MustAsk:
-            return self._keep(await self.in_thread(lambda: self._asked(name, wish, caller)))
+            return self._keep(await self.in_thread(lambda: self._asked(name, options, caller)))
 
     async def resolve_many(
-        self, names: Sequence[str], wish: ResolveOptions, caller: Caller
+        self, names: Sequence[str], options: ResolveOptions, caller: Caller
     ) -> list[Resolution | MdlError]:
         """Answer many names in order; the slow ones share one thread."""
 
@@ -178,7 +178,7 @@ class ResolverPool:
             catalog = self.catalog()
             resolver = self._resolver(catalog, caller, True, self._known(catalog, names))
             try:
-                return [_one(resolver, name, wish) for name in names]
+                return [_one(resolver, name, options) for name in names]
             finally:
                 resolver.note_outage()
 
@@ -204,7 +204,7 @@ class ResolverPool:
 
         return await self.in_thread(work)
 
-    async def lock(self, names: Sequence[str], wish: ResolveOptions, caller: Caller) -> str:
+    async def lock(self, names: Sequence[str], options: ResolveOptions, caller: Caller) -> str:
         """The text of a lock file for these names.
 
         Raises:
@@ -215,7 +215,7 @@ class ResolverPool:
             from mdl.resolver import make_entry, to_text
 
             resolver = self._resolver(self.catalog(), caller, True)
-            answers = [resolver.resolve(name, wish).checked() for name in names]
+            answers = [resolver.resolve(name, options).checked() for name in names]
             return answers, to_text(make_entry(resolver, answer) for answer in answers)
 
         answers, text = await self.in_thread(work)
@@ -233,7 +233,9 @@ class ResolverPool:
 
         def one(ask: NameRequest, catalog: Catalog, known: Known) -> Resolution | Exception:
             try:
-                return _one(self._resolver(catalog, ask.caller, False, known), ask.name, ask.wish)
+                return _one(
+                    self._resolver(catalog, ask.caller, False, known), ask.name, ask.options
+                )
             except MustAsk as signal:
                 return signal
 
@@ -246,10 +248,10 @@ class ResolverPool:
         keys = {key for name in names if (key := _key(name))}
         return catalog.about_many(list(keys)) if keys else None
 
-    def _asked(self, name: str, wish: ResolveOptions, caller: Caller) -> Resolution:
+    def _asked(self, name: str, options: ResolveOptions, caller: Caller) -> Resolution:
         resolver = self._resolver(self.catalog(), caller, True)
         try:
-            return resolver.resolve(name, wish)
+            return resolver.resolve(name, options)
         finally:
             resolver.note_outage()
 
@@ -316,10 +318,10 @@ def _key(name: str) -> str | None:
     return None
 
 
-def _one(resolver: CallerResolver, name: str, wish: ResolveOptions) -> Resolution | MdlError:
+def _one(resolver: CallerResolver, name: str, options: ResolveOptions) -> Resolution | MdlError:
     """One name's answer or refusal; a database that is away fails the whole request."""
     try:
-        return resolver.resolve(name, wish)
+        return resolver.resolve(name, options)
     except StoreError:
         raise
     except MdlError as error:

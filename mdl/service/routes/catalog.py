@@ -51,7 +51,7 @@ _FILE = {
 async def catalog(
     request: Request,
     source: Annotated[Text | None, Query()] = None,
-    wish: Format | None = None,
+    format: Format | None = None,
     after: Annotated[Text | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> JSONResponse:
@@ -64,7 +64,7 @@ async def catalog(
 
     def work() -> dict[str, Any]:
         held = service.answers.catalog()
-        rows, following = held.page(limit, after=after, source=source, wish=wish)
+        rows, following = held.page(limit, after=after, source=source, format=format)
         mirrors = [row._asdict() for row in rows]
         return {"sources": held.sources(), "mirrors": mirrors, "next": following}
 
@@ -97,15 +97,13 @@ async def catalog_of(request: Request, name: Annotated[Name, Path()]) -> JSONRes
 
 @router.post("", response_model=AddedAnswer, responses=CHANGED)
 async def add_to_catalog(request: Request, wanted: MirrorToAdd) -> JSONResponse:
-    """Answer wishes about a name with a mirror: `mdl catalog add --json`. Role admin.
+    """Add a mirror of a name: `mdl catalog add --json`. Role admin.
 
     Beats every imported row. Other replicas follow within two seconds.
     """
     service = service_of(request)
     check_role(request.scope, "admin")
-    row = make_row(
-        wanted.name, wanted.mirror, wish=wanted.wish, format=wanted.format, rank=wanted.rank
-    )
+    row = make_row(wanted.name, wanted.mirror, wanted.format, wanted.weights, rank=wanted.rank)
     if not wanted.dry_run:
         await service.answers.in_thread(lambda: service.answers.catalog().add([row]))
         service.guard.forget()

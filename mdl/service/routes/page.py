@@ -17,7 +17,6 @@ from mdl.service.auth import may
 from mdl.service.cache import cache_html, policy_of
 from mdl.service.guard import check_role
 from mdl.service.schemas import Prune
-from mdl.store import WISHES
 from mdl.version import __version__
 
 if TYPE_CHECKING:
@@ -34,7 +33,12 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-_WISH_NAMES = {"16bit": "16-bit", "bnb-4bit": "4-bit (bitsandbytes)", "8bit": "8-bit", "fp8": "fp8"}
+_FORMAT_NAMES = {
+    "16bit": "16-bit",
+    "bnb-4bit": "4-bit (bitsandbytes)",
+    "8bit": "8-bit",
+    "fp8": "fp8",
+}
 _MARKS = {"accepted": "taken", "rejected": "passed over", "noted": "noted"}
 
 
@@ -55,7 +59,7 @@ async def asset(name: str) -> Response:
 async def index(
     request: Request,
     name: Annotated[str, Query(max_length=200)] = "",
-    wish: Annotated[str, Query(max_length=20)] = "16bit",
+    format: Annotated[str, Query(max_length=20)] = "16bit",
     exact: bool = False,
     max_size: Annotated[str, Query(max_length=20)] = "",
     unused_for: Annotated[str, Query(max_length=20)] = "",
@@ -66,7 +70,7 @@ async def index(
     answer = ""
     if name:
         try:
-            found = await service.answers.resolve(name, ResolveOptions(wish, exact), caller)
+            found = await service.answers.resolve(name, ResolveOptions(format, exact), caller)
             answer = answer_html(found)
         except MdlError as error:
             answer = refusal_html(error)
@@ -81,9 +85,9 @@ async def index(
     text = Template(_asset("index.html")).substitute(
         title=html.escape(f"{name} · mdl" if name else "mdl"),
         name=html.escape(name),
-        wishes="".join(
-            f'<option value="{key}"{" selected" if key == wish else ""}>{_WISH_NAMES[key]}</option>'
-            for key in WISHES
+        formats="".join(
+            f'<option value="{key}"{" selected" if key == format else ""}>{label}</option>'
+            for key, label in _FORMAT_NAMES.items()
         ),
         exact=" checked" if exact else "",
         answer=answer,

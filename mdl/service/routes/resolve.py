@@ -15,7 +15,7 @@ from mdl.service.cache import act, listing_json, plan_json, rate_of, trash_json,
 from mdl.service.exchange import Exchange
 from mdl.service.guard import check_role
 from mdl.service.resolving import access_json, answer_json, without_places
-from mdl.service.resolving import query as wishes
+from mdl.service.resolving import query as resolve_query
 from mdl.service.schemas import (
     AccessAnswer,
     Action,
@@ -86,7 +86,7 @@ async def ready(request: Request) -> Response:
 async def resolve(
     request: Request,
     name: Annotated[Name, Query()],
-    wish: Format = "16bit",
+    format: Format = "16bit",
     exact: bool = False,
     revision: Revision | None = None,
     prefer: Preference | None = None,
@@ -102,10 +102,10 @@ async def resolve(
 
 @router.post("/resolve", response_model=BulkAnswer, responses=CHANGED)
 async def resolve_many(request: Request, bulk: BulkRequest) -> Response:
-    """Up to a thousand names with one wish, answered in their order, each with its own error."""
+    """Up to a thousand names with the same options, in order, each with its own error."""
     service, caller = service_of(request), check_role(request.scope, "read")
     fields = bulk.model_dump(exclude={"names"})
-    asked = wishes.from_fields(fields, service.settings.prefer)
+    asked = resolve_query.from_fields(fields, service.settings.prefer)
     answers = await service.answers.resolve_many(bulk.names, asked, caller)
     return JSONResponse({"answers": [answer_json(answer, caller) for answer in answers]})
 
@@ -123,7 +123,7 @@ async def lock(request: Request, wanted: LockRequest) -> Response:
     """A lock file for these names: commits and hashes of what they give now."""
     service, caller = service_of(request), check_role(request.scope, "read")
     fields = wanted.model_dump(exclude={"names"})
-    asked = wishes.from_fields(fields, service.settings.prefer)
+    asked = resolve_query.from_fields(fields, service.settings.prefer)
     text = await service.answers.lock(wanted.names, asked, caller)
     return PlainTextResponse(text, media_type="application/toml")
 
