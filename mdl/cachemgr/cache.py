@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mdl.cachemgr.index import LocalRecords, Survey, group, physical, survey, tree_size
 from mdl.cachemgr.layout import (
@@ -23,13 +23,12 @@ from mdl.cachemgr.layout import (
     split_name,
 )
 from mdl.cachemgr.scan import store_is_marked
-from mdl.cachemgr.types import CachedRepo, Placement
+from mdl.cachemgr.types import CachedRepo, Placement, Totals
 from mdl.errors import NotFoundError, UsageError
 from mdl.settings import Settings
 from mdl.store import CacheIndex
 
 if TYPE_CHECKING:
-    from mdl.cachemgr.remove import Outcome, Policy, PrunePlan
     from mdl.cachemgr.scan import Folder
 
 # Named here because `Cache.list` hides the builtin inside the class.
@@ -37,27 +36,6 @@ Repos = list[CachedRepo]
 Folders = list["Folder"]
 Names = list[str]
 Pins = list[dict[str, Any]]
-
-
-class Totals(NamedTuple):
-    """A root as a whole, in bytes; `size_on_disk` counts every inode and payload in it once."""
-
-    repos: int
-    revisions: int
-    size_on_disk: int
-    logical_size: int
-    reclaimable: int
-    incomplete_files: int
-    incomplete_size: int
-    no_exist_files: int
-    shared_store_size: int
-    xet_size: int
-    trash_size: int
-    problems: int
-    strangers: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return {**self._asdict(), "strangers": list(self.strangers)}
 
 
 def open_cache(settings: Settings, root: Path | None = None) -> "Cache":
@@ -267,10 +245,10 @@ class Cache:
         missing = tuple(path for path in snapshot.missing if matches(path, patterns))
         state = snapshot.state
         if patterns is not None and state == "partial":
-            from mdl.cachemgr.scan import read_tree
+            from mdl.cachemgr.scan import read_tree_listing
 
-            tree = read_tree(os.path.join(self._where, folder.name, "trees", f"{commit}.json"))
-            state = "complete" if tree is not None and pointers and not missing else "partial"
+            listed = read_tree_listing(self._where, folder.name, commit)
+            state = "complete" if listed is not None and pointers and not missing else "partial"
         return Placement(
             folder.repo_id,
             folder.repo_type,
@@ -300,25 +278,6 @@ class Cache:
              "at": at}
             for key, revision, repo_id, at in self.index.pins()
         ]  # fmt: skip
-
-    # Changing
-
-    def plan_prune(self, policy: "Policy") -> "PrunePlan":
-        """What a policy would remove and keep, and why; nothing is changed."""
-        from mdl.cachemgr.remove import plan_prune
-
-        return plan_prune(self, policy)
-
-    def apply(self, plan: "PrunePlan") -> "Outcome":
-        """Carry a prune plan out, into the trash.
-
-        Raises:
-            BusyError: another mdl process is changing this root.
-            DiskError: there is no room or no right to do it; nothing was changed.
-        """
-        from mdl.cachemgr.remove import apply_prune
-
-        return apply_prune(self, plan)
 
 
 def matches(path: str, patterns: Sequence[str] | None) -> bool:

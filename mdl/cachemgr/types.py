@@ -94,6 +94,27 @@ class CachedRepo(NamedTuple):
         }
 
 
+class Totals(NamedTuple):
+    """A root as a whole, in bytes; `size_on_disk` counts every inode and payload in it once."""
+
+    repos: int
+    revisions: int
+    size_on_disk: int
+    logical_size: int
+    reclaimable: int
+    incomplete_files: int
+    incomplete_size: int
+    no_exist_files: int
+    shared_store_size: int
+    xet_size: int
+    trash_size: int
+    problems: int
+    strangers: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self._asdict(), "strangers": list(self.strangers)}
+
+
 class Placement(NamedTuple):
     """Where one repository is on this machine: the answer to "is it here?".
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mdl.cachemgr import open_cache
-from mdl.cachemgr.remove.rm import apply_remove, plan_remove
+from mdl.cachemgr.remove import apply_remove, plan_remove
 from mdl.cli.cache.group import COMMANDS
 from mdl.cli.entry import run
 from mdl.settings import load_settings

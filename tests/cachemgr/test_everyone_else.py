@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 from huggingface_hub import hf_hub_download, scan_cache_dir, snapshot_download
 
-from mdl.cachemgr import Cache, Policy, open_cache
-from mdl.cachemgr.normalize.execute import apply_normalize
-from mdl.cachemgr.normalize.plan import NormalizeRequest, hub_spelling, plan_normalize
-from mdl.cachemgr.remove.rm import undo
+from mdl.cachemgr import Cache, open_cache
+from mdl.cachemgr.normalize import (
+    NormalizeRequest,
+    apply_normalize,
+    hub_spelling,
+    plan_normalize,
+)
+from mdl.cachemgr.remove import Policy, apply_prune, plan_prune, undo_last
 from mdl.settings import Settings
 from tests.cachemgr.builder import CacheBuilder, manifest
 from tests.hub import LoopbackHub
@@ -61,7 +65,7 @@ def normalized(cache: Cache, to: str) -> None:
 
 
 def pruned(cache: Cache) -> None:
-    outcome = cache.apply(cache.plan_prune(Policy(detached=True, incomplete=True)))
+    outcome = apply_prune(cache, plan_prune(cache, Policy(detached=True, incomplete=True)))
     assert outcome.skipped == {}
 
 
@@ -72,7 +76,8 @@ STORIES = {
     "lower": lambda cache: normalized(cache, "lower"),
     "all of it": lambda cache: (normalized(cache, "shared"), normalized(cache, "hub"),
                                 pruned(cache), normalized(cache, "lower")),
-    "undone": lambda cache: (normalized(cache, "hub"), undo(cache), normalized(cache, "shared")),
+    "undone": lambda cache: (normalized(cache, "hub"), undo_last(cache),
+                             normalized(cache, "shared")),
 }  # fmt: skip
 
 

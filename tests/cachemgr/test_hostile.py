@@ -10,13 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from mdl.cachemgr import Cache, Policy, open_cache
+from mdl.cachemgr import Cache, open_cache
 from mdl.cachemgr.journal import fileops
 from mdl.cachemgr.journal.trash import trash_place
 from mdl.cachemgr.layout import repo_key, root_id
-from mdl.cachemgr.normalize.execute import apply_normalize
-from mdl.cachemgr.normalize.plan import NormalizeRequest, plan_normalize
-from mdl.cachemgr.remove.rm import apply_remove, plan_remove, undo
+from mdl.cachemgr.normalize import NormalizeRequest, apply_normalize, plan_normalize
+from mdl.cachemgr.remove import (
+    Policy,
+    apply_prune,
+    apply_remove,
+    plan_prune,
+    plan_remove,
+    undo_last,
+)
 from mdl.cachemgr.scan.folder import MAX_ENTRIES, scan_folder
 from mdl.cachemgr.verify.verify import Verifier
 from mdl.cli.entry import run
@@ -216,7 +222,7 @@ def test_reported_and_never_followed(
             cache, NormalizeRequest("shared", across=True, store=True), lambda kind, name: None
         ),
     )
-    cache.apply(cache.plan_prune(EVERYTHING))
+    apply_prune(cache, plan_prune(cache, EVERYTHING))
     assert run(["cache", "undo"]) == 0
     assert sorted((str(p), p.lstat().st_mtime_ns) for p in away.rglob("*")) == before
     assert (away / "secret").read_bytes() == SECRET
@@ -241,7 +247,7 @@ def test_a_folder_with_too_many_entries_is_not_read_further(
     built.revision("o/n", A, {str(n): b"%d" % n for n in range(60)})
     (repo,) = cache.list()
     assert "more than 50 entries" in repo.problems[0]
-    assert cache.plan_prune(EVERYTHING).remove == ()
+    assert plan_prune(cache, EVERYTHING).remove == ()
 
 
 def test_a_very_large_folder_does_not_stop_a_listing(built: CacheBuilder, cache: Cache) -> None:
@@ -285,7 +291,7 @@ def test_a_read_only_root_can_be_read(built: CacheBuilder, settings: Settings) -
         assert cache.repo("o/n").pinned, "a pin holds for one who may only read it"
         cache = open_cache(Settings("/nowhere", built.root))
         for act in (
-            lambda: cache.apply(cache.plan_prune(Policy(detached=True))),
+            lambda: apply_prune(cache, plan_prune(cache, Policy(detached=True))),
             lambda: apply_remove(cache, plan_remove(cache, "o/n")),
         ):
             try:
@@ -327,7 +333,7 @@ def test_a_folder_of_somebody_else_is_left_alone_and_the_rest_goes(
         os.setgid(somebody)
         os.setuid(somebody)
         cache = open_cache(Settings(home, built.root))
-        outcome = cache.apply(cache.plan_prune(EVERYTHING))
+        outcome = apply_prune(cache, plan_prune(cache, EVERYTHING))
         assert outcome.skipped == {"models--o--theirs": "you have no right to change it"}
         assert [repo.repo_id for repo in cache.list()] == ["o/theirs"]
         try:
@@ -336,7 +342,7 @@ def test_a_folder_of_somebody_else_is_left_alone_and_the_rest_goes(
             assert "no right" in str(error)
         else:
             raise AssertionError("it should have been refused")
-        undo(cache)
+        undo_last(cache)
         place = Path(trash_place(cache.root).path)
         assert not list(place.iterdir()), "what was not moved leaves nothing in the trash"
 
@@ -403,4 +409,4 @@ def test_a_disk_that_gives_out_in_the_middle(
     assert sorted(str(path) for path in built.root.rglob("*")) == before
     assert cache.index.actions("running", "undoing") == []
     with pytest.raises(Exception, match="nothing to undo"):
-        undo(cache)
+        undo_last(cache)

@@ -17,11 +17,19 @@ from pathlib import Path
 
 import pytest
 
-from mdl.cachemgr import Cache, Policy, open_cache
+from mdl.cachemgr import Cache, open_cache
 from mdl.cachemgr.journal import fileops
-from mdl.cachemgr.normalize.execute import apply_normalize
-from mdl.cachemgr.normalize.plan import NormalizeRequest, plan_normalize
-from mdl.cachemgr.remove.rm import apply_remove, empty_trash, plan_remove, trash_entries, undo
+from mdl.cachemgr.normalize import NormalizeRequest, apply_normalize, plan_normalize
+from mdl.cachemgr.remove import (
+    Policy,
+    apply_prune,
+    apply_remove,
+    empty_trash,
+    plan_prune,
+    plan_remove,
+    trash_entries,
+    undo_last,
+)
 from mdl.settings import Settings
 from mdl.store.cache_index import CacheIndex
 from tests.cachemgr.builder import DAY, A, B, C, CacheBuilder, manifest
@@ -62,7 +70,7 @@ class Case:
 
 
 def prune(cache: Cache) -> None:
-    cache.apply(cache.plan_prune(Policy(detached=True, incomplete=True)))
+    apply_prune(cache, plan_prune(cache, Policy(detached=True, incomplete=True)))
 
 
 def remove(target: str) -> Callable[[Cache], object]:
@@ -81,19 +89,21 @@ def empty_all(cache: Cache) -> None:
 
 CASES = {
     "prune": Case(prune),
-    "prune everything": Case(lambda cache: cache.apply(cache.plan_prune(Policy(max_size=0)))),
+    "prune everything": Case(
+        lambda cache: apply_prune(cache, plan_prune(cache, Policy(max_size=0)))
+    ),
     "rm repository": Case(remove("Org/Name")),
     "rm revision": Case(remove("org/name@main")),
     "rm file": Case(remove("Org/Name:config.json")),
-    "undo": Case(undo, before=prune, undone=False),
-    "undo of a repository": Case(undo, before=remove("Org/Name"), undone=False),
+    "undo": Case(undo_last, before=prune, undone=False),
+    "undo of a repository": Case(undo_last, before=remove("Org/Name"), undone=False),
     "trash empty": Case(empty_all, before=prune, undone=False),
     "normalize shared": Case(normalize(NormalizeRequest("shared"))),
     "normalize hub": Case(normalize(NormalizeRequest("hub"))),
     "normalize lower": Case(normalize(NormalizeRequest("lower"))),
     "normalize across": Case(normalize(NormalizeRequest("shared", across=True, store=True))),
-    "undo of sharing": Case(undo, before=normalize(NormalizeRequest("shared")), undone=False),
-    "undo of folding": Case(undo, before=normalize(NormalizeRequest("hub")), undone=False),
+    "undo of sharing": Case(undo_last, before=normalize(NormalizeRequest("shared")), undone=False),
+    "undo of folding": Case(undo_last, before=normalize(NormalizeRequest("hub")), undone=False),
 }
 
 
@@ -152,7 +162,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody else is here: neither waiting for downloads nor asking /proc for readers is needed."""
     monkeypatch.setattr("mdl.cachemgr.remove.operations.SETTLE_SECONDS", 0.0)
     for user in ("remove.prune", "remove.rm", "normalize.execute"):
-        monkeypatch.setattr(f"mdl.cachemgr.{user}.open_files", lambda root: {})
+        monkeypatch.setattr(f"mdl.cachemgr.{user}.list_open_files", lambda root: {})
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -178,7 +188,7 @@ def test_every_kill_point(name: str, tmp_path: Path) -> None:
         if case.undone and now == original and count % 4 == 1:
             case.act(cache)
             assert manifest(settings.cache_root) == wanted
-            undo(cache)
+            undo_last(cache)
             assert manifest(settings.cache_root) == original
     assert count > 3
     print(f"{name}: {count - 1} kill points")

@@ -8,9 +8,9 @@ import pytest
 from huggingface_hub import snapshot_download, try_to_load_from_cache
 
 from mdl.cachemgr import Cache, open_cache
-from mdl.cachemgr.normalize.execute import Normalized, apply_normalize
-from mdl.cachemgr.normalize.plan import NormalizeRequest, plan_normalize
-from mdl.cachemgr.remove.rm import apply_remove, empty_trash, plan_remove, trash_entries, undo
+from mdl.cachemgr.normalize import NormalizeRequest, apply_normalize, plan_normalize
+from mdl.cachemgr.normalize.execute import Normalized
+from mdl.cachemgr.remove import apply_remove, empty_trash, plan_remove, trash_entries, undo_last
 from mdl.errors import DiskError
 from mdl.settings import Settings
 from tests.cachemgr.builder import A, B, C, CacheBuilder, disk_use, etag, manifest, settle
@@ -84,7 +84,7 @@ def test_undo_gives_back_the_folders(casings: CacheBuilder, cache: Cache, to: st
     before, use = manifest(casings.root), disk_use(casings.root)
     paths = sorted(str(path) for path in casings.root.rglob("*"))
     normalize(cache, NormalizeRequest(to))
-    assert undo(cache).kind == "normalize"
+    assert undo_last(cache).kind == "normalize"
     assert manifest(casings.root) == before
     assert sorted(str(path) for path in casings.root.rglob("*")) == paths
     assert disk_use(casings.root) == use
@@ -102,7 +102,7 @@ def test_a_spelling_that_is_not_on_disk_is_made(built: CacheBuilder, cache: Cach
     normalize(cache, NormalizeRequest("hub"))
     assert offline(built, "Org/Name") == offline(built, "Org/Name")
     assert os.readlink(built.root / "models--ORG--NAME") == "models--Org--Name"
-    undo(cache)
+    undo_last(cache)
     assert [path.name for path in built.root.iterdir()] == ["models--ORG--NAME"]
 
 
@@ -142,7 +142,7 @@ def test_a_marker_for_a_file_that_came_is_dropped(built: CacheBuilder, cache: Ca
     marker.touch()
     normalize(cache, NormalizeRequest("shared"))
     assert isinstance(try_to_load_from_cache("org/name", "w", cache_dir=built.root), str)
-    undo(cache)
+    undo_last(cache)
     assert marker.exists()
 
 
@@ -175,7 +175,7 @@ def test_shared_payloads_keep_their_manifests(built: CacheBuilder, cache: Cache)
     assert unreferenced_shared_blobs(built.root) == {}
     assert sweep_shared_blob(payload, cache_dir=built.root) == 0
     assert (offline(built, "org/name") / "w").read_bytes() == data
-    undo(cache)
+    undo_last(cache)
     assert sweep_shared_blob(payload, cache_dir=built.root) == 0
     assert (offline(built, "org/name") / "w").read_bytes() == data
 
@@ -190,7 +190,7 @@ def test_across_joins_equal_files_of_different_repositories(
     outcome = normalize(cache, NormalizeRequest("shared", across=True))
     assert outcome.saved == len(WEIGHTS) + 500
     assert manifest(built.root) == before
-    undo(cache)
+    undo_last(cache)
     assert manifest(built.root) == before
 
 
@@ -210,7 +210,7 @@ def test_only_what_is_named_is_joined(built: CacheBuilder, cache: Cache) -> None
             for blob in built.root.glob("*/blobs/*")
             if blob.stat().st_nlink > 1
         }
-        undo(cache)
+        undo_last(cache)
         return found
 
     one = {"models--o--one", "models--O--One"}
@@ -247,7 +247,7 @@ def test_store_moves_known_blobs_into_the_shared_store(built: CacheBuilder, cach
         assert shared_blob_target(blob, built.root) == payload
     assert manifest(built.root) == before
     assert payload not in unreferenced_shared_blobs(built.root)
-    undo(cache)
+    undo_last(cache)
     assert manifest(built.root) == before
     assert not payload.exists()
 
@@ -284,7 +284,7 @@ def test_undo_that_has_no_room_changes_nothing(
     usage = shutil.disk_usage(casings.root)._replace(free=10)
     monkeypatch.setattr("mdl.cachemgr.journal.journal.shutil.disk_usage", lambda path: usage)
     with pytest.raises(DiskError, match="not enough room"):
-        undo(cache)
+        undo_last(cache)
     assert manifest(casings.root) == before
 
 
@@ -299,7 +299,7 @@ def test_the_listing_counts_joined_bytes_once_at_every_step(
     for act in (
         lambda: None,
         lambda: normalize(cache, NormalizeRequest("shared", across=True)),
-        lambda: undo(cache),
+        lambda: undo_last(cache),
         lambda: normalize(cache, NormalizeRequest("shared", across=True)),
         lambda: apply_remove(cache, plan_remove(cache, "o/second")),
         lambda: empty_trash(cache, [entry.id for entry in trash_entries(cache)]),

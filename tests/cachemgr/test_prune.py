@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mdl.cachemgr import Cache, Policy, PrunePlan
-from mdl.cachemgr.journal.locks import root_mutex
-from mdl.cachemgr.remove.execute import Outcome
-from mdl.cachemgr.remove.rm import plan_remove
+from mdl.cachemgr import Cache
+from mdl.cachemgr.journal import root_mutex
+from mdl.cachemgr.remove import Outcome, Policy, PrunePlan, apply_prune, plan_prune, plan_remove
 from mdl.errors import BusyError, UsageError
 from tests.cachemgr.builder import DAY, A, B, C, CacheBuilder, disk_use, manifest
 
@@ -19,8 +18,8 @@ DETACHED = Policy(detached=True, incomplete=True)
 
 
 def prune(cache: Cache, policy: Policy = DETACHED) -> tuple[PrunePlan, Outcome]:
-    plan = cache.plan_prune(policy)
-    return plan, cache.apply(plan)
+    plan = plan_prune(cache, policy)
+    return plan, apply_prune(cache, plan)
 
 
 def removed(plan: PrunePlan) -> set[str]:
@@ -49,7 +48,7 @@ def test_detached_goes_into_the_trash_and_the_rest_is_untouched(
 def test_a_dry_plan_changes_nothing(built: CacheBuilder, cache: Cache) -> None:
     built.revision("o/n", A, {"w": b"1"})
     before = sorted(str(path) for path in built.root.parent.rglob("*"))
-    cache.plan_prune(DETACHED)
+    plan_prune(cache, DETACHED)
     assert sorted(str(path) for path in built.root.parent.rglob("*")) == before
 
 
@@ -82,12 +81,12 @@ def test_a_pinned_repository_keeps_what_is_in_no_revision_too(
 ) -> None:
     part = built.incomplete("o/n", b"2" * 1000, age=DAY)
     orphan = built.blob(built.folder("o/n"), b"nobody names it", DAY)
-    found = cache.plan_prune(Policy(detached=True, incomplete=True))
+    found = plan_prune(cache, Policy(detached=True, incomplete=True))
     assert len(found.remove) == 2
     cache.index.add_pin("model/o/n", "", "o/n")
     plan, _ = prune(cache)
     assert [keep.reason for keep in plan.keep] == ["pinned", "pinned"]
-    assert cache.apply(found).skipped == {"models--o--n": "pinned"}
+    assert apply_prune(cache, found).skipped == {"models--o--n": "pinned"}
     with pytest.raises(UsageError, match="pinned"):
         plan_remove(cache, "o/n")
     assert part.exists()
@@ -117,17 +116,17 @@ def test_a_running_download_keeps_its_repository(built: CacheBuilder, cache: Cac
         assert "a download is running" in why(plan, A)
         assert part.exists()
     built.folder("o/n")
-    assert removed(cache.plan_prune(DETACHED)) == {A, "incomplete"}
+    assert removed(plan_prune(cache, DETACHED)) == {A, "incomplete"}
 
 
 def test_a_download_through_an_alias_counts(built: CacheBuilder, cache: Cache) -> None:
     """huggingface_hub locks under the spelling it was asked for, wherever that leads."""
     built.revision("Org/Name", A, {"w": b"1"})
     (built.root / "models--org--name").symlink_to("models--Org--Name")
-    plan = cache.plan_prune(DETACHED)
+    plan = plan_prune(cache, DETACHED)
     with built.downloading("org/name", b"x"):
-        assert cache.plan_prune(DETACHED).remove == ()
-        assert cache.apply(plan).action_id is None
+        assert plan_prune(cache, DETACHED).remove == ()
+        assert apply_prune(cache, plan).action_id is None
     assert len(manifest(built.root)) == 2
 
 
@@ -135,9 +134,9 @@ def test_a_download_that_starts_after_the_plan_is_left_alone(
     built: CacheBuilder, cache: Cache
 ) -> None:
     built.revision("o/n", A, {"w": b"1"})
-    plan = cache.plan_prune(DETACHED)
+    plan = plan_prune(cache, DETACHED)
     with built.downloading("o/n", b"x" * 100):
-        outcome = cache.apply(plan)
+        outcome = apply_prune(cache, plan)
     assert outcome.action_id is None
     assert "a download is" in outcome.skipped["models--o--n"]
     assert len(manifest(built.root)) == 1
@@ -147,9 +146,9 @@ def test_a_ref_that_appears_after_the_plan_keeps_the_revision(
     built: CacheBuilder, cache: Cache
 ) -> None:
     built.revision("o/n", A, {"w": b"1"})
-    plan = cache.plan_prune(DETACHED)
+    plan = plan_prune(cache, DETACHED)
     built.revision("o/n", A, {}, refs=("main",))
-    outcome = cache.apply(plan)
+    outcome = apply_prune(cache, plan)
     assert outcome.skipped == {"models--o--n": "a ref was added to it since the plan was made"}
 
 
@@ -174,7 +173,7 @@ def test_a_file_mapped_by_a_process_stays(built: CacheBuilder, cache: Cache) -> 
     try:
         assert child.stdout is not None
         assert child.stdout.readline() == b"ready\n"
-        assert why(cache.plan_prune(DETACHED), A) == f"open in process {child.pid}"
+        assert why(plan_prune(cache, DETACHED), A) == f"open in process {child.pid}"
     finally:
         child.communicate()
 
@@ -200,7 +199,7 @@ def test_hard_links_are_freed_only_with_their_last_name(built: CacheBuilder, cac
     plan, outcome = prune(cache)
     assert plan.freed == outcome.freed == 0
     cache.index.remove_pin("model/o/b", "")
-    plan = cache.plan_prune(DETACHED)
+    plan = plan_prune(cache, DETACHED)
     assert plan.freed == 0, "its other name is still in the trash"
 
 
@@ -255,13 +254,13 @@ def test_the_budget_takes_the_least_recently_used(built: CacheBuilder, cache: Ca
 
 def test_a_budget_that_is_met_removes_nothing(built: CacheBuilder, cache: Cache) -> None:
     built.revision("o/n", A, {"w": b"1" * 1000})
-    assert not cache.plan_prune(Policy(max_size=1000)).remove
+    assert not plan_prune(cache, Policy(max_size=1000)).remove
 
 
 def test_a_budget_that_cannot_be_met_says_by_how_much(built: CacheBuilder, cache: Cache) -> None:
     built.revision("o/n", A, {"w": b"1" * 1000}, refs=("main",))
     cache.index.add_pin("model/o/n", "main", "o/n")
-    plan = cache.plan_prune(Policy(max_size=100, low_watermark=1.0))
+    plan = plan_prune(cache, Policy(max_size=100, low_watermark=1.0))
     assert plan.short == 900
     assert why(plan, A) == "pinned as main"
 
@@ -271,25 +270,25 @@ def test_what_goes_with_its_repository_counts_for_the_budget(
 ) -> None:
     built.revision("o/n", A, {"w": b"1" * 1000}, refs=("main",))
     built.incomplete("o/n", b"2" * 1000, age=DAY)
-    plan = cache.plan_prune(Policy(max_size=0))
+    plan = plan_prune(cache, Policy(max_size=0))
     assert (plan.freed, plan.short) == (1500, 0)
 
 
 def test_age_and_last_use(built: CacheBuilder, cache: Cache) -> None:
     built.revision("o/old", A, {"w": b"1"}, refs=("main",), age=40 * DAY)
     built.revision("o/new", B, {"w": b"2"}, refs=("main",), age=5 * DAY)
-    assert removed(cache.plan_prune(Policy(older_than=30 * DAY))) == {A}
-    assert removed(cache.plan_prune(Policy(unused_for=30 * DAY))) == {A}
+    assert removed(plan_prune(cache, Policy(older_than=30 * DAY))) == {A}
+    assert removed(plan_prune(cache, Policy(unused_for=30 * DAY))) == {A}
     cache.record_use("O/Old", A)
-    assert removed(cache.plan_prune(Policy(unused_for=30 * DAY))) == set()
+    assert removed(plan_prune(cache, Policy(unused_for=30 * DAY))) == set()
 
 
 def test_keep_last(built: CacheBuilder, cache: Cache) -> None:
     for commit, age in ((A, 3), (B, 2), (C, 1)):
         built.revision("o/n", commit, {"w": commit.encode()}, age=age * DAY)
-    assert removed(cache.plan_prune(Policy(keep_last=2))) == {A}
-    assert removed(cache.plan_prune(Policy(keep_last=2, detached=True))) == {A}
-    assert removed(cache.plan_prune(Policy(keep_last=1, older_than=1.5 * DAY))) == {A, B}
+    assert removed(plan_prune(cache, Policy(keep_last=2))) == {A}
+    assert removed(plan_prune(cache, Policy(keep_last=2, detached=True))) == {A}
+    assert removed(plan_prune(cache, Policy(keep_last=1, older_than=1.5 * DAY))) == {A, B}
 
 
 def test_another_mdl_process_is_waited_for_and_then_said(
@@ -331,8 +330,8 @@ def test_an_orphan_that_found_its_snapshot_after_the_plan_stays(
     """As when a download had the blob in place and its pointer not yet."""
     snapshot = built.revision("o/n", A, {"w": b"1"}, refs=("main",))
     blob = built.blob(built.folder("o/n"), b"orphan")
-    plan = cache.plan_prune(DETACHED)
+    plan = plan_prune(cache, DETACHED)
     assert removed(plan) == {"orphan"}
     built.pointer(snapshot, "late", blob.name)
-    cache.apply(plan)
+    apply_prune(cache, plan)
     assert (snapshot / "late").read_bytes() == b"orphan"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mdl.cachemgr import Cache, open_cache
-from mdl.cachemgr.remove.rm import (
+from mdl.cachemgr.remove import (
     apply_remove,
     choose_trash,
     empty_trash,
@@ -15,7 +15,7 @@ from mdl.cachemgr.remove.rm import (
     restore,
     strays,
     trash_entries,
-    undo,
+    undo_last,
 )
 from mdl.errors import BusyError, NotFoundError, UsageError
 from mdl.settings import Settings
@@ -42,7 +42,7 @@ def test_the_casing_that_is_written_is_meant(two_casings: CacheBuilder, cache: C
     for _ in range(5):
         assert remove(cache, "org/name") == 100
         assert folders(two_casings) == {"models--Org--Name", "models--org--other"}
-        undo(cache)
+        undo_last(cache)
 
 
 def test_a_casing_nobody_has_is_refused(two_casings: CacheBuilder, cache: Cache) -> None:
@@ -113,11 +113,11 @@ def test_undo_brings_everything_back(two_casings: CacheBuilder, cache: Cache) ->
     for target in ("org/other", "Org/Name@main", "org/name:w"):
         remove(cache, target)
         assert manifest(two_casings.root) != before
-        assert undo(cache).kind == "rm"
+        assert undo_last(cache).kind == "rm"
         assert manifest(two_casings.root) == before
         assert sorted(two_casings.root.rglob("*")) == tree
     with pytest.raises(NotFoundError):
-        undo(cache)
+        undo_last(cache)
 
 
 def test_undo_of_a_shared_payload(built: CacheBuilder, cache: Cache) -> None:
@@ -126,7 +126,7 @@ def test_undo_of_a_shared_payload(built: CacheBuilder, cache: Cache) -> None:
     payload = built.share("o/n", data)
     assert remove(cache, "o/n") == 2000
     assert not payload.exists()
-    undo(cache)
+    undo_last(cache)
     assert payload.read_bytes() == data
     assert payload.with_name(f"{payload.name}.refs").exists()
     assert len(manifest(built.root)) == 1
@@ -136,7 +136,7 @@ def test_what_was_downloaded_again_stays_and_is_joined(built: CacheBuilder, cach
     built.revision("o/n", A, {"w": b"1", "x": b"2"}, refs=("main",))
     remove(cache, "o/n")
     built.revision("o/n", B, {"w": b"new"}, refs=("main",))
-    undo(cache)
+    undo_last(cache)
     repo = cache.repo("o/n")
     assert {revision.commit for revision in repo.revisions} == {A, B}
     assert (built.folder("o/n") / "refs" / "main").read_text() == B
@@ -154,7 +154,7 @@ def test_the_trash_lists_restores_and_empties(two_casings: CacheBuilder, cache: 
     assert trash_entries(cache) == []
     assert before - disk_use(two_casings.root.parent) == 100 + len(A)
     with pytest.raises(NotFoundError, match="cannot be undone"):
-        undo(cache)
+        undo_last(cache)
     with pytest.raises(NotFoundError):
         restore(cache, second.id)
 
@@ -165,7 +165,7 @@ def test_a_folder_without_a_file_goes_and_comes_back(built: CacheBuilder, cache:
     outcome = apply_remove(cache, plan_remove(cache, "o/nothing"))
     assert folders(built) == set()
     assert [entry.id for entry in trash_entries(cache)] == [outcome.action_id]
-    undo(cache)
+    undo_last(cache)
     assert (built.folder("o/nothing") / "snapshots").is_dir()
     remove(cache, "o/nothing")
     assert empty_trash(cache, [entry.id for entry in trash_entries(cache)]) == 0
@@ -213,7 +213,7 @@ def test_without_room_beside_the_root_the_trash_is_inside_it(
     assert outcome.trash is not None
     assert Path(outcome.trash).is_relative_to(two_casings.root / ".locks")
     assert "another device" in outcome.note
-    undo(cache)
+    undo_last(cache)
     assert "models--org--other" in folders(two_casings)
 
 
@@ -230,4 +230,4 @@ def test_a_trash_that_was_removed_by_hand_is_said(two_casings: CacheBuilder, cac
     remove(cache, "org/other")
     shutil.rmtree(trash_entries(cache)[0].path)
     with pytest.raises(NotFoundError, match="cannot be taken back"):
-        undo(cache)
+        undo_last(cache)

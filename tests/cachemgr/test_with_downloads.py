@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from mdl.cachemgr import Cache, Policy, open_cache
-from mdl.cachemgr.normalize.execute import apply_normalize
-from mdl.cachemgr.normalize.plan import NormalizeRequest, plan_normalize
+from mdl.cachemgr import Cache, open_cache
+from mdl.cachemgr.normalize import NormalizeRequest, apply_normalize, plan_normalize
+from mdl.cachemgr.remove import Policy, apply_prune, plan_prune
 from mdl.cachemgr.scan.folder import scan_folder
 from mdl.cachemgr.verify.verify import Verifier
 from mdl.settings import Settings
@@ -81,7 +81,11 @@ def test_eight_downloads_in_all_casings_while_mdl_works(
     actions = 0
     while any(child.poll() is None for child in children):
         for act in (
-            lambda: cache.apply(cache.plan_prune(Policy(detached=True, incomplete=True))).action_id,
+            lambda: (
+                apply_prune(
+                    cache, plan_prune(cache, Policy(detached=True, incomplete=True))
+                ).action_id
+            ),
             lambda: (
                 apply_normalize(
                     cache,

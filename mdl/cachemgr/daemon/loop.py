@@ -20,9 +20,15 @@ from mdl.cachemgr.daemon.watch import Notes, Probe, Watcher
 from mdl.cachemgr.index import Summary, physical
 from mdl.cachemgr.journal import QUIET_SECONDS, busy_folders, last_written
 from mdl.cachemgr.layout import parse_folder, repo_key
-from mdl.cachemgr.normalize import NormalizeRequest
-from mdl.cachemgr.normalize import plan_normalize as plan_normalize
-from mdl.cachemgr.remove import Policy, choose_trash, empty_trash, trash_entries
+from mdl.cachemgr.normalize import NormalizeRequest, apply_normalize, plan_normalize
+from mdl.cachemgr.remove import (
+    Policy,
+    apply_prune,
+    choose_trash,
+    empty_trash,
+    plan_prune,
+    trash_entries,
+)
 from mdl.errors import ConfigError, MdlError
 from mdl.settings import Settings
 
@@ -234,8 +240,6 @@ class DaemonLoop:
                 self.cache, NormalizeRequest(to=to, only=key), lambda *_, c=canonical: c
             )
             if plan.work:
-                from mdl.cachemgr.normalize import apply_normalize
-
                 done = apply_normalize(self.cache, plan)
                 self.state.counts.normalized += len(done.done)
                 for name in done.done:
@@ -254,9 +258,9 @@ class DaemonLoop:
         now = time.monotonic()
         if policy.is_empty or now < self._prune_after or not os.path.isdir(self.root):
             return
-        plan = self.cache.plan_prune(policy)
+        plan = plan_prune(self.cache, policy)
         if plan.remove:
-            done = self.cache.apply(plan)
+            done = apply_prune(self.cache, plan)
             self.state.counts.pruned += len(plan.remove)
             self.state.counts.freed += done.freed
             for gone in plan.remove:

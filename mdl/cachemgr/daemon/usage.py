@@ -8,7 +8,7 @@ seen; anything that reads a blob counts, a backup too. Where there is no /proc n
 import os
 from collections.abc import Callable, Mapping
 
-from mdl.cachemgr.journal import open_files
+from mdl.cachemgr.journal import list_open_files
 from mdl.cachemgr.layout import parse_folder, repo_key
 from mdl.cachemgr.scan import scan_folder, store_is_marked
 from mdl.store import CacheIndex
@@ -22,10 +22,12 @@ class UseJournal:
     """Turns open files into journal lines: repository, commit, now.
 
     Args:
-        opened: path below the root → process; `open_files` of the root.
+        opened: path below the root → process; `list_open_files` of the root.
     """
 
-    def __init__(self, root: str, opened: Callable[[str], Mapping[str, int]] = open_files) -> None:
+    def __init__(
+        self, root: str, opened: Callable[[str], Mapping[str, int]] = list_open_files
+    ) -> None:
         self._root = root
         self._opened = opened
         self._noted: dict[str, float] = {}

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
-from mdl.cachemgr.cache import Totals
-from mdl.cachemgr.types import CachedRepo
+from mdl.cachemgr.types import CachedRepo, Totals
 from mdl.errors import MdlError
 
 WIDTH, HEIGHT = 1200, 800

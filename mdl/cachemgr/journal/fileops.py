@@ -8,6 +8,7 @@ so that a test can kill the process at every point there is.
 import ctypes
 import errno
 import os
+import stat
 import sys
 
 from mdl.errors import DiskError
@@ -23,6 +24,13 @@ def after_step() -> None:
 
 def lexists(path: str) -> bool:
     return os.path.lexists(path)
+
+
+def is_link(path: str) -> bool:
+    try:
+        return stat.S_ISLNK(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def make_folder(path: str, mode: int = 0o777) -> None:

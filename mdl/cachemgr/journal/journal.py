@@ -27,7 +27,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mdl.cachemgr.journal import fileops
-from mdl.cachemgr.journal.locks import is_link
 from mdl.cachemgr.journal.shared_blobs import (
     MANIFEST,
     add_reference,
@@ -205,7 +204,12 @@ def _put_back(kept: str, place: str) -> None:
         with contextlib.suppress(FileExistsError):
             fileops.rename_new(kept, place)
             return
-    if os.path.isdir(kept) and os.path.isdir(place) and not is_link(kept) and not is_link(place):
+    if (
+        os.path.isdir(kept)
+        and os.path.isdir(place)
+        and not fileops.is_link(kept)
+        and not fileops.is_link(place)
+    ):
         for name in os.listdir(kept):
             _put_back(os.path.join(kept, name), os.path.join(place, name))
         fileops.remove_folder(kept)
@@ -249,7 +253,7 @@ def _unshare(op: Op, *, apart: bool) -> None:
 
 def _store(op: Op) -> None:
     """Follow huggingface_hub's order: the manifest's line is synced before the link appears."""
-    if is_link(op["path"]) or not fileops.lexists(op["path"]):
+    if fileops.is_link(op["path"]) or not fileops.lexists(op["path"]):
         return
     with payload_lock(op["payload"]):
         append_reference(op["payload"], op["line"])
@@ -263,7 +267,7 @@ def _store(op: Op) -> None:
 def _unstore(op: Op) -> None:
     fileops.remove_file(op["temp"])
     with payload_lock(op["payload"]):
-        if is_link(op["path"]) and os.readlink(op["path"]) == op["text"]:
+        if fileops.is_link(op["path"]) and os.readlink(op["path"]) == op["text"]:
             fileops.hard_link(op["payload"], _clear(op["temp"]))
             fileops.replace(op["temp"], op["path"])
         if op["made"] and not still_linked(op["root"], op["payload"]):
@@ -300,7 +304,7 @@ def _symlink(op: Op) -> None:
 
 
 def _unsymlink(op: Op) -> None:
-    if is_link(op["path"]) and os.readlink(op["path"]) == op["text"]:
+    if fileops.is_link(op["path"]) and os.readlink(op["path"]) == op["text"]:
         fileops.remove_file(op["path"])
         _tidy(os.path.dirname(op["path"]))
 
@@ -331,12 +335,16 @@ def _unwrite(op: Op) -> None:
 
 
 def _exchange(op: Op) -> None:
-    if is_link(op["other"]) and not is_link(op["path"]):
+    if fileops.is_link(op["other"]) and not fileops.is_link(op["path"]):
         fileops.exchange(op["path"], op["other"])
 
 
 def _exchange_back(op: Op) -> None:
-    if is_link(op["path"]) and not is_link(op["other"]) and fileops.lexists(op["other"]):
+    if (
+        fileops.is_link(op["path"])
+        and not fileops.is_link(op["other"])
+        and fileops.lexists(op["other"])
+    ):
         fileops.exchange(op["path"], op["other"])
 
 

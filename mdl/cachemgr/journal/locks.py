@@ -8,13 +8,12 @@ them: it holds those that exist while it takes files away, and looks again after
 import contextlib
 import errno
 import os
-import stat
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mdl.cachemgr.layout import parse_folder
+from mdl.cachemgr.journal.aliases import aliases_of
 from mdl.errors import BusyError
 
 fcntl: Any = None
@@ -96,17 +95,6 @@ def lock_waiting(fd: int, path: str, wait: float = 30.0) -> None:
                 next="Try again when its download is done.",
             )
         time.sleep(0.02)
-
-
-def aliases_of(root: str) -> dict[str, list[str]]:
-    """Folder name → the links in the root that lead to it."""
-    found: dict[str, list[str]] = {}
-    with os.scandir(root) as entries:
-        for entry in entries:
-            if entry.is_symlink() and parse_folder(entry.name):
-                target = os.path.normpath(os.path.join(root, os.readlink(entry.path)))
-                found.setdefault(os.path.relpath(target, root), []).append(entry.name)
-    return found
 
 
 class DownloadLocks:
@@ -242,45 +230,3 @@ def wait_until_quiet(root: str, folders: Iterable[str]) -> set[str]:
         return set()
     time.sleep(max(0.0, min(quiet, max(watched.values()) + quiet - now)))
     return {folder for folder, at in watched.items() if look(folder) != at}
-
-
-def open_files(root: str) -> dict[str, int]:
-    """Path relative to the root → a process that has it open or mapped, as far as /proc tells."""
-    real = os.path.realpath(root) + "/"
-    found: dict[str, int] = {}
-    try:
-        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    except OSError:
-        return found
-    for pid in pids:
-        if pid == os.getpid():
-            continue
-        for path in _paths_of(pid):
-            if path.startswith(real):
-                found.setdefault(path[len(real) :], pid)
-    return found
-
-
-def _paths_of(pid: int) -> Iterator[str]:
-    """Every file a process has open or mapped; nothing for one that may not be looked at."""
-    try:
-        for fd in os.scandir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(OSError):
-                yield os.readlink(fd.path)
-    except OSError:
-        return
-    try:
-        with open(f"/proc/{pid}/maps", errors="surrogateescape") as maps:
-            for line in maps:
-                start = line.find("/")
-                if start > 0:
-                    yield line[start:].rstrip("\n")
-    except OSError:
-        return
-
-
-def is_link(path: str) -> bool:
-    try:
-        return stat.S_ISLNK(os.lstat(path).st_mode)
-    except OSError:
-        return False

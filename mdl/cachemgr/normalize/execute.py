@@ -17,10 +17,12 @@ from mdl.cachemgr.journal import (
     Op,
     drop_empty,
     erase,
-    fileops,
+    list_open_files,
+    make_folder,
     make_place,
-    open_files,
     perform_or_leave,
+    remove_dangling_aliases,
+    remove_folder,
     revert_all,
     trash_place,
     wait_until_quiet,
@@ -39,7 +41,7 @@ from mdl.cachemgr.normalize.plan import (
     ordered,
     read_extras,
 )
-from mdl.cachemgr.remove import INCOMPLETE_AGE, heal_aliases
+from mdl.cachemgr.remove import INCOMPLETE_AGE
 from mdl.cachemgr.scan import Folder, scan_folder
 from mdl.errors import DiskError
 from mdl.store import CacheIndex
@@ -81,7 +83,7 @@ def apply_normalize(cache: "Cache", planned: NormalizePlan) -> Normalized:
         return Normalized(None, 0, (), skipped)
     root = os.fspath(cache.root)
     with cache.exclusive() as index:
-        heal_aliases(root)
+        remove_dangling_aliases(root)
         place = trash_place(cache.root)
         staging = make_place(place)
         _refuse_without_links(staging, root)
@@ -100,7 +102,7 @@ def apply_normalize(cache: "Cache", planned: NormalizePlan) -> Normalized:
             f"{len(run.done)} repositories to {planned.request.to}: {', '.join(run.done[:3])}",
             freed=run.saved,
         )  # fmt: skip
-        fileops.remove_folder(staging)  # where nothing of it waits for an undo
+        remove_folder(staging)  # where nothing of it waits for an undo
         # A further name for a blob moves no stamp of the folder that had it already.
         index.put_folders((), {name for group in planned.work for name in group.folders})
     skipped = {group.repo_id: group.skipped for group in planned.groups if group.skipped}
@@ -171,7 +173,7 @@ class _Run:
                 self.skipped[group.repo_id] = str(refused)
             finally:
                 locks.release()
-                fileops.remove_folder(self._staging())
+                remove_folder(self._staging())
 
     def _staging(self) -> str:
         """The staging folder of the repository that is being worked on."""
@@ -191,7 +193,7 @@ class _Run:
             compose(self.root, draft, folders, self.request, group.target, compare=True)
         if not draft.ops:
             return
-        fileops.make_folder(draft.staging)
+        make_folder(draft.staging)
         self._perform(action_id, draft.ops)
         if group.target is not None:
             self._sweep(action_id, draft, folders, folder_name(group.target, group.repo_type))
@@ -202,7 +204,7 @@ class _Run:
             if any(_is_recent(part.mtime) for part in folder.incomplete):
                 raise CannotNormalize("an unfinished download in it is recent")
         names = {folder.name for folder in folders}
-        for path, pid in open_files(self.root).items():
+        for path, pid in list_open_files(self.root).items():
             if path.split("/", 1)[0] in names:
                 raise CannotNormalize(f"{path} is open in process {pid}")
 

@@ -3,7 +3,6 @@
 Only a blob whose Xet hash a tree listing names can go there, and only where the store is.
 """
 
-import json
 import os
 import stat
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 from mdl.cachemgr.journal import payload_path
 from mdl.cachemgr.layout import SHA256_LENGTH, is_hash
 from mdl.cachemgr.normalize.operations import Draft
-from mdl.cachemgr.scan import MAX_TREE_BYTES, Folder, read_small, same_content, store_is_marked
+from mdl.cachemgr.scan import Folder, read_tree_listing, same_content, store_is_marked
 
 
 def store_blobs(root: str, draft: Draft, folders: Sequence[Folder], *, compare: bool) -> None:
@@ -44,19 +43,12 @@ def store_blobs(root: str, draft: Draft, folders: Sequence[Folder], *, compare: 
 
 def xet_hashes(root: str, folder: Folder) -> dict[tuple[str, int], str]:
     """(blob's name, size) → Xet hash, from every listing of the folder."""
-    found: dict[tuple[str, int], str] = {}
-    for snapshot in folder.snapshots:
-        path = os.path.join(root, folder.name, "trees", f"{snapshot.commit}.json")
-        try:
-            data = read_small(path, MAX_TREE_BYTES)
-            files = json.loads(data or b"{}").get("files", {})
-            for entry in files.values():
-                xet, name = entry.get("xet_hash"), entry.get("lfs_sha256")
-                if name and isinstance(xet, str) and is_hash(xet, SHA256_LENGTH):
-                    found[name, int(entry["size"])] = xet
-        except (OSError, ValueError, AttributeError, TypeError, KeyError):
-            continue
-    return found
+    return {
+        (file.hash, file.size): file.xet_hash
+        for snapshot in folder.snapshots
+        for file in (read_tree_listing(root, folder.name, snapshot.commit) or {}).values()
+        if isinstance(file.xet_hash, str) and is_hash(file.xet_hash, SHA256_LENGTH)
+    }
 
 
 def payload_mode(root: str) -> int:

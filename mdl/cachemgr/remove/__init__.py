@@ -1,32 +1,32 @@
-"""Removing from a cache: prune policies, `rm`, and `undo`; a plan first, then the operations."""
+"""Removing from a cache: prune policies, `rm`, the trash and `undo`."""
 
 from typing import TYPE_CHECKING
 
 from mdl.lazy import door
 
 if TYPE_CHECKING:
-    from mdl.cachemgr.remove.execute import Outcome, heal_aliases
+    from mdl.cachemgr.remove.execute import Outcome
     from mdl.cachemgr.remove.operations import payload_ops
     from mdl.cachemgr.remove.policy import INCOMPLETE_AGE, Item, Policy, PrunePlan
     from mdl.cachemgr.remove.prune import apply_prune, plan_prune
-    from mdl.cachemgr.remove.rm import (
-        apply_remove,
+    from mdl.cachemgr.remove.rm import apply_remove, plan_remove
+    from mdl.cachemgr.remove.undo import (
         choose_trash,
         empty_trash,
-        plan_remove,
         restore,
         strays,
         trash_entries,
-        undo,
+        undo_last,
     )
 
 __getattr__ = door(
     __name__,
     {
-        "execute": "Outcome heal_aliases",
+        "execute": "Outcome",
         "operations": "payload_ops",
         "policy": "INCOMPLETE_AGE Item Policy PrunePlan",
         "prune": "apply_prune plan_prune",
-        "rm": "apply_remove choose_trash empty_trash plan_remove restore strays trash_entries undo",
+        "rm": "apply_remove plan_remove",
+        "undo": "choose_trash empty_trash restore strays trash_entries undo_last",
     },
 )

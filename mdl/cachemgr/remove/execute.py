@@ -15,11 +15,11 @@ from mdl.cachemgr.journal import (
     Op,
     aliases_of,
     drop_empty,
-    fileops,
     make_place,
     perform_all,
     perform_or_leave,
     regained,
+    remove_dangling_aliases,
     revert_all,
     trash_place,
     wait_until_quiet,
@@ -130,17 +130,6 @@ class _Run:
             perform_all(ops)
 
 
-def heal_aliases(root: str) -> None:
-    """Remove the links between casings whose folder is gone.
-
-    Such a link makes every download of its spelling fail; `hf cache rm` of the folder leaves it.
-    """
-    for name, aliases in aliases_of(root).items():
-        if parse_folder(name) and not os.path.lexists(os.path.join(root, name)):
-            for alias in aliases:
-                fileops.remove_file(os.path.join(root, alias))
-
-
 def carry_out(
     root: str,
     index: CacheIndex,
@@ -161,7 +150,7 @@ def carry_out(
         DiskError: the trash cannot be made; nothing was changed.
         OSError: an operation failed; everything was taken back.
     """
-    heal_aliases(root)
+    remove_dangling_aliases(root)
     watched = [name for name in removals if name != "blobs"]
     skipped = dict.fromkeys(wait_until_quiet(root, watched), "a download is writing to it")
     names = sorted(name for name in removals if name not in skipped)

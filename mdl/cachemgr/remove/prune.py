@@ -6,13 +6,13 @@ import time
 from typing import TYPE_CHECKING
 
 from mdl.cachemgr.index import physical
-from mdl.cachemgr.journal import busy_folders, entries, open_files
+from mdl.cachemgr.journal import busy_folders, entries, list_open_files
 from mdl.cachemgr.layout import repo_key
 from mdl.cachemgr.remove.execute import Outcome, carry_out
 from mdl.cachemgr.remove.inventory import Disk, InUse, protection, take_inventory
 from mdl.cachemgr.remove.operations import Removal
 from mdl.cachemgr.remove.policy import Item, Policy, PrunePlan, decide_prune
-from mdl.cachemgr.remove.rm import expire
+from mdl.cachemgr.remove.undo import expire
 from mdl.cachemgr.scan import Folder, scan_folder, store_is_marked
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def plan_prune(cache: "Cache", policy: Policy) -> PrunePlan:
     free = shutil.disk_usage(root).free if os.path.isdir(root) else 0
     disk = Disk(physical(found.summaries, found.store), free + in_trash, found.store, time.time())
     downloads: dict[str, str] = {}
-    opened = open_files(root)
+    opened = list_open_files(root)
     checked: set[str] = set()
     while True:
         in_use = InUse(downloads, opened)

@@ -6,18 +6,20 @@ from mdl.lazy import door
 
 if TYPE_CHECKING:
     from mdl.cachemgr.scan.content import chunks, same_content
-    from mdl.cachemgr.scan.folder import MAX_TREE_BYTES, read_tree, scan_folder
+    from mdl.cachemgr.scan.folder import scan_folder
     from mdl.cachemgr.scan.model import Blob, Folder, Snapshot
     from mdl.cachemgr.scan.parallel import in_processes
     from mdl.cachemgr.scan.stamps import change_stamp, read_small, settled, store_is_marked
+    from mdl.cachemgr.scan.tree_listing import read_tree_listing
 
 __getattr__ = door(
     __name__,
     {
         "content": "chunks same_content",
-        "folder": "MAX_TREE_BYTES read_tree scan_folder",
+        "folder": "scan_folder",
         "model": "Blob Folder Snapshot",
         "parallel": "in_processes",
         "stamps": "change_stamp read_small settled store_is_marked",
+        "tree_listing": "read_tree_listing",
     },
 )

@@ -6,7 +6,6 @@ can show) becomes a sentence in `problems`; only the file system itself can make
 """
 
 import contextlib
-import json
 import os
 import re
 import stat
@@ -15,10 +14,10 @@ from mdl.cachemgr.layout import INCOMPLETE, SHA256_LENGTH, is_hash, parse_folder
 from mdl.cachemgr.scan.directory import Directory, NotAFolder
 from mdl.cachemgr.scan.model import Blob, Folder, Incomplete, Pointer, Snapshot
 from mdl.cachemgr.scan.stamps import change_stamp, read_small
+from mdl.cachemgr.scan.tree_listing import ListedFile, read_tree_listing
 
 MAX_ENTRIES = 200_000
 MAX_DEPTH = 32
-MAX_TREE_BYTES = 64 * 2**20
 _SHOWN_PROBLEMS = 20
 _ATTEMPTS = 20
 _REGULAR = stat.S_IFREG >> 12
@@ -31,18 +30,6 @@ _IGNORED = {".DS_Store"}
 
 class _TooMany(Exception):
     """A folder with more entries than anyone would want listed."""
-
-
-def read_tree(path: str) -> dict[str, int] | None:
-    """File name → size from a `trees/<commit>.json`; `None` where it says nothing usable."""
-    try:
-        data = read_small(path, MAX_TREE_BYTES)
-        listing = json.loads(data) if data else None
-        if not isinstance(listing, dict) or listing.get("format_version") != 1:
-            return None
-        return {str(name): int(entry["size"]) for name, entry in listing["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
 
 
 def scan_folder(root: str, name: str, *, marked: bool) -> Folder:
@@ -138,10 +125,10 @@ class _Reader:
         trees = self._tree_names()
         snapshots = []
         for commit, mtime in self._snapshots():
-            tree = None
+            listed = None
             if f"{commit}.json" in trees:
-                tree = read_tree(os.path.join(self.path, "trees", f"{commit}.json"))
-            snapshots.append(self._read_snapshot(commit, mtime, tree))
+                listed = read_tree_listing(self.root, folder.name, commit)
+            snapshots.append(self._read_snapshot(commit, mtime, listed))
         commits = {snapshot.commit for snapshot in snapshots}
         for ref, commit in refs.items():
             if commit not in commits:
@@ -307,7 +294,9 @@ class _Reader:
             refs.pop(where.removeprefix("refs/"), None)
             self.problem(f"{where} is not a readable reference")
 
-    def _read_snapshot(self, commit: str, mtime: float, tree: dict[str, int] | None) -> Snapshot:
+    def _read_snapshot(
+        self, commit: str, mtime: float, listed: dict[str, ListedFile] | None
+    ) -> Snapshot:
         found: list[Pointer] = []
         problems: list[str] = []
         waiting = [(f"snapshots/{commit}", "", "../../blobs/")]
@@ -322,7 +311,7 @@ class _Reader:
                         problems.append(f"{below[:20]}… nests deeper than {MAX_DEPTH} folders")
                     else:
                         waiting.append((f"snapshots/{commit}/{below[:-1]}", below, f"../{up}"))
-        missing = self._compare(found, tree, problems)
+        missing = self._compare(found, listed, problems)
         state = "broken" if problems else "partial" if missing or not found else "complete"
         problems = [f"{commit[:12]}: {problem}" for problem in problems]
         self.problems.extend(problems)
@@ -372,17 +361,17 @@ class _Reader:
         return name if own and self._is_blob(name) else None
 
     def _compare(
-        self, found: list[Pointer], tree: dict[str, int] | None, problems: list[str]
+        self, found: list[Pointer], listed: dict[str, ListedFile] | None, problems: list[str]
     ) -> tuple[str, ...]:
-        """The listing's files that are missing; a wrong size is a problem."""
-        if tree is None:
+        """The listed files that are missing; a wrong size is a problem."""
+        if listed is None:
             return ()
         present = {pointer.path: pointer.blob for pointer in found}
-        for path, size in tree.items():
+        for path, file in listed.items():
             blob = present.get(path)
-            if blob is not None and self.blobs[blob].size != size:
-                problems.append(f"{path} has {self.blobs[blob].size} bytes instead of {size}")
-        return tuple(sorted(path for path in tree if path not in present))
+            if blob is not None and self.blobs[blob].size != file.size:
+                problems.append(f"{path} has {self.blobs[blob].size} bytes instead of {file.size}")
+        return tuple(sorted(path for path in listed if path not in present))
 
 
 def _blob(name: str, status: os.stat_result) -> Blob:

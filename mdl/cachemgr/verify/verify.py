@@ -5,7 +5,6 @@ hashed is remembered, so that a broken-off run goes on where it was.
 """
 
 import hashlib
-import json
 import os
 import threading
 import time
@@ -18,10 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mdl.cachemgr.journal import payload_path
 from mdl.cachemgr.layout import COMMIT_LENGTH, SHA256_LENGTH, is_hash
 from mdl.cachemgr.scan import (
-    MAX_TREE_BYTES,
     Folder,
     chunks,
-    read_small,
+    read_tree_listing,
     scan_folder,
     store_is_marked,
 )
@@ -126,24 +124,11 @@ def jobs_of(root: str, folders: Iterable[Folder]) -> tuple[list[Job], int]:
 
 def _listed(root: str, folder: Folder) -> dict[str, str]:
     """`commit/path` → the hash its tree listing names."""
-    names: dict[str, str] = {}
-    for snapshot in folder.snapshots:
-        for path, entry in read_listing(root, folder.name, snapshot.commit).items():
-            names[f"{snapshot.commit}/{path}"] = entry
-    return names
-
-
-def read_listing(root: str, folder: str, commit: str) -> dict[str, str]:
-    """File → the hash that names its content, from `trees/<commit>.json`; empty without one."""
-    path = os.path.join(root, folder, "trees", f"{commit}.json")
-    try:
-        files = json.loads(read_small(path, MAX_TREE_BYTES) or b"{}").get("files", {})
-        return {
-            str(name): str(entry.get("lfs_sha256") or entry["blob_id"])
-            for name, entry in files.items()
-        }
-    except (OSError, ValueError, AttributeError, TypeError, KeyError):
-        return {}
+    return {
+        f"{snapshot.commit}/{path}": file.hash
+        for snapshot in folder.snapshots
+        for path, file in (read_tree_listing(root, folder.name, snapshot.commit) or {}).items()
+    }
 
 
 def algorithm(name: str) -> str | None:
@@ -319,16 +304,16 @@ def compare_snapshots(root: str, folder: Folder) -> list[Bad]:
     """What the listings say against what the snapshots show: missing, leading nowhere, swapped."""
     bad = []
     for snapshot in folder.snapshots:
-        listed = read_listing(root, folder.name, snapshot.commit)
+        listed = read_tree_listing(root, folder.name, snapshot.commit) or {}
         for pointer in snapshot.pointers:
             where = ((snapshot.commit, pointer.path),)
-            expected = listed.get(pointer.path)
+            file = listed.get(pointer.path)
             if pointer.blob is None:
                 bad.append(Bad(folder.name, None, where, "leads to no blob"))
             elif pointer.blob.startswith("snapshots/"):
                 continue
-            elif expected is not None and expected != pointer.blob:
-                problem = f"is not the file its listing names ({expected[:12]}…)"
+            elif file is not None and file.hash != pointer.blob:
+                problem = f"is not the file its listing names ({file.hash[:12]}…)"
                 bad.append(Bad(folder.name, pointer.blob, where, problem))
         for path in snapshot.missing:
             bad.append(Bad(folder.name, None, ((snapshot.commit, path),), "is missing"))

@@ -46,8 +46,10 @@ def prune(
     detached revisions and broken-off downloads go. Pins, lock files on record, running
     downloads and open files always win.
     """
+    from mdl.cachemgr.remove import apply_prune, plan_prune
+
     found = opened(cache_dir)
-    plan = found.plan_prune(policy_from(found, rules))
+    plan = plan_prune(found, policy_from(found, rules))
     say_notes(found)
     if not as_json:
         _show_plan(plan)
@@ -56,7 +58,7 @@ def prune(
             echo_json({"dry_run": dry_run, **plan.to_json()})
         return
     confirm(f"Move {human_size(plan.freed)} into the trash?", yes=yes)
-    outcome = found.apply(plan)
+    outcome = apply_prune(found, plan)
     _erase_now(found, outcome, now=now)
     if as_json:
         echo_json({"dry_run": False, **plan.to_json(), **outcome.to_json()})

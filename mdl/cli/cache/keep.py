@@ -162,7 +162,7 @@ def trash_empty(
 @json_option
 def undo(cache_dir: Path | None, dry_run: bool, as_json: bool) -> None:
     """Revert the last action: what was removed comes back, what was joined is parted."""
-    from mdl.cachemgr.remove import undo as undo_last
+    from mdl.cachemgr.remove import undo_last
 
     found = opened(cache_dir)
     action = undo_last(found, dry_run=dry_run)

@@ -97,10 +97,12 @@ def policy_of(fields: schemas.Prune, configured: CacheSettings) -> Policy:
 
 
 def _prune(cache: "Cache", wanted: schemas.Prune) -> Planned:
-    plan = cache.plan_prune(policy_of(wanted, cache.settings.cache))
+    from mdl.cachemgr.remove import apply_prune, plan_prune
+
+    plan = plan_prune(cache, policy_of(wanted, cache.settings.cache))
     same = sorted(json.dumps(remove.item.to_json(), sort_keys=True) for remove in plan.remove)
     return Planned(
-        plan.to_json(), same, lambda: _removed(cache, cache.apply(plan), erase=wanted.now)
+        plan.to_json(), same, lambda: _removed(cache, apply_prune(cache, plan), erase=wanted.now)
     )
 
 
@@ -172,10 +174,10 @@ def _unpin(cache: "Cache", wanted: schemas.Unpin) -> Planned:
 
 
 def _undo(cache: "Cache", wanted: schemas.Undo) -> Planned:
-    from mdl.cachemgr.remove import undo
+    from mdl.cachemgr.remove import undo_last
 
-    last = undo(cache, dry_run=True)
-    return Planned(_undone(last), _undone(last), lambda: _undone(undo(cache, only=last.id)))
+    last = undo_last(cache, dry_run=True)
+    return Planned(_undone(last), _undone(last), lambda: _undone(undo_last(cache, only=last.id)))
 
 
 def _restore(cache: "Cache", wanted: schemas.Restore) -> Planned:

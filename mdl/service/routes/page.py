@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from mdl.cachemgr.remove import PrunePlan
+from mdl.cachemgr.remove import PrunePlan, plan_prune
 from mdl.errors import MdlError
 from mdl.formatting import human_size
 from mdl.resolver import ResolveOptions
@@ -154,7 +154,7 @@ async def _preview(service: "Service", max_size: str, unused_for: str) -> str:
         try:
             fields = Prune(kind="prune", max_size=max_size or None, unused_for=unused_for or None)
             policy = policy_of(fields, service.settings.cache)
-            plan = await service.keeper.reading.run(lambda held: held.plan_prune(policy))
+            plan = await service.keeper.reading.run(lambda held: plan_prune(held, policy))
             shown = _plan_html(plan)
         except MdlError as error:
             shown = refusal_html(error)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mdl.cachemgr import Cache, Policy, open_cache
+from mdl.cachemgr import Cache, open_cache
 from mdl.cachemgr.layout import folder_name, root_id
-from mdl.cachemgr.remove.rm import apply_remove, plan_remove
+from mdl.cachemgr.remove import Policy, apply_prune, apply_remove, plan_prune, plan_remove
 from mdl.errors import NameRefusedError, NotFoundError, StoreError, UsageError
 from mdl.settings import Settings
 from mdl.store.index_file import SCHEMA_VERSION
@@ -132,7 +132,7 @@ def test_what_cannot_be_written_down_is_not_done(built: CacheBuilder, tmp_path: 
         lambda: cache.index.add_pin("model/org/name", "", "Org/Name"),
         lambda: cache.register_lock(tmp_path / "mdl.lock", [("Org/Name", A)]),
         lambda: apply_remove(cache, plan_remove(cache, "Org/Name")),
-        lambda: cache.apply(cache.plan_prune(Policy(max_size=1))),
+        lambda: apply_prune(cache, plan_prune(cache, Policy(max_size=1))),
     ):
         with pytest.raises(StoreError, match="cannot be written"):
             change()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mdl.cachemgr.daemon.loop import DaemonLoop
-from mdl.cachemgr.remove.rm import trash_entries
+from mdl.cachemgr.remove import plan_prune, trash_entries
 from mdl.settings import Settings
 from tests.daemon.conftest import Keep, make_repo, wait_for
 
@@ -96,9 +96,8 @@ def test_a_budget_that_cannot_be_met_is_told_and_not_tried_every_second(
     make_repo(settings.cache_root, "Org/Pinned", {"m": b"p" * 8000})
     keeper.cache.index.add_pin("model/org/pinned", "", "Org/Pinned")
     planned: list[object] = []
-    plan = type(keeper.cache).plan_prune
     monkeypatch.setattr(
-        type(keeper.cache), "plan_prune", lambda c, p: planned.append(p) or plan(c, p)
+        "mdl.cachemgr.daemon.loop.plan_prune", lambda c, p: planned.append(p) or plan_prune(c, p)
     )
     for _ in range(5):
         keeper.run("probe")

@@ -1,0 +1,169 @@
+"""The trash and `undo`: list what was removed, put it back, or erase it for good."""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from mdl.cachemgr.journal import (
+    TrashEntry,
+    entries,
+    erase,
+    finish_emptying,
+    remove_folder,
+    trash_place,
+    undo_action,
+)
+from mdl.errors import BusyError, NotFoundError
+from mdl.store import JournalAction
+
+if TYPE_CHECKING:
+    from mdl.cachemgr.cache import Cache
+
+
+def trash_entries(cache: "Cache") -> list[TrashEntry]:
+    """What is in the trash, oldest first."""
+    return entries(cache.index.actions())
+
+
+def strays(cache: "Cache") -> list[str]:
+    """Folders in the trash that no action of this journal made."""
+    place = trash_place(cache.root).path
+    known = {action.detail.get("trash") for action in cache.index.actions()}
+    try:
+        names = sorted(os.listdir(place))
+    except OSError:
+        return []
+    return [path for name in names if (path := os.path.join(place, name)) not in known]
+
+
+def restore(cache: "Cache", action_id: int, *, dry_run: bool = False) -> JournalAction:
+    """Put back what one action moved into the trash.
+
+    What was downloaded again meanwhile stays; its twin then stays in the trash.
+
+    Raises:
+        NotFoundError: no such action, or nothing of it is in the trash.
+    """
+    with cache.exclusive() as index:
+        found = {entry.id for entry in entries(index.actions())}
+        action = next((a for a in index.actions("done") if a.id == action_id), None)
+        if action is None or action_id not in found:
+            raise NotFoundError(
+                f"There is nothing to restore under number {action_id}.",
+                next="`mdl cache trash ls` lists what is in the trash.",
+            )
+        _check_trash(action)
+        if not dry_run:
+            undo_action(index, action_id)
+        return action
+
+
+def undo_last(cache: "Cache", *, only: int | None = None, dry_run: bool = False) -> JournalAction:
+    """Revert the last action that is done.
+
+    Args:
+        only: the number it must have.
+
+    Raises:
+        NotFoundError: there is none, or its files have left the trash.
+        BusyError: it is another one by now.
+    """
+    with cache.exclusive() as index:
+        done = [action for action in index.actions() if action.state in ("done", "emptied")]
+        if not done:
+            raise NotFoundError(
+                "There is nothing to undo.",
+                next="`mdl cache trash ls` lists what can be restored.",
+            )
+        last = done[-1]
+        if only is not None and last.id != only:
+            raise BusyError(
+                f"Action {only} is no longer the last one.",
+                why=f"{last.kind} ({last.summary}) came after it",
+                next="Look at what undo would take back now.",
+            )
+        if last.state == "emptied":
+            raise NotFoundError(
+                f"The last action ({last.kind}: {last.summary}) cannot be undone.",
+                why="its files were erased from the trash.",
+                next="Download them again.",
+            )
+        _check_trash(last)
+        if not dry_run:
+            undo_action(index, last.id)
+        return last
+
+
+def _check_trash(action: JournalAction) -> None:
+    """Refuse what can no longer be taken back because somebody removed the trash by hand."""
+    if action.detail.get("freed") and action.kind in ("rm", "prune"):
+        path = action.detail["trash"]
+        if not os.path.isdir(path):
+            raise NotFoundError(
+                f"The {action.kind} ({action.summary}) cannot be taken back.",
+                why=f"{path} is gone, and not through `mdl cache trash empty`.",
+                next="Download the files again.",
+            )
+
+
+def empty_trash(cache: "Cache", ids: Iterable[int], unknown: Iterable[str] = ()) -> int:
+    """Erase these for good, and nothing that came since; bytes the disk regained.
+
+    Args:
+        ids: actions, as `choose` and `trash_entries` name them.
+        unknown: folders, as `strays` names them.
+
+    Raises:
+        NotFoundError: one of `ids` has nothing in the trash.
+    """
+    with cache.exclusive():
+        wanted = list(ids)
+        chosen = choose_trash(cache, wanted) if wanted else []
+        for entry in chosen:
+            _erase(cache, entry)
+        for path in set(strays(cache)).intersection(unknown):
+            erase(path)
+        with contextlib.suppress(OSError):  # an empty folder is in nobody's way
+            remove_folder(trash_place(cache.root).path)
+        return sum(entry.bytes for entry in chosen)
+
+
+def choose_trash(
+    cache: "Cache", ids: Sequence[int] = (), older_than: float | None = None
+) -> list[TrashEntry]:
+    """The entries of the trash that are meant.
+
+    Args:
+        ids: only these actions; all of them when none are given.
+        older_than: only what has been there for so many seconds.
+
+    Raises:
+        NotFoundError: one of `ids` has nothing in the trash.
+    """
+    present = trash_entries(cache)
+    unknown = set(ids) - {entry.id for entry in present}
+    if unknown:
+        raise NotFoundError(
+            f"Nothing in the trash has the number {min(unknown)}.",
+            next="`mdl cache trash ls` lists what is in the trash.",
+        )
+    now = time.time()
+    return [
+        entry
+        for entry in present
+        if (not ids or entry.id in ids) and (older_than is None or now - entry.at >= older_than)
+    ]
+
+
+def _erase(cache: "Cache", entry: TrashEntry) -> None:
+    finish = "emptied" if entry.state == "done" else entry.state
+    cache.index.set_action(entry.id, "emptying", then=finish)
+    finish_emptying(cache.index, entry.id, entry.path, finish)
+
+
+def expire(cache: "Cache") -> None:
+    """Erase what has been in the trash for longer than the configuration's `trash_days`."""
+    for entry in choose_trash(cache, (), cache.settings.cache.trash_days * 86400):
+        _erase(cache, entry)
