@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 INSTALL = -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # What needs no torch: it runs on every Python that mdl takes.
 LIGHT := tests/resolver tests/store tests/cli tests/cachemgr/test_listing.py \
-	tests/cachemgr/test_commands.py tests/test_errors.py tests/test_settings.py
+	tests/cachemgr/test_commands.py tests/test_errors.py tests/test_public_api.py tests/test_settings.py
 
 .PHONY: help demo test lint types unit test-pythons test-system catalog docs format clean
 

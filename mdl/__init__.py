@@ -1,11 +1,13 @@
-"""mdl: what will this model name give me, is it here, give it to me.
+"""Resolve, cache and load Hugging Face models without surprises.
 
 >>> import mdl
->>> mdl.resolve("meta-llama/Llama-3.1-8B-Instruct", format="bnb-4bit")   # what, and why
+>>> mdl.resolve("meta-llama/Llama-3.1-8B-Instruct", format="bnb-4bit")   # what will I get, and why
+>>> mdl.where("Qwen/Qwen2.5-0.5B-Instruct").path                         # is it here
+>>> mdl.pull("Qwen/Qwen2.5-0.5B-Instruct").path                          # download it
 >>> model, tokenizer = mdl.load("Qwen/Qwen2.5-0.5B-Instruct", load_in_4bit=True)
->>> from mdl import FastLanguageModel                                    # Unsloth's call, as it is
+>>> from mdl import FastLanguageModel                                    # Unsloth's calls
 
-Importing mdl costs no torch, transformers, SQLAlchemy or huggingface_hub: each name below is
+Importing mdl imports no torch, transformers, SQLAlchemy or huggingface_hub: each name below is
 imported when it is first used.
 """
 
@@ -15,45 +17,51 @@ from typing import TYPE_CHECKING, Any
 from mdl.version import __version__
 
 if TYPE_CHECKING:
+    from mdl.cachemgr import Cache
     from mdl.errors import MdlError
-    from mdl.loader import FastLanguageModel, FastVisionModel, load, plan
-    from mdl.local_resolver import resolve
+    from mdl.loader import FastLanguageModel, FastModel, FastVisionModel, load, plan, pull
+    from mdl.loader import verify_target as verify
+    from mdl.local_resolver import access, lock, resolve, where
     from mdl.resolver import Resolution, ResolveOptions
     from mdl.settings import Settings, load_settings
 
-
 __all__ = [
+    "Cache",
     "FastLanguageModel",
+    "FastModel",
     "FastVisionModel",
     "MdlError",
     "Resolution",
     "ResolveOptions",
     "Settings",
+    "access",
     "load",
     "load_settings",
+    "lock",
     "plan",
+    "pull",
     "resolve",
+    "verify",
+    "where",
 ]
-
-_HOME = {
-    "FastLanguageModel": "mdl.loader",
-    "FastVisionModel": "mdl.loader",
-    "MdlError": "mdl.errors",
-    "Resolution": "mdl.resolver",
-    "Settings": "mdl.settings",
-    "ResolveOptions": "mdl.resolver",
-    "load": "mdl.loader",
-    "load_settings": "mdl.settings",
-    "plan": "mdl.loader",
-    "resolve": "mdl.local_resolver",
+_MODULES = {
+    "mdl.cachemgr": "Cache",
+    "mdl.errors": "MdlError",
+    "mdl.loader": "FastLanguageModel FastModel FastVisionModel load plan pull",
+    "mdl.local_resolver": "access lock resolve where",
+    "mdl.resolver": "Resolution ResolveOptions",
+    "mdl.settings": "Settings load_settings",
 }
+_HOME = {name: (module, name) for module, names in _MODULES.items() for name in names.split()}
+_HOME["verify"] = ("mdl.loader", "verify_target")
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
+        module, attribute = _HOME[name]
+        return getattr(import_module(module), attribute)
     raise AttributeError(f"module 'mdl' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__"])
+    return [*__all__, "__version__"]

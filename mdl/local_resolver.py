@@ -1,17 +1,19 @@
-"""The resolver with this machine's cache in view: what `mdl.resolve` and the commands call.
+"""The resolver with this machine's cache in view: `mdl.resolve`, `where`, `access` and `lock`.
 
-The resolver and the cache manager do not know each other; here, one is shown to the other.
+The resolver and the cache manager do not know each other; they meet here.
 """
 
 import os
 import threading
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from mdl.resolver import Cached, Resolution, ResolveOptions, Resolver
-from mdl.settings import Settings, load_settings
+from mdl.resolver import Access, Cached, Resolution, ResolveOptions, Resolver, parse_name
+from mdl.settings import Settings, StrPath, load_settings
 
 if TYPE_CHECKING:
-    from mdl.cachemgr import Cache
+    from mdl.cachemgr import Cache, Placement
+    from mdl.resolver import LockEntry
 
 # What settings are made of: while none of it changes, one resolver serves a whole process.
 _SETTING_NAMES = (
@@ -35,24 +37,130 @@ def resolve(
     offline: bool | None = None,
     settings: Settings | None = None,
 ) -> Resolution:
-    """Say what a model name will give, and why, without fetching any of it.
+    """Say what a model name resolves to, and why; downloads nothing.
 
     Args:
         name: `org/name` or `name` in any casing, or a folder.
         format: `16bit`, `bnb-4bit`, `8bit` or `fp8`.
         exact: the named repository and no other, whatever the catalogue says.
         revision: a branch, tag or commit of the named repository.
-        prefer: `default`, `cached` or `official`; the configuration's when left out.
-        token: a Hub token; the environment's when left out, `False` for none.
-        offline: `True` answers from the database and the cache alone.
+        prefer: `default`, `cached` or `official`; the configuration's by default.
+        token: a Hub token; the environment's by default, `False` for none.
+        offline: `True` uses the database and the cache alone.
         settings: other settings than the environment's.
 
+    Returns:
+        The repository to load, its commit and format, and each candidate with the reason why it
+        was taken or not.
+
     Raises:
-        MdlError: the name cannot be answered; the class and `exit_code` say how.
+        MdlError: the name cannot be resolved; the class and `exit_code` say how.
     """
     resolver = resolver_for(settings, token=token, offline=offline)
     prefer = prefer or resolver.settings.prefer
     return resolver.resolve(name, ResolveOptions(format, exact, revision, prefer)).checked()
+
+
+def where(
+    name: str, *, revision: str | None = None, settings: Settings | None = None
+) -> "Placement":
+    """Find a repository in this machine's cache; opens no socket.
+
+    Args:
+        name: `org/name` in any casing.
+        revision: a branch, tag or commit; `main` by default.
+        settings: other settings than the environment's.
+
+    Returns:
+        Its snapshot folder (`path`), commit, size in bytes and `state`: `complete`, `partial`,
+        `broken` or `absent`.
+
+    Raises:
+        NameRefusedError: no repository can have this name.
+    """
+    from mdl.cachemgr import open_cache
+
+    repo_id = parse_name(name, allow_local=False).text
+    return open_cache(settings or load_settings()).placement(repo_id, revision=revision)
+
+
+def access(
+    name: str,
+    *,
+    token: str | bool | None = None,
+    offline: bool | None = None,
+    settings: Settings | None = None,
+) -> Access:
+    """Ask the Hub who may read a repository, and whether you may.
+
+    Args:
+        name: `org/name` in any casing.
+        token: a Hub token; the environment's by default, `False` for none.
+        offline: `True` uses what is known here.
+        settings: other settings than the environment's.
+
+    Returns:
+        Whether it is gated, your access to it, its page on the Hub, and ungated mirrors.
+
+    Raises:
+        NotFoundError: there is no such repository that this token can see.
+        OfflineError: the Hub does not answer, and nothing is known here.
+        UsageError: the name is a folder.
+    """
+    return resolver_for(settings, token=token, offline=offline).access(name)
+
+
+def lock(
+    names: str | Iterable[str],
+    path: StrPath = "mdl.lock",
+    *,
+    format: str = "16bit",
+    exact: bool = False,
+    revision: str | None = None,
+    prefer: str | None = None,
+    add: bool = False,
+    dry_run: bool = False,
+    token: str | bool | None = None,
+    offline: bool | None = None,
+    settings: Settings | None = None,
+) -> "tuple[LockEntry, ...]":
+    """Write what names resolve to, down to commits and file hashes, into a lock file.
+
+    The cache is told of the file: pruning keeps the commits that it names.
+
+    Args:
+        names: one name or several.
+        path: the lock file. It is replaced, or with `add` keeps its other entries.
+        dry_run: write nothing.
+        format, exact, revision, prefer, token, offline, settings: as `resolve` takes them.
+
+    Returns:
+        Every entry of the file, those of `names` last.
+
+    Raises:
+        DiskError: the file cannot be written; an old one is unchanged.
+        MdlError: a name cannot be resolved, or is a folder.
+    """
+    from pathlib import Path
+
+    from mdl.cachemgr import open_cache
+    from mdl.resolver import lock_entry, read_lock, write_lock
+
+    file = Path(path)
+    resolver = resolver_for(settings, token=token, offline=offline)
+    options = ResolveOptions(format, exact, revision, prefer or resolver.settings.prefer)
+    given = [names] if isinstance(names, str) else names
+    unique = {name.strip().lower(): name for name in given}.values()
+    kept = read_lock(file) if add and file.exists() else []
+    made = [lock_entry(resolver, resolver.resolve(name, options).checked()) for name in unique]
+    replaced = {entry.key for entry in made}
+    entries = (*(entry for entry in kept if entry.key not in replaced), *made)
+    if not dry_run:
+        cache = open_cache(resolver.settings)
+        cache.index.must_last()  # fails before the file is written, not after
+        write_lock(file, entries)
+        cache.register_lock(file, [(entry.repo_id, entry.commit) for entry in entries])
+    return entries
 
 
 def resolver_for(
@@ -61,7 +169,7 @@ def resolver_for(
     token: str | bool | None = None,
     offline: bool | None = None,
 ) -> Resolver:
-    """A resolver that sees this machine's cache; kept and given again while nothing changes."""
+    """A resolver that sees this machine's cache; reused while nothing changes."""
     mark: Any = (settings, token, offline)
     if settings is None:
         mark = (*(os.environ.get(name) for name in _SETTING_NAMES), token, offline)
@@ -81,24 +189,6 @@ def resolver_for(
         held[1].close()
     _kept.held = (mark, resolver)
     return resolver
-
-
-def resolve_locked(resolver: Resolver, path: str, name: str, options: ResolveOptions) -> Resolution:
-    """Answer a name as a lock file says; online, the Hub must still have exactly that.
-
-    Raises:
-        NotFoundError: no such file, or the name is not in it.
-        VerificationError: it is locked in another format, or the Hub has something else now.
-    """
-    from pathlib import Path
-
-    from mdl.resolver import lockfile
-
-    entry = lockfile.find_entry(lockfile.read_lock(Path(path)), name, options, path)
-    answer = lockfile.resolution_of(entry, path, resolver.cached)
-    if resolver.online and not (answer.cached is not None and answer.cached.complete):
-        lockfile.check_against_hub(resolver, entry)
-    return answer
 
 
 class CacheWindow:

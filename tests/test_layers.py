@@ -139,7 +139,7 @@ def test_a_door_says_what_the_room_is_for_and_opens(package: str) -> None:
     assert len(ast.get_docstring(tree) or "") > 20
     module = importlib.import_module(package)
     listed = [
-        alias.name
+        alias.asname or alias.name
         for node in _for_the_type_checker(tree)
         if isinstance(node, ast.ImportFrom)
         for alias in node.names

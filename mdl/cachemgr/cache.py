@@ -25,7 +25,7 @@ from mdl.cachemgr.layout import (
 from mdl.cachemgr.scan import store_is_marked
 from mdl.cachemgr.types import CachedRepo, Placement, Totals
 from mdl.errors import NotFoundError, UsageError
-from mdl.settings import Settings
+from mdl.settings import Settings, load_settings
 from mdl.store import CacheIndex
 
 if TYPE_CHECKING:
@@ -44,12 +44,17 @@ def open_cache(settings: Settings, root: Path | None = None) -> "Cache":
 
 
 class Cache:
-    """One cache root and what this machine knows about it."""
+    """One cache root and what this machine knows about it.
 
-    def __init__(self, settings: Settings, root: Path) -> None:
-        self.settings = settings
-        self.root = root
-        self._where = os.fspath(root)
+    Args:
+        settings: where mdl keeps its index and journal; the environment's by default.
+        root: the Hugging Face cache; the settings' by default.
+    """
+
+    def __init__(self, settings: Settings | None = None, root: Path | None = None) -> None:
+        self.settings = settings or load_settings()
+        self.root = Path(root or self.settings.cache_root)
+        self._where = os.fspath(self.root)
         # What recovery had to take back or finish when something was last changed, in words.
         self.notes: list[str] = []
 

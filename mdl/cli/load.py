@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mdl.cli.output import FilePath, echo_json, never_asks
-from mdl.cli.resolve import format_options, options_of
+from mdl.cli.resolve import format_options, resolve_arguments
 from mdl.formatting import human_size
 
 if TYPE_CHECKING:
-    from mdl.loader import LoadRequest
+    from mdl.loader import LoadRequest, Pulled
     from mdl.loader.planning import LoadPlan
 
 
@@ -40,59 +40,41 @@ def load_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--repair", is_flag=True, help="Check every file's hash; fetch damaged ones again.")
 def pull(name: str, **options: Any) -> None:
     """Download what NAME resolves to: the files a model needs, and no others."""
-    from mdl.loader import find_adapter, progress_for
-    from mdl.loader.source import fetch_model
-    from mdl.settings import load_settings
+    from mdl import loader
 
-    asked = request_of(name, options)
-    dry_run, settings = options["dry_run"], load_settings()
-    progress = progress_for(f"pull {name}", options["progress"])
-    request, found, adapter = find_adapter(
-        asked, settings, purpose="pull", fetch=not dry_run, progress=progress
+    pulled = loader.pull(
+        name,
+        **resolve_arguments(options),
+        locked=options["locked"],
+        allow_pickle=options["allow_pickle"],
+        trust_remote_code=options["trust_remote_code"],
+        repair=options["repair"],
+        dry_run=options["dry_run"],
+        progress=loader.progress_for(f"pull {name}", options["progress"]),
     )
-    source = found.source
-    body: dict[str, Any] = {
-        "requested": name,
-        "repo_id": source.repo_id,
-        "commit": source.commit,
-        "bytes": source.bytes_to_fetch,
-        "files": [file.path for file in source.download.missing] if source.download else [],
-        "adapter": None if adapter is None else adapter.to_json(),
-        "done": False,
-    }
-    if dry_run:
-        return show_pull(body, options["as_json"])
-    if options["repair"]:
-        from mdl.loader import repair_snapshot
-
-        body["repaired"] = repair_snapshot(found, request)
-        if adapter is not None and adapter.origin is not None:
-            body["repaired"] += repair_snapshot(adapter.origin, asked)
-    checkpoint = fetch_model(found, request, progress)
-    body |= {"path": str(checkpoint.folder), "done": True}
-    return show_pull(body, options["as_json"])
+    if options["as_json"]:
+        echo_json(pulled.report)
+    else:
+        show_pulled(pulled)
 
 
-def show_pull(body: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        return echo_json(body)
-    adapter = body["adapter"]
+def show_pulled(pulled: "Pulled") -> None:
+    adapter = pulled.adapter
     if adapter is not None:
-        click.echo(f"{body['requested']} is an adapter on {body['repo_id']}.")
+        click.echo(f"{pulled.requested} is an adapter on {pulled.repo_id}.")
         if adapter["folder"] is not None:
             click.echo(adapter["folder"])
-    commit = f" @ {body['commit'][:12]}" if body["commit"] else ""
-    verb = "fetched" if body["done"] else "would fetch"
-    count = f"{human_size(body['bytes'])} in {len(body['files'])} files"
-    click.echo(f"{body['repo_id']}{commit}: {verb} {count}")
-    for path in body.get("repaired", ()):
+    commit = f" @ {pulled.commit[:12]}" if pulled.commit else ""
+    verb = "would download" if pulled.path is None else "downloaded"
+    count = f"{human_size(pulled.bytes)} in {len(pulled.downloaded)} files"
+    click.echo(f"{pulled.repo_id}{commit}: {verb} {count}")
+    for path in pulled.repaired or ():
         click.echo(f"  repaired {path}")
-    if not body["done"]:
-        for path in body["files"]:
-            click.echo(f"  {path}")
-    if "path" in body:
-        click.echo(body["path"])
-    return None
+    if pulled.path is not None:
+        click.echo(str(pulled.path))
+        return
+    for path in pulled.downloaded:
+        click.echo(f"  {path}")
 
 
 @click.command()
@@ -180,14 +162,14 @@ def request_of(name: str, options: dict[str, Any]) -> "LoadRequest":
     """The load request behind the command line's options."""
     from mdl.loader import make_request
 
-    asked = options_of(options)
+    asked = resolve_arguments(options)
     return make_request(
         name,
-        load_in_4bit=asked.format == "bnb-4bit",
-        load_in_8bit=asked.format == "8bit",
-        load_in_fp8=asked.format == "fp8",
-        use_exact_model_name=asked.exact,
-        revision=asked.revision,
+        load_in_4bit=asked["format"] == "bnb-4bit",
+        load_in_8bit=asked["format"] == "8bit",
+        load_in_fp8=asked["format"] == "fp8",
+        use_exact_model_name=asked["exact"],
+        revision=asked["revision"],
         dtype=options.get("dtype"),
         device_map=options.get("device_map"),
         kernels=not options.get("no_kernels", False),
@@ -196,7 +178,7 @@ def request_of(name: str, options: dict[str, Any]) -> "LoadRequest":
         max_seq_length=options.get("max_seq_length"),
         trust_remote_code=options["trust_remote_code"],
         allow_pickle=options["allow_pickle"],
-        local_files_only=True if options["offline"] else None,
-        prefer=options["prefer"],
+        local_files_only=asked["offline"],
+        prefer=asked["prefer"],
         locked=options["locked"],
     )

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from mdl.cli.output import FilePath, echo_json
-from mdl.cli.resolve import format_options, options_of
+from mdl.cli.resolve import format_options, resolve_arguments
 
 
 @click.command()
@@ -30,34 +30,22 @@ def lock(names: tuple[str, ...], output: Path, add: bool, dry_run: bool, yes: bo
 
     The locked commits are registered with the cache: no pruning removes them.
     """
-    from mdl.cachemgr import open_cache
+    from mdl import local_resolver
     from mdl.cli.output import confirm
-    from mdl.local_resolver import resolver_for
-    from mdl.resolver import lockfile
+    from mdl.resolver import lock_text
 
-    resolver = resolver_for(offline=True if flags["offline"] else None)
-    options = options_of(flags, resolver.settings.prefer)
-    kept = lockfile.read_lock(output) if add and output.exists() else []
-    once = {name.strip().lower(): name for name in names}.values()
-    made = [
-        lockfile.make_entry(resolver, resolver.resolve(name, options).checked()) for name in once
-    ]
-    names_made = {(entry.requested.lower(), entry.format) for entry in made}
-    entries = [e for e in kept if (e.requested.lower(), e.format) not in names_made] + made
-    if not dry_run:
-        cache = open_cache(resolver.settings)
-        cache.index.must_last()  # said before the file is written, not after it
-        if output.exists() and not add:
-            confirm(f"Overwrite {output}?", yes=yes)
-        lockfile.write_lock(output, entries)
-        cache.register_lock(output, [(entry.repo_id, entry.commit) for entry in entries])
+    if output.exists() and not (add or dry_run):
+        confirm(f"Overwrite {output}?", yes=yes)
+    arguments = resolve_arguments(flags)
+    entries = local_resolver.lock(names, output, add=add, dry_run=dry_run, **arguments)
+    made = entries[-len({name.strip().lower() for name in names}) :]
     if as_json:
         echo_json({"file": str(output), "dry_run": dry_run, "models": [
             {"requested": e.requested, "repo_id": e.repo_id, "commit": e.commit,
              "upstream_commit": e.upstream_commit, "files": len(e.files)} for e in made
         ]})  # fmt: skip
     elif dry_run:
-        click.echo(lockfile.to_text(entries), nl=False)
+        click.echo(lock_text(entries), nl=False)
     else:
         for entry in made:
             click.echo(f"{entry.requested} → {entry.repo_id} @ {entry.commit[:12]}")

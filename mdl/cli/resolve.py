@@ -13,7 +13,7 @@ from mdl.formatting import human_ago, human_size, printable, table
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mdl.resolver import RepoInfo, Resolution, ResolveOptions, Resolver
+    from mdl.resolver import Resolution, ResolveOptions, Resolver
 
 _FORMATS = {
     "four": "bnb-4bit", "eight": "8bit", "fp8": "fp8", "sixteen": "16bit",
@@ -42,14 +42,12 @@ def format_options(command: "Callable[..., Any]") -> "Callable[..., Any]":
     return command
 
 
-def options_of(flags: dict[str, Any], prefer: str = "default") -> "ResolveOptions":
-    """The resolve options behind the shared command-line options.
+def resolve_arguments(flags: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `mdl.resolve` behind the options of `format_options`.
 
     Raises:
         UsageError: two formats at once.
     """
-    from mdl.resolver import ResolveOptions
-
     formats = [name for flag, name in _FORMATS.items() if flags.get(flag)]
     if len(formats) > 1:
         raise UsageError(
@@ -57,13 +55,13 @@ def options_of(flags: dict[str, Any], prefer: str = "default") -> "ResolveOption
             why=f"given: {', '.join(formats)}",
             next="Leave out all but one.",
         )
-    return ResolveOptions(
-        format=formats[0] if formats else "16bit",
-        exact=bool(flags.get("exact")),
-        revision=flags.get("revision"),
-        prefer=flags.get("prefer") or prefer,
-        fp8_scaling=flags.get("fp8_scaling") or "block",
-    )
+    return {
+        "format": formats[0] if formats else "16bit",
+        "exact": flags["exact"],
+        "revision": flags["revision"],
+        "prefer": flags["prefer"],
+        "offline": True if flags["offline"] else None,
+    }
 
 
 @click.command()
@@ -77,14 +75,16 @@ def options_of(flags: dict[str, Any], prefer: str = "default") -> "ResolveOption
 def resolve(names: tuple[str, ...], **flags: Any) -> int:
     """Say what each NAME will give, and why. Fetches nothing."""
     from mdl.local_resolver import resolver_for
+    from mdl.resolver import ResolveOptions
 
     if not names and not flags["from_stdin"] and not flags["history"]:
         raise UsageError("Which name?", next="mdl resolve org/name [--4bit | --exact]")
-    offline = True if flags["offline"] else None
     if flags["history"]:
         return _show_history(resolver_for(offline=True), names, flags["as_json"])
-    resolver = resolver_for(offline=offline)
-    options = options_of(flags, resolver.settings.prefer)
+    arguments = resolve_arguments(flags)
+    resolver = resolver_for(offline=arguments.pop("offline"))
+    arguments["prefer"] = arguments["prefer"] or resolver.settings.prefer
+    options = ResolveOptions(**arguments, fp8_scaling=flags["fp8_scaling"] or "block")
     asked = _with_stdin(names) if flags["from_stdin"] else names
     if flags["locked"]:
         answers = _locked(resolver, flags["locked"], asked, options)
@@ -108,7 +108,7 @@ def _with_stdin(names: tuple[str, ...]) -> Iterator[str]:
 def _locked(
     resolver: "Resolver", path: str, names: Iterable[str], options: "ResolveOptions"
 ) -> "Iterator[Resolution | MdlError]":
-    from mdl.local_resolver import resolve_locked
+    from mdl.resolver import resolve_locked
 
     for name in names:
         try:
@@ -169,7 +169,7 @@ def _print(answer: "Resolution") -> None:
     lines = [("format", _format_line(answer))]
     if answer.commit:
         lines.append(("commit", answer.commit))
-    lines.append(("access", _access_line(answer)))
+    lines.append(("access", f"{answer.access} ({_gated(answer.gated)})"))
     lines.append(("source", f"{answer.source} {answer.source_version or ''}".rstrip()))
     lines.append(("cached", _cached_line(answer)))
     if answer.knowledge_age is not None:
@@ -195,11 +195,10 @@ def _format_line(answer: "Resolution") -> str:
     return answer.format
 
 
-def _access_line(answer: "Resolution") -> str:
-    gated = {False: "not gated", None: "gating unknown"}.get(
-        answer.gated if not isinstance(answer.gated, str) else True, f"gated: {answer.gated}"
-    )
-    return f"{answer.access} ({gated})"
+def _gated(gated: bool | str | None) -> str:
+    if isinstance(gated, str):
+        return f"gated: {gated}"
+    return "gating unknown" if gated is None else "not gated"
 
 
 def _cached_line(answer: "Resolution") -> str:
@@ -235,45 +234,23 @@ def _show_history(resolver: "Resolver", names: tuple[str, ...], as_json: bool) -
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def access(name: str, offline: bool, as_json: bool) -> int:
     """Say who may read NAME, where to ask, and which mirrors are open."""
-    from mdl.local_resolver import resolver_for
-    from mdl.resolver import READABLE
+    from mdl import local_resolver
+    from mdl.resolver import no_access
 
-    resolver = resolver_for(offline=True if offline else None)
-    facts = resolver.access(name)
-    mirrors = _open_mirrors(resolver, facts)
-    body = {
-        "requested": name,
-        "repo_id": facts.repo_id,
-        "gated": False if facts.gated == "false" else facts.gated,
-        "access": facts.access,
-        "message": facts.message,
-        "page": f"{resolver.settings.endpoint}/{facts.repo_id}",
-        "ungated_mirrors": mirrors,
-    }
-    denied = facts.access not in READABLE and facts.access != "unknown"
-    if as_json and denied:
-        from mdl.resolver import no_access
-
-        refusal = no_access(facts.repo_id, facts.access, facts, mirrors)
-        raise NoAccessError(refusal.message, why=refusal.why, next=refusal.next, details=body)
+    found = local_resolver.access(name, offline=True if offline else None)
+    if as_json and found.denied:
+        error = no_access(
+            found.repo_id, found.access, found.access, found.message, found.ungated_mirrors
+        )
+        error.details = found.to_json()
+        raise error
     if as_json:
-        echo_json(body)
-    else:
-        click.echo(f"{facts.repo_id}: {facts.access}")
-        click.echo(f"  gated    {facts.gated or 'unknown'}")
-        if facts.message and facts.access not in READABLE:
-            click.echo(f"  the Hub  {printable(facts.message)}")
-        click.echo(f"  page     {body['page']}")
-        if mirrors:
-            click.echo(f"  ungated  {', '.join(mirrors)}")
-    return NoAccessError.exit_code if denied else 0
-
-
-def _open_mirrors(resolver: "Resolver", facts: "RepoInfo") -> list[str]:
-    """Other repositories with the same weights that nothing says are gated."""
-    found: dict[str, None] = {}
-    for row, bad, known in resolver.catalog.about(facts.repo_id.lower()).mirrors:
-        gated = known.gated if known is not None else None
-        if bad is None and row.variant != "official" and gated in (None, "false"):
-            found[row.repo_id] = None
-    return list(found)
+        echo_json(found.to_json())
+        return 0
+    click.echo(f"{found.repo_id}: {found.access} ({_gated(found.gated)})")
+    if found.message and found.access not in ("open", "granted"):
+        click.echo(f"  the Hub  {printable(found.message)}")
+    click.echo(f"  page     {found.page}")
+    if found.ungated_mirrors:
+        click.echo(f"  ungated  {', '.join(found.ungated_mirrors)}")
+    return NoAccessError.exit_code if found.denied else 0

@@ -107,7 +107,11 @@ def load(
 
 
 def plan(model_name: str, **options: Unpack[LoadOptions]) -> "LoadPlan":
-    """What `load` with the same arguments would fetch and need, before it does.
+    """Work out what `load` with the same arguments would download, and how much memory it needs.
+
+    Args:
+        model_name: `org/name` in any casing, or a local folder.
+        **options: see `LoadOptions`.
 
     Raises:
         MdlError: as `load`.

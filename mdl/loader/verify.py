@@ -19,7 +19,7 @@ from mdl.loader.report import (
 )
 from mdl.loader.request import LoadRequest
 from mdl.loader.source import LocatedModel
-from mdl.settings import Settings, load_settings
+from mdl.settings import Settings, StrPath, load_settings
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,21 @@ class Verification:
             )
 
 
-def verify_target(target: Path, settings: Settings | None = None) -> Verification:
-    """Verify a snapshot or model folder, the report of a load (.json), or a lock file.
+def verify_target(target: StrPath, settings: Settings | None = None) -> Verification:
+    """Check a snapshot or model folder, the report of a load (.json), or a lock file.
+
+    Args:
+        target: the folder or file; every file of the model it names is read and hashed.
+        settings: other settings than the environment's.
+
+    Returns:
+        What was checked and found right, and every problem; `raise_problems()` raises them.
 
     Raises:
         NotFoundError: there is no such file or folder.
         UsageError: the file is neither a report nor a lock file.
     """
+    target = Path(target)
     if target.is_dir():
         return verify_folder(target)
     if not target.exists():
@@ -109,11 +117,11 @@ def verify_lock(path: Path, settings: Settings) -> Verification:
         UsageError, NotFoundError: the file is no lock file.
     """
     from mdl.cachemgr import open_cache
-    from mdl.resolver import lockfile
+    from mdl.resolver import read_lock
 
     checked: list[str] = []
     problems: list[str] = []
-    for entry in lockfile.read_lock(path):
+    for entry in read_lock(path):
         placed = open_cache(settings).placement(entry.repo_id, entry.commit)
         named = f"{entry.repo_id} @ {entry.commit[:12]}"
         if placed.path is None:

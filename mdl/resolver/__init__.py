@@ -17,13 +17,21 @@ if TYPE_CHECKING:
     )
     from mdl.resolver.formats import ADAPTER, is_adapter
     from mdl.resolver.hub_api import HubApi
-    from mdl.resolver.lockfile import make_entry, to_text
+    from mdl.resolver.lockfile import (
+        LockEntry,
+        lock_entry,
+        lock_text,
+        read_lock,
+        resolve_locked,
+        write_lock,
+    )
     from mdl.resolver.names import Name, is_commit, parse_name, shown
     from mdl.resolver.refusals import no_access
     from mdl.resolver.remote import RemoteResolver
     from mdl.resolver.resolver import Resolver
     from mdl.resolver.types import (
         READABLE,
+        Access,
         Cached,
         CacheView,
         RepoInfo,
@@ -38,11 +46,11 @@ __getattr__ = door(
         "catalog_file": "HIGHEST_RANK make_row read_bytes rows_to_remove write_text",
         "formats": "ADAPTER is_adapter",
         "hub_api": "HubApi",
-        "lockfile": "make_entry to_text",
+        "lockfile": "LockEntry lock_entry lock_text read_lock resolve_locked write_lock",
         "names": "Name is_commit parse_name shown",
         "refusals": "no_access",
         "remote": "RemoteResolver",
         "resolver": "Resolver",
-        "types": "CacheView Cached READABLE RepoInfo Resolution ResolveOptions TraceStep",
+        "types": "Access CacheView Cached READABLE RepoInfo Resolution ResolveOptions TraceStep",
     },
 )

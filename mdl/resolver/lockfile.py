@@ -38,7 +38,7 @@ _HASH = re.compile(r"sha256:[0-9a-f]{64}|sha1:[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
-class Entry:
+class LockEntry:
     """One locked name.
 
     `files` maps a path to `sha256:…` or `sha1:…` (git blob), as the Hub names its content.
@@ -58,8 +58,13 @@ class Entry:
     upstream_commit: str | None
     files: Mapping[str, Hash]
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """What a lock file has one entry for: a name and a format."""
+        return self.requested.lower(), self.format
 
-def make_entry(resolver: "Resolver", answer: Resolution) -> Entry:
+
+def lock_entry(resolver: "Resolver", answer: Resolution) -> LockEntry:
     """Pin an answer: its commit, the named repository's commit, every file's hash.
 
     Raises:
@@ -81,7 +86,7 @@ def make_entry(resolver: "Resolver", answer: Resolution) -> Entry:
     if answer.repo_id.lower() != answer.canonical.lower():
         facts = resolver.hub.facts(answer.canonical)
         upstream = facts.commit if facts.state == "ok" else None
-    return Entry(
+    return LockEntry(
         requested=answer.requested,
         format=answer.format,
         canonical=answer.canonical,
@@ -97,7 +102,7 @@ def make_entry(resolver: "Resolver", answer: Resolution) -> Entry:
     )
 
 
-def write_lock(path: Path, entries: Iterable[Entry]) -> None:
+def write_lock(path: Path, entries: Iterable[LockEntry]) -> None:
     """Write a lock file in one move: a reader sees the old one or the new one.
 
     Raises:
@@ -105,7 +110,7 @@ def write_lock(path: Path, entries: Iterable[Entry]) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(to_text(entries), encoding="utf-8")
+        temporary.write_text(lock_text(entries), encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
         raise DiskError(
@@ -118,13 +123,13 @@ def write_lock(path: Path, entries: Iterable[Entry]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def to_text(entries: Iterable[Entry]) -> str:
+def lock_text(entries: Iterable[LockEntry]) -> str:
     """The TOML text, entries sorted by name and format."""
     parts = [
         "# Written by `mdl lock`, checked by `--locked` and `mdl verify`.\n"
         f"version = {_FORMAT}\nmdl = {_quoted(__version__)}\n"
     ]
-    for entry in sorted(entries, key=lambda e: (e.requested.lower(), e.format)):
+    for entry in sorted(entries, key=lambda entry: entry.key):
         lines = ["\n[[model]]"]
         for field in _FIELDS:
             value = getattr(entry, field)
@@ -143,7 +148,7 @@ def _quoted(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def read_lock(path: Path) -> list[Entry]:
+def read_lock(path: Path) -> list[LockEntry]:
     """Read a lock file.
 
     Raises:
@@ -181,7 +186,26 @@ def read_lock(path: Path) -> list[Entry]:
         ) from error
 
 
-def find_entry(entries: Iterable[Entry], name: str, options: ResolveOptions, where: str) -> Entry:
+def resolve_locked(
+    resolver: "Resolver", path: str, name: str, options: ResolveOptions
+) -> Resolution:
+    """Resolve a name as a lock file says; online, the Hub must still have exactly that.
+
+    Raises:
+        NotFoundError: there is no such file, or the name is not in it.
+        VerificationError: it is locked in another format, or the Hub has something else now.
+        OfflineError: the Hub does not answer.
+    """
+    entry = _find_entry(read_lock(Path(path)), name, options, path)
+    resolution = _resolution_of(entry, path, resolver.cached)
+    if resolver.online and not (resolution.cached is not None and resolution.cached.complete):
+        _check_against_hub(resolver, entry)
+    return resolution
+
+
+def _find_entry(
+    entries: Iterable[LockEntry], name: str, options: ResolveOptions, where: str
+) -> LockEntry:
     """The entry for a name and a format.
 
     Raises:
@@ -207,7 +231,7 @@ def find_entry(entries: Iterable[Entry], name: str, options: ResolveOptions, whe
     )
 
 
-def resolution_of(entry: Entry, path: str, cached: CacheView) -> Resolution:
+def _resolution_of(entry: LockEntry, path: str, cached: CacheView) -> Resolution:
     """The locked answer: no Hub, no catalogue; the commit is the lock's."""
     return Resolution(
         requested=entry.requested,
@@ -230,7 +254,7 @@ def resolution_of(entry: Entry, path: str, cached: CacheView) -> Resolution:
     )
 
 
-def check_against_hub(resolver: "Resolver", entry: Entry) -> None:
+def _check_against_hub(resolver: "Resolver", entry: LockEntry) -> None:
     """Whether the Hub still has the locked commit with the same files.
 
     Raises:
@@ -260,7 +284,7 @@ def check_against_hub(resolver: "Resolver", entry: Entry) -> None:
         )
 
 
-def _entry(table: Mapping[str, Any]) -> Entry:
+def _entry(table: Mapping[str, Any]) -> LockEntry:
     """One table as an entry; what could not have come from the Hub is refused.
 
     Raises:
@@ -278,7 +302,7 @@ def _entry(table: Mapping[str, Any]) -> Entry:
                  for f in ("requested", "canonical", "repo_id")}  # fmt: skip
     except NameRefusedError as error:
         raise ValueError(error.message) from error
-    return Entry(
+    return LockEntry(
         **names,
         format=str(table["format"]),
         commit=commit,

@@ -70,15 +70,15 @@ def lost_revision(canonical: str, options: ResolveOptions, repo_id: str) -> MdlE
 
 
 def no_access(
-    repo_id: str, reason: str, facts: RepoInfo | None, mirrors: Sequence[str]
-) -> MdlError:
+    repo_id: str, reason: str, access: str, said: str, mirrors: Sequence[str]
+) -> NoAccessError:
+    """Refuse a repository; `access` is the caller's state, `said` the Hub's own words."""
     page = f"Visit the page of {repo_id} on the Hub, accept its terms there"
-    if facts is not None and facts.access in ("no_token", "bad_token"):
+    if access in ("no_token", "bad_token"):
         page += ", and set HF_TOKEN to a valid token (or run `hf auth login`)"
     if mirrors:
         page += f". Ungated mirrors: {', '.join(mirrors)}"
-    said = facts.message if facts is not None else ""
-    why = "" if said in reason else said  # the Hub's own words, where they say more
+    why = "" if said in reason else said  # where it says more
     return NoAccessError(f"{repo_id} cannot be read: {reason}.", why=why, next=page + ".")
 
 

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from mdl.errors import BusyError, ConfigError, MdlError, UsageError, error_from_json
 from mdl.resolver.names import parse_name
 from mdl.resolver.resolver import Resolver
-from mdl.resolver.types import CacheView, RepoInfo, Resolution, ResolveOptions
+from mdl.resolver.types import Access, CacheView, Resolution, ResolveOptions
 from mdl.service import is_loopback
 from mdl.settings import Settings
 from mdl.store import USER
@@ -165,7 +165,7 @@ class RemoteResolver(Resolver):
                     error.details.setdefault("requested", text)
                     yield error
 
-    def access(self, text: str) -> RepoInfo:
+    def access(self, text: str) -> Access:
         if self.settings.offline or self._away or not self._client.sends_hub_token:
             return super().access(text)
         parse_name(text)
@@ -173,15 +173,7 @@ class RemoteResolver(Resolver):
             body = self._client.access(text.strip())
             if "error" in body:
                 raise error_from_json(body["error"])
-            gated = body["gated"]
-            return RepoInfo(
-                repo_id=str(body["repo_id"]),
-                state="ok",
-                gated="false" if gated is False else gated,
-                access=str(body["access"]),
-                message=str(body["message"]),
-                live=True,
-            )
+            return Access.from_json(body)
         except Unreachable as error:
             self._fall_back(error)
         except (KeyError, TypeError) as error:

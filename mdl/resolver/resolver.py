@@ -18,6 +18,7 @@ from mdl.resolver import refusals
 from mdl.resolver.names import Name, parse_name
 from mdl.resolver.rules import decide
 from mdl.resolver.types import (
+    Access,
     Cached,
     CacheView,
     MissingFact,
@@ -150,7 +151,7 @@ class Resolver:
             lambda: self.catalog.log(purpose, answer.requested, answer.format, answer.to_json())
         )
 
-    def access(self, text: str) -> RepoInfo:
+    def access(self, text: str) -> Access:
         """Gating of a repository and the caller's own access to it, asked now.
 
         Raises:
@@ -171,7 +172,7 @@ class Resolver:
                     f"Nothing is known here about the access to {name.text}.",
                     next="Ask again with the network.",
                 )
-            return stored
+            return self._access_of(name, stored)
         facts = self.hub.facts(name.text)
         if facts.state != "ok":
             error = NotFoundError(
@@ -184,7 +185,26 @@ class Resolver:
         self._keep(name.key, None, facts)
         if facts.gated != "false":
             facts = self._with_access(facts, ask_again=True)
-        return facts
+        return self._access_of(name, facts)
+
+    def _access_of(self, name: Name, facts: RepoInfo) -> Access:
+        mirrors = self.catalog.about(facts.repo_id.lower()).mirrors
+        ungated = {
+            row.repo_id: None
+            for row, bad, known in mirrors
+            if bad is None
+            and row.variant != "official"
+            and (known is None or known.gated in (None, "false"))
+        }
+        return Access(
+            requested=name.text,
+            repo_id=facts.repo_id,
+            gated=False if facts.gated == "false" else facts.gated,
+            access=facts.access,
+            message=facts.message,
+            page=f"{self.settings.endpoint}/{facts.repo_id}",
+            ungated_mirrors=tuple(ungated),
+        )
 
     # -- gathering --------------------------------------------------------------------------
 

@@ -314,7 +314,9 @@ class _Decision:
 
     def _no_access(self, repo_id: str, reason: str) -> MdlError:
         key = repo_id.lower()
-        return refusals.no_access(repo_id, reason, self.facts.get(key), self._alternatives(key))
+        facts = self.facts.get(key)
+        access, said = (facts.access, facts.message) if facts is not None else ("unknown", "")
+        return refusals.no_access(repo_id, reason, access, said, self._alternatives(key))
 
     def _nothing_left(self) -> MdlError:
         if any(step.reason in refusals.ACCESS_WORDS.values() for step in self.trace):

@@ -114,6 +114,35 @@ class RepoInfo(NamedTuple):
         )
 
 
+class Access(NamedTuple):
+    """Who may read a repository, as one token sees it; its fields are `mdl access --json`'s.
+
+    `gated` is `False`, `auto`, `manual` or `None` for unknown, `access` a state as of `RepoInfo`,
+    `message` the Hub's own words, `ungated_mirrors` other repositories with the same weights.
+    """
+
+    requested: str
+    repo_id: str
+    gated: bool | str | None
+    access: str
+    message: str
+    page: str
+    ungated_mirrors: tuple[str, ...]
+
+    @property
+    def denied(self) -> bool:
+        return self.access not in (*READABLE, "unknown")
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self._asdict(), "ungated_mirrors": list(self.ungated_mirrors)}
+
+    @classmethod
+    def from_json(cls, body: dict[str, Any]) -> "Access":
+        """Raises: KeyError, TypeError: it is not what `to_json` gives."""
+        fields = {name: body[name] for name in cls._fields}
+        return cls(**{**fields, "ungated_mirrors": tuple(fields["ungated_mirrors"])})
+
+
 class Cached(NamedTuple):
     """What this machine holds of a repository, under whatever casing."""
 

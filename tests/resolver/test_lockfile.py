@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mdl.errors import UsageError
-from mdl.resolver import lockfile
+from mdl.resolver import read_lock
 
 ENTRY = """[[model]]
 requested = "org/name"
@@ -29,7 +29,7 @@ def test_what_no_parser_takes_is_no_lock_file(tmp_path: Path, data: bytes) -> No
     path = tmp_path / "mdl.lock"
     path.write_bytes(data)
     with pytest.raises(UsageError, match="is no lock file") as refused:
-        lockfile.read_lock(path)
+        read_lock(path)
     assert refused.value.next
 
 
@@ -48,8 +48,8 @@ def test_what_no_hub_gives_is_refused_before_anything_is_done(
     fields = {"commit": "a" * 40, "path": "model.safetensors", "sha": "b" * 40}
     path = tmp_path / "mdl.lock"
     path.write_text("version = 1\n" + ENTRY.format(**fields))
-    (entry,) = lockfile.read_lock(path)
+    (entry,) = read_lock(path)
     assert entry.files == {"model.safetensors": "sha1:" + "b" * 40}
     path.write_text("version = 1\n" + ENTRY.format(**{**fields, **changed}))
     with pytest.raises(UsageError, match="cannot be used"):
-        lockfile.read_lock(path)
+        read_lock(path)

@@ -64,7 +64,8 @@ def answer(request: LoadRequest, settings: Settings, *, purpose: str = "load") -
     Raises:
         MdlError: as the resolver refuses, or the repository is not a model that may be loaded.
     """
-    from mdl.local_resolver import resolve_locked, resolver_for
+    from mdl.local_resolver import resolver_for
+    from mdl.resolver import resolve_locked
 
     if request.offline is not None:
         settings = settings._replace(offline=request.offline)
@@ -183,9 +184,9 @@ def check_locked(lock: str, resolution: Resolution, folder: Path) -> None:
     Raises:
         VerificationError: a file is another one than the lock names.
     """
-    from mdl.resolver import lockfile
+    from mdl.resolver import read_lock
 
-    entries = lockfile.read_lock(Path(lock))
+    entries = read_lock(Path(lock))
     entry = next(e for e in entries if e.requested == resolution.requested
                  and e.commit == resolution.commit)  # fmt: skip
     for path, digest in entry.files.items():

@@ -7,7 +7,6 @@ from mdl.lazy import door
 if TYPE_CHECKING:
     from mdl.service.resolving.caller_resolver import MustAsk
     from mdl.service.resolving.redaction import (
-        access_json,
         answer_bytes,
         answer_json,
         without_places,
@@ -18,7 +17,7 @@ __getattr__ = door(
     __name__,
     {
         "caller_resolver": "MustAsk",
-        "redaction": "access_json answer_bytes answer_json without_places",
+        "redaction": "answer_bytes answer_json without_places",
         "resolver_pool": "Caller ResolverPool outcome_of",
     },
 )

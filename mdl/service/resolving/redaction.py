@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from mdl.errors import MdlError
-from mdl.resolver import RepoInfo, Resolution
+from mdl.resolver import Resolution
 from mdl.service import http_errors as errors
 from mdl.service.resolving.resolver_pool import Caller
 from mdl.settings import Settings
@@ -33,19 +33,6 @@ def answer_bytes(answer: Resolution, caller: Caller) -> tuple[bytes, int]:
     """(JSON, status): a refusal is an answer too, with the status of its error."""
     status = 200 if answer.error is None else errors.status_of(answer.error)
     return json.dumps(answer_json(answer, caller)).encode(), status
-
-
-def access_json(name: str, facts: RepoInfo, mirrors: list[str], endpoint: str) -> dict[str, Any]:
-    """The object of `mdl access --json`."""
-    return {
-        "requested": name,
-        "repo_id": facts.repo_id,
-        "gated": False if facts.gated == "false" else facts.gated,
-        "access": facts.access,
-        "message": facts.message,
-        "page": f"{endpoint}/{facts.repo_id}",
-        "ungated_mirrors": mirrors,
-    }
 
 
 def without_places(body: dict[str, Any], settings: Settings) -> dict[str, Any]:

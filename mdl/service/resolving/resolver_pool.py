@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 from mdl.errors import BusyError, MdlError, StoreError
-from mdl.resolver import CacheView, RepoInfo, Resolution, ResolveOptions, parse_name
+from mdl.resolver import Access, CacheView, Resolution, ResolveOptions, parse_name
 from mdl.service.config import ServiceConfig
 from mdl.service.metrics import Metrics
 from mdl.service.resolving.batching import Batcher
@@ -185,22 +185,14 @@ class ResolverPool:
         answers = await self.in_thread(work)
         return [a if isinstance(a, MdlError) else self._keep(a) for a in answers]
 
-    async def access(self, name: str, caller: Caller) -> tuple[RepoInfo, list[str]]:
+    async def access(self, name: str, caller: Caller) -> Access:
         """The caller's access to a repository, and mirrors of it that are not gated."""
 
-        def work() -> tuple[RepoInfo, list[str]]:
+        def work() -> Access:
             resolver = self._resolver(self.catalog(), caller, True)
-            facts = resolver.access(name)
+            found = resolver.access(name)
             resolver.note_outage()
-            mirrors = resolver.catalog.about(facts.repo_id.lower()).mirrors
-            open_ones = {
-                row.repo_id: None
-                for row, bad, known in mirrors
-                if bad is None
-                and row.variant != "official"
-                and (known is None or known.gated in (None, "false"))
-            }
-            return facts, list(open_ones)
+            return found
 
         return await self.in_thread(work)
 
@@ -212,11 +204,11 @@ class ResolverPool:
         """
 
         def work() -> tuple[list[Resolution], str]:
-            from mdl.resolver import make_entry, to_text
+            from mdl.resolver import lock_entry, lock_text
 
             resolver = self._resolver(self.catalog(), caller, True)
             answers = [resolver.resolve(name, options).checked() for name in names]
-            return answers, to_text(make_entry(resolver, answer) for answer in answers)
+            return answers, lock_text(lock_entry(resolver, answer) for answer in answers)
 
         answers, text = await self.in_thread(work)
         for answer in answers:

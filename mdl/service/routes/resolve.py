@@ -14,7 +14,7 @@ from mdl.service import http_errors as errors
 from mdl.service.cache import act, listing_json, plan_json, rate_of, trash_json, verified
 from mdl.service.exchange import Exchange
 from mdl.service.guard import check_role
-from mdl.service.resolving import access_json, answer_json, without_places
+from mdl.service.resolving import answer_json, without_places
 from mdl.service.resolving import query as resolve_query
 from mdl.service.schemas import (
     AccessAnswer,
@@ -114,8 +114,8 @@ async def resolve_many(request: Request, bulk: BulkRequest) -> Response:
 async def access(request: Request, name: Annotated[Name, Query()]) -> Response:
     """Whether the caller's own Hub token (X-Hub-Token) may read a repository, asked now."""
     service, caller = service_of(request), check_role(request.scope, "read")
-    facts, mirrors = await service.answers.access(name, caller)
-    return JSONResponse(access_json(name, facts, mirrors, service.settings.endpoint))
+    found = await service.answers.access(name, caller)
+    return JSONResponse(found.to_json())
 
 
 @router.post("/lock", responses=CHANGED, response_class=PlainTextResponse)
