@@ -17,8 +17,8 @@ from torch.nn import functional
 
 import mdl.kernels as kernels
 from mdl.errors import VerificationError
-from mdl.kernels.nf4 import reference as nf4_twin
-from mdl.kernels.ops import rope_reference as rope_twin
+from mdl.kernels.nf4 import reference_dequantize_4bit, reference_quantize_4bit
+from mdl.kernels.ops import reference_rope
 from mdl.kernels.runtime import has_triton, interpreting, on_triton
 
 LIMITS = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -128,7 +128,7 @@ class _Maker:
         """A packed weight and what it decodes to, float64."""
         packed = kernels.quantize_4bit(self.normal(n, k) / k**0.5)
         exact = torch.empty(n, k, dtype=torch.float32, device=self.device)
-        return packed, nf4_twin.dequantize_4bit(packed, exact).double()
+        return packed, reference_dequantize_4bit(packed, exact).double()
 
 
 def _both(
@@ -144,7 +144,7 @@ def _both(
 def _quantize(make: _Maker) -> Result:
     tensor = make.normal(37, 96)
     on_cpu = kernels.quantize_4bit(tensor.cpu(), nested=False)
-    packed, absmax = nf4_twin.quantize_4bit(tensor.cpu(), 64, "nf4")
+    packed, absmax = reference_quantize_4bit(tensor.cpu(), 64, "nf4")
     ours = kernels.quantize_4bit(tensor, nested=False)
     pairs = [(ours.packed, packed), (ours.absmax, absmax), (on_cpu.packed, packed)]
     return Result(pairs, exact=True)
@@ -153,7 +153,7 @@ def _quantize(make: _Maker) -> Result:
 def _dequantize(make: _Maker) -> Result:
     weight, _ = make.weight(37, 96)
     exact = torch.empty(37, 96, dtype=make.dtype, device=make.device)
-    nf4_twin.dequantize_4bit(weight, exact)
+    reference_dequantize_4bit(weight, exact)
     return Result([(kernels.dequantize_4bit(weight, make.dtype), exact)], exact=True)
 
 
@@ -210,7 +210,7 @@ def _rope(table: torch.dtype | None = None) -> Callable[[_Maker], Result]:
         (q, qd), (k, kd) = leaves
         angle = torch.linspace(0, 3, 48, device=make.device, dtype=torch.float64).view(1, 3, 16)
         cos, sin = (one.to(table or make.dtype) for one in (angle.cos(), angle.sin()))
-        exact = [rope_twin.rope(one, cos.double(), sin.double()) for one in (qd, kd)]
+        exact = [reference_rope(one, cos.double(), sin.double()) for one in (qd, kd)]
         ours = kernels.apply_rope(q, k, cos, sin)
         return _both(torch.cat(ours, dim=1), torch.cat(exact, dim=1), leaves)
 

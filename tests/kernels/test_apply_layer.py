@@ -9,7 +9,7 @@ import mdl.kernels as kernels
 from mdl.kernels.ops import norm
 from tests.kernels.models import FAMILIES, batch, logits, step, tiny, with_lora
 
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 # transformers and PEFT warn about things these tests do not touch.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -108,6 +108,20 @@ def test_arguments_by_place_are_as_by_name_and_one_too_many_is_refused(added):
     for model in (plain, fast):
         with pytest.raises(TypeError, match="positional"):
             model.model.layers[0](hidden, *given, "one more")
+
+
+@pytest.mark.parametrize("operation", ["rope", "add_rms_norm"])
+def test_a_renamed_keyword_is_still_understood(operation):
+    """transformers 5.24 calls `past_key_values` `cache`, and its layers take both."""
+    model = tiny("llama")
+    kernels.apply(model, only=operation)
+    hidden = torch.randn(1, 5, model.config.hidden_size)
+    tables = model.model.rotary_emb(hidden, torch.arange(5)[None])
+    layer = model.model.layers[0]
+    for module in (layer, layer.self_attn):
+        cache = transformers.DynamicCache(config=model.config)
+        module(hidden, position_embeddings=tables, attention_mask=None, past_key_values=cache)
+        assert cache.get_seq_length() == 5
 
 
 def test_a_hook_on_the_norm_is_called(added):

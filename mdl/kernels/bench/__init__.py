@@ -7,9 +7,4 @@ from mdl.lazy import door
 if TYPE_CHECKING:
     from mdl.kernels.bench.main import measure_here
 
-__getattr__ = door(
-    __name__,
-    {
-        "main": "measure_here",
-    },
-)
+__getattr__ = door(__name__, {"main": "measure_here"})

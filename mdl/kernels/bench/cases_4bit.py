@@ -8,7 +8,7 @@ import torch
 import mdl.kernels as kernels
 from mdl.kernels.bench.case import Case, Sizes, normal
 from mdl.kernels.bench.others import optional
-from mdl.kernels.nf4 import reference as nf4_twin
+from mdl.kernels.nf4 import reference_dequantize_4bit, reference_quantize_4bit
 
 PACKED = 0.5 + 1 / 64 + 4 / 16384
 """Bytes of one NF4 weight with double quantization: 0.5159."""
@@ -31,7 +31,7 @@ def _format(device: torch.device, label: str, n: int, k: int) -> Iterator[Case]:
         f"{label} {n}x{k}",
         "dequantize_4bit",
         {"ours": lambda: kernels.dequantize_4bit(weight), **theirs},
-        lambda: nf4_twin.dequantize_4bit(weight, torch.empty_like(dense)),
+        lambda: reference_dequantize_4bit(weight, torch.empty_like(dense)),
         bytes=n * k * (PACKED + 2),
         goal=0.9,
         limit=0.0,
@@ -43,7 +43,7 @@ def _format(device: torch.device, label: str, n: int, k: int) -> Iterator[Case]:
         f"{label} {n}x{k}",
         "quantize_4bit",
         {"ours": lambda: kernels.quantize_4bit(dense).packed, **theirs},
-        lambda: nf4_twin.quantize_4bit(dense.cpu(), 64, "nf4")[0],
+        lambda: reference_quantize_4bit(dense.cpu(), 64, "nf4")[0],
         bytes=n * k * (PACKED + 2),
         goal=0.8,
         limit=0.0,

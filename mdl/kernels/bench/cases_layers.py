@@ -9,7 +9,7 @@ from torch.nn import functional
 import mdl.kernels as kernels
 from mdl.kernels.bench.case import Case, Sizes, normal
 from mdl.kernels.bench.others import compiled, optional
-from mdl.kernels.ops import rope_reference as rope_twin
+from mdl.kernels.ops import reference_rope
 
 
 def norms(device: torch.device, sizes: Sizes) -> Iterator[Case]:
@@ -70,7 +70,7 @@ def rope(device: torch.device, sizes: Sizes) -> Iterator[Case]:
     cos, sin = (torch.cat([f, f], -1).bfloat16() for f in (angle.cos(), angle.sin()))
     contenders: dict[str, Callable[[], Any]] = {
         "ours": lambda: kernels.apply_rope(q, k, cos, sin)[0],
-        "torch": lambda: (rope_twin.rope(q, cos, sin), rope_twin.rope(k, cos, sin))[0],
+        "torch": lambda: (reference_rope(q, cos, sin), reference_rope(k, cos, sin))[0],
     }
     if liger is not None:
         # Liger rotates in place: a copy of its own, so that ours stays what it was.
@@ -81,7 +81,7 @@ def rope(device: torch.device, sizes: Sizes) -> Iterator[Case]:
         f"{t} tokens, {hq}+{hk} heads of {d}",
         "rope",
         contenders,
-        lambda: rope_twin.rope(q.double(), cos.double(), sin.double()),
+        lambda: reference_rope(q.double(), cos.double(), sin.double()),
         bytes=4 * d * (hq + hk) * t,
         goal=0.85,
     )

@@ -7,9 +7,4 @@ from mdl.lazy import door
 if TYPE_CHECKING:
     from mdl.kernels.compiled.variants import compile_all
 
-__getattr__ = door(
-    __name__,
-    {
-        "variants": "compile_all",
-    },
-)
+__getattr__ = door(__name__, {"variants": "compile_all"})

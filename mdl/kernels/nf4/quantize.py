@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 
-from mdl.kernels.nf4 import reference as nf4_twin
 from mdl.kernels.nf4.packed import (
     FLAT_SCHEMA,
     Nested,
@@ -12,6 +11,12 @@ from mdl.kernels.nf4.packed import (
     blocks_of,
     check_format,
     check_packed,
+)
+from mdl.kernels.nf4.reference import (
+    quantize_rest,
+    reference_dequantize_4bit,
+    reference_quantize_4bit,
+    reference_quantize_8bit,
 )
 from mdl.kernels.nf4.tables import GRID, dynamic_code, grid, steps
 from mdl.kernels.runtime import config, custom_op, fresh, launch_kernel, on_triton, stored_dtype
@@ -43,7 +48,7 @@ def dequantize_4bit_into(weight: Packed4bit, out: torch.Tensor) -> torch.Tensor:
     if weight.numel == 0:
         return out
     if not on_triton(weight.packed):
-        return nf4_twin.dequantize_4bit(weight, out)
+        return reference_dequantize_4bit(weight, out)
     if stored_dtype(out.dtype) != out.dtype:
         wide = torch.empty(out.shape, dtype=torch.float32, device=out.device)
         return out.copy_(dequantize_4bit_into(weight, wide))
@@ -79,14 +84,14 @@ def quantize_4bit(
     """
     check_format(blocksize, quant_type, tensor.dtype)
     flat = tensor.detach().contiguous().view(-1)
-    pack = _quantize_on_triton if on_triton(flat) else nf4_twin.quantize_4bit
+    pack = _quantize_on_triton if on_triton(flat) else reference_quantize_4bit
     packed, absmax = pack(flat, blocksize, quant_type)
     second = None
     if nested:
         # The mean's last bits depend on the order of the sum, so it is torch's own everywhere.
         offset = absmax.mean()
         centred = absmax - offset
-        compress = _quantize_8bit_on_triton if on_triton(flat) else nf4_twin.quantize_8bit
+        compress = _quantize_8bit_on_triton if on_triton(flat) else reference_quantize_8bit
         absmax, outer = compress(centred, _NESTED_BLOCK)
         second = Nested(outer, dynamic_code(flat.device).clone(), offset, _NESTED_BLOCK)
     shape = tuple(tensor.shape)
@@ -122,7 +127,7 @@ def _quantize_on_triton(
         )
     if whole < n:
         # A short last block is divided, not multiplied: one block, so the twin's few ops do.
-        nf4_twin.quantize_rest(flat[whole:], quant_type, packed[whole // 2 :], absmax[-1:])
+        quantize_rest(flat[whole:], quant_type, packed[whole // 2 :], absmax[-1:])
     return packed, absmax
 
 

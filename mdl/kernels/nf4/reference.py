@@ -27,7 +27,7 @@ def scales(weight: Packed4bit, start: int, stop: int) -> torch.Tensor:
     return first * nested.absmax.index_select(0, outer) + nested.offset
 
 
-def dequantize_4bit(weight: Packed4bit, out: torch.Tensor) -> torch.Tensor:
+def reference_dequantize_4bit(weight: Packed4bit, out: torch.Tensor) -> torch.Tensor:
     """Write `code[nibble] * scale` into `out` (contiguous, any float dtype), rounding once."""
     flat, size = out.view(-1), weight.blocksize
     blocks = weight.numel // size
@@ -82,7 +82,7 @@ def _by_words(weight: Packed4bit, out: torch.Tensor) -> None:
     in_threads(out.numel(), out.device, share)
 
 
-def quantize_4bit(
+def reference_quantize_4bit(
     tensor: torch.Tensor, blocksize: int, quant_type: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Pack a contiguous tensor: uint8 [ceil(n / 2)] and float32 [ceil(n / blocksize)].
@@ -141,7 +141,9 @@ def _pack(value: torch.Tensor, quant_type: str, out: torch.Tensor) -> None:
     torch.bitwise_or(index[::2] << 4, index[1::2], out=out)
 
 
-def quantize_8bit(values: torch.Tensor, blocksize: int) -> tuple[torch.Tensor, torch.Tensor]:
+def reference_quantize_8bit(
+    values: torch.Tensor, blocksize: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Quantize float32 scales to the dynamic 8-bit code: uint8 [n], float32 [blocks].
 
     Byte-exact with bitsandbytes' CPU path. NaN counts for nothing in a block's largest value and

@@ -10,7 +10,7 @@ import torch
 
 from mdl.errors import UsageError
 from mdl.kernels.nf4 import blocks_of
-from mdl.kernels.ops import glu_reference as glu_twin
+from mdl.kernels.ops.glu_reference import KINDS, reference_glu, reference_glu_backward
 from mdl.kernels.ops.norm import rows_of
 from mdl.kernels.runtime import config, custom_op, launch_kernel, on_triton, stored_dtype
 
@@ -28,16 +28,16 @@ def geglu(gate: torch.Tensor, up: torch.Tensor, *, approximate: bool = True) -> 
 
 
 def apply_glu(gate: torch.Tensor, up: torch.Tensor, kind: str) -> torch.Tensor:
-    """activation(gate) * up, for an activation in `glu_twin.KINDS`.
+    """activation(gate) * up, for an activation in `KINDS`.
 
     Raises:
         UsageError: the shapes or dtypes differ, or no such activation.
     """
-    if kind not in glu_twin.KINDS or gate.shape != up.shape or gate.dtype != up.dtype:
+    if kind not in KINDS or gate.shape != up.shape or gate.dtype != up.dtype:
         raise UsageError(
             f"No gated unit of {kind!r} for {list(gate.shape)} and {list(up.shape)}.",
             why="Both halves must have one shape and dtype.",
-            next=f"Activations: {', '.join(glu_twin.KINDS)}.",
+            next=f"Activations: {', '.join(KINDS)}.",
         )
     apply: Any = GluFunction.apply
     result: torch.Tensor = apply(gate, up, kind)
@@ -68,7 +68,7 @@ def _forward_fake(gate: torch.Tensor, up: torch.Tensor, kind: str) -> torch.Tens
 def glu_forward(gate: torch.Tensor, up: torch.Tensor, kind: str) -> torch.Tensor:
     """activation(gate) * up."""
     if not on_triton(gate) or gate.numel() == 0:
-        return glu_twin.glu(gate, up, kind).contiguous()
+        return reference_glu(gate, up, kind).contiguous()
     from mdl.kernels.ops.glu_kernels import glu_forward_kernel
 
     one, other, chosen = rows_of(gate), rows_of(up), config("glu", gate)
@@ -101,7 +101,7 @@ def glu_backward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of gate and up."""
     if not on_triton(gate) or gate.numel() == 0:
-        of_gate, of_up = glu_twin.glu_backward(grad, gate, up, kind)
+        of_gate, of_up = reference_glu_backward(grad, gate, up, kind)
         return of_gate.contiguous(), of_up.contiguous()
     from mdl.kernels.ops.glu_kernels import glu_backward_kernel
 

@@ -13,12 +13,12 @@ def activation(gate: torch.Tensor, kind: str) -> torch.Tensor:
     return functional.gelu(gate, approximate="tanh" if kind == "gelu_tanh" else "none")
 
 
-def glu(gate: torch.Tensor, up: torch.Tensor, kind: str) -> torch.Tensor:
+def reference_glu(gate: torch.Tensor, up: torch.Tensor, kind: str) -> torch.Tensor:
     """activation(gate) * up."""
     return activation(gate, kind) * up
 
 
-def glu_backward(
+def reference_glu_backward(
     grad: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, kind: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of gate and up, in float32 inside."""

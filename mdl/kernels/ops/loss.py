@@ -10,8 +10,8 @@ import torch
 
 from mdl.errors import UsageError
 from mdl.kernels.nf4 import blocks_of
-from mdl.kernels.ops import loss_reference as loss_twin
 from mdl.kernels.ops.loss_options import LossOptions, check_labels
+from mdl.kernels.ops.loss_reference import reference_cross_entropy, reference_cross_entropy_backward
 from mdl.kernels.runtime import (
     config,
     custom_op,
@@ -162,7 +162,7 @@ def ce_forward(
     """Loss and log-sum-exp of each row."""
     how = LossOptions(ignore_index, label_smoothing, softcap, logit_scale, z_loss)
     if not on_triton(logits) or logits.numel() == 0:
-        return loss_twin.cross_entropy(logits, labels, how)
+        return reference_cross_entropy(logits, labels, how)
     from mdl.kernels.ops.loss_kernels import cross_entropy_forward_kernel
 
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
@@ -205,7 +205,7 @@ def ce_backward(
     """The gradient of the logits."""
     how = LossOptions(ignore_index, label_smoothing, softcap, logit_scale, z_loss)
     if not on_triton(logits) or logits.numel() == 0:
-        return loss_twin.cross_entropy_backward(grad, logits, labels, lse, how).contiguous()
+        return reference_cross_entropy_backward(grad, logits, labels, lse, how).contiguous()
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
     out = torch.empty(logits.shape, dtype=stored_dtype(logits.dtype), device=logits.device)
     return _launch_backward(grad, logits, labels, lse, how, out).to(logits.dtype)
@@ -336,5 +336,5 @@ def _chunk_grad(
     """The gradient of a chunk's logits, over the logits themselves where the kernel can."""
     rows = share.expand(logits.shape[0]).contiguous()
     if not on_triton(logits) or (interpreting() and logits.dtype == torch.bfloat16):
-        return logits.copy_(loss_twin.cross_entropy_backward(rows, logits, labels, lse, how))
+        return logits.copy_(reference_cross_entropy_backward(rows, logits, labels, lse, how))
     return _launch_backward(rows, logits, labels, lse, how, logits)

@@ -19,7 +19,7 @@ def _seen(logits: torch.Tensor, how: LossOptions) -> tuple[torch.Tensor, torch.T
     return how.softcap * bent, how.logit_scale * (1.0 - bent * bent)
 
 
-def cross_entropy(
+def reference_cross_entropy(
     logits: torch.Tensor, labels: torch.Tensor, how: LossOptions
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss and log-sum-exp of each row: float32 [rows]. logits: [rows, V]; labels: int64 [rows]."""
@@ -38,7 +38,7 @@ def cross_entropy(
     return torch.where(labels == how.ignore_index, 0.0, loss), lse
 
 
-def cross_entropy_backward(
+def reference_cross_entropy_backward(
     grad: torch.Tensor,
     logits: torch.Tensor,
     labels: torch.Tensor,

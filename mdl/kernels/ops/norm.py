@@ -8,7 +8,12 @@ from typing import Any
 import torch
 
 from mdl.kernels.nf4 import blocks_of
-from mdl.kernels.ops import norm_reference as norm_twin
+from mdl.kernels.ops.norm_reference import (
+    reference_layer_norm,
+    reference_layer_norm_backward,
+    reference_rms_norm,
+    reference_rms_norm_backward,
+)
 from mdl.kernels.runtime import (
     Config,
     config,
@@ -155,7 +160,7 @@ def rms_forward(
     if not on_triton(x) or x.numel() == 0:
         total = x.new_empty(0) if residual is None else x + residual
         source = x if residual is None else total
-        y, rstd = norm_twin.rms_norm(source, weight, eps, offset, cast)
+        y, rstd = reference_rms_norm(source, weight, eps, offset, cast)
         return y.contiguous(), total, rstd
     dtype = torch.promote_types(x.dtype, weight.dtype) if cast else x.dtype
     y, total, _, rstd = _launch_forward(
@@ -181,7 +186,7 @@ def rms_backward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of x and of the weight (float32)."""
     if not on_triton(x) or x.numel() == 0:
-        grad_x, grad_weight = norm_twin.rms_norm_backward(grad, x, weight, rstd, offset)
+        grad_x, grad_weight = reference_rms_norm_backward(grad, x, weight, rstd, offset)
         grad_x = grad_x if grad_sum is None else grad_x + grad_sum
         return grad_x.contiguous(), grad_weight
     grad_x, grad_weight, _ = _launch_backward(grad, grad_sum, x, weight, None, rstd, offset)
@@ -201,7 +206,7 @@ def layer_forward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """y, mean, rstd."""
     if not on_triton(x) or x.numel() == 0:
-        return norm_twin.layer_norm(x, weight, bias, eps)
+        return reference_layer_norm(x, weight, bias, eps)
     y, _, mean, rstd = _launch_forward(x, None, weight, bias, eps, (True, 0.0, False, x.dtype))
     return y, mean, rstd
 
@@ -223,7 +228,7 @@ def layer_backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of x, of the weight and of the bias (float32)."""
     if not on_triton(x) or x.numel() == 0:
-        grad_x, grad_weight, grad_bias = norm_twin.layer_norm_backward(grad, x, weight, mean, rstd)
+        grad_x, grad_weight, grad_bias = reference_layer_norm_backward(grad, x, weight, mean, rstd)
         return grad_x.contiguous(), grad_weight, grad_bias
     return _launch_backward(grad, None, x, weight, mean, rstd, 0.0)
 

@@ -8,7 +8,7 @@ rstd = (mean(x**2) + eps) ** -0.5.
 import torch
 
 
-def rms_norm(
+def reference_rms_norm(
     x: torch.Tensor, weight: torch.Tensor, eps: float, offset: float, cast: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """y [..., H] and rstd float32 [...]."""
@@ -21,7 +21,7 @@ def rms_norm(
     return (scaled * (offset + weight.float())).to(x.dtype), rstd.squeeze(-1)
 
 
-def rms_norm_backward(
+def reference_rms_norm_backward(
     grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, rstd: torch.Tensor, offset: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of x (in x's dtype) and of the weight (float32 [H])."""
@@ -31,7 +31,7 @@ def rms_norm_backward(
     return grad_x.to(x.dtype), (upper * wide).reshape(-1, x.shape[-1]).sum(0)
 
 
-def layer_norm(
+def reference_layer_norm(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """y [..., H], mean and rstd float32 [...]."""
@@ -39,7 +39,7 @@ def layer_norm(
     return y, mean.float().squeeze(-1), rstd.float().squeeze(-1)
 
 
-def layer_norm_backward(
+def reference_layer_norm_backward(
     grad: torch.Tensor,
     x: torch.Tensor,
     weight: torch.Tensor,

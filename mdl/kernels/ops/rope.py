@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mdl.errors import UsageError
-from mdl.kernels.ops import rope_reference as rope_twin
+from mdl.kernels.ops.rope_reference import merge_sections, reference_rope, reference_rope_backward
 from mdl.kernels.runtime import config, custom_op, launch_kernel, on_triton, stored_dtype
 
 __all__ = ["apply_rope"]
@@ -32,8 +32,8 @@ def apply_rope(
         UsageError: the shapes do not fit.
     """
     if sections is not None:
-        cos = rope_twin.merge_sections(cos, sections)
-        sin = rope_twin.merge_sections(sin, sections)
+        cos = merge_sections(cos, sections)
+        sin = merge_sections(sin, sections)
     fits = (
         q.dim() == k.dim() == 4
         and q.shape[0] == k.shape[0]
@@ -93,7 +93,7 @@ def rotate(
     """Q and K rotated, or rotated back."""
     if on_triton(q) and q.numel():
         return _launch(q, k, cos, sin, backward)
-    turn = rope_twin.rope_backward if backward else rope_twin.rope
+    turn = reference_rope_backward if backward else reference_rope
     return tuple(_empty(x).copy_(turn(x, cos, sin)) for x in (q, k))  # type: ignore[return-value] # two of them
 
 

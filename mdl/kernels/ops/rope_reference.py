@@ -8,7 +8,7 @@ def _rotate_half(x: torch.Tensor) -> torch.Tensor:
     return torch.cat((-x[..., half:], x[..., :half]), dim=-1)
 
 
-def rope(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def reference_rope(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """x [B, H, T, D]; cos, sin [B or 1, T, R], R <= D; elements past R pass through."""
     cos, sin, width = cos.unsqueeze(1), sin.unsqueeze(1), cos.shape[-1]
     turned, rest = x[..., :width], x[..., width:]
@@ -16,7 +16,9 @@ def rope(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     return result if not rest.shape[-1] else torch.cat((result, rest), dim=-1)
 
 
-def rope_backward(grad: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def reference_rope_backward(
+    grad: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> torch.Tensor:
     """The transposed rotation."""
     cos, sin, width = cos.unsqueeze(1), sin.unsqueeze(1), cos.shape[-1]
     turned, rest = grad[..., :width], grad[..., width:]

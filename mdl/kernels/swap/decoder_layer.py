@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mdl.kernels.ops import add_rms_norm
-from mdl.kernels.swap.subclass import bare, original_of
+from mdl.kernels.swap.subclass import bare, original_of, with_renames
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def decoder_forward(original: Any, parts: Parts) -> Callable[..., Any] | None:
             branch = getattr(self, parts.after_mlp)(branch)
         return total + branch
 
-    return forward
+    return with_renames(forward, original.forward)
 
 
 def norm_after_sum(layer: Any) -> Any:

@@ -1,10 +1,12 @@
 """Which module types have a kernel, and which operation each one gets."""
 
 import functools
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from mdl.errors import MdlError
 from mdl.kernels.swap import causal_lm, forwards
 from mdl.kernels.swap import decoder_layer as decoder
 from mdl.kernels.swap.subclass import path_of, subclass
@@ -132,4 +134,18 @@ def class_for(original: type) -> type | None:
     """The subclass that runs our operation; None if the type does not look as expected."""
     rule = rule_for(original)
     forward = rule.build(original) if rule is not None else None
-    return subclass(original, forward) if forward is not None else None
+    return subclass(original, forward, __name__) if forward is not None else None
+
+
+def __getattr__(name: str) -> Any:
+    # Unpickling a model asks this module for "transformers:models:...:LlamaRMSNorm".
+    if ":" not in name:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, kind = name.replace(":", ".").rpartition(".")
+    made = class_for(getattr(importlib.import_module(module), kind))
+    if made is None:
+        raise MdlError(
+            f"The pickled module type {kind} has no kernel in this version of mdl.",
+            next="Save the model with save_pretrained, which does not pickle classes.",
+        )
+    return made

@@ -1,18 +1,15 @@
 """Subclasses of other libraries' module types, made on demand, one for each type.
 
-A subclass adds nothing but a `forward`, keeps its original's name (transformers writes it into
-`config.json`), and is found again by pickle under this module, in another process too.
+A subclass adds only a `forward` and keeps its original's name, which transformers writes into
+`config.json`.
 """
 
 import functools
-import importlib
 import inspect
 import sys
 import types
 from collections.abc import Callable
 from typing import Any
-
-from mdl.errors import MdlError
 
 
 def path_of(kind: type) -> str:
@@ -27,13 +24,18 @@ def original_of(kind: type) -> type | None:
     return found
 
 
-def subclass(original: type, forward: Callable[..., Any]) -> type:
-    """A subclass of `original` with another forward, which gets the signature of the first."""
+def subclass(original: type, forward: Callable[..., Any], module: str) -> type:
+    """A subclass of `original` with another forward, under the original's signature.
+
+    Args:
+        module: the module in which pickle finds the class again, by the original's path with
+            colons for dots; its `__getattr__` makes the class in another process.
+    """
     method = functools.wraps(original.forward)(forward)  # type: ignore[attr-defined] # a Module
     members = {
         "forward": method,
         "mdl_original": original,
-        "__module__": __name__,
+        "__module__": module,
         "__qualname__": path_of(original).replace(".", ":"),
         "__doc__": original.__doc__,
     }
@@ -44,26 +46,50 @@ def with_globals(function: Callable[..., Any], **replaced: Any) -> Callable[...,
     """A copy of a plain function that finds other objects under some of its global names.
 
     transformers' attention calls a module-level `apply_rotary_pos_emb`. Replacing that name in its
-    module would change every model of the process; this changes the one function. None if it is no
-    plain function, or does not use the names.
+    module would change every model of the process; this changes the one function. None if it is not
+    a plain function (renamed keywords aside), or does not use the names.
     """
-    if not isinstance(function, types.FunctionType) or hasattr(function, "__wrapped__"):
+    plain = inspect.unwrap(function, stop=lambda outer: not _renames_keywords(outer))
+    if not isinstance(plain, types.FunctionType) or hasattr(plain, "__wrapped__"):
         return None
-    if not set(replaced) <= set(function.__code__.co_names):
+    if not set(replaced) <= set(plain.__code__.co_names):
         return None
     # torch.compile looks a function's globals up through a module of that name.
-    name = f"{__name__}.globals_of_{function.__module__.replace('.', '_')}"
+    name = f"{__name__}.globals_of_{plain.__module__.replace('.', '_')}"
     module = sys.modules.get(name)
     if module is None:
         module = types.ModuleType(name)
-        module.__dict__.update({**function.__globals__, **replaced, "__name__": name})
+        module.__dict__.update({**plain.__globals__, **replaced, "__name__": name})
         sys.modules[name] = module
+    return with_renames(_copy(plain, module.__dict__, plain.__closure__), function)
+
+
+def with_renames(function: Callable[..., Any], like: Any) -> Callable[..., Any]:
+    """`function` inside copies of the `deprecate_kwarg` decorators that `like` has.
+
+    transformers renames a keyword by such a decorator, which hands the old name on as the new one.
+    """
+    inner = getattr(like, "__wrapped__", None)
+    if inner is None:
+        return function
+    function = with_renames(function, inner)
+    if not _renames_keywords(like):
+        return function
+    cells = [
+        types.CellType(function) if cell.cell_contents is inner else cell
+        for cell in like.__closure__
+    ]
+    return functools.wraps(function)(_copy(like, like.__globals__, tuple(cells)))
+
+
+def _renames_keywords(function: Any) -> bool:
+    code = getattr(function, "__code__", None)
+    return code is not None and code.co_qualname.startswith("deprecate_kwarg.")
+
+
+def _copy(function: Any, names: dict[str, Any], closure: Any) -> types.FunctionType:
     copy = types.FunctionType(
-        function.__code__,
-        module.__dict__,
-        function.__name__,
-        function.__defaults__,
-        function.__closure__,
+        function.__code__, names, function.__name__, function.__defaults__, closure
     )
     copy.__kwdefaults__ = function.__kwdefaults__
     return copy
@@ -86,19 +112,3 @@ def bare(module: Any) -> bool:
         or module._backward_hooks
         or module._backward_pre_hooks
     )
-
-
-def __getattr__(name: str) -> Any:
-    # Unpickling asks this module for "transformers:models:...:LlamaRMSNorm".
-    if ":" not in name:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from mdl.kernels.swap.registry import class_for
-
-    module, _, kind = name.replace(":", ".").rpartition(".")
-    made = class_for(getattr(importlib.import_module(module), kind))
-    if made is None:
-        raise MdlError(
-            f"The pickled module type {kind} has no kernel in this version of mdl.",
-            next="Save the model with save_pretrained, which does not pickle classes.",
-        )
-    return made

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 import mdl.kernels as kernels
-from mdl.kernels.ops import glu_reference as glu_twin
-from mdl.kernels.ops import loss_reference as loss_twin
-from mdl.kernels.ops import norm_reference as norm_twin
-from mdl.kernels.ops import rope_reference as rope_twin
 from mdl.kernels.ops.glu import glu_backward, glu_forward
+from mdl.kernels.ops.glu_reference import reference_glu, reference_glu_backward
 from mdl.kernels.ops.loss import ce_backward, ce_forward
+from mdl.kernels.ops.loss_reference import reference_cross_entropy, reference_cross_entropy_backward
 from mdl.kernels.ops.norm import rms_backward, rms_forward
+from mdl.kernels.ops.norm_reference import reference_rms_norm, reference_rms_norm_backward
 from mdl.kernels.ops.rope import rotate
+from mdl.kernels.ops.rope_reference import reference_rope
 
 FAR = (1 << 30) + 32
 ROWS, WIDTH = 3, 40
@@ -44,30 +44,32 @@ def test_norms(memory):
     x, residual, weight = far(memory), far(memory, 1024, 1), torch.randn(WIDTH).half()
     y, total, rstd = rms_forward(x, residual, weight, 1e-6, 0.0, True)
     assert torch.equal(total, x + residual)
-    assert_near((y,), norm_twin.rms_norm(x + residual, weight, 1e-6, 0.0, True)[:1])
+    assert_near((y,), reference_rms_norm(x + residual, weight, 1e-6, 0.0, True)[:1])
     _, _, rstd = rms_forward(x, None, weight, 1e-6, 0.0, True)
     grad = torch.randn(ROWS, WIDTH).half()
     assert_near(
         rms_backward(grad, None, x, weight, rstd, 0.0),
-        norm_twin.rms_norm_backward(grad, x, weight, rstd, 0.0),
+        reference_rms_norm_backward(grad, x, weight, rstd, 0.0),
     )
 
 
 def test_gated_units(memory):
     gate, up = far(memory), far(memory, 1024, 1)
-    assert_near((glu_forward(gate, up, "silu"),), (glu_twin.glu(gate, up, "silu"),))
+    assert_near((glu_forward(gate, up, "silu"),), (reference_glu(gate, up, "silu"),))
     grad = torch.randn(ROWS, WIDTH).half()
-    assert_near(glu_backward(grad, gate, up, "silu"), glu_twin.glu_backward(grad, gate, up, "silu"))
+    assert_near(
+        glu_backward(grad, gate, up, "silu"), reference_glu_backward(grad, gate, up, "silu")
+    )
 
 
 def test_cross_entropy(memory):
     logits, labels, how = far(memory), torch.tensor([3, 39, 0]), kernels.LossOptions()
-    ours, exact = ce_forward(logits, labels, *how.flat()), loss_twin.cross_entropy
+    ours, exact = ce_forward(logits, labels, *how.flat()), reference_cross_entropy
     assert_near(ours, exact(logits, labels, how))
     grad = torch.ones(ROWS)
     assert_near(
         (ce_backward(grad, logits, labels, ours[1], *how.flat()),),
-        (loss_twin.cross_entropy_backward(grad, logits, labels, ours[1], how),),
+        (reference_cross_entropy_backward(grad, logits, labels, ours[1], how),),
     )
 
 
@@ -80,5 +82,5 @@ def test_rotary_embedding(memory, dim):
     q = memory.as_strided(shape, stride)
     angle = torch.linspace(0, 3, shape[2] * WIDTH).view(1, shape[2], WIDTH)
     cos, sin = angle.cos().half(), angle.sin().half()
-    exact = rope_twin.rope(q, cos, sin)
+    exact = reference_rope(q, cos, sin)
     assert_near(rotate(q, q, cos, sin, False), (exact, exact))

@@ -6,14 +6,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mdl.kernels as kernels
-from mdl.kernels.ops import glu_reference as glu_twin
-from mdl.kernels.ops import loss_reference as loss_twin
-from mdl.kernels.ops import norm_reference as norm_twin
-from mdl.kernels.ops import rope_reference as rope_twin
 from mdl.kernels.ops.glu import apply_glu, glu_backward
+from mdl.kernels.ops.glu_reference import KINDS, reference_glu, reference_glu_backward
 from mdl.kernels.ops.loss import ce_backward, ce_forward
+from mdl.kernels.ops.loss_reference import reference_cross_entropy, reference_cross_entropy_backward
 from mdl.kernels.ops.norm import layer_backward, layer_forward, rms_backward, rms_forward
+from mdl.kernels.ops.norm_reference import (
+    reference_layer_norm,
+    reference_layer_norm_backward,
+    reference_rms_norm,
+    reference_rms_norm_backward,
+)
 from mdl.kernels.ops.rope import rotate
+from mdl.kernels.ops.rope_reference import reference_rope, reference_rope_backward
 
 DTYPES = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
 NEAR = {torch.float32: 3e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -45,11 +50,11 @@ def test_rms_norm(rows, width, dtype, offset, cast, add):
     total = x + residual if add else x
     y, kept, rstd = rms_forward(x, residual, weight, 1e-5, offset, cast)
     assert torch.equal(kept, total) == add
-    twin, twin_rstd = norm_twin.rms_norm(total, weight, 1e-5, offset, cast)
+    twin, twin_rstd = reference_rms_norm(total, weight, 1e-5, offset, cast)
     assert_near((y, rstd), (twin, twin_rstd), dtype)
     grad = normal(rows, width, dtype=dtype, seed=2)
     ours = rms_backward(grad, upper, total, weight, rstd, offset)
-    of_x, of_weight = norm_twin.rms_norm_backward(grad, total, weight, rstd, offset)
+    of_x, of_weight = reference_rms_norm_backward(grad, total, weight, rstd, offset)
     assert_near(ours, (of_x + upper if add else of_x, of_weight), dtype, 10)
 
 
@@ -58,9 +63,9 @@ def test_add_rms_norm_of_strided_rows():
     x = wide[:, 3:43].requires_grad_()
     y, total = kernels.add_rms_norm(x, residual, weight)
     assert torch.equal(total, x + residual)
-    torch.testing.assert_close(y, norm_twin.rms_norm(x + residual, weight, 1e-6, 0.0, True)[0])
+    torch.testing.assert_close(y, reference_rms_norm(x + residual, weight, 1e-6, 0.0, True)[0])
     (grad,) = torch.autograd.grad(y.sum() + total.sum(), x)
-    plain = norm_twin.rms_norm_backward(
+    plain = reference_rms_norm_backward(
         torch.ones_like(y), x + residual, weight, _rstd(x + residual), 0.0
     )[0]
     torch.testing.assert_close(grad, plain + 1, rtol=1e-4, atol=1e-5)
@@ -76,10 +81,10 @@ def test_layer_norm(rows, width, dtype, bias):
     x, weight = normal(rows, width, dtype=dtype), normal(width, dtype=dtype, seed=1)
     shift = normal(width, dtype=dtype, seed=3) if bias else None
     y, mean, rstd = layer_forward(x, weight, shift, 1e-5)
-    assert_near((y,), norm_twin.layer_norm(x, weight, shift, 1e-5)[:1], dtype, 2)
+    assert_near((y,), reference_layer_norm(x, weight, shift, 1e-5)[:1], dtype, 2)
     grad = normal(rows, width, dtype=dtype, seed=2)
     ours = layer_backward(grad, x, weight, mean, rstd)
-    assert_near(ours, norm_twin.layer_norm_backward(grad, x, weight, mean, rstd), dtype, 10)
+    assert_near(ours, reference_layer_norm_backward(grad, x, weight, mean, rstd), dtype, 10)
 
 
 @settings(max_examples=10, deadline=None)
@@ -101,7 +106,7 @@ def test_rope(tokens, q_heads, k_heads, half, rest, dtype, backward, shared, wid
     k = normal(2, k_heads, tokens, width, dtype=dtype, seed=1)
     kind = torch.float32 if wide else dtype
     cos, sin = (normal(1 if shared else 2, tokens, 2 * half, seed=s).to(kind) for s in (2, 3))
-    turn = rope_twin.rope_backward if backward else rope_twin.rope
+    turn = reference_rope_backward if backward else reference_rope
     exact = [turn(one, cos, sin).to(dtype) for one in (q, k)]
     assert_near(rotate(q, k, cos, sin, backward), exact, dtype, 2)
 
@@ -111,14 +116,14 @@ def test_rope(tokens, q_heads, k_heads, half, rest, dtype, backward, shared, wid
     rows=st.integers(1, 4),
     width=st.integers(1, 200),
     dtype=DTYPES,
-    kind=st.sampled_from(glu_twin.KINDS),
+    kind=st.sampled_from(KINDS),
 )
 def test_glu(rows, width, dtype, kind):
     gate, up = (normal(rows, 2 * width, dtype=dtype) * 3).chunk(2, dim=-1)
-    assert_near((apply_glu(gate, up, kind),), (glu_twin.glu(gate, up, kind),), dtype, 4)
+    assert_near((apply_glu(gate, up, kind),), (reference_glu(gate, up, kind),), dtype, 4)
     grad = normal(rows, width, dtype=dtype, seed=1)
     ours = glu_backward(grad, gate, up, kind)
-    assert_near(ours, glu_twin.glu_backward(grad, gate, up, kind), dtype, 4)
+    assert_near(ours, reference_glu_backward(grad, gate, up, kind), dtype, 4)
 
 
 @settings(max_examples=12, deadline=None)
@@ -139,12 +144,12 @@ def test_cross_entropy(rows, vocabulary, dtype, how):
     labels = torch.randint(0, vocabulary, (rows,), generator=torch.Generator().manual_seed(rows))
     labels[0] = -100
     loss, lse = ce_forward(logits, labels, *how.flat())
-    twin_loss, twin_lse = loss_twin.cross_entropy(logits, labels, how)
+    twin_loss, twin_lse = reference_cross_entropy(logits, labels, how)
     torch.testing.assert_close(loss, twin_loss, rtol=2e-5, atol=2e-5)
     torch.testing.assert_close(lse, twin_lse, rtol=2e-5, atol=2e-5)
     grad = normal(rows, seed=1)
     ours = ce_backward(grad, logits, labels, lse, *how.flat())
-    twin = loss_twin.cross_entropy_backward(grad, logits, labels, lse, how)
+    twin = reference_cross_entropy_backward(grad, logits, labels, lse, how)
     assert_near((ours,), (twin,), dtype, 2)
 
 
