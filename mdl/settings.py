@@ -63,13 +63,14 @@ class Settings(NamedTuple):
     server: str | None = None
     server_token: str | None = None
     token: str | None = None
+    stored_token: str | None = None  # for `token=True` alone (HF_HUB_DISABLE_IMPLICIT_TOKEN)
     prefer: str = "default"
     hub_timeout: float = 5.0
     cache: CacheSettings = CacheSettings()
 
     def __repr__(self) -> str:
-        shown = {**self._asdict(), "token": "…" if self.token else None}
-        shown["server_token"] = "…" if self.server_token else None
+        secret = ("token", "stored_token", "server_token")
+        shown = {k: "…" if k in secret and v else v for k, v in self._asdict().items()}
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     @property
@@ -78,6 +79,13 @@ class Settings(NamedTuple):
         if self.database_url and self.database_url.startswith("sqlite:///"):
             return self.database_url.removeprefix("sqlite:///")
         return os.path.join(self.home, "mdl.db")
+
+    def token_for(self, given: str | bool | None) -> str | None:
+        """The token of a call that was given this: a text is the token itself, False means none,
+        True the one on this machine, None that one unless it is only to be used when asked for."""
+        if given is None or given is True:
+            return self.token or (self.stored_token if given else None)
+        return given or None
 
     @property
     def on_sqlite(self) -> bool:
@@ -135,18 +143,21 @@ def load_settings(env: Mapping[str, str] | None = None) -> Settings:
         hf_home = os.path.join(base, "huggingface")
     cache_root = _folder(env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE"), user)
     offline = any(_truthy(env.get(name)) for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    token = _token(env, hf_home, user)
+    implicit = not _truthy(env.get("HF_HUB_DISABLE_IMPLICIT_TOKEN"))
     prefer = config.get("prefer", "default")
     if prefer not in PREFERENCES:
         raise ConfigError(f"prefer is {prefer!r}.", next=f"Use {', '.join(PREFERENCES)}.")
     return Settings(
         home=home,
         cache_root=cache_root or os.path.join(hf_home, "hub"),
-        endpoint=(env.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/"),
+        endpoint=_endpoint(env.get("HF_ENDPOINT", ""), offline=offline),
         offline=offline,
         database_url=env.get("MDL_DATABASE_URL") or config.get("database_url"),
         server=env.get("MDL_SERVER") or config.get("server"),
         server_token=env.get("MDL_SERVER_TOKEN") or None,
-        token=_token(env, hf_home, user),
+        token=token if implicit else None,
+        stored_token=None if implicit else token,
         prefer=prefer,
         hub_timeout=_timeout(env.get("MDL_HUB_TIMEOUT") or config.get("hub_timeout", 5.0)),
         cache=_cache_settings(config.get("cache", {})),
@@ -155,6 +166,19 @@ def load_settings(env: Mapping[str, str] | None = None) -> Settings:
 
 def _truthy(value: str | None) -> bool:
     return value is not None and value.upper() in _TRUE
+
+
+def _endpoint(value: str, *, offline: bool) -> str:
+    """The Hub's address without a trailing slash; offline, one that cannot be used is no matter."""
+    address = value.strip().rstrip("/") or DEFAULT_ENDPOINT
+    if offline or re.fullmatch(r"https?://[^\s/]+\S*", address, re.IGNORECASE):
+        return address
+    why = "it has a blank in it" if re.search(r"\s", address) else "it has no http:// or https://"
+    raise ConfigError(
+        f"HF_ENDPOINT is {value!r}, which is not an address.",
+        why=why,
+        next=f"Set it to an address such as {DEFAULT_ENDPOINT}, or unset it.",
+    )
 
 
 def _folder(value: str | None, user: str) -> str | None:
@@ -168,16 +192,20 @@ def _folder(value: str | None, user: str) -> str | None:
 
 
 def _token(env: Mapping[str, str], hf_home: str, user: str) -> str | None:
-    token = env.get("HF_TOKEN") or env.get("HUGGING_FACE_HUB_TOKEN")
-    if not token:
-        path = _folder(env.get("HF_TOKEN_PATH"), user) or os.path.join(hf_home, "token")
-        try:
-            with open(path) as file:
-                token = file.read()
-        except (OSError, UnicodeDecodeError):
-            return None
-    # As huggingface_hub cleans it: a token pasted over two lines is one token.
-    return token.replace("\r", "").replace("\n", "").strip() or None
+    found = _clean(env.get("HF_TOKEN") or env.get("HUGGING_FACE_HUB_TOKEN") or "")
+    if found:
+        return found
+    path = _folder(env.get("HF_TOKEN_PATH"), user) or os.path.join(hf_home, "token")
+    try:
+        with open(path) as file:
+            return _clean(file.read()) or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _clean(token: str) -> str:
+    """As huggingface_hub cleans it: a token pasted over two lines is one token, blanks are none."""
+    return token.replace("\r", "").replace("\n", "").strip()
 
 
 def _timeout(value: str | float) -> float:

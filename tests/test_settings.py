@@ -78,6 +78,42 @@ def test_the_token_is_found_and_never_shown(tmp_path: Path) -> None:
     assert "hf_secret" not in repr(settings)
 
 
+def test_a_token_of_blanks_hides_no_other(tmp_path: Path) -> None:
+    """As huggingface_hub: HF_TOKEN="  " (an empty secret of a CI job) is no token."""
+    (tmp_path / "token").write_text("hf_from_file")
+    env = {"HOME": str(tmp_path), "HF_HOME": str(tmp_path)}
+    for blank in ("", "  ", "\n"):
+        assert load_settings({**env, "HF_TOKEN": blank}).token == "hf_from_file"
+
+
+def test_an_implicit_token_may_be_switched_off(tmp_path: Path) -> None:
+    env = {"HOME": str(tmp_path), "HF_TOKEN": "hf_x", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
+    settings = load_settings(env)
+    assert settings.token is None and "hf_x" not in repr(settings)
+    asked = {given: settings.token_for(given) for given in (None, True, False, "", "hf_y")}
+    assert asked == {None: None, True: "hf_x", False: None, "": None, "hf_y": "hf_y"}
+    assert load_settings({**env, "HF_HUB_DISABLE_IMPLICIT_TOKEN": "0"}).token_for(None) == "hf_x"
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [("hf-mirror.com", "no http"), ("localhost:8642", "no http"), ("https://a hub", "blank"),
+     ("https://", "no http"), ("ftp://hub", "no http")],
+)  # fmt: skip
+def test_an_endpoint_that_is_no_address_is_named(tmp_path: Path, address: str, why: str) -> None:
+    env = {"HOME": str(tmp_path), "HF_ENDPOINT": address}
+    with pytest.raises(ConfigError, match="HF_ENDPOINT") as refused:
+        load_settings(env)
+    assert why in refused.value.why
+    assert load_settings({**env, "HF_HUB_OFFLINE": "1"}).endpoint == address.rstrip("/")
+
+
+@pytest.mark.parametrize("address", ["https://hf-mirror.com", "http://127.0.0.1:8642/hub/"])
+def test_blanks_around_an_endpoint_are_no_part_of_it(tmp_path: Path, address: str) -> None:
+    env = {"HOME": str(tmp_path), "HF_ENDPOINT": f" {address} \n"}
+    assert load_settings(env).endpoint == address.rstrip("/")
+
+
 def test_sizes_and_durations() -> None:
     assert [parse_size(t) for t in ("200GB", "1.5T", "50 GiB", "7", 12)] == [
         200 * 10**9, 1_500 * 10**9, 50 * 2**30, 7, 12,

@@ -127,9 +127,12 @@ def _disk(settings: Settings) -> Finding:
 
 
 def _token(settings: Settings) -> Finding:
+    if settings.stored_token is not None:
+        why = "HF_HUB_DISABLE_IMPLICIT_TOKEN is set; token=True in Python still uses it."
+        return Finding("token", "note", "one is here and is not sent", why)
     if settings.token is None:
         return Finding("token", "note", "none", "Gated repositories need one: `hf auth login`.")
-    source = "HF_TOKEN" if os.environ.get("HF_TOKEN") else "a file"
+    source = "HF_TOKEN" if os.environ.get("HF_TOKEN", "").strip() else "a file"
     return Finding("token", "ok", f"from {source}")
 
 

@@ -66,7 +66,7 @@ class Resolver:
         self.settings = settings
         self.catalog: Catalog = catalog or open_catalog(settings)
         self.cached = cached or _nothing_cached
-        self._token = settings.token if token is None or token is True else (token or None)
+        self._token = settings.token_for(token)
         self._allow_local = allow_local
         self._hub: HubApi | None = None
         self._told_of_token = False

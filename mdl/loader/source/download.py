@@ -79,7 +79,7 @@ class HubAccess:
 
     @property
     def options(self) -> dict[str, Any]:
-        token = self.settings.token if self.token in (None, True) else self.token
+        token = self.settings.token_for(self.token)
         return {"endpoint": self.settings.endpoint, "token": token or False}
 
 
