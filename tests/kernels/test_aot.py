@@ -1,20 +1,37 @@
 """Every kernel compiles for every target without spilling, and within its instruction budget."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 
 pytest.importorskip("triton")
 
-from mdl.kernels.compiled.compile import CAPABILITIES, compile_variant, count_instructions
+from mdl.errors import VerificationError
+from mdl.kernels.compiled.compile import (
+    CAPABILITIES,
+    compile_jobs,
+    compiler_pool,
+    count_instructions,
+)
 from mdl.kernels.compiled.variants import variants
 
 
-def compiled(capability, chosen):
-    """The resources of the chosen variants on one target."""
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda variant: compile_variant(variant, capability), chosen))
+@pytest.fixture(scope="module")
+def pool():
+    with compiler_pool() as running:
+        yield running
+
+
+def compiled(pool, capability, chosen):
+    """The resources of the chosen variants on one target.
+
+    Only those with a budget are disassembled, which takes as long as to compile.
+    """
+    jobs = [
+        (one if capability in one.budget else replace(one, elements=0), capability)
+        for one in chosen
+    ]
+    return compile_jobs(pool, jobs)
 
 
 def assert_clean(found):
@@ -23,12 +40,12 @@ def assert_clean(found):
     assert not {one.variant: one.problems for one in found if one.problems}
 
 
-def test_no_spills_and_within_budget_in_every_dtype():
-    assert_clean(compiled(90, variants(90)))
+def test_no_spills_and_within_budget_in_every_dtype(pool):
+    assert_clean(compiled(pool, 90, variants(90)))
 
 
 @pytest.mark.parametrize("capability", [one for one in CAPABILITIES if one != 90])
-def test_no_spills_and_within_budget(capability):
+def test_no_spills_and_within_budget(pool, capability):
     """In bfloat16 and blocks of 64; `python -m benchmarks.kernels_aot` compiles all of them."""
     others = (
         "fp16",
@@ -36,7 +53,7 @@ def test_no_spills_and_within_budget(capability):
         *(f"bf16-block{one}" for one in ("32-", "128-", "4096-r", "4096-B", "64-K")),
     )
     chosen = [one for one in variants(capability) if not one.detail.startswith(others)]
-    assert_clean(compiled(capability, chosen))
+    assert_clean(compiled(pool, capability, chosen))
 
 
 def other_arguments(variant, constants, types):
@@ -63,7 +80,7 @@ LARGE = {
 }
 
 
-def test_decoding_one_token_and_tensors_past_two_billion_elements():
+def test_decoding_one_token_and_tensors_past_two_billion_elements(pool):
     """Triton compiles anew for a size of one (it becomes a constant) and for 64-bit sizes."""
     chosen = {}
     for variant in variants(90):
@@ -74,7 +91,14 @@ def test_decoding_one_token_and_tensors_past_two_billion_elements():
             wide = dict.fromkeys(LARGE[variant.operation], "i64")
             chosen[variant.operation, "large"] = other_arguments(variant, {}, wide)
     assert len(chosen) == len(ONES) + len(LARGE)
-    assert_clean(compiled(90, chosen.values()))
+    assert_clean(compiled(pool, 90, chosen.values()))
+
+
+def test_a_kernel_that_does_not_compile_is_named(pool):
+    whole = variants(90)[0]
+    wrong = replace(whole, constants={**whole.constants, "GROUPS": 3})
+    with pytest.raises(VerificationError, match=f"{whole.name} does not compile for sm_90"):
+        compile_jobs(pool, [(wrong, 90)])
 
 
 def test_instructions_of_the_longest_loop_are_counted():

@@ -7,11 +7,14 @@ found this way on a machine without a GPU.
 
 import functools
 import importlib
+import os
 import re
 import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +79,25 @@ class Resources:
     instructions: int
     per_element: float
     problems: tuple[str, ...]
+
+
+def compiler_pool() -> ProcessPoolExecutor:
+    """A process per core to compile in, for `compile_jobs`.
+
+    Not threads: in CPython 3.11 two threads in `ast.parse` can fail with "AST constructor recursion
+    depth mismatch", and Triton's compiler holds the interpreter's lock. The processes are spawned,
+    because a fork of a process with threads may deadlock.
+    """
+    return ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn"))
+
+
+def compile_jobs(pool: ProcessPoolExecutor, jobs: Iterable[tuple[Variant, int]]) -> list[Resources]:
+    """`compile_variant` of every (variant, capability), in order.
+
+    Raises:
+        VerificationError: a kernel does not compile for its target.
+    """
+    return list(pool.map(compile_variant, *zip(*jobs, strict=True)))
 
 
 def compile_variant(variant: Variant, capability: int) -> Resources:
@@ -164,7 +186,7 @@ def _cubin(variant: Variant, capability: int) -> tuple[bytes, int]:
         raise VerificationError(
             f"{variant.name} does not compile for sm_{capability}.",
             why=str(error)[-500:],
-            next="Change its configuration in mdl/kernels/tune.py.",
+            next="Change its configuration in mdl/kernels/runtime/launch_configs.py.",
         ) from error
     return compiled.asm["cubin"], int(compiled.metadata.shared)
 

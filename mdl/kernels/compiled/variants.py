@@ -4,11 +4,16 @@ Derived from the tuning table, so a configuration added there is compiled by the
 """
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from mdl.kernels.compiled.compile import CAPABILITIES, Resources, Variant, compile_variant
+from mdl.kernels.compiled.compile import (
+    CAPABILITIES,
+    Resources,
+    Variant,
+    compile_jobs,
+    compiler_pool,
+)
 from mdl.kernels.nf4 import GRID
 from mdl.kernels.ops import HEIGHTS, KINDS, gemm_plan, is_narrow, loop_of, piece_of
 from mdl.kernels.runtime import CANDIDATES, Config, config_for, row_config
@@ -385,11 +390,11 @@ BUILDERS: tuple[Callable[[Configs], Iterator[Variant]], ...] = (
 def compile_all(
     capabilities: tuple[int, ...] = CAPABILITIES, *, candidates: bool = False
 ) -> list[Resources]:
-    """Compile every variant for every target, two at a time."""
+    """Compile every variant for every target."""
     jobs = [
         (variant, capability)
         for capability in capabilities
         for variant in variants(capability, candidates=candidates)
     ]
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda job: compile_variant(*job), jobs))
+    with compiler_pool() as pool:
+        return compile_jobs(pool, jobs)
