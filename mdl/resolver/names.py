@@ -10,7 +10,8 @@ from mdl.errors import NameRefusedError, NotFoundError
 # Cyrillic "а" must not pass for the one it imitates.
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 _REPOSITORY = re.compile(rf"(?:{_PART}/)?{_PART}")
-_MAX_LENGTH = 96
+_MAX_LENGTH = 96  # of the owner, and of the name
+_HUBS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _PATH_STARTS = ("/", "./", "../", "~", ".\\", "..\\")
 # Compiled by `re` when a revision is given: most names come without one.
 _COMMIT = r"[0-9a-f]{40}"
@@ -24,18 +25,24 @@ class Name(NamedTuple):
         text: as typed, without surrounding white space.
         key: lower case, what every table and cache look-up uses; the path of a folder as it is.
         path: the folder's absolute path when the name is one, else `None`.
+        typed: what was typed instead, where it could only mean this name: a page's address,
+            `org/name/`, `models--org--name`, `org\\name`.
     """
 
     text: str
     key: str
     path: str | None = None
+    typed: str = ""
 
 
-def parse_name(text: str, *, allow_local: bool = True) -> Name:
+def parse_name(text: str, *, allow_local: bool = True, endpoint: str = "") -> Name:
     """Check a name and tell repositories from folders; a local folder wins over a repository.
 
     A folder whose name could also be a repository's counts only when it holds a `config.json` or
     `params.json`: an empty `gpt2/` beside a script must not hide the model of that name.
+
+    Args:
+        endpoint: the address of a Hub whose pages' addresses are understood, as huggingface.co's.
 
     Raises:
         NameRefusedError: no repository can have this name; the error says why.
@@ -44,12 +51,16 @@ def parse_name(text: str, *, allow_local: bool = True) -> Name:
     name = text.strip()
     if allow_local and name.startswith(_PATH_STARTS):
         return _folder(name)
-    if _REPOSITORY.fullmatch(name) and len(name) <= _MAX_LENGTH and not _reserved(name):
+    if _is_repository(name):
         if allow_local and os.path.isdir(name) and _is_model_folder(name):
             return Name(name, name, os.path.abspath(name))
         return Name(name, name.lower())
-    if allow_local and name and "\0" not in name and len(name) < 4096 and os.path.isdir(name):
+    meant = _understood(name, endpoint)
+    local = allow_local and 0 < len(name) < 4096 and "\0" not in name and os.path.isdir(name)
+    if local and (not meant or name.endswith("/") or _is_model_folder(name)):
         return _folder(name)
+    if meant:
+        return Name(meant, meant.lower(), typed=name)
     raise NameRefusedError(
         f"{shown(name)} is not a model name.",
         why=_why_refused(name),
@@ -85,6 +96,12 @@ def shown(text: str, limit: int = 60) -> str:
     return ascii(short) if not short.isprintable() else repr(short)
 
 
+def _is_repository(name: str) -> bool:
+    if not _REPOSITORY.fullmatch(name) or _reserved(name):
+        return False
+    return all(len(part) <= _MAX_LENGTH for part in name.split("/"))
+
+
 def _reserved(name: str) -> bool:
     return "--" in name or ".." in name or name.lower().endswith((".git", ".ipynb"))
 
@@ -106,6 +123,23 @@ def _folder(name: str) -> Name:
     )
 
 
+def _understood(name: str, endpoint: str) -> str:
+    """The repository that a text can only mean: its page's address, its folder in a cache, its
+    name with a slash behind it or with Windows' between its parts; empty for anything else."""
+    path = name
+    host, slash, rest = re.sub(r"^https?://", "", name, flags=re.IGNORECASE).partition("/")
+    if name.startswith("hf://"):
+        path = name.removeprefix("hf://")
+    elif slash and host.lower() in (*_HUBS, endpoint.partition("://")[2]):
+        path = re.sub(r"[?#].*|/tree/main/?$", "", rest)
+    elif name.startswith("models--"):
+        path = name.removeprefix("models--").replace("--", "/", 1)
+    elif name.count("\\") == 1:
+        path = name.replace("\\", "/")
+    path = re.sub(r"^models?/(?=[^/]+/[^/])", "", path).removesuffix("/")
+    return path if _is_repository(path) else ""
+
+
 def _meant(name: str) -> str:
     """What to write instead, for what people paste: a page's address, `org/name@revision`."""
     address = re.fullmatch(r"(?:\w+://)?[\w.-]+\.\w+(?::\d+)?/(.+)|hf://(.+)", name)
@@ -113,7 +147,7 @@ def _meant(name: str) -> str:
     path, _, revision = path.partition("?")[0].strip("/").partition("@")
     path = re.sub(r"^models?/(?=[^/]+/)", "", path)
     place, _, rest = re.sub("/(blob|resolve)/", "/tree/", path).partition("/tree/")
-    if place == name or not _REPOSITORY.fullmatch(place) or _reserved(place):
+    if place == name or not _is_repository(place):
         return ""
     revision = revision or rest.partition("/")[0]
     return f"Write {place}" + (f", and {revision!r} as its revision." if revision else ".")
@@ -124,8 +158,10 @@ def _why_refused(name: str) -> str:
         return "it is empty"
     if "://" in name:
         return "it is an address"
-    if len(name) > _MAX_LENGTH:
-        return f"it has {len(name)} characters; the Hub allows {_MAX_LENGTH}"
+    longest = max(map(len, name.split("/")))
+    if longest > _MAX_LENGTH:
+        limit = f"the Hub allows {_MAX_LENGTH} in an owner and in a name"
+        return f"a part of it has {longest} characters; {limit}"
     for character in name:
         if not character.isascii():
             import unicodedata

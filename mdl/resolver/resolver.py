@@ -101,7 +101,7 @@ class Resolver:
             StoreError: the database cannot be read.
         """
         options = options or ResolveOptions(prefer=self.settings.prefer)
-        name = parse_name(text, allow_local=self._allow_local)
+        name = self._parse(text)
         if name.path is not None:
             from mdl.resolver.local_folder import resolve_folder
 
@@ -159,7 +159,7 @@ class Resolver:
             OfflineError: the Hub does not answer, and nothing is known here.
             UsageError: the name is a folder.
         """
-        name = parse_name(text, allow_local=self._allow_local)
+        name = self._parse(text)
         if name.path is not None:
             raise UsageError(
                 f"{name.text} is a folder: access is a matter of the file system.",
@@ -205,6 +205,10 @@ class Resolver:
             page=f"{self.settings.endpoint}/{facts.repo_id}",
             ungated_mirrors=tuple(ungated),
         )
+
+    def _parse(self, text: str) -> Name:
+        endpoint = self.settings.endpoint
+        return parse_name(text, allow_local=self._allow_local, endpoint=endpoint)
 
     # -- gathering --------------------------------------------------------------------------
 

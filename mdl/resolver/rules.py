@@ -22,7 +22,7 @@ from mdl.errors import MdlError
 from mdl.resolver import refusals
 from mdl.resolver.candidates import Candidate, Field, candidates
 from mdl.resolver.formats import claimed_format
-from mdl.resolver.names import is_commit
+from mdl.resolver.names import is_commit, shown
 from mdl.resolver.types import (
     READABLE,
     Cached,
@@ -71,6 +71,8 @@ class _Decision:
             spelled = self.own_cached.repo_id if self.own_cached else None
         self.canonical = spelled or self.name.text
         self.found = spelled is not None
+        if request.name.typed:
+            self._step(self.canonical, "noted", f"{shown(request.name.typed)} means this name")
 
     def run(self) -> Resolution | MissingFact | Redirect:
         need = self._need_of_own()

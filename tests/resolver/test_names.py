@@ -24,11 +24,12 @@ PARTS = st.from_regex(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}[A-Za-z0-9_]\Z").filte
         ("org/na\nme", "character '\\n'"),
         ("org/nаme", "CYRILLIC SMALL LETTER A"),
         ("org/name?x=1", "character '?'"),
-        ("https://huggingface.co/org/name", "an address"),
+        ("https://example.com/org/name", "an address"),
         ("org/name.git", ".git"),
         ("org/-name", "starts or ends"),
         ("org--name", "'--'"),
         ("x" * 10_000, "10000 characters"),
+        ("org/" + "x" * 97, "97 characters; the Hub allows 96"),
         ("org/" + "\ud800", "'\\ud800'"),
     ],
 )
@@ -45,15 +46,13 @@ def test_a_hostile_name_is_refused_with_the_reason(name: str, why: str) -> None:
 @pytest.mark.parametrize(
     ("pasted", "meant"),
     [
-        ("https://huggingface.co/org/name", "Write org/name."),
-        ("huggingface.co/org/name/", "Write org/name."),
+        ("https://hub.example/org/name", "Write org/name."),
+        ("hub.example/org/name/", "Write org/name."),
         ("http://127.0.0.1:8000/org/name?library=transformers", "Write org/name."),
         ("https://huggingface.co/org/name/tree/v1", "Write org/name, and 'v1' as its revision."),
         ("https://huggingface.co/org/name/blob/main/x.json", "and 'main' as its revision."),
         ("hf://org/name@v1", "Write org/name, and 'v1' as its revision."),
         ("org/name@refs/pr/1", "Write org/name, and 'refs/pr/1' as its revision."),
-        ("model/org/name", "Write org/name."),
-        ("org/name/", "Write org/name."),
         ("https://huggingface.co/datasets/org/name", "in the model page's title"),
         ("https://example.com", "in the model page's title"),
         ("a/b/c", "in the model page's title"),
@@ -63,6 +62,54 @@ def test_what_was_pasted_is_understood(pasted: str, meant: str) -> None:
     with pytest.raises(NameRefusedError) as caught:
         parse_name(pasted)
     assert meant in caught.value.next
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "https://huggingface.co/Org/Name",
+        "http://huggingface.co/Org/Name/",
+        "huggingface.co/Org/Name",
+        "https://hf.co/Org/Name?library=transformers",
+        "https://huggingface.co/Org/Name/tree/main",
+        "http://127.0.0.1:8642/Org/Name",
+        "hf://Org/Name",
+        "hf://models/Org/Name",
+        "model/Org/Name",
+        "models/Org/Name",
+        "Org/Name/",
+        "models--Org--Name",
+        "Org\\Name",
+    ],
+)
+def test_what_can_only_mean_one_repository_is_understood(typed: str) -> None:
+    name = parse_name(f" {typed} ", endpoint="http://127.0.0.1:8642")
+    assert (name.text, name.key, name.path, name.typed) == ("Org/Name", "org/name", None, typed)
+
+
+def test_a_name_without_an_owner_is_understood_too() -> None:
+    for typed in ("models--gpt2", "https://huggingface.co/gpt2", "gpt2/"):
+        assert parse_name(typed).text == "gpt2"
+
+
+def test_a_model_in_a_folder_of_such_a_name_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `org/name`: a folder without a model, such as a cache's, hides no repository."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models--Org--Name").mkdir()
+    assert parse_name("models--Org--Name").text == "Org/Name"
+    assert parse_name("models--Org--Name/").path, "a slash behind it says that it is a folder"
+    (tmp_path / "models--Org--Name" / "config.json").write_text("{}")
+    assert parse_name("models--Org--Name").path == str(tmp_path / "models--Org--Name")
+
+
+def test_the_owner_and_the_name_may_have_96_characters_each() -> None:
+    longest = f"{'o' * 96}/{'n' * 96}"
+    assert parse_name(longest).text == longest
+    for owner, name in ((97, 1), (1, 97)):
+        with pytest.raises(NameRefusedError):
+            parse_name(f"{'o' * owner}/{'n' * name}")
 
 
 @pytest.mark.parametrize(

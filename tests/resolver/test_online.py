@@ -324,3 +324,20 @@ def test_what_is_not_known_is_not_claimed(hub: LoopbackHub, online: Make) -> Non
     ]
     assert "nothing says" in said[0]
     assert "weights are 16-bit" in said[1]
+
+
+@pytest.mark.parametrize("typed", ["{endpoint}/{name}", "{name}/", "models--{folder}"])
+def test_a_pasted_address_is_understood_and_noted(
+    hub: LoopbackHub, online: Make, typed: str
+) -> None:
+    hub.add_repo("Org/Pasted", files={"config.json": '{"model_type": "llama"}'})
+    name = typed.format(endpoint=hub.endpoint, name="Org/Pasted", folder="Org--Pasted")
+    answer = online().resolve(name).checked()
+    assert (answer.repo_id, answer.requested) == ("Org/Pasted", "Org/Pasted")
+    assert answer.trace[0].verdict == "noted" and name in answer.trace[0].reason
+
+
+def test_the_longest_name_the_hub_allows(hub: LoopbackHub, online: Make) -> None:
+    name = f"{'o' * 96}/{'n' * 96}"
+    hub.add_repo(name, files={"config.json": '{"model_type": "llama"}'})
+    assert online().resolve(name).checked().repo_id == name
