@@ -2,14 +2,18 @@
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mdl.errors import MdlError, NotFoundError
 from mdl.resolver.formats import claimed_format, config_format
-from mdl.resolver.hub_api import HubApi
 from mdl.resolver.names import parse_name
 from mdl.resolver.types import RepoInfo
 from mdl.store import LOADABLE_FORMATS, CatalogSource, MirrorRow
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelInfo
+
+    from mdl.resolver.hub_api import HubApi
 
 SYNC = CatalogSource("hub-tree", "", "the Hub's model tree (base_model:quantized)", "", "")
 _TAGS = {"4-bit": "bnb-4bit", "8-bit": "8bit", "gguf": "gguf", "awq": "awq", "gptq": "gptq",
@@ -27,26 +31,26 @@ class Finding(NamedTuple):
     reason: str
 
 
-def derived_rows(name: str, rows: Iterable[dict[str, Any]]) -> Iterator[MirrorRow]:
-    """Catalogue rows for what says it is quantized from `name`, in the order given.
+def derived_rows(name: str, listed: "Iterable[ModelInfo]") -> Iterator[MirrorRow]:
+    """Catalogue rows for repositories that say they are quantized from `name`, in their order.
 
     A relation is `verified` when the repository's own `config.json` shows the format it claims by
     its tags or name, `declared` when only the claim is there. Formats mdl cannot load are left out.
     """
-    for rank, row in enumerate(rows):
-        config = row.get("config") or {}
+    for rank, info in enumerate(listed):
+        config = info.config or {}
         shown = config_format(config.get("quantization_config")) if config else None
-        claim = next((_TAGS[tag] for tag in row.get("tags", ()) if tag in _TAGS), None)
-        claim = claim or claimed_format(row["id"])
+        claim = next((_TAGS[tag] for tag in info.tags or () if tag in _TAGS), None)
+        claim = claim or claimed_format(info.id)
         if shown == "16bit" and claim not in (None, "16bit"):
             shown = None  # a config without quantization cannot vouch for the claim
         found = shown or claim
-        if found in LOADABLE_FORMATS and found != "16bit" and row["id"].lower() != name.lower():
+        if found in LOADABLE_FORMATS and found != "16bit" and info.id.lower() != name.lower():
             relation = "verified" if shown is not None else "declared"
-            yield MirrorRow(name, found, row["id"], found, "", _BEHIND + rank, relation, SYNC.name)
+            yield MirrorRow(name, found, info.id, found, "", _BEHIND + rank, relation, SYNC.name)
 
 
-def sync_mirrors(hub: HubApi, name: str) -> tuple[str, list[MirrorRow]]:
+def sync_mirrors(hub: "HubApi", name: str) -> tuple[str, list[MirrorRow]]:
     """The canonical spelling of `name`, and the rows the Hub's model tree gives for it.
 
     Raises:
@@ -81,7 +85,9 @@ def judge(row: MirrorRow, facts: RepoInfo) -> Finding:
     return Finding(row.name, row.repo_id, "ok", "")
 
 
-def check_mirrors(hub: HubApi, rows: list[MirrorRow], workers: int = 8) -> Iterator[list[Finding]]:
+def check_mirrors(
+    hub: "HubApi", rows: list[MirrorRow], workers: int = 8
+) -> Iterator[list[Finding]]:
     """Ask the Hub about each mirror once, `workers` at a time: a list of findings each.
 
     Raises:

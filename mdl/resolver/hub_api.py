@@ -1,23 +1,34 @@
-"""What the Hub says of repositories and of one's own access, through huggingface_hub's session.
+"""What the Hub says of repositories and of a caller's access, through huggingface_hub's `HfApi`.
 
-Decisions rest on `X-Error-Code` and the message, never on the status alone: the Hub answers 401
-for a gated, a private, a missing repository and a bad token alike.
+The Hub answers 401 for a gated, a private and a missing repository and for a bad token alike, so
+a status alone decides nothing: the class of the error and the Hub's words do.
 """
 
 import random
 import re
 import time
-from collections.abc import Iterator
-from typing import Any, NamedTuple
-from urllib.parse import quote
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
-from mdl.errors import BusyError, NoAccessError, OfflineError
+from huggingface_hub import HfApi, ModelInfo
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import RepoFile
+
+from mdl.errors import BusyError, MdlError, NoAccessError, OfflineError
 from mdl.hub_http import http_library
 from mdl.resolver.formats import claimed_format, config_format, is_adapter
+from mdl.resolver.hub_session import bounded
 from mdl.resolver.types import RepoInfo
 
+T = TypeVar("T")
 _ATTEMPTS = 3
-_LONGEST_WAIT = 30.0  # seconds a rate limit may hold one command up before it gives up
+_LONGEST_WAIT = 30.0  # seconds a command waits for a rate limit before it gives up
 _BAD_TOKEN = "invalid credentials"  # the Hub's words, not a secret
 _DENIALS = (
     ("awaiting a review", "pending"),
@@ -25,16 +36,7 @@ _DENIALS = (
     ("not in the authorized list", "not_requested"),
     ("has been reset", "not_requested"),
 )
-
-
-class HubResponse(NamedTuple):
-    """One HTTP answer, reduced to what decides."""
-
-    status: int
-    code: str
-    message: str
-    body: Any
-    next: str | None
+_ANY_MODEL = "openai-community/gpt2"
 
 
 class HubApi:
@@ -44,15 +46,14 @@ class HubApi:
         endpoint: the Hub's address, without a trailing slash.
         token: the caller's own token, or `None` for an anonymous caller; never the one that
             huggingface_hub would find by itself.
-        timeout: seconds to wait for one answer.
+        timeout: seconds to wait for one response.
     """
 
     def __init__(self, endpoint: str, token: str | None, timeout: float = 5.0) -> None:
         self.endpoint = endpoint
         self.timeout = timeout
-        # No header can carry such a text, so no Hub ever gave it out.
+        # No header can carry such a text, so no Hub ever issued it.
         self.bad_token = token is not None and not (token.isascii() and token.isprintable())
-        self.requests = 0
         self._token = token
 
     @property
@@ -66,208 +67,246 @@ class HubApi:
             BusyError: the Hub's rate limit is used up for longer than a command should wait.
             OfflineError: the Hub does not answer.
         """
-        path = f"/api/models/{repo_id}"
-        if revision is not None:
-            path += f"/revision/{quote(revision, safe='')}"
-        answer = self._get(path)
-        if answer.status == 200:
-            if not isinstance(answer.body, dict) or not isinstance(answer.body.get("id"), str):
-                raise self._no_hub("its answer is no repository")
-            return facts_of(answer.body, self.has_token and not self.bad_token)
-        if answer.code == "RevisionNotFound":
-            return RepoInfo(repo_id, "no_revision", message=answer.message, live=True)
-        if "disabled" in answer.message.lower():
-            return RepoInfo(repo_id, "disabled", message=answer.message, live=True)
-        if answer.status in (401, 403, 404):
-            return RepoInfo(repo_id, "missing", message=self._missing_message(answer), live=True)
-        raise self._unusable(answer)
+        try:
+            info = self._ask(lambda api: api.model_info(repo_id, revision=revision))
+        except HFValidationError as error:
+            return RepoInfo(repo_id, "missing", message=str(error), live=True)
+        except RevisionNotFoundError as error:
+            return RepoInfo(repo_id, "no_revision", message=_message(error), live=True)
+        except HfHubHTTPError as error:
+            if "disabled" in _message(error).lower():
+                return RepoInfo(repo_id, "disabled", message=_message(error), live=True)
+            if error.response.status_code in (401, 403, 404):
+                why = self._why_missing(error)
+                return RepoInfo(repo_id, "missing", message=why, live=True)
+            raise self._unusable(error) from error
+        if not isinstance(info.id, str):
+            raise self._not_a_hub("its response is not about a repository")
+        return self._facts_of(info)
 
     def access(self, repo_id: str) -> tuple[str, str]:
-        """The caller's access to a gated repository and the Hub's own words: one request."""
+        """The caller's access to a gated repository and the Hub's own words: one request.
+
+        Raises:
+            BusyError, OfflineError: as `facts`.
+        """
         if not self.has_token:
             return "no_token", "no token was given"
-        if self.bad_token:
-            return "bad_token", "the Hub does not accept the token"
-        answer = self._get(f"/api/models/{repo_id}/auth-check", anonymous_retry=False)
-        return access_of(answer), answer.message
+        if not self.bad_token:
+            try:
+                self._ask(lambda api: api.auth_check(repo_id), as_anonymous=False)
+            except HfHubHTTPError as error:
+                return access_of(error), _message(error)
+            return "granted", ""
+        return "bad_token", "the Hub does not accept the token"
 
     def whoami(self) -> str | None:
-        """The name behind the token; `None` without a token, or for one that is not accepted."""
-        answer = self._get("/api/whoami-v2")
-        return str(answer.body.get("name")) if answer.status == 200 else None
+        """The name behind the token; `None` without a token, or where it is not accepted.
+
+        Raises:
+            BusyError, OfflineError: as `facts`.
+        """
+        token = self._sent
+        if not token:
+            self.facts(_ANY_MODEL)  # whatever it says, the Hub is there
+            return None
+        try:
+            found = self._ask(lambda api: api.whoami(token=token), as_anonymous=False)
+        except HfHubHTTPError:
+            return None
+        return str(found.get("name"))
 
     def file_hashes(self, repo_id: str, commit: str) -> dict[str, str]:
-        """Each file's path and content: `sha256:…` for LFS files, `sha1:…` (git blob) else."""
-        found: dict[str, str] = {}
-        path: str | None = f"/api/models/{repo_id}/tree/{commit}?recursive=true"
-        while path:
-            answer = self._get(path)
-            if answer.status != 200:
-                raise NoAccessError(
-                    f"The files of {repo_id} cannot be listed.",
-                    why=self._missing_message(answer),
-                    next=f"`mdl access {repo_id}` says who may read it.",
-                )
-            for row in answer.body:
-                if row["type"] == "file":
-                    lfs = row.get("lfs")
-                    digest = f"sha256:{lfs['oid']}" if lfs else f"sha1:{row['oid']}"
-                    found[row["path"]] = digest
-            path = answer.next
-        return found
+        """Each file's path and content: `sha256:…` for LFS files, `sha1:…` (git blob) otherwise.
+
+        Raises:
+            NoAccessError: the files cannot be listed.
+            BusyError, OfflineError: as `facts`.
+        """
+        try:
+            rows = self._ask(
+                lambda api: list(api.list_repo_tree(repo_id, recursive=True, revision=commit))
+            )
+        except HfHubHTTPError as error:
+            raise NoAccessError(
+                f"The files of {repo_id} cannot be listed.",
+                why=self._why_missing(error),
+                next=f"`mdl access {repo_id}` says who may read it.",
+            ) from error
+        return {
+            row.path: f"sha256:{row.lfs.sha256}" if row.lfs else f"sha1:{row.blob_id}"
+            for row in rows
+            if isinstance(row, RepoFile)
+        }
 
     def by_author(self, author: str) -> Iterator[RepoInfo]:
-        """Every model of an owner, a thousand a request: how many names cost few requests."""
-        fields = ("sha", "gated", "tags", "config", "cardData", "disabled", "private")
-        query = "".join(f"&expand={f}" for f in fields)
-        path: str | None = f"/api/models?author={quote(author)}&limit=1000{query}"
-        while path:
-            answer = self._get(path)
-            if answer.status != 200:
-                raise self._unusable(answer)
-            for row in answer.body:
-                yield facts_of(row, self.has_token and not self.bad_token)
-            path = answer.next
+        """Every model of an owner: many names cost few requests.
 
-    def quantized_of(self, repo_id: str) -> Iterator[dict[str, Any]]:
-        """The Hub's model tree: repositories that say they are quantized from this one."""
-        fields = ("sha", "gated", "tags", "config", "cardData", "downloads", "baseModels")
-        query = "".join(f"&expand={f}" for f in fields)
-        tag = quote(f"base_model:quantized:{repo_id}", safe="")
-        path: str | None = f"/api/models?filter={tag}&sort=downloads&limit=1000{query}"
-        while path:
-            answer = self._get(path)
-            if answer.status != 200:
-                raise self._unusable(answer)
-            yield from answer.body
-            path = answer.next
+        Raises:
+            BusyError, OfflineError: as `facts`.
+        """
+        rows = self._list(
+            lambda api: api.list_models(
+                author=author,
+                expand=["sha", "gated", "tags", "config", "cardData", "disabled", "private"],
+            )
+        )
+        return map(self._facts_of, rows)
 
-    # -- one request ------------------------------------------------------------------------
+    def quantized_of(self, repo_id: str) -> list[ModelInfo]:
+        """The Hub's model tree: repositories that say they are quantized from this one.
 
-    def _get(self, path: str, *, anonymous_retry: bool = True) -> HubResponse:
-        """GET, within bounds: rate limits obeyed, passing faults tried again with jitter."""
-        for attempt in range(1, _ATTEMPTS + 1):
-            answer = self._once(path)
-            if answer.status == 429 or answer.status >= 500:
-                wait = _retry_after(answer) or random.uniform(0.2, 0.6) * 2**attempt
-                if attempt == _ATTEMPTS or wait > _LONGEST_WAIT:
-                    raise self._unusable(answer)
-                time.sleep(wait)
-                continue
-            if answer.status == 401 and _BAD_TOKEN in answer.message.lower():
-                self.bad_token = True
-                if anonymous_retry:
-                    continue  # a bad token must not stop public repositories
-            return answer
-        raise self._unusable(answer)
-
-    def _once(self, path: str) -> HubResponse:
-        from huggingface_hub.utils import build_hf_headers, get_session
-
-        token = False if self._token is None or self.bad_token else self._token
-        session = get_session()
-        library = http_library()
-        url = path if path.startswith("http") else self.endpoint + path
-        self.requests += 1
-        try:
-            response = session.get(url, headers=build_hf_headers(token=token), timeout=self.timeout)
-        except (library.TransportError, library.InvalidURL) as error:
-            raise OfflineError(
-                f"The Hub at {self.endpoint} does not answer.",
-                why=str(error) or type(error).__name__,
-                next="Check the network and HF_ENDPOINT, or add --offline.",
-            ) from error
-        message = response.headers.get("X-Error-Message", "")
-        body = None
-        if response.status_code == 200:
-            try:
-                body = response.json()
-            except ValueError as error:
-                raise self._no_hub("its answer is no JSON") from error
-        following = response.links.get("next", {}).get("url")
-        if response.status_code == 429:
-            message = response.headers.get("Retry-After") or _ratelimit_reset(response.headers)
-        return HubResponse(
-            response.status_code, response.headers.get("X-Error-Code", ""), message, body, following
+        Raises:
+            BusyError, OfflineError: as `facts`.
+        """
+        return self._list(
+            lambda api: api.list_models(
+                filter=f"base_model:quantized:{repo_id}",
+                sort="downloads",
+                expand=["tags", "config"],
+            )
         )
 
-    def _missing_message(self, answer: HubResponse) -> str:
-        said = answer.message or f"the Hub answers {answer.status}"
-        if answer.status == 401 and not self.has_token:
+    # -- one call ---------------------------------------------------------------------------
+
+    @property
+    def _sent(self) -> str | bool:
+        return False if self._token is None or self.bad_token else self._token
+
+    def _list(self, call: Callable[[HfApi], Iterable[ModelInfo]]) -> list[ModelInfo]:
+        try:
+            return self._ask(lambda api: list(call(api)))
+        except HfHubHTTPError as error:
+            raise self._unusable(error) from error
+
+    def _ask(self, call: Callable[[HfApi], T], *, as_anonymous: bool = True) -> T:
+        """Make a call within bounds: rate limits obeyed, passing faults tried again with jitter.
+
+        Args:
+            as_anonymous: call again without the token where the Hub does not accept it: a bad
+                token must not stop public repositories.
+
+        Raises:
+            HfHubHTTPError: the Hub says no.
+            BusyError, OfflineError: it is overloaded, or does not answer.
+        """
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                with bounded(self.timeout):
+                    return call(HfApi(self.endpoint, token=self._sent))
+            except HfHubHTTPError as error:
+                status = error.response.status_code
+                if status == 429 or status >= 500:
+                    wait = _reset_after(error) or random.uniform(0.2, 0.6) * 2**attempt
+                    if attempt == _ATTEMPTS or wait > _LONGEST_WAIT:
+                        raise self._unusable(error) from error
+                    time.sleep(wait)
+                elif self._sent and status == 401 and _BAD_TOKEN in _message(error).lower():
+                    self.bad_token = True
+                    if not as_anonymous:
+                        raise
+                else:
+                    raise
+            except HFValidationError:
+                raise
+            except (http_library().HTTPError, http_library().InvalidURL,
+                    OfflineModeIsEnabled) as error:  # fmt: skip
+                raise OfflineError(
+                    f"The Hub at {self.endpoint} does not answer.",
+                    why=str(error) or type(error).__name__,
+                    next="Check the network and HF_ENDPOINT, or add --offline.",
+                ) from error
+            except (ValueError, KeyError, TypeError) as error:
+                why = f"its response cannot be read ({type(error).__name__})"
+                raise self._not_a_hub(why) from error
+
+    def _facts_of(self, info: ModelInfo) -> RepoInfo:
+        return facts_of(info, own_token=bool(self._sent))
+
+    def _why_missing(self, error: HfHubHTTPError) -> str:
+        status = error.response.status_code
+        said = _message(error) or f"the Hub answers {status}"
+        if status == 401 and not self.has_token:
             said = "the Hub answers 401: it is missing, or private and no token was given"
         if self.bad_token:
             return f"{said} (asked without a token: the Hub does not accept the one given)"
         return said
 
-    def _no_hub(self, why: str) -> OfflineError:
+    def _not_a_hub(self, why: str) -> OfflineError:
         return OfflineError(
-            f"What answers at {self.endpoint} is no Hub.",
+            f"What answers at {self.endpoint} is not a Hub.",
             why=why,
             next="Check HF_ENDPOINT, and whether this network wants a sign-in first.",
         )
 
-    def _unusable(self, answer: HubResponse) -> Exception:
-        if answer.status == 429:
+    def _unusable(self, error: HfHubHTTPError) -> MdlError:
+        if error.response.status_code == 429:
+            seconds = _reset_after(error)
+            when = f"in {seconds:.0f} s" if seconds else "later"
             return BusyError(
                 "The Hub's rate limit is used up.",
-                why=f"it answers 429; it opens again in {answer.message or 'some'} s",
+                why=f"it answers 429; the limit is reset {when}",
                 next="Wait, or set HF_TOKEN: a known caller has a higher limit.",
             )
         return OfflineError(
-            f"The Hub at {self.endpoint} answers {answer.status}.",
-            why=answer.message,
+            f"The Hub at {self.endpoint} answers {error.response.status_code}.",
+            why=_message(error),
             next="Try again later, or add --offline to use what is here.",
         )
 
 
-def facts_of(body: dict[str, Any], own_token: bool) -> RepoInfo:
-    """Facts from one model_info object or one row of a listing."""
-    repo_id = body["id"]
-    gated = body.get("gated")
-    if body.get("disabled"):
-        return RepoInfo(repo_id, "disabled", message="disabled on the Hub", live=True)
-    base = (body.get("cardData") or {}).get("base_model")
+def facts_of(info: ModelInfo, own_token: bool) -> RepoInfo:
+    """Facts from `model_info` or one row of a listing."""
+    if info.disabled:
+        return RepoInfo(info.id, "disabled", message="disabled on the Hub", live=True)
+    base = getattr(info.card_data, "base_model", None)
+    access = "unknown" if info.gated else "open"
     return RepoInfo(
-        repo_id=repo_id,
+        repo_id=info.id,
         state="ok",
-        gated="false" if not gated else str(gated),
-        format=_format_of(body),
+        gated=str(info.gated) if info.gated else "false",
+        format=_format_of(info),
         base_model=base if isinstance(base, str) else (base[0] if base else None),
-        commit=body.get("sha"),
-        access="granted" if body.get("private") and own_token else ("unknown" if gated else "open"),
+        commit=info.sha,
+        access="granted" if info.private and own_token else access,
         live=True,
     )
 
 
-def _format_of(body: dict[str, Any]) -> str | None:
+def _format_of(info: ModelInfo) -> str | None:
     """By the files (a listing of many repositories has none), the configuration, the name."""
-    config, files = body.get("config"), body.get("siblings") or ()
-    if is_adapter([str(row.get("rfilename")) for row in files if isinstance(row, dict)]):
+    if is_adapter([file.rfilename for file in info.siblings or ()]):
         return "adapter"
-    if isinstance(config, dict) and config:
-        return config_format(config.get("quantization_config"))
-    return "gguf" if "gguf" in body.get("tags", ()) else claimed_format(body["id"])
+    if isinstance(info.config, dict) and info.config:
+        return config_format(info.config.get("quantization_config"))
+    return "gguf" if "gguf" in (info.tags or ()) else claimed_format(info.id)
 
 
-def access_of(answer: HubResponse) -> str:
-    """The access state behind an auth-check's answer."""
-    if answer.status == 200:
-        return "granted"
-    message = answer.message.lower()
+def access_of(error: HfHubHTTPError) -> str:
+    """The access state behind a refused auth-check."""
+    message = (error.server_message or "").lower()
     if _BAD_TOKEN in message:
         return "bad_token"
-    if answer.code == "GatedRepo" or "restricted" in message:
+    if isinstance(error, GatedRepoError) or "restricted" in message:
         for words, state in _DENIALS:
             if words in message:
                 return state
-        return "not_requested" if answer.status == 403 else "unknown"
+        return "not_requested" if error.response.status_code == 403 else "unknown"
     return "unknown"
 
 
-def _retry_after(answer: HubResponse) -> float | None:
-    return float(answer.message) if answer.status == 429 and answer.message.isdigit() else None
+def _message(error: HfHubHTTPError) -> str:
+    """The Hub's own words; `HfApi.whoami` leaves them in the header."""
+    said = error.server_message or error.response.headers.get("X-Error-Message")
+    return (said or "").partition("\n")[0]
 
 
-def _ratelimit_reset(headers: Any) -> str:
-    found = re.search(r"\bt=(\d+)", headers.get("RateLimit", ""))
-    return found[1] if found else ""
+def _reset_after(error: HfHubHTTPError) -> float | None:
+    """Seconds until a rate limit is reset, where the Hub says it."""
+    headers = error.response.headers
+    found = re.fullmatch(r"\d+", headers.get("Retry-After", "")) or re.search(
+        r"(?<=\bt=)\d+", headers.get("RateLimit", "")
+    )
+    return float(found[0]) if error.response.status_code == 429 and found else None

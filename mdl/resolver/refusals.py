@@ -7,7 +7,7 @@ from mdl.resolver.types import RepoInfo, ResolveOptions, TraceStep
 
 ACCESS_WORDS = {
     "no_token": "it is gated and no token was given",
-    "bad_token": "it is gated and the HubApi does not accept the token",
+    "bad_token": "it is gated and the Hub does not accept the token",
     "not_requested": "it is gated and access was not asked for",
     "pending": "it is gated and the request for access awaits its author's review",
     "rejected": "it is gated and its author rejected the request for access",

@@ -303,7 +303,7 @@ def _slow(seconds: float) -> dict[str, Any]:
         "error": {
             "code": "busy",
             "message": f"The answer took longer than {seconds:.0f} s.",
-            "why": "the database or the HubApi is slow",
+            "why": "the database or the Hub is slow",
             "next": "Try again in a moment.",
         }
     }

@@ -161,7 +161,9 @@ class HubHandler(BaseHTTPRequestHandler):
             return self._refs(repo)
         if action == "auth-check":
             self._require_access(repo)
-            return self._json({})
+            self._head(200, 2, **{"Content-Type": "text/plain"})
+            self.wfile.write(b"OK")  # as the real Hub does: the status alone counts
+            return None
         commit = self._revision(repo, unquote(rest[0]) if rest else "main")
         if action == "revision":
             return self._model_info(repo, commit)

@@ -10,11 +10,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from huggingface_hub import HfApi
 
 from mdl.errors import BusyError, NotFoundError, OfflineError
-from mdl.resolver import ResolveOptions, Resolver
+from mdl.resolver import HubApi, ResolveOptions, Resolver
 from mdl.settings import Settings
 from tests.hub import LoopbackHub
+from tests.hub.faults import rate_limited
 from tests.resolver.conftest import BNB
 
 GATED = "meta-llama/Llama-3.1-8B-Instruct"
@@ -96,7 +98,7 @@ def test_a_text_that_can_be_no_token_is_a_bad_token(
 
 
 @pytest.mark.parametrize("page", [b"<html>Welcome</html>", b"{}", b"[]", b'{"id": 5}'])
-def test_a_sign_in_page_is_no_hub(tmp_path: Path, page: bytes) -> None:
+def test_a_sign_in_page_is_not_a_hub(tmp_path: Path, page: bytes) -> None:
     """What a hotel's network, or another program there, answers to everything: 200 and a page."""
 
     class SignIn(BaseHTTPRequestHandler):
@@ -112,7 +114,7 @@ def test_a_sign_in_page_is_no_hub(tmp_path: Path, page: bytes) -> None:
         thread.start()
         settings = Settings(tmp_path, tmp_path, f"http://127.0.0.1:{server.server_port}")
         resolver = Resolver(settings)
-        with pytest.raises(OfflineError, match="is no Hub") as caught:
+        with pytest.raises(OfflineError, match="is not a Hub") as caught:
             resolver.access("org/name")
         known = resolver.resolve(GATED, ResolveOptions("bnb-4bit"))
         resolver.close()
@@ -242,6 +244,37 @@ def test_a_rate_limit_is_waited_for_within_bounds(hub: LoopbackHub, online: Make
     hub.fault(path="/api/models/*", status=429, headers={"Retry-After": "3000"}, times=5)
     with pytest.raises(BusyError, match="rate limit"):
         online().resolve("org/model")
+
+
+@pytest.mark.parametrize("path", ["*/auth-check", "/api/models", "*/tree/*", "/api/whoami-v2"])
+def test_no_call_waits_longer_than_it_may(hub: LoopbackHub, path: str) -> None:
+    """Neither where the Hub holds its response back, nor where it limits the rate for long."""
+    hub.add_user("hf_in", "in")
+    repo = hub.add_repo("org/model", files={"config.json": "{}"}, gated="auto")
+    calls: dict[str, Callable[[HubApi], object]] = {
+        "*/auth-check": lambda api: api.access("org/model"),
+        "/api/models": lambda api: list(api.by_author("org")),
+        "*/tree/*": lambda api: api.file_hashes("org/model", repo.head().id),
+        "/api/whoami-v2": lambda api: api.whoami(),
+    }
+    held = hub.fault(path=path, latency=60.0, times=None)
+    with pytest.raises(OfflineError, match="does not answer"):
+        calls[path](HubApi(hub.endpoint, "hf_in", timeout=0.2))
+    held.times = held.hits
+    held.release()
+    hub.fault(path=path, status=429, headers=rate_limited(3000), times=None)
+    with pytest.raises(BusyError, match="rate limit") as refused:
+        calls[path](HubApi(hub.endpoint, "hf_in"))
+    assert "3000 s" in refused.value.why
+    limited = [request for request in hub.requests if request.status == 429]
+    assert len(limited) == 1, "the client's own retries are off"
+
+
+def test_bounds_hold_for_calls_of_ours_alone(hub: LoopbackHub) -> None:
+    hub.add_repo("org/model", files={"config.json": "{}"})
+    assert HubApi(hub.endpoint, None, timeout=0.2).facts("org/model").state == "ok"
+    hub.fault(path="/api/models/*", latency=0.5)
+    assert HfApi(hub.endpoint, token=False).model_info("org/model").id == "org/model"
 
 
 def test_a_passing_fault_is_tried_again_and_a_dead_hub_answered_from_here(

@@ -51,7 +51,7 @@ def test_the_service_answers_and_the_hub_is_not_asked_from_here(
     hub: LoopbackHub, team: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MDL_SERVER", team.url)
-    monkeypatch.setattr("mdl.resolver.hub_api.HubApi._get", None)
+    monkeypatch.setattr("mdl.resolver.hub_api.HubApi._ask", None)
     answer = mdl.resolve("unsloth/llama-3.2-1b-instruct", format="bnb-4bit")
     assert answer.repo_id == MIRROR
     assert answer.trace

@@ -5,11 +5,15 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from mdl.errors import MdlError, OfflineError
-from mdl.resolver import CacheView, HubApi, Name, RepoInfo, Resolver
+from mdl.resolver import CacheView, Name, RepoInfo, Resolver
 from mdl.settings import Settings
 from mdl.store import Catalog, NameRecord, RepositoryRow
+
+if TYPE_CHECKING:
+    from mdl.resolver import HubApi
 
 _DEAD_FOR = 10.0
 
@@ -95,7 +99,7 @@ class CallerResolver(Resolver):
         self._known = known or {}
 
     @property
-    def hub(self) -> HubApi:
+    def hub(self) -> "HubApi":
         if not self._may_ask:
             raise MustAsk
         return super().hub

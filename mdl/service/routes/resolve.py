@@ -47,9 +47,9 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "The request itself is wrong.",
         401: "A token is needed.",
-        403: "The token's role is not enough, or the HubApi says no.",
+        403: "The token's role is not enough, or the Hub says no.",
         404: "No such repository, revision or entry.",
-        424: "The answer needs the HubApi, which is out of reach.",
+        424: "The answer needs the Hub, which is out of reach.",
         503: "Not now; Retry-After says when.",
     }.items()
 }
