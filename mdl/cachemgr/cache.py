@@ -1,4 +1,4 @@
-"""The cache manager's front door: one `Cache` per root, cheap to open.
+"""One `Cache` per root, cheap to open.
 
 Reading imports neither huggingface_hub nor SQLAlchemy; what only changes need is imported when
 something is changed.
@@ -116,11 +116,11 @@ class Cache:
 
     # Reading
 
-    def survey(self) -> Survey:
+    def survey(self, *, breakdowns: bool = False) -> Survey:
         """Every folder of the root, read again where it changed."""
-        return survey(self._where, self.index)
+        return survey(self._where, self.index, breakdowns=breakdowns)
 
-    def knowledge(self) -> LocalRecords:
+    def records(self) -> LocalRecords:
         """Pins, recorded use, the Hub's spellings and lock files on record."""
         used: dict[str, dict[str, float]] = {}
         for key, commit, at in self.index.used():
@@ -136,12 +136,12 @@ class Cache:
 
     def list(self) -> Repos:
         """Every repository once, whatever its casings."""
-        return group(self.survey().summaries, self.knowledge())
+        return group(self.survey().summaries, self.records())
 
     def listing(self) -> tuple[Repos, Totals]:
         """`list`, with the totals of the whole root."""
         found = self.survey()
-        repos = group(found.summaries, self.knowledge())
+        repos = group(found.summaries, self.records())
         return repos, self._totals(found, repos)
 
     def _totals(self, found: Survey, repos: Sequence[CachedRepo]) -> Totals:
@@ -265,7 +265,7 @@ class Cache:
             missing,
         )
 
-    # Knowledge
+    # Use, lock files and pins
 
     def record_use(self, repo_id: str, commit: str, repo_type: str = "model") -> None:
         """Note that a revision was used now: the only honest last-used time there is."""

@@ -1,7 +1,4 @@
-"""The console entry point: a command, then its exit code; every failure is one clear message.
-
-click is imported by the commands that need it: that alone takes longer than many an answer.
-"""
+"""The console entry point: a command, then its exit code; every failure is one clear message."""
 
 import errno
 import os
@@ -83,11 +80,6 @@ def _run(args: list[str], *, as_json: bool) -> int:
 
 
 def _command(args: list[str]) -> int:
-    if args == ["cache", "ls"]:  # what is typed most, in half the time
-        from mdl.cli.cache import list_plainly
-
-        list_plainly()
-        return 0
     from mdl.cli.group import cli
 
     result = cli.main(args=args, prog_name="mdl", standalone_mode=False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mdl.lazy import door
 
 if TYPE_CHECKING:
-    from mdl.store.cache_index import CacheIndex, JournalAction
+    from mdl.store.cache_index import CacheIndex, FolderRow, JournalAction
     from mdl.store.catalog import Catalog, open_catalog
     from mdl.store.rows import (
         FORMATS,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __getattr__ = door(
     __name__,
     {
-        "cache_index": "CacheIndex JournalAction",
+        "cache_index": "CacheIndex FolderRow JournalAction",
         "catalog": "Catalog open_catalog",
         "rows": (
             "BadMirror CatalogSource FORMATS LOADABLE_FORMATS LocalMirror MirrorRow NameRecord "

@@ -26,33 +26,46 @@ class JournalAction(NamedTuple):
     detail: dict[str, Any]
 
 
+class FolderRow(NamedTuple):
+    """What is remembered of one folder of the cache.
+
+    Attributes:
+        probes: JSON; empty where the folder must be read again next time.
+        facts: JSON; what a listing shows.
+        breakdown: JSON; what a prune plan needs besides; empty where it was not asked for.
+        linked: some of its bytes have further names elsewhere.
+    """
+
+    name: str
+    probes: str
+    facts: str
+    breakdown: str = ""
+    linked: bool = False
+
+
 class CacheIndex(IndexFile):
     """The index of one root. Every method raises `StoreError` where the file cannot be used."""
 
     # The view of the disk
 
-    def folders(self) -> dict[str, tuple[str, str]]:
-        """Folder name → (probes, facts), as they were put."""
+    def folders(self, *, breakdowns: bool = False) -> dict[str, FolderRow]:
+        """Every folder by its name; without `breakdowns` these are left out, which is faster."""
         version = self._rows("SELECT value FROM meta WHERE key = 'view_version'")
         if version != [(str(VIEW_VERSION),)]:
             self.drop_view()
-        rows = self._rows("SELECT name, probes, facts FROM folder")
-        return {os.fsdecode(name): (probes, facts) for name, probes, facts in rows}
+        rows = self._rows(
+            "SELECT name, probes, facts, breakdown FROM folder"
+            if breakdowns
+            else "SELECT name, probes, facts FROM folder"
+        )
+        return {name: FolderRow(name, *row) for raw, *row in rows for name in [os.fsdecode(raw)]}
 
-    def put_folders(
-        self, rows: Iterable[tuple[str, str, str, bool]], gone: Iterable[str] = ()
-    ) -> None:
-        """Store (name, probes, facts, linked) rows and forget the folders that are gone.
-
-        `linked` says that some of its bytes have further names elsewhere.
-        """
+    def put_folders(self, rows: Iterable[FolderRow], gone: Iterable[str] = ()) -> None:
+        """Remember these folders, and forget those that are gone."""
         with self.transaction():
             self._db.executemany(
-                "INSERT OR REPLACE INTO folder VALUES (?, ?, ?, ?)",
-                (
-                    (os.fsencode(name), probes, facts, linked)
-                    for name, probes, facts, linked in rows
-                ),
+                "INSERT OR REPLACE INTO folder VALUES (?, ?, ?, ?, ?)",
+                ((os.fsencode(name), *row) for name, *row in rows),
             )
             self._db.executemany(
                 "DELETE FROM folder WHERE name = ?", ((os.fsencode(name),) for name in gone)

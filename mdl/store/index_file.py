@@ -18,7 +18,7 @@ from mdl.store.sqlite_connection import SelfClosing, read_whole
 
 SCHEMA_VERSION = 1
 # Raise it when the meaning of a `folder` row changes: old rows are dropped and read again.
-VIEW_VERSION = 2
+VIEW_VERSION = 3
 
 # Room for the journal of a few thousand changes.
 _RESERVE = 1 << 20
@@ -47,7 +47,8 @@ CREATE TABLE IF NOT EXISTS operation (
 """
 VIEW = """
 CREATE TABLE IF NOT EXISTS folder (
-    name BLOB PRIMARY KEY, probes TEXT NOT NULL, facts TEXT NOT NULL, linked INTEGER NOT NULL);
+    name BLOB PRIMARY KEY, probes TEXT NOT NULL, facts TEXT NOT NULL, breakdown TEXT NOT NULL,
+    linked INTEGER NOT NULL);
 """
 
 

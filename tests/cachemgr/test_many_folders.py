@@ -12,7 +12,7 @@ import pytest
 
 from mdl.cachemgr.index import refresh as index
 from mdl.cachemgr.index import rescan as reread
-from mdl.cachemgr.index.grouping import Summary, from_rows
+from mdl.cachemgr.index.grouping import Summary, parse_summaries
 from mdl.cachemgr.scan import parallel as forked
 from mdl.cachemgr.scan.folder import scan_folder
 from tests.cachemgr.builder import A, CacheBuilder
@@ -45,7 +45,7 @@ def forking(monkeypatch: pytest.MonkeyPatch) -> None:
 def read(root: Path, names: list[str]) -> list[Summary]:
     found = sorted(reread.read_folders(str(root), names, marked=False))
     assert [row[0] for row in found] == names
-    return from_rows(names, [facts for _, _, facts, _ in found])
+    return parse_summaries(names, [row.facts for row in found])
 
 
 def moved(root: Path, rows: list[tuple[str, str]]) -> list[str]:

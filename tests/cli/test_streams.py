@@ -68,7 +68,7 @@ def test_a_closed_input_is_an_empty_one(
 
 def test_another_ones_exit_is_not_taken_for_a_closed_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     """Code of a model's repository may call sys.exit: that is no success."""
-    monkeypatch.setattr("mdl.cli.cache.listing.load_settings", lambda: sys.exit(4))
+    monkeypatch.setattr("mdl.cli.cache.options.load_settings", lambda: sys.exit(4))
     with pytest.raises(SystemExit) as ended:
         run(["cache", "ls"])
     assert ended.value.code == 4

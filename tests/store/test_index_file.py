@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mdl.errors import BusyError, StoreError
-from mdl.store.cache_index import CacheIndex
+from mdl.store.cache_index import CacheIndex, FolderRow
 
 RUBBISH = b"this is no database" * 1000
 
@@ -28,7 +28,7 @@ def fill(index: CacheIndex) -> None:
     index._db.execute(f"PRAGMA max_page_count = {pages}")
 
 
-MUCH = [("models--o--n", "[]", "x" * 100_000, False)]
+MUCH = [FolderRow("models--o--n", "[]", "x" * 100_000)]
 WRITES: list[Callable[[CacheIndex], object]] = [
     lambda index: index.put_folders(MUCH),
     lambda index: index.begin_action("rm", "all", {"trash": "x" * 100_000}, []),

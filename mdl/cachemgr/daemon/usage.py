@@ -8,7 +8,7 @@ seen; anything that reads a blob counts, a backup too. Where there is no /proc n
 import os
 from collections.abc import Callable, Mapping
 
-from mdl.cachemgr.journal import list_open_files
+from mdl.cachemgr.journal import list_open_files, open_revisions
 from mdl.cachemgr.layout import parse_folder, repo_key
 from mdl.cachemgr.scan import scan_folder, store_is_marked
 from mdl.store import CacheIndex
@@ -59,12 +59,6 @@ class UseJournal:
         parsed = parse_folder(folder)
         if parsed is None or not os.path.isdir(os.path.join(self._root, folder)):
             return set()
-        key = repo_key(*parsed)
-        found = set()
-        facts = scan_folder(self._root, folder, marked=store_is_marked(self._root))
-        for snapshot in facts.snapshots:
-            names = {f"blobs/{pointer.blob}" for pointer in snapshot.pointers}
-            names.update(f"snapshots/{snapshot.commit}/{p.path}" for p in snapshot.pointers)
-            if names & paths:
-                found.add((key, snapshot.commit))
-        return found
+        found = scan_folder(self._root, folder, marked=store_is_marked(self._root))
+        opened = dict.fromkeys((f"{folder}/{path}" for path in paths), os.getpid())
+        return {(repo_key(*parsed), commit) for commit in open_revisions(found, opened)}

@@ -5,18 +5,22 @@ from typing import TYPE_CHECKING
 from mdl.lazy import door
 
 if TYPE_CHECKING:
+    from mdl.cachemgr.index.breakdown import ORPHANS, Breakdown
     from mdl.cachemgr.index.filters import Row, compile_filter, rows_of, sort_rows
     from mdl.cachemgr.index.grouping import LocalRecords, Summary, group, is_pinned, physical
     from mdl.cachemgr.index.refresh import Survey, survey, tree_size
+    from mdl.cachemgr.index.rescan import read_again
     from mdl.cachemgr.index.show import describe
     from mdl.cachemgr.index.treemap import Box, draw_png, draw_svg, squarify, to_cells
 
 __getattr__ = door(
     __name__,
     {
+        "breakdown": "Breakdown ORPHANS",
         "filters": "Row compile_filter rows_of sort_rows",
         "grouping": "LocalRecords Summary group is_pinned physical",
         "refresh": "Survey survey tree_size",
+        "rescan": "read_again",
         "show": "describe",
         "treemap": "Box draw_png draw_svg squarify to_cells",
     },

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from mdl.cachemgr.types import CachedRepo
+from mdl.cachemgr.types import CachedRepo, CachedRevision
 from mdl.errors import MdlError, UsageError
 from mdl.settings import parse_duration, parse_size
 
@@ -15,9 +15,9 @@ _NUMBERS: dict[str, Callable[[Any, float], float]] = {
     "modified": lambda row, now: _age(row.modified, now),
 }
 _TEXTS: dict[str, Callable[[Any], Iterable[str]]] = {
-    "type": lambda row: [row.repo_type],
+    "type": lambda row: [row.repo.repo_type],
     "refs": lambda row: row.refs,
-    "name": lambda row: [row.repo_id],
+    "name": lambda row: [row.repo.repo_id],
     "state": lambda row: [row.state],
     "pinned": lambda row: ["true" if row.pinned else "false"],
 }
@@ -40,35 +40,41 @@ SORT_KEYS = ("accessed", "modified", "name", "size")
 
 
 class Row(NamedTuple):
-    """What a filter or an order looks at: a repository, or one revision of it."""
+    """One line of a listing: a repository, or one `revision` of it."""
 
     repo: CachedRepo
-    commit: str | None
-    repo_id: str
-    repo_type: str
-    size: int
-    accessed: float | None
-    modified: float | None
-    refs: tuple[str, ...]
-    state: str
-    pinned: bool
+    revision: CachedRevision | None = None
+
+    @property
+    def size(self) -> int:
+        return self.repo.size_on_disk if self.revision is None else self.revision.size
+
+    @property
+    def accessed(self) -> float | None:
+        return (self.revision and self.revision.last_used) or self.repo.last_used
+
+    @property
+    def modified(self) -> float | None:
+        return (self.revision or self.repo).last_modified
+
+    @property
+    def refs(self) -> tuple[str, ...]:
+        return (self.revision or self.repo).refs
+
+    @property
+    def state(self) -> str:
+        return (self.revision or self.repo).state
+
+    @property
+    def pinned(self) -> bool:
+        return (self.revision or self.repo).pinned
 
 
 def rows_of(repos: Iterable[CachedRepo], *, revisions: bool = False) -> list[Row]:
-    """One row a repository, or one a revision."""
+    """One row per repository, or one per revision."""
     if not revisions:
-        return [
-            Row(repo, None, repo.repo_id, repo.repo_type, repo.size_on_disk, repo.last_used,
-                repo.last_modified, repo.refs, repo.state, repo.pinned)
-            for repo in repos
-        ]  # fmt: skip
-    return [
-        Row(repo, revision.commit, repo.repo_id, repo.repo_type, revision.size,
-            revision.last_used or repo.last_used, revision.last_modified, revision.refs,
-            revision.state, revision.pinned)
-        for repo in repos
-        for revision in repo.revisions
-    ]  # fmt: skip
+        return [Row(repo) for repo in repos]
+    return [Row(repo, revision) for repo in repos for revision in repo.revisions]
 
 
 def compile_filter(text: str, now: float) -> Callable[[Row], bool]:
@@ -128,7 +134,9 @@ def sort_rows(rows: list[Row], order: str) -> list[Row]:
             next=f"Use one of {', '.join(SORT_KEYS)}, with :asc or :desc.",
         )
     if key == "name":
-        return sorted(rows, key=lambda row: row.repo_id.casefold(), reverse=direction == "desc")
+        return sorted(
+            rows, key=lambda row: row.repo.repo_id.casefold(), reverse=direction == "desc"
+        )
     values: dict[str, Callable[[Row], float]] = {
         "size": lambda row: row.size,
         "accessed": lambda row: row.accessed or 0.0,

@@ -41,11 +41,8 @@ class Summary(NamedTuple):
     shared: list[Any]
 
 
-def from_rows(names: Iterable[str], facts: Iterable[str]) -> list[Summary]:
-    """The summaries that the index keeps as these texts.
-
-    One text for the parser: a call of it for each of thousands costs as much again.
-    """
+def parse_summaries(names: Iterable[str], facts: Iterable[str]) -> list[Summary]:
+    """The summaries that the index keeps as these texts, parsed together: far faster."""
     together = json.loads(f"[{','.join(facts)}]")
     return [Summary(name, *one) for name, one in zip(names, together, strict=True)]
 

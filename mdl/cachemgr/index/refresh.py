@@ -1,4 +1,4 @@
-"""Bringing the index up to date: probe every folder, read again only those that changed.
+"""Updating the index: probe every folder, and read again only those that changed.
 
 A folder's probes are the stamps of the folders in it that hold names. They do not see a file
 whose content changes in place, nor a hard link made elsewhere to one of its blobs; `mdl cache
@@ -11,13 +11,16 @@ import os
 import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from mdl.cachemgr.index.grouping import Summary, from_rows
+from mdl.cachemgr.index.grouping import Summary, parse_summaries
 from mdl.cachemgr.layout import ROOT_EXTRAS, SHA256_LENGTH, is_hash, parse_folder
 from mdl.cachemgr.scan import change_stamp, in_processes, settled, store_is_marked
 from mdl.errors import BusyError, DiskError, StoreError
-from mdl.store import CacheIndex
+from mdl.store import CacheIndex, FolderRow
+
+if TYPE_CHECKING:
+    from mdl.cachemgr.index.breakdown import Breakdown
 
 _STORE = "blobs"
 # A process is worth its start from some five milliseconds of stats on.
@@ -28,42 +31,50 @@ class Survey(NamedTuple):
     """A whole root, up to date.
 
     Attributes:
+        breakdowns: one for each summary where they were asked for, else none.
         store: xet hash → size of every payload in the shared store.
         read: how many folders had to be read again.
         strangers: entries of the root that are neither repositories nor huggingface_hub's own.
     """
 
     summaries: list[Summary]
+    breakdowns: list["Breakdown"]
     store: dict[str, int]
     read: int
     strangers: list[str]
 
 
-def survey(root: str, index: CacheIndex) -> Survey:
-    """Read what changed since the index last looked, and remember it.
+def survey(root: str, index: CacheIndex, *, breakdowns: bool = False) -> Survey:
+    """Read what changed since the last survey, and remember it.
 
     Raises:
         DiskError: the root cannot be read, or is no folder.
     """
     names, strangers = _root_entries(root)
     names.sort()
-    known = index.folders()
+    known = index.folders(breakdowns=breakdowns)
     marked = store_is_marked(root)
-    probed = [(name, known[name][0]) for name in names if name in known and known[name][0]]
-    still = set(names).intersection(name for name, _ in probed).difference(_moved(root, probed))
+    probed = [(name, known[name].probes) for name in names if name in known and known[name].probes]
+    still = {name for name, _ in probed}.difference(_moved(root, probed))
     stale = [name for name in names if name not in still]
-    facts = {name: row[1] for name in names if (row := known.pop(name, None)) is not None}
-    rows: list[tuple[str, str, str, bool]] = []
+    found = {name: row for name in names if (row := known.pop(name, None)) is not None}
+    fresh: list[FolderRow] = []
     if stale:
         from mdl.cachemgr.index.rescan import read_folders
 
-        rows += read_folders(root, stale, marked=marked)
-        facts.update((name, fresh) for name, _, fresh, _ in rows)
-    store = _survey_store(root, known.pop(_STORE, None), rows) if marked else {}
-    if rows or known:
+        fresh += read_folders(root, stale, marked=marked)
+        found.update((row.name, row) for row in fresh)
+    store = _survey_store(root, known.pop(_STORE, None), fresh) if marked else {}
+    if fresh or known:
         with contextlib.suppress(StoreError, BusyError):  # not remembered: read again next time
-            index.put_folders(rows, known)
-    return Survey(from_rows(names, map(facts.__getitem__, names)), store, len(stale), strangers)
+            index.put_folders(fresh, known)
+    summaries = parse_summaries(names, [found[name].facts for name in names])
+    detailed: list[Breakdown] = []
+    if breakdowns:
+        from mdl.cachemgr.index.breakdown import parse_breakdowns
+
+        detailed = parse_breakdowns(found[name].breakdown for name in names)
+    return Survey(summaries, detailed, store, len(stale), strangers)
 
 
 def _root_entries(root: str) -> tuple[list[str], list[str]]:
@@ -131,17 +142,15 @@ def _stands(path: str, probes: Iterable[tuple[str, int]], base: int | None = Non
     return True
 
 
-def _survey_store(
-    root: str, row: tuple[str, str] | None, rows: list[tuple[str, str, str, bool]]
-) -> dict[str, int]:
+def _survey_store(root: str, row: FolderRow | None, fresh: list[FolderRow]) -> dict[str, int]:
     path = os.path.join(root, _STORE)
-    if row is not None and row[0] and _stands(path, json.loads(row[0])):
-        store: dict[str, int] = json.loads(row[1])
+    if row is not None and row.probes and _stands(path, json.loads(row.probes)):
+        store: dict[str, int] = json.loads(row.facts)
         return store
     before = time.time_ns()
     probes, store = read_store(path)
     trusted = json.dumps(probes) if settled(probes, before) else ""
-    rows.append((_STORE, trusted, json.dumps(store), False))
+    fresh.append(FolderRow(_STORE, trusted, json.dumps(store)))
     return store
 
 

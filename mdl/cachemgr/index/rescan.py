@@ -1,4 +1,4 @@
-"""Folders, from the disk to their rows in the index."""
+"""Reading folders from the disk into rows of the index."""
 
 import gc
 import json
@@ -7,47 +7,59 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from mdl.cachemgr.index.grouping import Summary
-from mdl.cachemgr.scan import Folder, in_processes, scan_folder, settled
+from mdl.cachemgr.index.breakdown import Breakdown, break_down, parse_breakdowns
+from mdl.cachemgr.index.grouping import Summary, parse_summaries
+from mdl.cachemgr.scan import Folder, in_processes, scan_folder, settled, store_is_marked
+from mdl.store import FolderRow
 
 # A process is worth its start from some twenty milliseconds of reading on.
 _WORTH_A_PROCESS = 50
 
-# Name, probes, facts, linked: as `CacheIndex.put_folders` takes it.
-Row = tuple[str, str, str, bool]
 
+def read_folders(root: str, names: Sequence[str], *, marked: bool) -> list[FolderRow]:
+    """Read each folder, in any order, by several processes where there are many.
 
-def read_folders(root: str, names: Sequence[str], *, marked: bool) -> list[Row]:
-    """`read_folder` for each name, in any order, by several processes where there are many.
-
-    The garbage collector does not look in between: it would look at every one of some hundred
-    thousand small values, and find no cycle in them.
+    The garbage collector is paused: it would search hundreds of thousands of small values for
+    cycles and find none.
     """
 
-    def read(share: Sequence[str]) -> list[Row]:
+    def read(share: Sequence[str]) -> list[FolderRow]:
         return [read_folder(root, name, marked=marked) for name in share]
 
     enabled = gc.isenabled()
     gc.disable()
     try:
-        return [tuple(row) for row in in_processes(read, names, worth=_WORTH_A_PROCESS)]
+        return [FolderRow(*row) for row in in_processes(read, names, worth=_WORTH_A_PROCESS)]
     finally:
         if enabled:
             gc.enable()
 
 
-def read_folder(root: str, name: str, *, marked: bool) -> Row:
-    """A folder's row for `CacheIndex.put_folders`.
+def read_folder(root: str, name: str, *, marked: bool) -> FolderRow:
+    """Read one folder.
 
-    The probes are empty where they could not be trusted: the folder is then read again next time.
+    The row has no probes where they could not be trusted: the folder is then read again next time.
     """
     before = time.time_ns()
     folder = scan_folder(root, name, marked=marked)
     trusted = folder.readable and not folder.incomplete and settled(folder.probes, before)
     summary = summarize(folder)
-    # JSON in ASCII: names that are no UTF-8 stay what they are, as escaped surrogates.
-    probes = json.dumps(folder.probes) if trusted else ""
-    return name, probes, json.dumps(summary[1:]), bool(summary.links)
+    # JSON in ASCII: names that are not UTF-8 stay what they are, as escaped surrogates.
+    return FolderRow(
+        name,
+        json.dumps(folder.probes) if trusted else "",
+        json.dumps(summary[1:]),
+        json.dumps(break_down(folder)),
+        bool(summary.links),
+    )
+
+
+def read_again(root: str, names: Sequence[str]) -> dict[str, tuple[Summary, Breakdown]]:
+    """These folders as they are now; the index is left out of it."""
+    rows = read_folders(root, names, marked=store_is_marked(root))
+    summaries = parse_summaries([row.name for row in rows], [row.facts for row in rows])
+    breakdowns = parse_breakdowns(row.breakdown for row in rows)
+    return {s.name: (s, b) for s, b in zip(summaries, breakdowns, strict=True)}
 
 
 def summarize(folder: Folder) -> Summary:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         root_mutex,
         wait_until_quiet,
     )
-    from mdl.cachemgr.journal.open_files import list_open_files
+    from mdl.cachemgr.journal.open_files import list_open_files, open_revisions
     from mdl.cachemgr.journal.shared_blobs import MANIFEST, payload_path, references, still_linked
     from mdl.cachemgr.journal.trash import TrashEntry, entries, make_place, regained, trash_place
 
@@ -43,7 +43,7 @@ __getattr__ = door(
         "locks": (
             "DownloadLocks QUIET_SECONDS busy_folders last_written root_mutex wait_until_quiet"
         ),
-        "open_files": "list_open_files",
+        "open_files": "list_open_files open_revisions",
         "shared_blobs": "MANIFEST payload_path references still_linked",
         "trash": "TrashEntry entries make_place regained trash_place",
     },

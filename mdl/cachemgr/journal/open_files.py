@@ -1,8 +1,10 @@
-"""The cache's files that other processes have open or mapped, as far as `/proc` tells."""
+"""Files of the cache that other processes have open or mapped, as far as `/proc` tells."""
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+
+from mdl.cachemgr.scan import Folder
 
 
 def list_open_files(root: str) -> dict[str, int]:
@@ -38,3 +40,29 @@ def _paths_of(pid: int) -> Iterator[str]:
                     yield line[start:].rstrip("\n")
     except OSError:
         return
+
+
+def open_revisions(folder: Folder, opened: Mapping[str, int]) -> dict[str, int]:
+    """Commit → a process that has one of the revision's files open.
+
+    Args:
+        opened: as `list_open_files` gives it.
+    """
+    found: dict[str, int] = {}
+    for snapshot in folder.snapshots:
+        for pointer in snapshot.pointers:
+            pid = opened.get(_content_of(folder, pointer.blob)) if pointer.blob else None
+            if pid is not None:
+                found[snapshot.commit] = pid
+                break
+    return found
+
+
+def _content_of(folder: Folder, blob: str) -> str:
+    """The path of a blob's content, relative to the root."""
+    inode = folder.blobs[blob].inode
+    if inode[0] == "shared":
+        return f"blobs/{inode[1][:2]}/{inode[1]}"
+    return (
+        f"{folder.name}/{blob}" if blob.startswith("snapshots/") else f"{folder.name}/blobs/{blob}"
+    )

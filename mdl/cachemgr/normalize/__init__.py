@@ -1,4 +1,4 @@
-"""Making every casing of a name find one copy: a plan first, then the operations."""
+"""Making every casing of a name find the same copy: a plan first, then the operations."""
 
 from typing import TYPE_CHECKING
 
@@ -6,12 +6,14 @@ from mdl.lazy import door
 
 if TYPE_CHECKING:
     from mdl.cachemgr.normalize.execute import apply_normalize
-    from mdl.cachemgr.normalize.plan import NormalizeRequest, hub_spelling, plan_normalize
+    from mdl.cachemgr.normalize.plan import NormalizeRequest, plan_normalize
+    from mdl.cachemgr.normalize.spelling import hub_spelling
 
 __getattr__ = door(
     __name__,
     {
         "execute": "apply_normalize",
-        "plan": "NormalizeRequest hub_spelling plan_normalize",
+        "plan": "NormalizeRequest plan_normalize",
+        "spelling": "hub_spelling",
     },
 )

@@ -28,7 +28,7 @@ from mdl.cachemgr.journal import (
     wait_until_quiet,
 )
 from mdl.cachemgr.layout import folder_name
-from mdl.cachemgr.normalize.operations import Draft, Taker
+from mdl.cachemgr.normalize.operations import MergedFolder, Steps
 from mdl.cachemgr.normalize.plan import (
     CannotNormalize,
     FolderReader,
@@ -146,12 +146,12 @@ class _Run:
         self.index = index
         self.staging = staging
         self.request = request
-        self.view = FolderReader(root)
+        self.reader = FolderReader(root)
         self.performed: list[Op] = []
         self.done: list[str] = []
         self.skipped: dict[str, str] = {}
         self.saved = 0
-        self.drafts = 0
+        self.repos_begun = 0
 
     def groups(self, action_id: int, work: Sequence[Group]) -> None:
         writing = wait_until_quiet(self.root, {name for group in work for name in group.folders})
@@ -177,27 +177,27 @@ class _Run:
 
     def _staging(self) -> str:
         """The staging folder of the repository that is being worked on."""
-        return os.path.join(self.staging, str(self.drafts))
+        return os.path.join(self.staging, str(self.repos_begun))
 
     def _group(self, action_id: int, group: Group) -> None:
-        self.drafts += 1
-        draft = Draft(self._staging())
+        self.repos_begun += 1
+        steps = Steps(self._staging())
         names = [name for name in group.folders if os.path.lexists(os.path.join(self.root, name))]
-        folders = self.view.read(names)
+        folders = self.reader.read(names)
         if not group.repo_type:
             pairs = across_pairs(self.root, ordered(folders), self.request)
-            join(self.root, draft, pairs, folders, compare=True)
+            join(self.root, steps, pairs, folders, compare=True)
         else:
             if group.target is not None:
                 self._refuse_in_use(folders)
-            compose(self.root, draft, folders, self.request, group.target, compare=True)
-        if not draft.ops:
+            compose(self.root, steps, folders, self.request, group.target, compare=True)
+        if not steps.in_order:
             return
-        make_folder(draft.staging)
-        self._perform(action_id, draft.ops)
+        make_folder(steps.staging)
+        self._perform(action_id, steps.in_order)
         if group.target is not None:
-            self._sweep(action_id, draft, folders, folder_name(group.target, group.repo_type))
-        self.saved += draft.saved
+            self._sweep(action_id, steps, folders, folder_name(group.target, group.repo_type))
+        self.saved += steps.saved
 
     def _refuse_in_use(self, folders: Sequence[Folder]) -> None:
         for folder in folders:
@@ -215,28 +215,30 @@ class _Run:
         if reason:
             raise CannotNormalize(reason)
 
-    def _sweep(self, action_id: int, draft: Draft, folders: Sequence[Folder], name: str) -> None:
+    def _sweep(self, action_id: int, steps: Steps, folders: Sequence[Folder], name: str) -> None:
         """Bring over what appeared in a folder between its reading and its swap, until nothing."""
         moved = [folder.name for folder in folders if folder.alias_of is None]
         for old in moved:
             if old == name:
                 continue
             for _ in range(100):
-                giver = scan_folder(draft.staging, old, marked=False)
-                giver = replace(giver, blobs=self._with_links(draft.staging, giver))
-                (there,) = self.view.read([name])
-                late = Draft(draft.staging, temporaries=10_000 + draft.temporaries)
-                taker = Taker(self.root, name, there, read_extras(self.root, there))
-                taker.take(late, giver, read_extras(draft.staging, giver), everything=True)
-                late_ops = [_from_staging(op, self.root, draft.staging, old) for op in late.ops]
+                source = scan_folder(steps.staging, old, marked=False)
+                source = replace(source, blobs=self._with_links(steps.staging, source))
+                (there,) = self.reader.read([name])
+                late = Steps(steps.staging, temporaries=10_000 + steps.temporaries)
+                merged = MergedFolder(self.root, name, there, read_extras(self.root, there))
+                merged.add_from(late, source, read_extras(steps.staging, source), everything=True)
+                late_ops = [
+                    _from_staging(op, self.root, steps.staging, old) for op in late.in_order
+                ]
                 if not late_ops:
                     break
-                draft.temporaries = late.temporaries
+                steps.temporaries = late.temporaries
                 self._perform(action_id, late_ops)
 
-    def _with_links(self, staging: str, giver: Folder) -> dict[str, Any]:
+    def _with_links(self, staging: str, source: Folder) -> dict[str, Any]:
         """Links into the store are taken over by hand before the swap; none can be new."""
-        return {name: blob for name, blob in giver.blobs.items() if blob.inode[0] != "shared"}
+        return {name: blob for name, blob in source.blobs.items() if blob.inode[0] != "shared"}
 
 
 def _from_staging(op: Op, root: str, staging: str, old: str) -> Op:

@@ -34,7 +34,7 @@ class Extras(NamedTuple):
 
 
 @dataclass
-class Draft:
+class Steps:
     """Operations under construction, in their order, and what they are worth."""
 
     staging: str
@@ -53,7 +53,7 @@ class Draft:
         return os.path.join(self.staging, f"tmp-{self.temporaries}")
 
     @property
-    def ops(self) -> list[Op]:
+    def in_order(self) -> list[Op]:
         return [*self.blobs, *self.trees, *self.pointers, *self.markers, *self.refs, *self.swaps]
 
 
@@ -86,17 +86,17 @@ def duplicate_blobs(root: str, folders: Sequence[Folder]) -> list[Pair]:
     return pairs
 
 
-def share(draft: Draft, pairs: Sequence[Pair], links: Mapping[str, int]) -> None:
+def share(steps: Steps, pairs: Sequence[Pair], links: Mapping[str, int]) -> None:
     """Make each pair one inode. `links`: path → how many names its inode has now."""
     for pair in pairs:
-        draft.blobs.append(
-            {"op": "share", "keep": pair.keep, "path": pair.path, "temp": draft.temporary()}
+        steps.blobs.append(
+            {"op": "share", "keep": pair.keep, "path": pair.path, "temp": steps.temporary()}
         )
         # A replaced inode with a further name elsewhere gives nothing back.
-        draft.saved += pair.size if links.get(pair.path, 1) == 1 else 0
+        steps.saved += pair.size if links.get(pair.path, 1) == 1 else 0
 
 
-class Taker:
+class MergedFolder:
     """A folder that is being given what others have; it may not exist yet."""
 
     def __init__(self, root: str, name: str, folder: Folder | None, extras: Extras) -> None:
@@ -114,22 +114,22 @@ class Taker:
         self.trees = set(extras.trees)
         self.markers = set(extras.markers)
 
-    def take(self, draft: Draft, giver: Folder, extras: Extras, *, everything: bool) -> None:
-        """Add the operations that give this folder what the giver has.
+    def add_from(self, steps: Steps, source: Folder, extras: Extras, *, everything: bool) -> None:
+        """Add the operations that give this folder what the source has.
 
         Args:
-            everything: orphans, unfinished downloads and markers too, as when the giver goes.
+            everything: orphans, unfinished downloads and markers too, as when the source goes.
         """
-        self._blobs(draft, giver, everything=everything)
-        self._trees(draft, giver, extras)
-        self._pointers(draft, giver)
-        self._markers(draft, giver, extras, everything=everything)
-        self._refs(draft, giver, extras)
+        self._blobs(steps, source, everything=everything)
+        self._trees(steps, source, extras)
+        self._pointers(steps, source)
+        self._markers(steps, source, extras, everything=everything)
+        self._refs(steps, source, extras)
 
-    def _blobs(self, draft: Draft, giver: Folder, *, everything: bool) -> None:
-        named = {p.blob for snapshot in giver.snapshots for p in snapshot.pointers}
-        source = os.path.join(self.root, giver.name)
-        for blob in giver.blobs.values():
+    def _blobs(self, steps: Steps, source: Folder, *, everything: bool) -> None:
+        named = {p.blob for snapshot in source.snapshots for p in snapshot.pointers}
+        base = os.path.join(self.root, source.name)
+        for blob in source.blobs.values():
             name = blob.name
             if name in self.blobs or name.startswith("snapshots/"):
                 continue
@@ -141,33 +141,31 @@ class Taker:
                 payload = payload_path(self.root, blob.inode[1])
                 text = os.path.relpath(payload, os.path.dirname(target))
                 line = f"{self.name}/blobs/{name}"
-                draft.blobs.append({"op": "manifest", "payload": payload, "line": line})
-                draft.blobs.append(
+                steps.blobs.append({"op": "manifest", "payload": payload, "line": line})
+                steps.blobs.append(
                     {"op": "symlink", "text": text, "path": target, "folder": self.path}
                 )
             else:
-                draft.blobs.append({**self._link(source, f"blobs/{name}"), "folder": self.path})
-        for part in giver.incomplete if everything else ():
+                steps.blobs.append({**self._link(base, f"blobs/{name}"), "folder": self.path})
+        for part in source.incomplete if everything else ():
             if part.name not in self.blobs:
                 self.blobs.add(part.name)
-                draft.blobs.append(
-                    {**self._link(source, f"blobs/{part.name}"), "folder": self.path}
-                )
+                steps.blobs.append({**self._link(base, f"blobs/{part.name}"), "folder": self.path})
 
-    def _link(self, source: str, relative: str) -> Op:
+    def _link(self, base: str, relative: str) -> Op:
         return {
             "op": "link",
-            "from": os.path.join(source, relative),
+            "from": os.path.join(base, relative),
             "to": os.path.join(self.path, relative),
         }
 
-    def _trees(self, draft: Draft, giver: Folder, extras: Extras) -> None:
+    def _trees(self, steps: Steps, source: Folder, extras: Extras) -> None:
         for name in sorted(extras.trees - self.trees):
             self.trees.add(name)
-            draft.trees.append(self._link(os.path.join(self.root, giver.name), f"trees/{name}"))
+            steps.trees.append(self._link(os.path.join(self.root, source.name), f"trees/{name}"))
 
-    def _pointers(self, draft: Draft, giver: Folder) -> None:
-        for snapshot in giver.snapshots:
+    def _pointers(self, steps: Steps, source: Folder) -> None:
+        for snapshot in source.snapshots:
             mine = self.pointers.setdefault(snapshot.commit, {})
             for pointer in snapshot.pointers:
                 if pointer.blob is None or mine.get(pointer.path) is not None:
@@ -176,39 +174,41 @@ class Taker:
                 target = os.path.join(self.path, relative)
                 if pointer.path in mine:
                     # It leads nowhere here, and somewhere there.
-                    draft.pointers.append(self._away(draft, relative))
+                    steps.pointers.append(self._away(steps, relative))
                 mine[pointer.path] = pointer.blob
                 if pointer.blob.startswith("snapshots/"):
-                    draft.pointers.append(self._link(os.path.join(self.root, giver.name), relative))
+                    steps.pointers.append(
+                        self._link(os.path.join(self.root, source.name), relative)
+                    )
                     continue
                 up = "../" * (2 + pointer.path.count("/"))
                 text = f"{up}blobs/{pointer.blob}"
-                draft.pointers.append({"op": "symlink", "text": text, "path": target})
+                steps.pointers.append({"op": "symlink", "text": text, "path": target})
 
-    def _away(self, draft: Draft, relative: str) -> Op:
+    def _away(self, steps: Steps, relative: str) -> Op:
         return {
             "op": "move",
             "from": os.path.join(self.path, relative),
-            "to": os.path.join(draft.staging, self.name, relative),
+            "to": os.path.join(steps.staging, self.name, relative),
         }
 
-    def _markers(self, draft: Draft, giver: Folder, extras: Extras, *, everything: bool) -> None:
+    def _markers(self, steps: Steps, source: Folder, extras: Extras, *, everything: bool) -> None:
         """Look-ups believe a marker before a file: one for a file that is here now must go."""
         for marker in sorted(self.markers):
             commit, _, path = marker.partition("/")
             if path in self.pointers.get(commit, {}):
                 self.markers.discard(marker)
-                draft.markers.append(self._away(draft, f".no_exist/{marker}"))
+                steps.markers.append(self._away(steps, f".no_exist/{marker}"))
         for marker in sorted(extras.markers - self.markers) if everything else ():
             commit, _, path = marker.partition("/")
             if path not in self.pointers.get(commit, {}):
                 self.markers.add(marker)
-                source = os.path.join(self.root, giver.name)
-                draft.markers.append(self._link(source, f".no_exist/{marker}"))
+                base = os.path.join(self.root, source.name)
+                steps.markers.append(self._link(base, f".no_exist/{marker}"))
 
-    def _refs(self, draft: Draft, giver: Folder, extras: Extras) -> None:
+    def _refs(self, steps: Steps, source: Folder, extras: Extras) -> None:
         """Of two answers to one ref the one written last wins."""
-        for ref, commit in sorted(giver.refs.items()):
+        for ref, commit in sorted(source.refs.items()):
             mine, when = self.refs.get(ref), extras.ref_times.get(ref, 0.0)
             if mine == commit or (mine is not None and self.ref_times.get(ref, 0.0) >= when):
                 continue
@@ -217,10 +217,10 @@ class Taker:
             self.refs[ref] = commit
             self.ref_times[ref] = when
             path = os.path.join(self.path, "refs", ref)
-            draft.refs = [op for op in draft.refs if op["path"] != path]
-            draft.refs.append(
+            steps.refs = [op for op in steps.refs if op["path"] != path]
+            steps.refs.append(
                 {"op": "write", "path": path, "text": commit, "old": self._old(ref),
-                 "temp": draft.temporary()}
+                 "temp": steps.temporary()}
             )  # fmt: skip
 
     def _old(self, ref: str) -> str | None:
@@ -232,8 +232,8 @@ class Taker:
             return None
 
 
-def swap_for_link(draft: Draft, root: str, name: str, target: str) -> None:
+def swap_for_link(steps: Steps, root: str, name: str, target: str) -> None:
     """Put a link to `target` in a folder's place in one step; the folder waits in the staging."""
-    waiting = os.path.join(draft.staging, name)
-    draft.swaps.append({"op": "symlink", "text": target, "path": waiting})
-    draft.swaps.append({"op": "exchange", "path": os.path.join(root, name), "other": waiting})
+    waiting = os.path.join(steps.staging, name)
+    steps.swaps.append({"op": "symlink", "text": target, "path": waiting})
+    steps.swaps.append({"op": "exchange", "path": os.path.join(root, name), "other": waiting})

@@ -5,10 +5,11 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mdl.cachemgr.index import Summary
 from mdl.cachemgr.layout import (
     SHA256_LENGTH,
     folder_name,
@@ -18,23 +19,21 @@ from mdl.cachemgr.layout import (
     spelling_rank,
 )
 from mdl.cachemgr.normalize.operations import (
-    Draft,
     Extras,
+    MergedFolder,
     Pair,
-    Taker,
+    Steps,
     duplicate_blobs,
     share,
     swap_for_link,
 )
+from mdl.cachemgr.normalize.spelling import Canonical
 from mdl.cachemgr.normalize.to_shared_blobs import store_blobs
 from mdl.cachemgr.scan import Folder, same_content, scan_folder, store_is_marked
-from mdl.hub_http import http_library
 
 if TYPE_CHECKING:
     from mdl.cachemgr.cache import Cache
 
-# (repo_type, one of the spellings) → the Hub's spelling, or None where nobody knows.
-Canonical = Callable[[str, str], str | None]
 NO_EXTRAS = Extras(frozenset(), frozenset(), {})
 
 
@@ -117,8 +116,16 @@ class CannotNormalize(Exception):
     """This repository cannot be normalized now; the text says why."""
 
 
+class _Member(NamedTuple):
+    """One folder of a repository, as the index has it."""
+
+    repo_type: str
+    repo_id: str
+    summary: Summary
+
+
 class FolderReader:
-    """The root as read once for a plan, or again under locks."""
+    """Reads folders of one root, for a plan or again under locks."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -131,67 +138,87 @@ class FolderReader:
 def plan_normalize(
     cache: "Cache", request: NormalizeRequest, canonical: Canonical
 ) -> NormalizePlan:
-    """What normalizing would do; content is not compared yet, and nothing is changed."""
+    """What normalizing would do; content is not compared yet, and nothing is changed.
+
+    Only the folders that the index says may need something are read.
+    """
     root = os.fspath(cache.root)
-    view = FolderReader(root)
     if not os.path.lexists(root):
-        return NormalizePlan(request, (), (f"{root} is not there: nothing to do.",))
+        return NormalizePlan(request, (), (f"{root} does not exist: nothing to do.",))
     notes: tuple[str, ...] = ()
     if _ignores_case(root):
-        notes = ("This disk does not tell casings apart: every casing finds the one folder.",)
+        notes = ("This disk ignores case: every casing finds the same folder.",)
         if not (request.across or request.store):
             return NormalizePlan(request, (), notes)
         request = replace(request, to="shared")  # a folder cannot be folded into itself
-    groups = []
-    for names in _by_repo(cache, request).values():
-        folders = view.read(names)
-        group = _describe(root, folders, request, canonical)
-        if group is not None:
-            groups.append(group)
+    reader = FolderReader(root)
+    summaries = cache.survey().summaries
+    groups = [
+        group
+        for members in _by_repo(summaries, request).values()
+        if (group := _plan_repo(reader, members, request, canonical)) is not None
+    ]
     if request.across:
-        groups += _across_group(view, cache, request)
+        groups += _across_group(reader, [summary.name for summary in summaries], request)
     return NormalizePlan(request, tuple(groups), notes)
 
 
-def _by_repo(cache: "Cache", request: NormalizeRequest) -> dict[str, list[str]]:
-    groups: dict[str, list[str]] = {}
-    for summary in cache.survey().summaries:
+def _by_repo(summaries: Iterable[Summary], request: NormalizeRequest) -> dict[str, list[_Member]]:
+    groups: dict[str, list[_Member]] = {}
+    for summary in summaries:
         parsed = parse_folder(summary.name)
-        key = repo_key(*parsed) if parsed else ""
-        if parsed and request.covers(key):
-            groups.setdefault(key, []).append(summary.name)
+        if parsed is not None and request.covers(key := repo_key(*parsed)):
+            groups.setdefault(key, []).append(_Member(*parsed, summary))
     return groups
 
 
-def _describe(
-    root: str, folders: Sequence[Folder], request: NormalizeRequest, canonical: Canonical
+def _plan_repo(
+    reader: FolderReader,
+    members: Sequence[_Member],
+    request: NormalizeRequest,
+    canonical: Canonical,
 ) -> Group | None:
-    real = ordered(folders)
+    """One repository's part of the plan; `None` where nothing is to be done."""
+    real = [member for member in members if member.summary.alias_of is None]
     if not real:
         return None
-    target = None
-    skipped = ""
-    draft = Draft("")
+    likeliest = min(real, key=lambda member: spelling_rank(member.repo_id))
+    target, skipped, steps = None, "", Steps("")
+    names = [member.summary.name for member in members]
     try:
-        target = _target(real, request, canonical)
-        compose(root, draft, folders, request, target, compare=False)
+        target = _target(likeliest.repo_type, likeliest.repo_id, request, canonical)
+        name = None if target is None else folder_name(target, likeliest.repo_type)
+        if _is_normal(members, name) and not (request.store and reader.marked):
+            return None
+        compose(reader.root, steps, reader.read(names), request, target, compare=False)
+        if name is not None and name not in names:
+            names.append(name)
     except CannotNormalize as refused:
         skipped = str(refused)
-    if not draft.ops and not skipped:
+    if not steps.in_order and not skipped:
         return None
-    names = tuple(folder.name for folder in folders)
-    if target is not None and (name := folder_name(target, real[0].repo_type)) not in names:
-        names = (*names, name)
     return Group(
-        target or real[0].repo_id,
-        real[0].repo_type,
-        tuple(folder.repo_id for folder in folders),
+        target or likeliest.repo_id,
+        likeliest.repo_type,
+        tuple(member.repo_id for member in members),
         target,
-        names,
-        len(draft.ops),
-        0 if skipped else draft.saved,
+        tuple(names),
+        len(steps.in_order),
+        0 if skipped else steps.saved,
         skipped,
     )
+
+
+def _is_normal(members: Sequence[_Member], name: str | None) -> bool:
+    """Is a repository one folder already, called `name` if that matters, and every alias its link?
+
+    One that cannot be read whole never is: the plan says so.
+    """
+    real = [member.summary for member in members if member.summary.alias_of is None]
+    if len(real) > 1 or not real[0].readable:
+        return False
+    aliases = {member.summary.alias_of for member in members} - {None}
+    return name is None or (real[0].name == name and aliases <= {name})
 
 
 def ordered(folders: Sequence[Folder]) -> list[Folder]:
@@ -200,18 +227,20 @@ def ordered(folders: Sequence[Folder]) -> list[Folder]:
     return sorted(real, key=lambda folder: spelling_rank(folder.repo_id))
 
 
-def _target(real: Sequence[Folder], request: NormalizeRequest, canonical: Canonical) -> str | None:
+def _target(
+    repo_type: str, repo_id: str, request: NormalizeRequest, canonical: Canonical
+) -> str | None:
     """The spelling to fold into, `None` for sharing.
 
     Raises:
-        Refused: nobody knows the Hub's spelling.
+        CannotNormalize: nobody knows the Hub's spelling.
     """
     if request.to == "shared":
         return None
     if request.to == "lower":
-        return real[0].repo_id.lower()
-    spelling = canonical(real[0].repo_type, real[0].repo_id)
-    if spelling is None or spelling.casefold() != real[0].repo_id.casefold():
+        return repo_id.lower()
+    spelling = canonical(repo_type, repo_id)
+    if spelling is None or spelling.casefold() != repo_id.casefold():
         raise CannotNormalize(
             "the Hub's spelling is not known: the Hub did not say it, or was not reached"
         )
@@ -220,57 +249,57 @@ def _target(real: Sequence[Folder], request: NormalizeRequest, canonical: Canoni
 
 def compose(
     root: str,
-    draft: Draft,
+    steps: Steps,
     folders: Sequence[Folder],
     request: NormalizeRequest,
     target: str | None,
     *,
     compare: bool,
 ) -> None:
-    """Fill a draft with one repository's operations.
+    """Add the steps that normalize one repository.
 
     Raises:
-        Refused: it cannot be done to this repository.
+        CannotNormalize: it cannot be done to this repository.
     """
     real = ordered(folders)
     for folder in real:
         if not folder.readable:
             raise CannotNormalize(f"{folder.name} cannot be read whole")
     extras = {folder.name: read_extras(root, folder) for folder in real}
-    join(root, draft, duplicate_blobs(root, real), real, compare=compare)
+    join(root, steps, duplicate_blobs(root, real), real, compare=compare)
     if target is None:
-        for taker_of in real:
-            taker = Taker(root, taker_of.name, taker_of, extras[taker_of.name])
-            for giver in real:
-                if giver is not taker_of:
-                    taker.take(draft, giver, extras[giver.name], everything=False)
+        for folder in real:
+            merged = MergedFolder(root, folder.name, folder, extras[folder.name])
+            for source in real:
+                if source is not folder:
+                    merged.add_from(steps, source, extras[source.name], everything=False)
     else:
-        _fold(root, draft, folders, extras, target)
+        _fold(root, steps, folders, extras, target)
     if request.store:
-        store_blobs(root, draft, real, compare=compare)
+        store_blobs(root, steps, real, compare=compare)
 
 
 def join(
-    root: str, draft: Draft, pairs: Sequence[Pair], real: Sequence[Folder], *, compare: bool
+    root: str, steps: Steps, pairs: Sequence[Pair], real: Sequence[Folder], *, compare: bool
 ) -> None:
     if compare:
         for pair in pairs:
             if not same_content(pair.keep, pair.path):
                 raise CannotNormalize(
-                    f"{os.path.relpath(pair.path, root)} differs from its twin although both have "
-                    "one name: run `mdl cache verify`"
+                    f"{os.path.relpath(pair.path, root)} has the same blob name as its copy but"
+                    " different content: run `mdl cache verify`"
                 )
     links = {
         os.path.join(root, folder.name, "blobs", blob.name): blob.links
         for folder in real
         for blob in folder.blobs.values()
     }
-    share(draft, pairs, links)
+    share(steps, pairs, links)
 
 
 def _fold(
     root: str,
-    draft: Draft,
+    steps: Steps,
     folders: Sequence[Folder],
     extras: Mapping[str, Extras],
     target: str,
@@ -278,30 +307,30 @@ def _fold(
     real = ordered(folders)
     name = folder_name(target, real[0].repo_type)
     there = next((folder for folder in folders if folder.name == name), None)
-    givers = [folder for folder in real if folder.name != name]
+    sources = [folder for folder in real if folder.name != name]
     if there is not None and there.alias_of is not None:
-        draft.blobs.append(
+        steps.blobs.append(
             {"op": "move", "from": os.path.join(root, name),
-             "to": os.path.join(draft.staging, f"alias-{name}")}
+             "to": os.path.join(steps.staging, f"alias-{name}")}
         )  # fmt: skip
         there = None
-    taker = Taker(root, name, there, extras.get(name, NO_EXTRAS))
-    for giver in givers:
-        taker.take(draft, giver, extras[giver.name], everything=True)
-    for giver in givers:
-        swap_for_link(draft, root, giver.name, name)
+    merged = MergedFolder(root, name, there, extras.get(name, NO_EXTRAS))
+    for source in sources:
+        merged.add_from(steps, source, extras[source.name], everything=True)
+    for source in sources:
+        swap_for_link(steps, root, source.name, name)
     for alias in folders:
         if alias.alias_of not in (None, name) and alias.name != name:
-            _redirect(root, draft, alias.name, name)
+            _redirect(root, steps, alias.name, name)
 
 
-def _redirect(root: str, draft: Draft, alias: str, name: str) -> None:
+def _redirect(root: str, steps: Steps, alias: str, name: str) -> None:
     """An alias of an alias would dangle one day: lead it to the folder itself."""
     path = os.path.join(root, alias)
-    draft.swaps.append(
-        {"op": "move", "from": path, "to": os.path.join(draft.staging, f"alias-{alias}")}
+    steps.swaps.append(
+        {"op": "move", "from": path, "to": os.path.join(steps.staging, f"alias-{alias}")}
     )
-    draft.swaps.append({"op": "symlink", "text": name, "path": path})
+    steps.swaps.append({"op": "symlink", "text": name, "path": path})
 
 
 def read_extras(root: str, folder: Folder) -> Extras:
@@ -322,16 +351,21 @@ def read_extras(root: str, folder: Folder) -> Extras:
     return Extras(trees, frozenset(markers), times)
 
 
-def _across_group(view: FolderReader, cache: "Cache", request: NormalizeRequest) -> list[Group]:
-    folders = ordered(view.read([summary.name for summary in cache.survey().summaries]))
-    draft = Draft("")
-    pairs = across_pairs(view.root, folders, request)
-    join(view.root, draft, pairs, folders, compare=False)
-    names = sorted({os.path.relpath(path, view.root).split(os.sep)[0]
-                    for pair in pairs for path in pair[:2]})  # fmt: skip
+def _across_group(
+    reader: FolderReader, names: Sequence[str], request: NormalizeRequest
+) -> list[Group]:
+    folders = ordered(reader.read(names))
+    steps = Steps("")
+    pairs = across_pairs(reader.root, folders, request)
+    join(reader.root, steps, pairs, folders, compare=False)
     if not pairs:
         return []
-    return [Group("(across repositories)", "", (), None, tuple(names), len(draft.ops), draft.saved)]
+    touched = {os.path.relpath(path, reader.root).split(os.sep)[0]
+               for pair in pairs for path in pair[:2]}  # fmt: skip
+    return [
+        Group("(across repositories)", "", (), None, tuple(sorted(touched)), len(steps.in_order),
+              steps.saved)
+    ]  # fmt: skip
 
 
 def across_pairs(root: str, folders: Sequence[Folder], request: NormalizeRequest) -> list[Pair]:
@@ -361,31 +395,3 @@ def _ignores_case(root: str) -> bool:
         return False
     swapped = next((n.swapcase() for n in listed if n.swapcase() not in (n, *listed)), None)
     return swapped is not None and os.path.lexists(os.path.join(root, swapped))
-
-
-def hub_spelling(cache: "Cache") -> Canonical:
-    """Ask what is known, then the Hub (never when offline), and remember what it says."""
-    known = cache.index.canonical()
-    silent = cache.settings.offline
-
-    def ask(repo_type: str, repo_id: str) -> str | None:
-        nonlocal silent
-        key = repo_key(repo_type, repo_id)
-        if key in known or silent:
-            return known.get(key)
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-        try:
-            api = HfApi(endpoint=cache.settings.endpoint, token=cache.settings.token or False)
-            info = api.repo_info(repo_id, repo_type=repo_type, timeout=cache.settings.hub_timeout)
-        except (HfHubHTTPError, ValueError):
-            return None
-        except (OfflineModeIsEnabled, http_library().TransportError, OSError):
-            silent = True  # asked once: the others would wait as long for nothing
-            return None
-        cache.index.put_canonical(key, info.id)
-        known[key] = info.id
-        return str(info.id)
-
-    return ask

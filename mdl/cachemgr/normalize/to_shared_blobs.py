@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 from mdl.cachemgr.journal import payload_path
 from mdl.cachemgr.layout import SHA256_LENGTH, is_hash
-from mdl.cachemgr.normalize.operations import Draft
+from mdl.cachemgr.normalize.operations import Steps
 from mdl.cachemgr.scan import Folder, read_tree_listing, same_content, store_is_marked
 
 
-def store_blobs(root: str, draft: Draft, folders: Sequence[Folder], *, compare: bool) -> None:
+def store_blobs(root: str, steps: Steps, folders: Sequence[Folder], *, compare: bool) -> None:
     """Add the operations that make known blobs links into the store; none without a store."""
     if not store_is_marked(root):
         return
@@ -30,14 +30,14 @@ def store_blobs(root: str, draft: Draft, folders: Sequence[Folder], *, compare: 
             there = os.path.lexists(payload)
             if compare and there and not same_content(payload, path):
                 continue
-            draft.blobs.append(
+            steps.blobs.append(
                 {"op": "store", "path": path, "payload": payload, "root": root,
                  "line": f"{folder.name}/blobs/{blob.name}",
                  "text": os.path.relpath(payload, os.path.dirname(path)),
-                 "temp": draft.temporary(), "mode": mode, "made": not there}
+                 "temp": steps.temporary(), "mode": mode, "made": not there}
             )  # fmt: skip
             if (there or payload in planned) and blob.links == 1:
-                draft.saved += blob.size
+                steps.saved += blob.size
             planned.add(payload)
 
 

@@ -1,14 +1,12 @@
-"""Facts and knowledge → the inventory that a prune plan is made from, as pure functions."""
+"""The inventory that a prune plan is made from, as pure functions of the index's values."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
-from mdl.cachemgr.index import LocalRecords
-from mdl.cachemgr.layout import names_commit, repo_key, spelling_rank
+from mdl.cachemgr.index import ORPHANS, Breakdown, LocalRecords, Summary
+from mdl.cachemgr.layout import names_commit, parse_folder, repo_key, spelling_rank
 from mdl.cachemgr.remove.policy import BlobName, Inventory, Item
-from mdl.cachemgr.scan import Folder, Snapshot
 
 
 @dataclass(frozen=True)
@@ -17,11 +15,11 @@ class InUse:
 
     Attributes:
         downloads: folder → the etag being downloaded into it.
-        open_files: path relative to the root → a process that has it open.
+        open_revisions: (folder, commit) → a process that has one of its files open.
     """
 
     downloads: Mapping[str, str] = field(default_factory=dict)
-    open_files: Mapping[str, int] = field(default_factory=dict)
+    open_revisions: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -34,88 +32,118 @@ class Disk:
     now: float
 
 
+class _Counts:
+    """Bytes and names of every inode. Each part of a folder counts as one blob with one name."""
+
+    def __init__(self) -> None:
+        self.inodes: dict[BlobName, Any] = {}
+        self.sizes: dict[Any, int] = {}
+        self.names: dict[Any, int] = {}
+
+    def add(self, blob: BlobName, inode: Any, size: int, names: int = 1) -> None:
+        self.inodes[blob], self.sizes[inode], self.names[inode] = inode, size, names
+
+    def add_parts(self, folder: str, breakdown: Breakdown) -> dict[int, list[BlobName]]:
+        """Count a folder's parts; holder → the parts it needs."""
+        needed: dict[int, list[BlobName]] = {}
+        for number, part in enumerate(breakdown.parts):
+            blob = (folder, str(number))
+            if part.inode is None:
+                self.add(blob, blob, part.size)
+            else:
+                inode = tuple(part.inode)
+                if inode[0] == "shared":  # only its links in this cache count
+                    names = self.names.get(inode, 0) + 1
+                else:  # its names in this folder leave together
+                    names = self.names.get(inode, part.links) - part.here + 1
+                self.add(blob, inode, part.size, names)
+            for holder in part.holders:
+                needed.setdefault(holder, []).append(blob)
+        return needed
+
+
+class _Member(NamedTuple):
+    """One folder of a repository. `needed`: holder → the parts it needs."""
+
+    repo_id: str
+    summary: Summary
+    breakdown: Breakdown
+    needed: Mapping[int, list[BlobName]]
+
+
 def take_inventory(
-    folders: Iterable[Folder], known: LocalRecords, in_use: InUse, disk: Disk
+    folders: Iterable[tuple[Summary, Breakdown]], records: LocalRecords, in_use: InUse, disk: Disk
 ) -> Inventory:
     """Everything that can be removed on its own, and why what is protected must stay."""
-    folders = [folder for folder in folders if folder.alias_of is None]
-    inodes: dict[BlobName, Any] = {}
-    sizes: dict[Any, int] = {}
-    names: dict[Any, int] = {}
-    payload_names: Counter[Any] = Counter()
-    by_key: dict[str, list[Folder]] = {}
-    for folder in folders:
-        by_key.setdefault(repo_key(folder.repo_type, folder.repo_id), []).append(folder)
-        for blob in folder.blobs.values():
-            inodes[folder.name, blob.name] = blob.inode
-            sizes[blob.inode] = blob.size
-            names[blob.inode] = blob.links
-            if blob.inode[0] == "shared":
-                payload_names[blob.inode] += 1
-        for part in folder.incomplete:
-            inode = ("incomplete", f"{folder.name}/{part.name}")
-            inodes[folder.name, part.name] = inode
-            sizes[inode], names[inode] = part.size, 1
-    names.update(payload_names)
+    counts = _Counts()
+    by_key: dict[str, list[_Member]] = {}
+    for summary, breakdown in folders:
+        parsed = parse_folder(summary.name)
+        if parsed is not None and summary.alias_of is None:
+            needed = counts.add_parts(summary.name, breakdown)
+            member = _Member(parsed[1], summary, breakdown, needed)
+            by_key.setdefault(repo_key(*parsed), []).append(member)
     items: list[Item] = []
     for key in sorted(by_key):
-        items += _of_repo(key, by_key[key], known, in_use)
+        items += _of_repo(key, by_key[key], records, in_use, counts)
     for payload, size in disk.store.items():
-        shared = ("shared", payload)
-        if shared not in payload_names:
-            blob_name = ("blobs", payload)
-            inodes[blob_name], sizes[shared], names[shared] = shared, size, 1
-            items.append(Item("payload", f"store/{payload}", "(shared store)", "store", None, (),
-                              frozenset([blob_name]), 0.0, 0.0, ("blobs",)))  # fmt: skip
-    return Inventory(tuple(items), inodes, sizes, names, disk.total, disk.free, disk.now)
-
-
-def _of_repo(key: str, folders: list[Folder], known: LocalRecords, in_use: InUse) -> list[Item]:
-    repo_type = folders[0].repo_type
-    repo_id = known.canonical.get(key) or min(
-        (folder.repo_id for folder in folders), key=spelling_rank
+        inode, blob = ("shared", payload), ("blobs", payload)
+        if inode not in counts.names:
+            counts.add(blob, inode, size)
+            items.append(
+                Item("payload", f"store/{payload}", "(shared store)", "store", None, (),
+                     frozenset([blob]), 0.0, 0.0, ("blobs",), files=(payload,))
+            )  # fmt: skip
+    return Inventory(
+        tuple(items), counts.inodes, counts.sizes, counts.names, disk.total, disk.free, disk.now
     )
-    whole = next((reason for folder in folders if (reason := _untouchable(folder, in_use))), "")
-    holders: dict[str, list[tuple[Folder, Snapshot]]] = {}
-    for folder in folders:
-        for snapshot in folder.snapshots:
-            holders.setdefault(snapshot.commit, []).append((folder, snapshot))
-    items = []
-    for commit, places in sorted(holders.items()):
-        blobs = frozenset(
-            (folder.name, pointer.blob)
-            for folder, snapshot in places
-            for pointer in snapshot.pointers
-            if pointer.blob is not None
+
+
+def _of_repo(
+    key: str, members: list[_Member], records: LocalRecords, in_use: InUse, counts: _Counts
+) -> Iterator[Item]:
+    repo_type = key.partition("/")[0]
+    repo_id = records.canonical.get(key) or min(
+        (member.repo_id for member in members), key=spelling_rank
+    )
+    whole = next((reason for member in members if (reason := _untouchable(member, in_use))), "")
+    places: dict[str, list[tuple[_Member, int]]] = {}
+    for member in members:
+        for position, revision in enumerate(member.summary.revisions):
+            places.setdefault(revision[0], []).append((member, position))
+    used = records.used.get(key, {})
+    for commit, found in sorted(places.items()):
+        refs = tuple(sorted({ref for member, position in found
+                             for ref in member.summary.revisions[position][1]}))  # fmt: skip
+        changed = max(member.summary.revisions[position][5] for member, position in found)
+        hints = [member.breakdown.accessed[position] for member, position in found]
+        hint = max((at for at in hints if at is not None), default=changed)
+        protected = (
+            whole or protection(key, commit, refs, records) or _opened(found, commit, in_use)
         )
-        refs = tuple(sorted({ref for folder, _ in places for ref in folder.refs_of(commit)}))
-        changed, hint = _times(places)
-        used = known.used.get(key, {}).get(commit)
-        protected = whole or protection(key, commit, refs, known) or _opened(places, in_use)
-        items.append(
-            Item("revision", key, repo_id, repo_type, commit, refs, blobs, changed,
-                 used if used is not None else hint,
-                 tuple(folder.name for folder, _ in places), protected)
-        )  # fmt: skip
-    whole = whole or protection(key, "", (), known)
-    for folder in folders:
-        items += _garbage(key, repo_id, folder, whole)
-    return items
+        needed = (blob for member, position in found for blob in member.needed.get(position, ()))
+        yield Item("revision", key, repo_id, repo_type, commit, refs, frozenset(needed), changed,
+                   used.get(commit, hint), tuple(member.summary.name for member, _ in found),
+                   protected)  # fmt: skip
+    whole = whole or protection(key, "", (), records)
+    for member in members:
+        yield from _garbage(Item("orphan", key, repo_id, repo_type, None, (), frozenset(), 0.0, 0.0,
+                                 (member.summary.name,), whole), member, counts)  # fmt: skip
 
 
-def _untouchable(folder: Folder, in_use: InUse) -> str:
+def _untouchable(member: _Member, in_use: InUse) -> str:
     """Why nothing of a folder may be removed, or `''`."""
-    etag = in_use.downloads.get(folder.name)
+    etag = in_use.downloads.get(member.summary.name)
     if etag is not None:
-        return f"a download is running ({folder.repo_id}, {etag[:12]})"
-    if not folder.readable:
-        return "its folder cannot be read whole: see `mdl cache show`"
-    return ""
+        return f"a download is running ({member.repo_id}, {etag[:12]})"
+    return (
+        "" if member.summary.readable else "its folder cannot be read whole: see `mdl cache show`"
+    )
 
 
-def protection(key: str, commit: str, refs: tuple[str, ...], known: LocalRecords) -> str:
-    """Why a revision must stay, or `''`; of what belongs to none, `commit` is empty."""
-    pins = known.pins.get(key, frozenset())
+def protection(key: str, commit: str, refs: tuple[str, ...], records: LocalRecords) -> str:
+    """Why a revision must stay, or `''`; for what belongs to no revision, `commit` is empty."""
+    pins = records.pins.get(key, frozenset())
     if "" in pins:
         return "pinned"
     if any(names_commit(pin, commit) for pin in pins):
@@ -123,60 +151,28 @@ def protection(key: str, commit: str, refs: tuple[str, ...], known: LocalRecords
     named = [ref for ref in refs if ref in pins]
     if named:
         return f"pinned as {named[0]}"
-    lock_file = known.locked.get(key, {}).get(commit)
+    lock_file = records.locked.get(key, {}).get(commit)
     return f"named in the lock file {lock_file}" if lock_file else ""
 
 
-def _opened(places: list[tuple[Folder, Snapshot]], in_use: InUse) -> str:
-    """Which process has a file of this revision open; a store payload counts for its links."""
-    if not in_use.open_files:
-        return ""
-    for folder, snapshot in places:
-        for pointer in snapshot.pointers:
-            if pointer.blob is None:
-                continue
-            inode = folder.blobs[pointer.blob].inode
-            where = f"{folder.name}/blobs/{pointer.blob}"
-            if pointer.blob.startswith("snapshots/"):
-                where = f"{folder.name}/{pointer.blob}"
-            elif inode[0] == "shared":
-                where = f"blobs/{inode[1][:2]}/{inode[1]}"
-            pid = in_use.open_files.get(where)
-            if pid is not None:
-                return f"open in process {pid}"
+def _opened(places: list[tuple[_Member, int]], commit: str, in_use: InUse) -> str:
+    for member, _ in places:
+        pid = in_use.open_revisions.get((member.summary.name, commit))
+        if pid is not None:
+            return f"open in process {pid}"
     return ""
 
 
-def _times(places: list[tuple[Folder, Snapshot]]) -> tuple[float, float]:
-    """(last changed, last used as far as atime hints) of a revision."""
-    blobs = [
-        folder.blobs[pointer.blob]
-        for folder, snapshot in places
-        for pointer in snapshot.pointers
-        if pointer.blob is not None
-    ]
-    changed = max((blob.mtime for blob in blobs), default=0.0)
-    if not blobs:
-        changed = max(snapshot.mtime for _, snapshot in places)
-    return changed, max((blob.atime for blob in blobs), default=changed)
-
-
-def _garbage(key: str, repo_id: str, folder: Folder, protected: str) -> list[Item]:
-    """A folder's blobs that no snapshot names, together, and each unfinished download."""
-    named = {pointer.blob for snapshot in folder.snapshots for pointer in snapshot.pointers}
-    orphans = [blob for blob in folder.blobs.values() if blob.name not in named]
-    items = []
-    if orphans:
-        newest = max(blob.mtime for blob in orphans)
-        items.append(
-            Item("orphan", key, repo_id, folder.repo_type, None, (),
-                 frozenset((folder.name, blob.name) for blob in orphans), newest, newest,
-                 (folder.name,), protected)
+def _garbage(like: Item, member: _Member, counts: _Counts) -> Iterator[Item]:
+    """A folder's blobs that no snapshot names, as one item, and each unfinished download."""
+    breakdown = member.breakdown
+    if breakdown.orphans:
+        yield replace(
+            like, blobs=frozenset(member.needed[ORPHANS]), modified=breakdown.orphaned,
+            last_used=breakdown.orphaned, files=tuple(sorted(breakdown.orphans)),
         )  # fmt: skip
-    for part in folder.incomplete:
-        items.append(
-            Item("incomplete", key, repo_id, folder.repo_type, None, (),
-                 frozenset([(folder.name, part.name)]), part.mtime, part.mtime,
-                 (folder.name,), protected)
-        )  # fmt: skip
-    return items
+    for name, size, written in breakdown.incomplete:
+        blob = (member.summary.name, name)
+        counts.add(blob, ("incomplete", *blob), size)
+        yield replace(like, kind="incomplete", blobs=frozenset([blob]), modified=written,
+                      last_used=written, files=(name,))  # fmt: skip

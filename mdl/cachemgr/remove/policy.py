@@ -15,7 +15,7 @@ from mdl.settings import CacheSettings
 # An unfinished file younger than this may belong to a download on another machine, or to one
 # that is only paused: no lock tells.
 INCOMPLETE_AGE = 3600.0
-BlobName = tuple[str, str]  # (folder, blob)
+BlobName = tuple[str, str]  # (folder, what it is called there)
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,16 @@ class Policy:
         return self == Policy(low_watermark=self.low_watermark)
 
     @property
+    def by_last_use(self) -> bool:
+        """Does any rule look at when a revision was last used?"""
+        return (
+            self.unused_for is not None or self.max_size is not None or self.keep_free is not None
+        )
+
+    @property
     def judges(self) -> bool:
         """Does any rule but `keep_last` judge revisions?"""
-        return (
-            self.detached
-            or self.older_than is not None
-            or self.unused_for is not None
-            or self.max_size is not None
-            or self.keep_free is not None
-        )
+        return self.detached or self.older_than is not None or self.by_last_use
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,8 +61,9 @@ class Item:
         kind: `revision`, `incomplete` (a download's temporary file), `orphan` (a blob no
             snapshot names) or `payload` (one in the shared store that no blob leads to).
         commit: of a revision, else `None`.
-        blobs: the names it needs, as (folder, blob).
+        blobs: what it needs, as (folder, name).
         folders: the repository folders it is in.
+        files: of anything but a revision, the names of its files.
         protected: why it must stay, or `''`.
     """
 
@@ -76,13 +78,14 @@ class Item:
     last_used: float
     folders: tuple[str, ...]
     protected: str = ""
+    files: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         shown: dict[str, Any] = {"repo_id": self.repo_id, "repo_type": self.repo_type}
         shown["commit"] = self.commit
         if self.kind != "revision":
             shown["kind"] = self.kind
-            shown["files"] = sorted(name for _, name in self.blobs)
+            shown["files"] = list(self.files)
         elif self.refs:
             shown["refs"] = list(self.refs)
         return shown
@@ -93,7 +96,7 @@ class Inventory:
     """Everything a plan is made from.
 
     Attributes:
-        inodes: (folder, blob) → the inode behind it.
+        inodes: blob → the inode behind it.
         sizes: inode → bytes.
         names: inode → how many names it has in all, those outside the cache included.
         total: bytes the root occupies.

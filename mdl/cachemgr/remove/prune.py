@@ -1,12 +1,13 @@
-"""Prune, from the disk to the disk: look, decide, carry out."""
+"""Prune: plan from the index, then carry the plan out."""
 
 import os
 import shutil
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from mdl.cachemgr.index import physical
-from mdl.cachemgr.journal import busy_folders, entries, list_open_files
+from mdl.cachemgr.index import Summary, physical, read_again
+from mdl.cachemgr.journal import busy_folders, entries, list_open_files, open_revisions
 from mdl.cachemgr.layout import repo_key
 from mdl.cachemgr.remove.execute import Outcome, carry_out
 from mdl.cachemgr.remove.inventory import Disk, InUse, protection, take_inventory
@@ -20,54 +21,72 @@ if TYPE_CHECKING:
 
 
 def plan_prune(cache: "Cache", policy: Policy) -> PrunePlan:
-    """Decide from the disk as it is now, downloads and open files included.
+    """Decide what goes, from the index; running downloads and open files are looked for now.
 
-    Looking for running downloads costs an open per lock file, so only folders that would lose
-    something are looked at, until a plan touches no busy one.
+    The index knows neither downloads nor the latest access times, and looking takes system calls
+    for every file. So only the folders that would lose something are looked at, until that changes
+    the plan no more. Access times only grow: what a plan keeps was not used before the time that
+    the index has.
     """
     root = os.fspath(cache.root)
-    found = cache.survey()
-    marked = store_is_marked(root)
-    folders = [scan_folder(root, summary.name, marked=marked) for summary in found.summaries]
-    known = cache.knowledge()
+    survey = cache.survey(breakdowns=True)
+    folders = {s.name: (s, b) for s, b in zip(survey.summaries, survey.breakdowns, strict=True)}
+    records = cache.records()
     in_trash = sum(entry.bytes for entry in entries(cache.index.actions()))
     free = shutil.disk_usage(root).free if os.path.isdir(root) else 0
-    disk = Disk(physical(found.summaries, found.store), free + in_trash, found.store, time.time())
+    disk = Disk(
+        physical(survey.summaries, survey.store), free + in_trash, survey.store, time.time()
+    )
+    open_now = _open_revisions(root, survey.summaries)
     downloads: dict[str, str] = {}
-    opened = list_open_files(root)
     checked: set[str] = set()
     while True:
-        in_use = InUse(downloads, opened)
-        planned = decide_prune(take_inventory(folders, known, in_use, disk), policy)
-        touched = {name for remove in planned.remove for name in remove.item.folders}
-        busy = busy_folders(root, sorted(touched - checked))
+        in_use = InUse(downloads, open_now)
+        plan = decide_prune(take_inventory(folders.values(), records, in_use, disk), policy)
+        touched = {name for remove in plan.remove for name in remove.item.folders} - checked
         checked |= touched
-        if not busy:
-            return planned
-        downloads.update(busy)
+        busy = busy_folders(root, sorted(touched))
+        now = read_again(root, sorted(touched & folders.keys())) if policy.by_last_use else {}
+        if not busy and all(folders[name] == found for name, found in now.items()):
+            return plan
+        downloads |= busy
+        folders |= now
+
+
+def _open_revisions(root: str, summaries: Iterable[Summary]) -> dict[tuple[str, str], int]:
+    """(folder, commit) → a process that has one of its files open."""
+    opened = list_open_files(root)
+    places = {path.split("/")[0] for path in opened}
+    payloads = {os.path.basename(path) for path in opened if path.startswith("blobs/")}
+    marked = store_is_marked(root)
+    return {
+        (summary.name, commit): pid
+        for summary in summaries
+        if summary.name in places or payloads.intersection(xet for xet, _ in summary.shared)
+        for folder in [scan_folder(root, summary.name, marked=marked)]
+        for commit, pid in open_revisions(folder, opened).items()
+    }
 
 
 def apply_prune(cache: "Cache", planned: PrunePlan) -> Outcome:
     """Carry a plan out: what changed since it was made is left alone."""
     items = [remove.item for remove in planned.remove]
     removals = removals_of(items)
-    stray = frozenset(
-        payload for item in items if item.kind == "payload" for _, payload in item.blobs
-    )
+    stray = frozenset(name for item in items if item.kind == "payload" for name in item.files)
     expected = {(item.key, item.commit): item for item in items if item.commit}
 
     def objection(folder: Folder, removal: Removal) -> str:
         key = repo_key(folder.repo_type, folder.repo_id)
         if not folder.readable:
             return "its folder cannot be read whole"
-        known = cache.knowledge()
-        if reason := protection(key, "", (), known):
+        records = cache.records()
+        if reason := protection(key, "", (), records):
             return reason
         for commit in removal.commits:
             refs = folder.refs_of(commit)
             if not set(refs) <= set(expected[key, commit].refs):
                 return "a ref was added to it since the plan was made"
-            reason = protection(key, commit, refs, known)
+            reason = protection(key, commit, refs, records)
             if reason:
                 return reason
         return ""
@@ -91,7 +110,7 @@ def removals_of(items: list[Item]) -> dict[str, Removal]:
             if item.commit is not None:
                 commits[folder].add(item.commit)
             else:
-                names[folder].update(name for where, name in item.blobs if where == folder)
+                names[folder].update(item.files)
     return {
         folder: Removal(frozenset(commits[folder]), names=frozenset(names[folder]))
         for folder in commits

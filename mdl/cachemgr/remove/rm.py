@@ -80,7 +80,7 @@ def plan_remove(
 
 
 def _protected(cache: "Cache", folder: Folder, removal: Removal) -> str:
-    known = cache.knowledge()
+    known = cache.records()
     key = repo_key(folder.repo_type, folder.repo_id)
     commits = {"", *removal.commits, *(commit for commit, _ in removal.files)}
     reasons = (protection(key, commit, folder.refs_of(commit), known) for commit in commits)

@@ -7,7 +7,7 @@ import click
 
 from mdl.cachemgr import Cache, repo_key
 from mdl.cachemgr.remove import Outcome
-from mdl.cli.cache.listing import say_notes
+from mdl.cli.cache.listing import print_notes
 from mdl.cli.cache.options import (
     DURATION,
     SIZE,
@@ -50,7 +50,7 @@ def prune(
 
     found = opened(cache_dir)
     plan = plan_prune(found, policy_from(found, rules))
-    say_notes(found)
+    print_notes(found)
     if not as_json:
         _show_plan(plan)
     if dry_run or not plan.remove:
@@ -143,7 +143,7 @@ def rm(
 
     found = opened(cache_dir)
     plan = plan_remove(found, target, repo_type, casings=choice["all_casings"])
-    say_notes(found)
+    print_notes(found)
     if not as_json:
         for name, removal in plan.removals.items():
             what = "the whole folder" if removal.whole else f"{len(removal.commits)} revision(s)"
@@ -207,7 +207,7 @@ def normalize(
     to = choice["to"] or (default if default != "off" else "shared")
     request = NormalizeRequest(to, only, choice["across"], choice["store"], repo_type)
     planned = plan_normalize(found, request, hub_spelling(found))
-    say_notes(found)
+    print_notes(found)
     if not as_json:
         _show_normalize(planned)
     if dry_run or not planned.work:

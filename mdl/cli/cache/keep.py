@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from mdl.cachemgr import keeps_something, parse_pin, waiting
-from mdl.cli.cache.listing import say_notes
+from mdl.cli.cache.listing import print_notes
 from mdl.cli.cache.options import (
     DURATION,
     cache_dir_option,
@@ -41,7 +41,7 @@ def pin(
             found.notes.append(waiting(name))
         if not dry_run:
             found.index.add_pin(*wanted)
-    say_notes(found)
+    print_notes(found)
     if as_json:
         echo_json({"pins": found.pins})
         return
@@ -70,7 +70,7 @@ def unpin(
         raise NotFoundError(f"{name} is not pinned.", next="`mdl cache pin` lists the pins.")
     if not dry_run:
         found.index.remove_pin(key, revision)
-    say_notes(found)
+    print_notes(found)
     if as_json:
         echo_json({"pins": found.pins})
     else:
@@ -91,7 +91,7 @@ def trash_list(cache_dir: Path | None, as_json: bool) -> None:
 
     found = opened(cache_dir)
     present, unknown = trash_entries(found), strays(found)
-    say_notes(found)
+    print_notes(found)
     if as_json:
         entries = [entry.to_json() for entry in present]
         echo_json({"entries": entries, "unknown": unknown})
@@ -118,7 +118,7 @@ def trash_restore(number: int, cache_dir: Path | None, dry_run: bool, as_json: b
 
     found = opened(cache_dir)
     action = restore(found, number, dry_run=dry_run)
-    say_notes(found)
+    print_notes(found)
     _say_undone(action, as_json=as_json, dry_run=dry_run)
 
 
@@ -145,7 +145,7 @@ def trash_empty(
     unknown = strays(found) if not numbers and older_than is None else []
     ids = [entry.id for entry in chosen]
     size = sum(entry.bytes for entry in chosen)
-    say_notes(found)
+    print_notes(found)
     if not dry_run:
         confirm(f"Erase {human_size(size)} for good?", yes=yes)
         size = empty_trash(found, ids, unknown)
@@ -166,7 +166,7 @@ def undo(cache_dir: Path | None, dry_run: bool, as_json: bool) -> None:
 
     found = opened(cache_dir)
     action = undo_last(found, dry_run=dry_run)
-    say_notes(found)
+    print_notes(found)
     _say_undone(action, as_json=as_json, dry_run=dry_run)
 
 

@@ -1,22 +1,22 @@
-"""What `mdl cache ls` says. It imports no click, which takes longer than the answer."""
+"""What `mdl cache ls` prints, and the lines that the other cache commands share with it."""
 
 import gc
 import os
 import sys
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from mdl.cachemgr import Cache, CachedRepo, Totals, open_cache
+from mdl.cachemgr import Cache, CachedRepo, Totals
 from mdl.cachemgr.index import Row, compile_filter, rows_of, sort_rows
+from mdl.cli.output import echo_json
 from mdl.formatting import human_ago, human_size, printable, table
-from mdl.settings import load_settings
 
 _BOLD, _RED, _YELLOW, _RESET = "\033[1m", "\033[31m", "\033[33m", "\033[0m"
 _COLOURS = {"broken": _RED, "partial": _YELLOW}
 
 
 class Listing(NamedTuple):
-    """What is to be listed, and how: `shape` is `table`, `json` or `csv`."""
+    """What to list, and how: `shape` is `table`, `json` or `csv`."""
 
     shape: str = "table"
     filters: tuple[str, ...] = ()
@@ -26,35 +26,37 @@ class Listing(NamedTuple):
     quiet: bool = False
 
 
-def list_plainly() -> None:
-    """`mdl cache ls` as it is typed most."""
-    show_listing(open_cache(load_settings()), Listing())
-
-
-def show_listing(cache: Cache, listing: Listing) -> None:
+def show_listing(cache: Cache, wanted: Listing) -> None:
     """Print a cache's listing."""
-    # Thousands of small values and no cycle among them: the collector would look in vain.
+    # Thousands of small values without a cycle: the collector would search them in vain.
     gc.disable()
     try:
         repos, totals = cache.listing()
-        say_notes(cache)
-        rows = _chosen(repos, listing)
-        if listing.shape == "json":
-            _print_json(cache, rows, totals)
-        elif listing.quiet:
-            names = [row.commit or f"{row.repo_type}/{row.repo_id}" for row in rows]
-            print_lines([printable(name) for name in names])
-        elif listing.shape == "csv":
+        print_notes(cache)
+        rows = _select(repos, wanted)
+        if wanted.shape == "json":
+            shown = {id(row.repo): row.repo for row in rows}.values()
+            echo_json(
+                {
+                    "root": str(cache.root),
+                    "repos": [repo.to_json() for repo in shown],
+                    "totals": totals.to_json(),
+                }
+            )
+        elif wanted.quiet:
+            print_lines([printable(row.revision.commit if row.revision else _name(row.repo))
+                         for row in rows])  # fmt: skip
+        elif wanted.shape == "csv":
             _print_csv(rows)
         else:
-            print_lines([*_table(rows, revisions=listing.revisions), *summary(cache, totals)])
+            print_lines([*_table(rows, revisions=wanted.revisions), *summary(cache, totals)])
     finally:
-        gc.freeze()  # nor at the end, where the interpreter would look through them all once more
+        gc.freeze()  # nor at exit
         gc.enable()
 
 
-def say_notes(cache: Cache) -> None:
-    """What recovery did goes to standard error: it is news, not the answer."""
+def print_notes(cache: Cache) -> None:
+    """Print what recovery did, on standard error: it is news, not the result."""
     if not cache.index.persistent:
         print(f"note: {cache.index.path} cannot be written: nothing is remembered.",
               file=sys.stderr)  # fmt: skip
@@ -71,13 +73,13 @@ def summary(cache: Cache, totals: Totals) -> list[str]:
         f" {human_size(totals.size_on_disk)} on disk in {printable(str(cache.root))}",
     ]
     more = [
-        (totals.incomplete_size, "in broken-off downloads"),
+        (totals.incomplete_size, "in interrupted downloads"),
         (totals.xet_size, "in xet/"),
         (totals.trash_size, "in the trash"),
     ]
-    said = [f"{human_size(size)} {where}" for size, where in more if size]
-    if said:
-        lines.append(f"{', '.join(said)}.")
+    parts = [f"{human_size(size)} {where}" for size, where in more if size]
+    if parts:
+        lines.append(f"{', '.join(parts)}.")
     if totals.strangers:
         names = ", ".join(printable(name) for name in totals.strangers[:5])
         lines.append(f"Not part of a cache, left alone: {names}")
@@ -85,46 +87,51 @@ def summary(cache: Cache, totals: Totals) -> list[str]:
 
 
 def print_lines(lines: list[str]) -> None:
-    """All of them in one write."""
+    """Print all of them in one write."""
     if lines:
         print("\n".join(lines))
 
 
-def _chosen(repos: list[CachedRepo], listing: Listing) -> list[Row]:
-    rows = rows_of(repos, revisions=listing.revisions)
+def _select(repos: list[CachedRepo], wanted: Listing) -> list[Row]:
+    rows = rows_of(repos, revisions=wanted.revisions)
     now = time.time()
-    for text in listing.filters:
+    for text in wanted.filters:
         keep = compile_filter(text, now)
         rows = [row for row in rows if keep(row)]
-    if listing.order:
-        rows = sort_rows(rows, listing.order)
-    return rows if listing.limit is None else rows[: listing.limit]
+    if wanted.order:
+        rows = sort_rows(rows, wanted.order)
+    return rows if wanted.limit is None else rows[: wanted.limit]
+
+
+def _name(repo: CachedRepo) -> str:
+    return f"{repo.repo_type}/{repo.repo_id}"
 
 
 def _table(rows: list[Row], *, revisions: bool) -> list[str]:
     now = time.time()
     header = ["REPOSITORY", "SIZE", "LAST USED", "MODIFIED", "STATE", "REFS", ""]
+    states = [row.state for row in rows]
     lines = [
         [
-            f"{row.repo_type}/{row.repo_id}",
+            _name(row.repo),
             human_size(row.size),
             human_ago(row.accessed, now),
             human_ago(row.modified, now),
-            row.state,
+            state,
             " ".join(row.refs),
             _remarks(row),
         ]
-        for row in rows
+        for row, state in zip(rows, states, strict=True)
     ]
     if revisions:
         header.insert(1, "REVISION")
         for line, row in zip(lines, rows, strict=True):
-            line.insert(1, (row.commit or "")[:12])
+            line.insert(1, row.revision.commit[:12] if row.revision else "")
     spare = ("MODIFIED", "LAST USED", "REFS")
     text = table(header, lines, right=("SIZE",), spare=spare).split("\n")
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return text
-    colours = [_BOLD, *[_COLOURS.get(row.state, "") for row in rows]]
+    colours = [_BOLD, *[_COLOURS.get(state, "") for state in states]]
     return [
         f"{colour}{line}{_RESET}" if colour else line
         for colour, line in zip(colours, text, strict=True)
@@ -141,14 +148,6 @@ def _remarks(row: Row) -> str:
     return ", ".join(remarks)
 
 
-def _print_json(cache: Cache, rows: list[Row], totals: Totals) -> None:
-    import json
-
-    repos = list({id(row.repo): row.repo.to_json() for row in rows}.values())
-    found: dict[str, Any] = {"root": str(cache.root), "repos": repos, "totals": totals.to_json()}
-    print(json.dumps(found, indent=2))
-
-
 def _print_csv(rows: list[Row]) -> None:
     import csv
 
@@ -159,7 +158,8 @@ def _print_csv(rows: list[Row]) -> None:
     )  # fmt: skip
     for row in rows:
         out.writerow(
-            [row.repo_type, printable(row.repo_id), row.commit or "", row.size, row.accessed or "",
+            [row.repo.repo_type, printable(row.repo.repo_id),
+             row.revision.commit if row.revision else "", row.size, row.accessed or "",
              row.modified or "", row.state, " ".join(map(printable, row.refs)),
              " ".join(map(printable, row.repo.spellings)),
              "; ".join(map(printable, row.repo.problems))]

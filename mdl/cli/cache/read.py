@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from mdl.cli.cache.listing import Listing, print_lines, say_notes, show_listing, summary
+from mdl.cli.cache.listing import Listing, print_lines, print_notes, show_listing, summary
 from mdl.cli.cache.options import (
     cache_dir_option,
     json_option,
@@ -58,7 +58,7 @@ def show(name: str, repo_type: str | None, cache_dir: Path | None, as_json: bool
     found = opened(cache_dir)
     repo = found.repo(name, repo_type)
     details = describe(repo, found.folders_of(repo.repo_id, repo.repo_type))
-    say_notes(found)
+    print_notes(found)
     if as_json:
         echo_json(details)
         return
@@ -103,7 +103,7 @@ def du(limit: int, plot: Path | None, cache_dir: Path | None, as_json: bool) -> 
     """Say what takes the room: the largest repositories, and everything else in the cache."""
     found = opened(cache_dir)
     repos, totals = found.listing()
-    say_notes(found)
+    print_notes(found)
     repos = sorted(repos, key=lambda repo: -repo.size_on_disk)
     if plot is not None:
         _plot(plot, repos, totals)

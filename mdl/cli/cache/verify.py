@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from mdl.cachemgr.verify import Verifier, VerifyReport, chosen, refusal
-from mdl.cli.cache.listing import say_notes
+from mdl.cli.cache.listing import print_notes
 from mdl.cli.cache.options import (
     SIZE,
     cache_dir_option,
@@ -58,7 +58,7 @@ def verify(
         progress=_progress(as_json),
     )
     report = verifier.run(folders)
-    say_notes(found)
+    print_notes(found)
     fixed, failed = 0, [(bad, "") for bad in report.bad]
     if choice["repair"] and report.bad and not choice["dry_run"]:
         from mdl.cachemgr.verify import repair_cache
