@@ -12,15 +12,16 @@ def printable(text: str) -> str:
 
 
 def human_size(size: int | float | None) -> str:
-    """Decimal units, as the Hub and `hf cache ls` print them: `1.2G`, `512`, `-` for unknown."""
+    """Bytes in decimal units, as the Hub counts them: `65.2 GB`, `512 B`, `-` for unknown."""
     if size is None:
         return "-"
-    size = float(size)
-    for unit in ("", "K", "M", "G", "T"):
-        if abs(size) < 999.5:
-            return f"{size:.0f}" if unit == "" else f"{size:.1f}{unit}"
+    if abs(size) < 999.5:
+        return f"{size:.0f} B"
+    for unit in "KMGT":
         size /= 1000
-    return f"{size:.1f}P"
+        if abs(size) < 999.95:
+            return f"{size:.1f} {unit}B"
+    return f"{size / 1000:.1f} PB"
 
 
 def human_ago(then: float | None, now: float | None = None) -> str:

@@ -4,7 +4,6 @@ Made by `make catalog MAPPER=… LOADER_UTILS=…`; never edited by hand.
 """
 
 import os
-from typing import Any
 
 from mdl.store.rows import PACKAGED, BadMirror, CatalogSource, MirrorRow
 
@@ -17,7 +16,11 @@ _PATH = os.path.join(os.path.dirname(__file__), "packaged.json")
 
 def newer_than(held: str | None) -> bool:
     """Whether the packaged edition is newer than the one a database holds."""
-    return held is None or _numbers(CATALOG_VERSION) > _numbers(held)
+    if held is None or held == CATALOG_VERSION:
+        return held is None
+    from packaging.version import Version  # seldom needed, and slow to import
+
+    return Version(CATALOG_VERSION) > Version(held)
 
 
 def read_packaged() -> tuple[CatalogSource, list[MirrorRow], list[BadMirror]]:
@@ -50,7 +53,3 @@ def write_packaged(source: CatalogSource, mirrors: list[MirrorRow], bad: list[Ba
     ]
     with open(_PATH, "w") as file:
         file.write("\n".join(lines))
-
-
-def _numbers(version: str) -> tuple[Any, ...]:
-    return tuple(int(part) if part.isdigit() else 0 for part in version.split("."))

@@ -145,7 +145,7 @@ def test_du_draws(filled: CacheBuilder, mdl: Type, tmp_path: Path) -> None:
     assert code == 0
     assert out.splitlines()[1].split()[0] == "model/Org/Big"
     svg = (tmp_path / "t.svg").read_text()
-    assert "<title>Org/Big: 6.0K</title>" in svg
+    assert "<title>Org/Big: 6.0 KB</title>" in svg
     mdl("du", "--plot", str(tmp_path / "t.png"))
     assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
     assert mdl("du", "--plot", str(tmp_path / "t.gif"))[0] == 2
@@ -233,12 +233,12 @@ def test_what_comes_into_the_trash_after_the_question_stays(
     mdl("rm", "o/small", "--yes")
 
     def answer_late(question: str, *, yes: bool) -> None:
-        assert "2 for good" in question
+        assert "2 B for good" in question
         cache = open_cache(load_settings())
         apply_remove(cache, plan_remove(cache, "dataset/d/set"))
 
     monkeypatch.setattr("mdl.cli.cache.keep.confirm", answer_late)
-    assert mdl("trash", "empty")[1] == "Freed 2.\n"
+    assert mdl("trash", "empty")[1] == "Freed 2 B.\n"
     (kept,) = json.loads(mdl("trash", "ls", "--json")[1])["entries"]
     assert kept["bytes"] == 3
 

@@ -10,6 +10,7 @@ from xml.sax.saxutils import escape
 
 from mdl.cachemgr.types import CachedRepo, Totals
 from mdl.errors import MdlError
+from mdl.formatting import human_size
 
 WIDTH, HEIGHT = 1200, 800
 _COLOURS = {
@@ -107,9 +108,9 @@ def draw_svg(cells: Sequence[Cell]) -> str:
     ]
     boxes = squarify([cell.size for cell in cells], Box(0, 0, WIDTH, HEIGHT))
     for cell, box in zip(cells, boxes, strict=True):
-        name = escape(_readable(cell.label))
+        title = f"{escape(_readable(cell.label))}: {human_size(cell.size)}"
         lines.append(
-            f'<g><title>{name}: {_size(cell.size)}</title><rect x="{box.x:.1f}" y="{box.y:.1f}"'
+            f'<g><title>{title}</title><rect x="{box.x:.1f}" y="{box.y:.1f}"'
             f' width="{box.width:.1f}" height="{box.height:.1f}" fill="{_COLOURS[cell.colour]}"'
             ' stroke="#ffffff"/>'
         )
@@ -152,7 +153,7 @@ def draw_png(cells: Sequence[Cell], path: Path) -> None:
 def _label(cell: Cell, box: Box) -> str:
     if box.width < _SMALLEST_LABEL[0] or box.height < _SMALLEST_LABEL[1]:
         return ""
-    text = f"{_readable(cell.label)} {_size(cell.size)}"
+    text = f"{_readable(cell.label)} {human_size(cell.size)}"
     room = int((box.width - 8) / _CHARACTER)
     return text if len(text) <= room else f"{text[: max(0, room - 1)]}…"
 
@@ -160,11 +161,3 @@ def _label(cell: Cell, box: Box) -> str:
 def _readable(text: str) -> str:
     """Without control characters and lone surrogates, which no XML may hold."""
     return "".join(character if character.isprintable() else "?" for character in text)
-
-
-def _size(size: float) -> str:
-    for unit in ("", "K", "M", "G", "T"):
-        if size < 999.5:
-            return f"{size:.0f}" if not unit else f"{size:.1f}{unit}"
-        size /= 1000
-    return f"{size:.1f}P"
