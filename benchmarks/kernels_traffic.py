@@ -11,8 +11,8 @@ import importlib.metadata
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.ptx.driver import install
-from tests.ptx.traffic import Traffic, measure
+from tests.ptx_emulator.launching import install
+from tests.ptx_emulator.traffic import Traffic, measure
 
 
 def table(found: Iterable[Traffic]) -> str:

@@ -1,4 +1,4 @@
-"""What Triton compiles, run instruction by instruction without a GPU: see `tests/ptx`.
+"""What Triton compiles, run instruction by instruction without a GPU: see `ptx_emulator`.
 
 A process for each target, because the emulated GPU takes the place of Triton's driver.
 """
@@ -16,7 +16,7 @@ pytest.importorskip("triton")
 HERE = Path(__file__).parent
 EVERY = [*sorted((HERE / "interpreted").glob("check_*.py")), HERE / "test_edges.py"]
 PRODUCTS = [HERE / "interpreted" / "check_linear4bit.py"]
-EMULATOR = sorted((HERE.parent / "ptx").glob("check_*.py"))
+EMULATOR = sorted((HERE.parent / "ptx_emulator").glob("check_*.py"))
 KERNELS = {
     "cross_entropy_backward", "cross_entropy_forward", "dequantize_4bit", "gemm_4bit", "gemv_4bit",
     "glu_backward", "glu_forward", "norm_backward", "norm_forward", "quantize_4bit",
@@ -29,7 +29,7 @@ def run(target, checks, *options, tiles="whole"):
     kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", "-q", "-p", "tests.ptx.plugin"),
+            *(sys.executable, "-m", "pytest", "-q", "-p", "tests.ptx_emulator.plugin"),
             *("-p", "no:cacheprovider", *options, *map(str, checks)),
         ],
         env={**kept, "OMP_NUM_THREADS": "1", "PTX_TARGET": target, "PTX_TILES": tiles},

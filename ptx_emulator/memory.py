@@ -1,7 +1,6 @@
-"""Global and shared memory of a running kernel, with what a sanitizer checks."""
+"""Global and shared memory of a running kernel, with a sanitizer's checks."""
 
 import ctypes
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +15,7 @@ class Fault(AssertionError):
 
 
 def _flat(width: int) -> np.ndarray:
-    """This process's memory, from address 4096 on, as one array of unsigned integers."""
+    """This process's memory, from address 4096, as one array of unsigned integers."""
     kind = {1: ctypes.c_uint8, 2: ctypes.c_uint16, 4: ctypes.c_uint32, 8: ctypes.c_uint64}[width]
     return np.ctypeslib.as_array((kind * (_SPAN // width)).from_address(_LOW))
 
@@ -25,10 +24,10 @@ _PROCESS = {width: _flat(width) for width in (1, 2, 4, 8)}
 
 
 class Global:
-    """The arguments' memory, at its real addresses.
+    """The memory of the arguments, at its real addresses.
 
     Args:
-        spans: [first, one past the last) byte of each argument a kernel may touch.
+        spans: [first, one past the last) byte of each argument.
     """
 
     def __init__(self, spans: Sequence[tuple[int, int]]) -> None:
@@ -42,14 +41,14 @@ class Global:
         self._last = np.array([last for _, last in merged], np.uint64)
 
     def check(self, address: np.ndarray, size: int, mask: np.ndarray) -> None:
-        """Raises Fault where `size` bytes at `address` are misaligned or not an argument's."""
-        wanted = address[mask]
-        if not wanted.size:
+        """Raise Fault where `size` bytes at `address` are misaligned or outside the arguments."""
+        used = address[mask]
+        if not used.size:
             return
-        if (wanted % np.uint64(size)).any():
+        if (used % np.uint64(size)).any():
             raise Fault(f"{size} bytes at a misaligned address")
-        at = np.searchsorted(self._first, wanted, side="right") - 1
-        inside = (at >= 0) & (wanted + np.uint64(size) <= self._last[np.maximum(at, 0)])
+        at = np.searchsorted(self._first, used, side="right") - 1
+        inside = (at >= 0) & (used + np.uint64(size) <= self._last[np.maximum(at, 0)])
         if not inside.all():
             raise Fault(f"{int((~inside).sum())} threads outside of every argument")
 
@@ -64,7 +63,7 @@ class Global:
 class Shared:
     """Shared memory of all programs that run together, [programs, bytes].
 
-    Every byte remembers who wrote and who read it since the last barrier.
+    Each byte records which warp wrote and which read it since the last barrier.
     """
 
     def __init__(self, programs: int, size: int) -> None:
@@ -75,7 +74,7 @@ class Shared:
         self._reader = np.full(programs * self.size, _NO_WARP, np.int32)
 
     def barrier(self, programs: np.ndarray) -> None:
-        """All warps of these have met: what was touched before is ordered before what follows."""
+        """Order every earlier access of these programs before every later one."""
         for touched in (self._writer, self._reader):
             touched.reshape(len(programs), -1)[programs] = _NO_WARP
 
@@ -106,7 +105,7 @@ class Shared:
     def store(
         self, program: np.ndarray, address: np.ndarray, values: np.ndarray, warp: np.ndarray
     ) -> None:
-        """Write values [threads, size] bytes."""
+        """Write `values`, uint8 [threads, size]."""
         at = self._places(program, address, values.shape[1])
         writer, reader = self._writer[at], self._reader[at]
         foreign = (writer != _NO_WARP) & (writer != warp[:, None])
@@ -122,7 +121,7 @@ class Shared:
     def begin_copy(
         self, program: np.ndarray, address: np.ndarray, size: int, warp: np.ndarray
     ) -> None:
-        """An asynchronous write begins: until it is waited for, nobody may read these bytes."""
+        """Begin an asynchronous write: these bytes may not be read before it was waited for."""
         at = self._places(program, address, size)
         reader = self._reader[at]
         if ((reader != _NO_WARP) & (reader != warp[:, None])).any():
@@ -130,8 +129,8 @@ class Shared:
         self._filled[at] = False
 
 
-def conflicts(address: np.ndarray, size: int) -> tuple[int, int]:
-    """(wavefronts, fewest possible) of one warp's access: [lanes] addresses, `size` bytes each.
+def bank_cycles(address: np.ndarray, size: int) -> tuple[int, int]:
+    """(cycles, fewest possible) of shared memory for [warps, lanes] accesses of `size` bytes.
 
     32 banks of 4 bytes; lanes that touch the same word share it; 8 bytes go by half a warp and 16
     by a quarter.
@@ -139,8 +138,22 @@ def conflicts(address: np.ndarray, size: int) -> tuple[int, int]:
     words = max(1, size // 4)
     lanes = 32 // words
     total = 0
-    for start in range(0, len(address), lanes):
-        first = address[start : start + lanes].astype(np.int64) // 4
-        touched = set((first[:, None] + np.arange(words)).ravel().tolist())
-        total += max(Counter(word % 32 for word in touched).values())
-    return total, -(-len(address) // lanes)
+    for start in range(0, address.shape[1], lanes):
+        first = address[:, start : start + lanes, None].astype(np.int64) // 4
+        touched = np.sort((first + np.arange(words)).reshape(len(address), -1), axis=1)
+        distinct = np.diff(touched, axis=1, prepend=-1) != 0
+        bank = touched % 32 + 32 * np.arange(len(address))[:, None]
+        used = np.bincount(bank[distinct], minlength=32 * len(address))
+        total += int(used.reshape(-1, 32).max(axis=1).sum())
+    return total, len(address) * -(-address.shape[1] // lanes)
+
+
+def sectors_touched(address: np.ndarray, size: int) -> tuple[int, int]:
+    """(32-byte sectors, fewest possible) of global memory for [warps, lanes] aligned accesses."""
+
+    def distinct(values: np.ndarray) -> np.ndarray:
+        ordered = np.sort(values, axis=1)
+        return 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(axis=1)
+
+    fewest = -(-distinct(address) * size // 32)
+    return int(distinct(address // np.uint64(32)).sum()), int(fewest.sum())

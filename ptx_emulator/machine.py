@@ -1,19 +1,20 @@
-"""Programs (thread blocks) of one kernel, all threads in step, one instruction at a time.
+"""Run programs (thread blocks) of one kernel, all threads in step, one instruction at a time.
 
-Of all threads those at the lowest instruction go first, so threads that part at a branch meet
-again after it.
+The threads at the lowest instruction go first, so threads that diverge at a branch meet again
+after it.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from tests.ptx.arithmetic import KINDS, compute_of
-from tests.ptx.blackwell import BLACKWELL, TensorMemory
-from tests.ptx.memory import Fault, Global, Shared, conflicts
-from tests.ptx.parse import Address, Instruction, Operand, Program
-from tests.ptx.warps import COLLECTIVE
+from ptx_emulator.arithmetic import KINDS, compute_of
+from ptx_emulator.blackwell import BLACKWELL, TensorMemory
+from ptx_emulator.memory import Fault, Global, Shared, bank_cycles, sectors_touched
+from ptx_emulator.parse import Address, Instruction, Operand, Program
+from ptx_emulator.warps import COLLECTIVE
 
 Mask = np.ndarray
 WARP = 32
@@ -21,10 +22,10 @@ WARP = 32
 
 @dataclass
 class Counts:
-    """What a launch did.
+    """Memory traffic of a launch, by instruction and line of source.
 
-    sectors: 32-byte pieces of global memory, by line of source: [moved, fewest possible].
-    wavefronts: the same of shared memory's cycles.
+    sectors: 32-byte sectors of global memory, [touched, fewest possible].
+    wavefronts: cycles of shared memory, likewise.
     """
 
     sectors: dict[str, np.ndarray] = field(default_factory=dict)
@@ -38,12 +39,12 @@ class Machine:
     """Some programs of a launch.
 
     Args:
-        blocks: [programs, 3], the place of each program in the grid.
-        grid: the size of the grid.
-        arguments: value of each parameter, by its name.
-        memory: what the kernel may touch.
-        shared: bytes of shared memory a program.
-        counts: filled if given; counting takes time.
+        blocks: position of each program in the grid, [programs, 3].
+        grid: size of the grid.
+        arguments: value of each parameter, by name.
+        memory: the memory that the kernel may access.
+        shared: bytes of shared memory per program.
+        counts: filled in if given, which takes time.
     """
 
     def __init__(
@@ -77,11 +78,16 @@ class Machine:
         self._waits = np.zeros(self.total, bool)
 
     def run(self) -> None:
-        """To the end of every thread.
+        """Run every thread to its end.
 
         Raises:
-            Fault: what a sanitizer would report. NotImplementedError: an unknown instruction.
+            Fault: what a sanitizer would report.
+            NotImplementedError: an unknown instruction.
         """
+        with np.errstate(all="ignore"):
+            self._run()
+
+    def _run(self) -> None:
         here, mask = 0, self._everyone
         while here < len(self.program.instructions):
             instruction = self.program.instructions[here]
@@ -111,7 +117,7 @@ class Machine:
         return self.program.labels[str(instruction.operands[0])]
 
     def _lowest(self) -> tuple[int, Mask]:
-        """The lowest place of a thread that does not wait, and who is there."""
+        """The lowest instruction of a thread that is not waiting, and the threads there."""
         waiting = self._waits.any()
         places = self._at[~self._waits] if waiting else self._at
         here = int(places.min()) if places.size else len(self.program.instructions)
@@ -121,7 +127,7 @@ class Machine:
         return here, self._everyone if mask.all() else mask
 
     def _meet(self, here: int, mask: Mask) -> None:
-        """`bar.sync`: the threads of a program wait here for the rest of it."""
+        """`bar.sync`: wait here for all threads of the program."""
         arrived = mask | (self._waits & (self._at == here))
         complete = arrived.reshape(-1, self.program.threads).all(axis=1)
         self.shared.barrier(complete)
@@ -140,7 +146,7 @@ class Machine:
         elif instruction.name in BLACKWELL:
             BLACKWELL[instruction.name](self, instruction, mask)
         elif instruction.name in COLLECTIVE:
-            if not mask.reshape(-1, WARP).all(axis=1)[mask.reshape(-1, WARP).any(axis=1)].all():
+            if (mask != mask.reshape(-1, WARP).any(axis=1).repeat(WARP)).any():
                 raise Fault("not all threads of a warp take part")
             COLLECTIVE[instruction.name](self, instruction, mask)
         elif instruction.name == "mov" and any(isinstance(o, tuple) for o in instruction.operands):
@@ -151,14 +157,13 @@ class Machine:
                 self.read(operand, kind)
                 for operand, kind in zip(instruction.operands[1:], sources, strict=True)
             ]
-            with np.errstate(all="ignore"):
-                result = np.asarray(function(*values))
+            result = np.asarray(function(*values))
             self.write(instruction.operands[0], result.astype(dtype, copy=False), mask)
 
     def read(self, operand: Operand, dtype: np.dtype) -> np.ndarray:
-        """An operand's value for each thread; a register never written holds a NaN.
+        """An operand's value in each thread. A register that was never written holds a NaN.
 
-        (LLVM leaves the half of a pair undefined that nothing reads.)
+        LLVM leaves the half of a pair undefined that nothing reads.
         """
         if isinstance(operand, int):
             key = (operand, dtype.str)
@@ -172,7 +177,7 @@ class Machine:
         if operand in self.special:
             return self.special[str(operand)].astype(dtype)
         value = self.registers.get(str(operand), self._undefined)
-        if value.dtype.itemsize > dtype.itemsize:  # the low part, as `cvt.u16.u32` of an `%rd`
+        if value.dtype.itemsize > dtype.itemsize:  # the low part, as in `cvt.u16.u32` of an `%rd`
             return value.astype(f"u{dtype.itemsize}").view(dtype)
         return value.view(dtype) if value.dtype.itemsize == dtype.itemsize else value.astype(dtype)
 
@@ -181,10 +186,10 @@ class Machine:
         name = str(register)
         if name == "_":
             return
-        wide = {"%p": "?", "%rs": "u2", "%rd": "u8"}.get(name.rstrip("0123456789"), "u4")
+        wide = _register_dtype(name)
         if value.dtype.kind == "f":
             value = value.view(f"u{value.dtype.itemsize}")
-        if value.dtype != np.dtype(wide):
+        if value.dtype != wide:
             value = value.astype(wide)
         if mask is not self._everyone:
             value = np.where(mask, value, self.registers.get(name, np.zeros(1, wide)))
@@ -200,12 +205,13 @@ class Machine:
             for index, register in enumerate(target):
                 self.write(register, values[index :: len(target)].copy(), mask)
         else:
+            assert isinstance(source, tuple)
             part = np.dtype(f"u{whole.itemsize // len(source)}")
             parts = [self.read(register, part) for register in source]
             self.write(target, np.stack(parts, axis=1).reshape(-1).view(whole), mask)
 
     def address(self, operand: Operand, dtype: str = "u8") -> np.ndarray:
-        """The address each thread gives."""
+        """The address in each thread."""
         assert isinstance(operand, Address)
         base = self.read(operand.base, np.dtype(dtype))
         return base + np.array(operand.offset, np.int64).astype(dtype)
@@ -219,7 +225,7 @@ class Machine:
         self.write(instruction.operands[0], np.full(self.total, value), mask)
 
     def load(self, instruction: Instruction, mask: Mask) -> None:
-        """`ld`, of a parameter, global or shared memory."""
+        """`ld` of a parameter, or of global or shared memory."""
         space = next(w for w in instruction.words if w in ("param", "global", "shared"))
         if space == "param":
             return self._load_parameter(instruction, mask)
@@ -268,7 +274,7 @@ class Machine:
             )
 
     def copy(self, instruction: Instruction, mask: Mask) -> None:
-        """`cp.async`: the bytes arrive when their group is waited for, not before."""
+        """`cp.async`: the bytes arrive when their group is waited for, no earlier."""
         if "commit_group" in instruction.words:
             self._copies.append([])
         elif "wait_group" in instruction.words:
@@ -303,26 +309,35 @@ class Machine:
     def _note(
         self, space: str, instruction: Instruction, address: np.ndarray, size: int, mask: Mask
     ) -> None:
-        if self.counts is None or not mask.any():
-            return
-        for warp in np.flatnonzero(mask.reshape(-1, WARP).any(axis=1)):
-            lanes = slice(warp * WARP, (warp + 1) * WARP)
-            own = address[lanes][mask[lanes]]
-            if space == "shared":
-                self.note_shared(instruction, own[None], size)
-                continue
-            touched = np.unique((own[:, None] + np.arange(size, dtype=np.uint64)).ravel())
-            moved = len(np.unique(touched // np.uint64(32)))
-            where = f"{instruction.place} {instruction.name}"
-            self.counts.add(self.counts.sectors, where, moved, -(-len(touched) // 32))
-
-    def note_shared(self, instruction: Instruction, address: np.ndarray, size: int) -> None:
-        """Count an access to shared memory: `size` bytes at each of [warps, lanes] addresses."""
         if self.counts is None:
             return
         where = f"{instruction.place} {instruction.name}"
-        for own in address:
-            self.counts.add(self.counts.wavefronts, where, *conflicts(own, size))
+        for own in _by_active_lanes(address, mask):
+            if space == "shared":
+                self.note_shared(instruction, own, size)
+            else:
+                self.counts.add(self.counts.sectors, where, *sectors_touched(own, size))
+
+    def note_shared(self, instruction: Instruction, address: np.ndarray, size: int) -> None:
+        """Count accesses of `size` bytes to shared memory, at [warps, lanes] addresses."""
+        if self.counts is not None:
+            where = f"{instruction.place} {instruction.name}"
+            self.counts.add(self.counts.wavefronts, where, *bank_cycles(address, size))
+
+
+def _by_active_lanes(address: np.ndarray, mask: Mask) -> Iterator[np.ndarray]:
+    """The active lanes' addresses, [warps, lanes], of all warps with as many active lanes."""
+    address, mask = address.reshape(-1, WARP), mask.reshape(-1, WARP)
+    active = mask.sum(axis=1)
+    for count in sorted(set(active.tolist()) - {0}):
+        chosen = active == count
+        yield address[chosen][mask[chosen]].reshape(-1, count)
+
+
+@functools.cache
+def _register_dtype(name: str) -> np.dtype:
+    kinds = {"%p": "?", "%rs": "u2", "%rd": "u8"}
+    return np.dtype(kinds.get(name.rstrip("0123456789"), "u4"))
 
 
 _MEMORY: dict[str, Callable[[Machine, Instruction, Mask], None]] = {

@@ -1,14 +1,8 @@
-"""A driver for Triton whose GPU is `machine.Machine`, and mdl's kernels sent to it.
-
-`install(90)` makes Triton compile for sm_90 and every launch on CPU tensors run the compiled PTX,
-arguments' alignment and all the specialisation of a real launch included.
-"""
+"""A Triton driver whose GPU is `machine.Machine`: launches on CPU tensors run the compiled PTX."""
 
 import itertools
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +12,20 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 
-from mdl.kernels.compiled.compile import SHARED
-from mdl.kernels.runtime import launch
-from mdl.kernels.runtime import launch_configs as tune
-from tests.ptx.machine import Counts, Machine
-from tests.ptx.memory import Global
-from tests.ptx.parse import Program, parse
+from ptx_emulator.machine import Counts, Machine
+from ptx_emulator.memory import Global
+from ptx_emulator.parse import Program, parse
 
+_SHARED_KIB = {80: 99, 90: 227, 100: 227, 120: 99}  # 8.6 and 8.9 have less than 8.0's 163
 _THREADS_AT_ONCE = 16384
 
 
 class Driver(DriverBase):
-    """The parts of `triton.backends.nvidia.driver.CudaDriver` that a launch meets.
+    """The parts of `triton.backends.nvidia.driver.CudaDriver` that a launch uses.
 
-    Two methods that Triton's abstract class demands no launch calls; they say so.
+    Attributes:
+        launched: number of launches by kernel name.
+        edit: applied to each program before it runs, to break it on purpose.
     """
 
     def __init__(self, capability: int) -> None:
@@ -42,11 +36,13 @@ class Driver(DriverBase):
         self.edit: Callable[[Program], Program] | None = None
         self._loading: Program | None = None
         triton.knobs.runtime.kernel_load_start_hook.add(self._before_load)
+        triton.knobs.runtime.add_stages_inspection_hook = _skip_assembler
 
     @classmethod
     def is_active(cls) -> bool:
         return True
 
+    # Triton's abstract class requires these two; no launch calls them.
     def map_python_to_cpp_type(self, ty: str) -> str:
         raise NotImplementedError
 
@@ -66,7 +62,7 @@ class Driver(DriverBase):
         return 0
 
     def get_device_properties(self, device: int) -> dict[str, int]:
-        return {"max_shared_mem": SHARED[self.capability] * 1024}
+        return {"max_shared_mem": _SHARED_KIB[self.capability] * 1024}
 
     def _before_load(self, module: Any, function: Any, name: str, files: Any, hash: str) -> None:
         path = next(Path(path) for part, path in files.items() if part.endswith(".ptx"))
@@ -80,14 +76,14 @@ class Driver(DriverBase):
 
     def launcher_cls(self, src: Any, metadata: Any) -> Any:
         """What a compiled kernel calls to start itself."""
-        taken = [kind != "constexpr" for kind in src.signature.values()]
+        is_argument = [kind != "constexpr" for kind in src.signature.values()]
         kinds = [kind for kind in src.signature.values() if kind != "constexpr"]
 
         def start(
             x: int, y: int, z: int, stream: int, program: Program, packed: Any, meta: Any,
             enter: Any, leave: Any, *args: Any,
         ) -> None:  # fmt: skip
-            given = list(itertools.compress(args, taken))
+            given = list(itertools.compress(args, is_argument))
             self._run(program, (x, y, z), given, kinds, int(metadata.shared))
 
         return start
@@ -106,16 +102,23 @@ class Driver(DriverBase):
         values = [bits(value, kind) for value, kind in zip(given, kinds, strict=True)]
         unused = len(program.parameters) - len(values)  # Triton's two scratch pointers
         arguments = dict(zip(program.parameters, [*values, *[0] * unused], strict=True))
-        every = np.array(list(itertools.product(*map(range, grid[::-1]))), np.int64)[:, ::-1]
+        blocks = np.array(list(itertools.product(*map(range, grid[::-1]))), np.int64)[:, ::-1]
         at_once = max(1, _THREADS_AT_ONCE // program.threads)
-        for first in range(0, len(every), at_once):
-            blocks = np.ascontiguousarray(every[first : first + at_once])
-            memory = Global(spans)
-            Machine(program, blocks, grid, arguments, memory, shared, self.counts).run()
+        for first in range(0, len(blocks), at_once):
+            some = np.ascontiguousarray(blocks[first : first + at_once])
+            Machine(program, some, grid, arguments, Global(spans), shared, self.counts).run()
+
+
+def _skip_assembler(*compilation: Any) -> tuple[str, str]:
+    """Triton's hook on its compilation stages; without arguments it asks for a cache key."""
+    if compilation:
+        _, stages, *_ = compilation
+        stages["cubin"] = lambda ptx, metadata: b""
+    return "PTX only", "PTX only"
 
 
 def span(tensor: torch.Tensor) -> tuple[int, int]:
-    """[first, one past the last) byte that a tensor's elements lie in."""
+    """[first, one past the last) byte of a tensor's elements."""
     if not tensor.numel():
         return tensor.data_ptr(), tensor.data_ptr()
     last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
@@ -123,7 +126,7 @@ def span(tensor: torch.Tensor) -> tuple[int, int]:
 
 
 def bits(value: Any, kind: str) -> int:
-    """An argument as the integer whose low bytes the kernel's parameter holds."""
+    """An argument as the integer whose low bytes are the kernel's parameter."""
     if isinstance(value, torch.Tensor):
         return value.data_ptr()
     if kind.startswith("fp"):
@@ -134,34 +137,9 @@ def bits(value: Any, kind: str) -> int:
 
 @contextmanager
 def counting(driver: Driver) -> Iterator[Counts]:
-    """Count what the launches inside do."""
+    """Count the memory traffic of the launches inside."""
     driver.counts = counts = Counts()
     try:
         yield counts
     finally:
         driver.counts = None
-
-
-def install(capability: int, *, whole_tiles: bool = True) -> Driver:
-    """Send mdl's kernels to an emulated GPU, for the rest of this process.
-
-    Args:
-        whole_tiles: programs as large as for a wide weight, however few that leaves.
-    """
-    driver = Driver(capability)
-    triton.runtime.driver.set_active(driver)
-    table = {operation: tune.config_for(operation, capability // 10) for operation in tune.TABLE}
-    if whole_tiles:
-        table = {
-            operation: replace(one, meta={**one.meta, "PROGRAMS": 0}) if "BN" in one.meta else one
-            for operation, one in table.items()
-        }
-    ours = {
-        launch.on_triton: lambda tensor: tensor.dtype != torch.float64,
-        launch.config: lambda operation, tensor: table[operation],
-    }
-    for module in [module for name, module in sys.modules.items() if name.startswith("mdl.")]:
-        for function, replaced in ours.items():
-            if getattr(module, function.__name__, None) is function:
-                setattr(module, function.__name__, replaced)
-    return driver

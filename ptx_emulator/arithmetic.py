@@ -1,11 +1,11 @@
-"""What the scalar instructions compute: one function each, on arrays with an element a thread."""
+"""What each scalar instruction computes, on arrays with one element per thread."""
 
 import functools
 from collections.abc import Callable
 
 import numpy as np
 
-from tests.ptx.parse import Instruction
+from ptx_emulator.parse import Instruction
 
 KINDS = {
     "pred": np.dtype(bool),
@@ -19,13 +19,13 @@ KINDS = {
     "bf16x2": np.dtype("u4"),
     "f32x2": np.dtype("u8"),
 }
-"""numpy's dtype of each PTX type; two packed values, and bfloat16, as their bits."""
+"""numpy dtype of each PTX type; packed pairs and bfloat16 are kept as bits."""
 
 Compute = Callable[..., np.ndarray]
 
 
 def to_bf16(value: np.ndarray) -> np.ndarray:
-    """float32 to the bits of bfloat16, to the nearest even."""
+    """float32 to the bits of bfloat16, rounded to nearest even."""
     bits = np.ascontiguousarray(value, np.float32).view(np.uint32).astype(np.uint64)
     rounded = (bits + 0x7FFF + ((bits >> np.uint64(16)) & np.uint64(1))) >> np.uint64(16)
     return np.where(np.isnan(value), 0x7FFF, rounded).astype(np.uint16)
@@ -39,8 +39,8 @@ def from_bf16(bits: np.ndarray) -> np.ndarray:
 def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     """`a * b + c` in float32, rounded once.
 
-    The product is exact in float64. Its sum with c is made odd where it was rounded, so that the
-    second rounding cannot meet a tie that the first made (Boldo and Melquiond, 2008).
+    The product is exact in float64. Its sum with c is rounded to odd, so that the second rounding
+    cannot see a tie that the first made (Boldo and Melquiond, 2008).
     """
     product, addend = a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)
     total = np.asarray(product + addend)
@@ -94,9 +94,9 @@ _COMPARE: dict[str, Compute] = {
     "le": np.less_equal,
     "gt": np.greater,
     "ge": np.greater_equal,
-    "ne": lambda a, b: (a < b) | (a > b),  # of floats: false for NaN; `neu` is the other one
+    "ne": lambda a, b: (a < b) | (a > b),  # false for NaN, unlike `neu`
     "neu": np.not_equal,
-    "ltu": lambda a, b: ~(a >= b),  # `u`: true for NaN, too
+    "ltu": lambda a, b: ~(a >= b),  # `u`: also true for NaN
     "leu": lambda a, b: ~(a > b),
     "gtu": lambda a, b: ~(a <= b),
     "geu": lambda a, b: ~(a < b),
@@ -120,20 +120,20 @@ _PLAIN: dict[str, Compute] = {
     "bfe": _field,
     "prmt": _permute,
     "mov": np.positive,
-    "selp": lambda a, b, chosen: np.where(chosen, a, b),
+    "selp": lambda a, b, chosen: np.asarray(np.where(chosen, a, b)),
 }
 
 
 _MODIFIERS = {"rn", "rzi", "ftz", "lo", "wide", "approx", "full", *KINDS, *_COMPARE}
-"""Words between an instruction's name and its type that are understood, or change nothing here."""
+"""Words between an instruction's name and type that are implemented, or make no difference."""
 
 
 @functools.cache
 def compute_of(instruction: Instruction) -> tuple[Compute, list[np.dtype], np.dtype]:
-    """(function, dtypes of the sources, dtype of the result) of a scalar instruction.
+    """(function, dtypes of its sources, dtype of its result) for a scalar instruction.
 
     Raises:
-        NotImplementedError: an instruction that is not covered.
+        NotImplementedError: the instruction is not covered.
     """
     words, kind = instruction.words, instruction.type
     name = words[0]
@@ -229,7 +229,7 @@ _OF_FLOATS: dict[str, Compute] = {
 
 
 def _packed(instruction: Instruction) -> tuple[Compute, list[np.dtype], np.dtype]:
-    """An operation on bfloat16, or on two values at once."""
+    """An operation on bfloat16 or on a packed pair."""
     kind, dtype = instruction.type, KINDS[instruction.type]
     if instruction.name not in _OF_FLOATS or "ftz" in instruction.words:
         raise NotImplementedError(instruction.text)

@@ -3,8 +3,8 @@
 import pytest
 
 from mdl.kernels.compiled.compile import is_budgeted
-from tests.ptx.plugin import DRIVER
-from tests.ptx.traffic import measure
+from tests.ptx_emulator.plugin import DRIVER
+from tests.ptx_emulator.traffic import measure
 
 SHARES = {
     "product, 1 row": 0.80,

@@ -1,7 +1,7 @@
-"""Instructions that the threads of a warp, or of four warps, carry out together.
+"""Instructions that a warp, or four warps, execute together.
 
-Fragments as in "PTX ISA", sections on mma.m16n8k16, ldmatrix, stmatrix, wgmma.mma_async and the
-matrix descriptor.
+Fragments follow "PTX ISA", the sections on mma.m16n8k16, ldmatrix, stmatrix, wgmma.mma_async and
+the matrix descriptor.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tests.ptx.arithmetic import from_bf16
-from tests.ptx.memory import Fault
-from tests.ptx.parse import Address, Instruction
+from ptx_emulator.arithmetic import from_bf16
+from ptx_emulator.memory import Fault
+from ptx_emulator.parse import Address, Instruction
 
 if TYPE_CHECKING:
-    from tests.ptx.machine import Machine
+    from ptx_emulator.machine import Machine
 
 WARP = 32
 _U4 = np.dtype("u4")
 _ROW, _PAIR = np.arange(WARP) // 4, np.arange(WARP) % 4
-"""Of a lane in an 8 by 8 matrix: its row, and which two of its columns."""
+"""Row and pair of columns of each lane in an 8 by 8 matrix."""
 
 
 def shuffle(machine: Machine, instruction: Instruction, mask: np.ndarray) -> None:
@@ -53,7 +53,7 @@ def _rows(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(program, shared address, warp) of each row of each matrix, [warps, matrices, 8].
 
-    Lane 8 j + i gives row i of matrix j.
+    Lane 8 j + i holds the address of row i of matrix j.
     """
     address = machine.address(operand).astype(np.int64).reshape(-1, WARP)[warps]
     rows = address[:, : 8 * count].reshape(-1, count, 8)
@@ -63,12 +63,12 @@ def _rows(
 
 
 def _active(mask: np.ndarray) -> np.ndarray:
-    """The warps that take part."""
+    """Indices of the warps with an active lane."""
     return np.flatnonzero(mask.reshape(-1, WARP).any(axis=1))
 
 
 def load_matrices(machine: Machine, instruction: Instruction, mask: np.ndarray) -> None:
-    """`ldmatrix`: each lane gets two neighbouring elements of each 8 by 8 matrix of 16 bits."""
+    """`ldmatrix`: each lane gets two adjacent elements of each 8 by 8 matrix of 16-bit values."""
     targets, source = instruction.operands
     assert isinstance(targets, tuple) and isinstance(source, Address)
     warps = _active(mask)
@@ -86,7 +86,7 @@ def load_matrices(machine: Machine, instruction: Instruction, mask: np.ndarray) 
 
 
 def store_matrices(machine: Machine, instruction: Instruction, mask: np.ndarray) -> None:
-    """`stmatrix`: the reverse of `ldmatrix`."""
+    """`stmatrix`, the inverse of `ldmatrix`."""
     target, sources = instruction.operands
     assert isinstance(sources, tuple) and isinstance(target, Address)
     matrices = np.zeros((machine.total // WARP, len(sources), 8, 8), np.uint16)
@@ -111,12 +111,12 @@ def _halves(machine: Machine, registers: tuple[str, ...], bf16: bool) -> np.ndar
 
 
 def widened(bits: np.ndarray, bf16: bool) -> np.ndarray:
-    """Elements of 16 bits as float64."""
+    """16-bit elements as float64."""
     return (from_bf16(bits) if bf16 else bits.view(np.float16)).astype(np.float64)
 
 
 def _left(machine: Machine, registers: tuple[str, ...], bf16: bool) -> np.ndarray:
-    """A from its fragments: [warps, 16, 16]."""
+    """A from its fragments, [warps, 16, 16]."""
     parts = _halves(machine, registers, bf16)
     a = np.zeros((len(parts), 16, 16))
     for index in range(4):
@@ -127,12 +127,12 @@ def _left(machine: Machine, registers: tuple[str, ...], bf16: bool) -> np.ndarra
 
 
 def _place(index: int) -> tuple[np.ndarray, np.ndarray]:
-    """(row, column) of each lane's register `index` of C or D."""
+    """(row, column) in C or D of each lane's register `index`."""
     return _ROW + 8 * (index % 4 // 2), 2 * _PAIR + index % 2 + 8 * (index // 4)
 
 
 def _sums(machine: Machine, registers: tuple[str, ...]) -> np.ndarray:
-    """C from its fragments: [warps, 16, 8 n], four registers for each 8 columns."""
+    """C from its fragments, [warps, 16, 8 n]: four registers for each 8 columns."""
     c = np.zeros((machine.total // WARP, 16, 2 * len(registers)))
     for index, register in enumerate(registers):
         row, column = _place(index)
@@ -148,7 +148,7 @@ def _give(machine: Machine, registers: tuple[str, ...], d: np.ndarray, mask: np.
 
 
 def multiply(machine: Machine, instruction: Instruction, mask: np.ndarray) -> None:
-    """`mma.sync.m16n8k16` of bf16 or fp16 with a float32 sum."""
+    """`mma.sync.m16n8k16` of bf16 or fp16, summed in float32."""
     if "m16n8k16" not in instruction.words or instruction.words[-4] != "f32":
         raise NotImplementedError(instruction.text)
     target, left, right, addend = instruction.operands
@@ -165,15 +165,15 @@ def multiply(machine: Machine, instruction: Instruction, mask: np.ndarray) -> No
 
 
 def group_multiply(machine: Machine, instruction: Instruction, mask: np.ndarray) -> None:
-    """`wgmma.mma_async` with A in registers and B in shared memory, one row of B a column of D."""
+    """`wgmma.mma_async` with A in registers and B, transposed, in shared memory."""
     if "mma_async" not in instruction.words:
-        return  # fences and waits: here the sum is there at once
+        return  # fences and waits: the product is complete at once here
     target, left, descriptor, scale = instruction.operands[:4]
     assert isinstance(target, tuple)
     if not isinstance(left, tuple) or instruction.operands[4:] != (1, 1, 0):
         raise NotImplementedError(instruction.text)
     if not mask.all():
-        raise Fault("wgmma in a part of the programs")
+        raise Fault("wgmma in only some of the programs")
     bf16 = instruction.words[-1] == "bf16"
     keep = machine.read(scale, np.dtype(bool)).reshape(-1, WARP)[:, :1, None]
     b = _described(machine, instruction, descriptor, 2 * len(target), bf16)
@@ -184,7 +184,7 @@ def group_multiply(machine: Machine, instruction: Instruction, mask: np.ndarray)
 def _described(
     machine: Machine, instruction: Instruction, descriptor: object, n: int, bf16: bool
 ) -> np.ndarray:
-    """B of each group of four warps, [groups, n, 16], through a descriptor."""
+    """B of each group of four warps, [groups, n, 16], from its descriptor."""
     first = np.arange(0, machine.total, 4 * WARP)
     bits = machine.read(str(descriptor), np.dtype("u8"))[first]
     width = {1: 128, 2: 64, 3: 32}.get(int(bits[0]) >> 62)
@@ -202,11 +202,11 @@ def rows_in_shared(
     n: int,
     width: int,
 ) -> np.ndarray:
-    """The [n, 16] elements of 16 bits that each descriptor names, [descriptors, n, 16].
+    """The 16-bit elements that each descriptor points to, [descriptors, n, 16].
 
-    Along k, in rows of 32, 64 or 128 bytes (`width`) in groups of eight; the 16-byte pieces of a
-    row are exchanged by the row's number (the swizzle: address bits 4-6 ^= bits 7-9 for 128 bytes).
-    threads: who asks, one for each of `bits`.
+    K-major, in groups of eight rows of `width` (32, 64 or 128) bytes. The swizzle permutes the
+    16-byte pieces of a row by its number: for 128 bytes, address bits 4-6 ^= bits 7-9.
+    threads: the thread that passes each descriptor.
     """
     if (bits >> 49 & 7).any():
         raise NotImplementedError("a matrix descriptor with a base offset")

@@ -1,6 +1,6 @@
-"""Blackwell's fifth generation of tensor cores: `tcgen05`, its tensor memory, and mbarriers.
+"""Blackwell's tensor cores: `tcgen05`, tensor memory and mbarriers.
 
-Copies, products and their completion happen at once here; a wait that nothing would end is a Fault.
+Copies and products complete at once here; a wait that nothing would end is a Fault.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tests.ptx.memory import Fault
-from tests.ptx.parse import Address, Instruction
-from tests.ptx.warps import rows_in_shared, widened
+from ptx_emulator.memory import Fault
+from ptx_emulator.parse import Address, Instruction
+from ptx_emulator.warps import rows_in_shared, widened
 
 if TYPE_CHECKING:
-    from tests.ptx.machine import Machine
+    from ptx_emulator.machine import Machine
 
 _LANES, _COLUMNS = 128, 512
 _SWIZZLES = {2: 128, 4: 64, 6: 32}
@@ -24,7 +24,7 @@ _U4 = np.dtype("u4")
 
 
 class TensorMemory:
-    """Of all programs, and the phases of their mbarriers by program and address."""
+    """Tensor memory of all programs, and the phase of each mbarrier by (program, address)."""
 
     def __init__(self, programs: int) -> None:
         self._programs = programs
@@ -32,23 +32,23 @@ class TensorMemory:
 
     @functools.cached_property
     def cells(self) -> np.ndarray:
-        """[programs, 128 lanes, 512 columns] of 32 bits, made when first wanted."""
+        """uint32 [programs, 128 lanes, 512 columns], made on first use."""
         return np.full((self._programs, _LANES, _COLUMNS), 0x7FBADBAD, np.uint32)
 
 
 def _half(
     machine: Machine, operand: Address, apart: int, count: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(program, lane, first column) of each thread in the shape 16x32bx2.
+    """(program, lane, first column) of each thread, in the shape 16x32bx2.
 
-    A warp reaches the first 16 of the 32 lanes that are its own: its first half of threads at the
-    address, the second `apart` columns on.
+    A warp accesses the first 16 of its own 32 lanes: the first half of its threads at the address,
+    the second half `apart` columns further on.
     """
     address = machine.address(operand, "u4").astype(np.int64)
     second = machine.lane >= 16
     lane = (address >> 16) + machine.lane % 16
     if (lane // 32 != machine.warp_of % 4).any():
-        raise Fault("a warp reaches for another's tensor memory")
+        raise Fault("a warp accesses another warp's tensor memory")
     first = (address & 0xFFFF) + np.where(second, apart, 0)
     if (first + count > _COLUMNS).any():
         raise Fault("an access past the last column of tensor memory")
@@ -73,7 +73,7 @@ def _load(machine: Machine, instruction: Instruction, mask: np.ndarray) -> None:
 
 
 def _multiply(machine: Machine, instruction: Instruction, mask: np.ndarray) -> None:
-    """D += A B.T for one k of 16, by one thread of each program: D and A in tensor memory."""
+    """D += A B.T over 16 of k, issued by one thread per program; D and A are in tensor memory."""
     target, left, descriptor, form, keep = instruction.operands
     assert isinstance(target, Address) and isinstance(left, Address)
     for thread in np.flatnonzero(mask):
@@ -104,7 +104,7 @@ def _multiply(machine: Machine, instruction: Instruction, mask: np.ndarray) -> N
 
 
 def tensor_cores(machine: Machine, instruction: Instruction, mask: np.ndarray) -> None:
-    """`tcgen05.*`: memory is taken from column 0 on and never given back."""
+    """`tcgen05.*`: memory is allocated from column 0 and never freed."""
     kind = instruction.words[1]
     if kind == "alloc":
         target = instruction.operands[0]
@@ -135,7 +135,7 @@ def _barriers(
 
 
 def barriers(machine: Machine, instruction: Instruction, mask: np.ndarray) -> None:
-    """`mbarrier.init`, `.inval`, and `.try_wait.parity`, which does not come back in vain."""
+    """`mbarrier.init`, `.inval`, and `.try_wait.parity`, which always succeeds."""
     if "init" in instruction.words[1]:
         machine.tensor.phases.update(dict.fromkeys(_barriers(machine, instruction, mask), 0))
     elif instruction.words[1] == "try_wait":

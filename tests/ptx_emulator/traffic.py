@@ -8,8 +8,8 @@ import torch
 
 import mdl.kernels as kernels
 from mdl.kernels.ops.loss import ce_backward, ce_forward
+from ptx_emulator import Driver, counting
 from tests.kernels.weights import packed_weight, rows
-from tests.ptx.driver import Driver, counting
 
 N, K = 128, 4096
 CYCLES_OF_MEMORY = 1.755e9 * 132 / 3.0e12

@@ -1,5 +1,6 @@
-"""PTX text to instructions: what LLVM's NVPTX back end and Triton's inline assembly write."""
+"""Parse the PTX that LLVM's NVPTX back end and Triton's inline assembly write."""
 
+import functools
 import re
 from dataclasses import dataclass, field
 
@@ -13,12 +14,15 @@ class Address:
 
 
 Operand = str | int | Address | tuple[str, ...]
-"""A register or symbol, an immediate (floats as their bits), an address, or a `{vector}`."""
+"""A register or symbol, an immediate (a float as its bits), an address, or a `{vector}`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Instruction:
-    """One statement. `place` is the line of Triton source it came from."""
+    """One statement; compared by identity, so that lookups by it are fast.
+
+    place: the line of Triton source it came from.
+    """
 
     words: tuple[str, ...]
     operands: tuple[Operand, ...]
@@ -38,7 +42,7 @@ class Instruction:
 
 @dataclass
 class Program:
-    """One kernel: instructions, where labels point, parameter names and sizes in bytes."""
+    """One kernel. labels: index of an instruction; parameters: size in bytes."""
 
     name: str
     threads: int
@@ -48,7 +52,7 @@ class Program:
 
 
 _WAITING = ("{", "}", "waitLoop:", "@!complete bra.uni waitLoop;")
-"""Around `mbarrier.try_wait`: a loop until it says yes."""
+"""The loop around `mbarrier.try_wait`, which succeeds at once here."""
 _ENTRY = re.compile(
     r"\.entry (\w+)\((.*?)\)\s*\.reqntid (\d+)[^{]*\{\n(.*?)\n\$L__func_end", re.DOTALL
 )
@@ -58,10 +62,10 @@ _ADDRESS = re.compile(r"\[\s*([%\w]+)\s*(?:\+\s*(-?\w+))?\s*\]")
 
 
 def parse(text: str) -> Program:
-    """The one kernel in a module.
+    """Parse a module with one kernel.
 
     Raises:
-        ValueError: no kernel, or a statement of another shape than those Triton emits.
+        ValueError: no kernel, or a statement in a form that Triton does not emit.
     """
     found = _ENTRY.search(text)
     if found is None:
@@ -88,7 +92,7 @@ def parse(text: str) -> Program:
 def _instruction(statement: str, place: str) -> Instruction:
     found = _STATEMENT.fullmatch(statement)
     if found is None or statement[0] in "{}":
-        raise ValueError(f"not understood: {statement}")
+        raise ValueError(f"cannot parse: {statement}")
     negated, guard, opcode, rest = found.groups()
     words = tuple(opcode.replace("::", "_").split("."))
     operands = tuple(_operand(part) for part in _split(rest))
@@ -96,11 +100,12 @@ def _instruction(statement: str, place: str) -> Instruction:
 
 
 def _split(rest: str) -> list[str]:
-    """At the commas outside of braces and brackets; `d|p` counts as two operands."""
+    """Split at commas outside braces and brackets; `d|p` is two operands."""
     parts = re.findall(r"\{[^}]*\}|\[[^\]]*\]|[^,|\s]+", rest)
     return [part.strip() for part in parts]
 
 
+@functools.cache
 def _operand(text: str) -> Operand:
     if text.startswith("{"):
         return tuple(part.strip() for part in text[1:-1].split(","))

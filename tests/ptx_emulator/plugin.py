@@ -1,8 +1,8 @@
-"""`pytest -p tests.ptx.plugin` runs the tests' kernels as PTX, for the target `PTX_TARGET`."""
+"""`pytest -p tests.ptx_emulator.plugin` runs kernels as PTX for the target `PTX_TARGET`."""
 
 import os
 
-from tests.ptx.driver import install
+from tests.ptx_emulator.launching import install
 
 DRIVER = install(
     int(os.environ.get("PTX_TARGET", "90")),

@@ -7,10 +7,10 @@ import torch
 
 import mdl.kernels as kernels
 from mdl.kernels.nf4.kernels import dequantize_4bit_kernel
+from ptx_emulator import Fault
+from ptx_emulator.arithmetic import fma, from_bf16, to_bf16
 from tests.kernels.weights import packed_weight, rows
-from tests.ptx.arithmetic import fma, from_bf16, to_bf16
-from tests.ptx.memory import Fault
-from tests.ptx.plugin import DRIVER
+from tests.ptx_emulator.plugin import DRIVER
 
 WEIGHT = packed_weight(128, 512, torch.bfloat16)
 X = rows(20, 512, torch.bfloat16)
