@@ -8,12 +8,14 @@ import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from mdl.errors import OfflineError
 from mdl.resolver import Access, Cached, Resolution, ResolveOptions, Resolver, parse_name
 from mdl.settings import Settings, StrPath, load_settings
 
 if TYPE_CHECKING:
     from mdl.cachemgr import Cache, Placement
     from mdl.resolver import LockEntry
+    from mdl.resolver.formats import Format
 
 # What settings are made of: while none of it changes, one resolver serves a whole process.
 _SETTING_NAMES = (
@@ -108,6 +110,56 @@ def access(
         UsageError: the name is a folder.
     """
     return resolver_for(settings, token=token, offline=offline).access(name)
+
+
+def inspect(
+    name: str,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    offline: bool | None = None,
+    settings: Settings | None = None,
+) -> "Format":
+    """Recognise what the weights of a repository or a folder are; downloads no weights.
+
+    Args:
+        name: `org/name` in any casing, or a folder.
+        revision: a branch, tag or commit; `main` by default.
+        token: a Hub token; the environment's by default, `False` for none.
+        offline: `True` looks at what is in the cache, and opens no socket.
+        settings: other settings than the environment's.
+
+    Returns:
+        The format with its variants and files, what shows it and what speaks against it.
+
+    Raises:
+        NoAccessError: the Hub shows no such repository to this token.
+        OfflineError: the Hub does not answer, and the repository is not in the cache.
+    """
+    from pathlib import Path
+
+    from mdl.resolver.formats import describe_folder, recognize
+
+    resolver = resolver_for(settings, token=token, offline=offline)
+    asked = parse_name(name)
+    if asked.path is not None:
+        return recognize(describe_folder(Path(asked.path)))
+    unreachable = None
+    if resolver.online:
+        from mdl.resolver import format_on_hub
+
+        try:
+            return format_on_hub(resolver.hub, asked.text, revision)
+        except OfflineError as error:
+            unreachable = error
+    here = resolver.cached(asked.text, revision)
+    if here is not None and here.path is not None:
+        return recognize(describe_folder(Path(here.path), name=here.repo_id))
+    raise unreachable or OfflineError(
+        f"{asked.text} is not in the cache.",
+        why="the Hub may not be asked (offline)",
+        next="Leave out --offline, or give the folder that holds it.",
+    )
 
 
 def lock(

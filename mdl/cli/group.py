@@ -14,6 +14,7 @@ from mdl.version import __version__
 # command -> (module, one-line help). The help stands here so that `mdl --help` imports nothing.
 COMMANDS = {
     "resolve": ("mdl.cli.resolve", "Say what a model name will give, and why."),
+    "inspect": ("mdl.cli.inspect", "Say what a repository's weights are, and what shows it."),
     "access": ("mdl.cli.resolve", "Say who may read a repository, and where to ask."),
     "lock": ("mdl.cli.lock", "Write the commits and hashes behind names into a lock file."),
     "pull": ("mdl.cli.load", "Download what a name resolves to."),

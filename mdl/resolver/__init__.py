@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     )
     from mdl.resolver.formats import ADAPTER, is_adapter
     from mdl.resolver.hub_api import HubApi
+    from mdl.resolver.hub_description import format_on_hub
     from mdl.resolver.lockfile import (
         LockEntry,
         lock_entry,
@@ -46,6 +47,7 @@ __getattr__ = door(
         "catalog_file": "HIGHEST_RANK make_row read_bytes rows_to_remove write_text",
         "formats": "ADAPTER is_adapter",
         "hub_api": "HubApi",
+        "hub_description": "format_on_hub",
         "lockfile": "LockEntry lock_entry lock_text read_lock resolve_locked write_lock",
         "names": "Name is_commit parse_name shown",
         "refusals": "no_access",

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from huggingface_hub import HfApi, ModelInfo
+from huggingface_hub import HfApi, ModelInfo, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from mdl.errors import BusyError, MdlError, NoAccessError, OfflineError
 from mdl.hub_http import http_library
@@ -83,6 +84,38 @@ class HubApi:
         if not isinstance(info.id, str):
             raise self._not_a_hub("its response is not about a repository")
         return self._facts_of(info)
+
+    def listing(self, repo_id: str, revision: str | None = None) -> ModelInfo:
+        """`model_info` with the files' sizes: one request.
+
+        Raises:
+            NoAccessError: the repository cannot be seen.
+            BusyError, OfflineError: as `facts`.
+        """
+        try:
+            return self._ask(
+                lambda api: api.model_info(repo_id, revision=revision, files_metadata=True)
+            )
+        except (HfHubHTTPError, HFValidationError) as error:
+            why = self._why_missing(error) if isinstance(error, HfHubHTTPError) else str(error)
+            raise NoAccessError(
+                f"{repo_id} cannot be seen.",
+                why=why,
+                next=f"Check the spelling; `mdl access {repo_id}` says who may read it.",
+            ) from error
+
+    def first_bytes(
+        self, repo_id: str, path: str, revision: str | None = None, limit: int = 4_000_000
+    ) -> bytes | None:
+        """The first `limit` bytes of a file: one request; `None` where it cannot be read.
+
+        Raises:
+            BusyError, OfflineError: as `facts`.
+        """
+        try:
+            return self._ask(lambda api: _read(api, repo_id, path, revision, limit))
+        except HfHubHTTPError:
+            return None
 
     def access(self, repo_id: str) -> tuple[str, str]:
         """The caller's access to a gated repository and the Hub's own words: one request.
@@ -255,6 +288,16 @@ class HubApi:
             why=_message(error),
             next="Try again later, or add --offline to use what is here.",
         )
+
+
+def _read(api: HfApi, repo_id: str, path: str, revision: str | None, limit: int) -> bytes:
+    address = hf_hub_url(repo_id, path, revision=revision, endpoint=api.endpoint)
+    headers = build_hf_headers(token=api.token)
+    headers["Range"] = f"bytes=0-{limit - 1}"
+    response = get_session().get(address, headers=headers, follow_redirects=True)
+    hf_raise_for_status(response)
+    data: bytes = response.content[:limit]
+    return data
 
 
 def facts_of(info: ModelInfo, own_token: bool) -> RepoInfo:

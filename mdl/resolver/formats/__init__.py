@@ -1,0 +1,33 @@
+"""Recognise what a repository's weights are: `recognize` on a `Description`, with its evidence.
+
+A format is proved by files, configurations and headers; names and tags are claims. What each
+runtime loads, and each library's tables, are data here.
+"""
+
+from typing import TYPE_CHECKING
+
+from mdl.lazy import door
+
+if TYPE_CHECKING:
+    from mdl.resolver.formats.claims import claimed_format
+    from mdl.resolver.formats.describe import describe_folder, description_from_json
+    from mdl.resolver.formats.gguf_header import GGUF_HEAD, read_gguf_head
+    from mdl.resolver.formats.layout import ADAPTER, is_adapter
+    from mdl.resolver.formats.quant_config import SIDE_FILES, config_format, find_tables
+    from mdl.resolver.formats.recognition import recognize
+    from mdl.resolver.formats.runtimes import RUNTIMES, runtimes_of
+    from mdl.resolver.formats.types import Description, File, Format, Variant, variant_key
+
+__getattr__ = door(
+    __name__,
+    {
+        "claims": "claimed_format",
+        "describe": "describe_folder description_from_json",
+        "gguf_header": "GGUF_HEAD read_gguf_head",
+        "layout": "ADAPTER is_adapter",
+        "quant_config": "SIDE_FILES config_format find_tables",
+        "recognition": "recognize",
+        "runtimes": "RUNTIMES runtimes_of",
+        "types": "Description File Format Variant variant_key",
+    },
+)
