@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from mdl.cachemgr.index.breakdown import Breakdown
 
 _STORE = "blobs"
-# A process is worth its start from some five milliseconds of stats on.
-_WORTH_A_PROCESS = 250
+# A process pays for its start from some 25 milliseconds of stat calls on.
+_WORTH_A_PROCESS = 1500
 
 
 class Survey(NamedTuple):
