@@ -26,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mdl.cachemgr.cache import open_cache
-from mdl.cachemgr.daemon.loop import DaemonLoop, beats
+from mdl.cachemgr.daemon.loop import DaemonLoop, due_jobs
 from mdl.cachemgr.daemon.process import Place
 from mdl.cachemgr.daemon.status_socket import ask_daemon
 from mdl.cachemgr.daemon.usage import UseJournal
@@ -157,9 +157,9 @@ def measure(settings: Settings, repos: int, seconds: float, flood: int) -> None:
 
 
 def simulate(settings: Settings, hours: float) -> None:
-    keeper = DaemonLoop(settings, lambda: settings)
-    keeper._uses = UseJournal(keeper.root, lambda _: {})
-    keeper.run("probe")
+    loop = DaemonLoop(settings, lambda: settings)
+    loop._uses = UseJournal(loop.root, lambda _: {})
+    loop.run("probe")
     now = 0.0
 
     def wait(seconds: float) -> str:
@@ -169,8 +169,8 @@ def simulate(settings: Settings, hours: float) -> None:
 
     def run() -> int:
         count = 0
-        for job in beats(lambda: now, wait, {}):
-            keeper.run(job)
+        for job in due_jobs(lambda: now, wait, {}):
+            loop.run(job)
             count += 1
         return count
 
@@ -179,7 +179,7 @@ def simulate(settings: Settings, hours: float) -> None:
     gc.collect()
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
-    size = keeper.cache.index.path.stat().st_size
+    size = loop.cache.index.path.stat().st_size
     end = now + hours * 3600
     start = time.perf_counter()
     count = run()
@@ -188,9 +188,9 @@ def simulate(settings: Settings, hours: float) -> None:
     tracemalloc.stop()
     print(f"{hours:g} simulated hours ({count:,} jobs, {time.perf_counter() - start:.0f} s real):"
           f" {grown / 1024:+.1f} KiB of traced memory,"
-          f" {keeper.cache.index.path.stat().st_size - size:+d} bytes of index,"
-          f" {keeper.state.counts.errors} errors")  # fmt: skip
-    keeper.close()
+          f" {loop.cache.index.path.stat().st_size - size:+d} bytes of index,"
+          f" {loop.state.counts.errors} errors")  # fmt: skip
+    loop.close()
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The cache manager: see the whole Hugging Face cache at once, shrink it without fear.
+"""The cache manager: inspect the Hugging Face cache, and shrink it safely.
 
 The disk is the truth; the index (`mdl.store.CacheIndex`) is a view of it that can be rebuilt.
 `scan` reads folders, `index` remembers them and lists what they hold; `remove`, `normalize` and
@@ -13,7 +13,7 @@ from mdl.lazy import door
 if TYPE_CHECKING:
     from mdl.cachemgr.cache import Cache, open_cache
     from mdl.cachemgr.layout import folder_name, repo_key
-    from mdl.cachemgr.pins import keeps_something, parse_pin, waiting
+    from mdl.cachemgr.pins import parse_pin, pin_matches, waiting_note
     from mdl.cachemgr.types import CachedRepo, CachedRevision, Placement, Totals
 
 __getattr__ = door(
@@ -21,7 +21,7 @@ __getattr__ = door(
     {
         "cache": "Cache open_cache",
         "layout": "folder_name repo_key",
-        "pins": "keeps_something parse_pin waiting",
+        "pins": "parse_pin pin_matches waiting_note",
         "types": "CachedRepo CachedRevision Placement Totals",
     },
 )

@@ -44,7 +44,7 @@ def open_cache(settings: Settings, root: Path | None = None) -> "Cache":
 
 
 class Cache:
-    """One cache root and what this machine knows about it.
+    """One cache root and what this machine has recorded about it.
 
     Args:
         settings: where mdl keeps its index and journal; the environment's by default.
@@ -55,7 +55,7 @@ class Cache:
         self.settings = settings or load_settings()
         self.root = Path(root or self.settings.cache_root)
         self._where = os.fspath(self.root)
-        # What recovery had to take back or finish when something was last changed, in words.
+        # What recovery reverted or finished, in sentences for the user.
         self.notes: list[str] = []
 
     @cached_property
@@ -63,28 +63,28 @@ class Cache:
         index = CacheIndex(self._file("db"))
         if index.set_aside:
             self.notes.append(
-                f"The cache index was damaged and is set aside as {index.set_aside}:"
-                " pins, recorded use, lock files on record and the undo journal were in it."
+                f"The cache index was damaged and has been moved to {index.set_aside}."
+                " It held the pins, recorded use, registered lock files and the undo journal."
             )
         if index.actions("running", "undoing", "emptying"):
             self._recover(index)
         return index
 
     def _recover(self, index: CacheIndex) -> None:
-        """Finish or take back what a killed process left; one that is still at work is left."""
+        """Finish or revert what a killed process left, unless a process is still at work."""
         from mdl.cachemgr.journal import root_mutex
         from mdl.errors import BusyError
 
         with contextlib.suppress(BusyError), root_mutex(self._where, self._mutex_file, wait=0.0):
-            self._settle(index)
+            self._recover_locked(index)
 
-    def _settle(self, index: CacheIndex) -> None:
-        """Recover under the mutex; what is then on disk is read anew."""
+    def _recover_locked(self, index: CacheIndex) -> None:
+        """Recover while holding the mutex; the disk is read again after that."""
         from mdl.cachemgr.journal import recover
 
-        said = recover(index)
-        if said:
-            self.notes += said
+        notes = recover(index)
+        if notes:
+            self.notes += notes
             index.drop_view()
 
     @property
@@ -92,22 +92,22 @@ class Cache:
         return self._file("lock")
 
     def _file(self, suffix: str) -> Path:
-        """A file of mdl's own about this root."""
+        """The path of one of mdl's own files about this root."""
         return Path(self.settings.home, "cache", f"{root_id(self.root)}.{suffix}")
 
     @contextlib.contextmanager
     def exclusive(self, *, wait: float = 10.0) -> Iterator[CacheIndex]:
-        """Be the only mdl process that changes this root; unfinished actions are settled first.
+        """Be the only mdl process that changes this root; recover unfinished actions first.
 
         Raises:
             BusyError: another one is at work.
-            StoreError: there is nowhere to write down what is about to be done.
+            StoreError: the journal cannot be written.
         """
         from mdl.cachemgr.journal import root_mutex
 
         self.index.must_last()
         with root_mutex(self._where, self._mutex_file, wait=wait):
-            self._settle(self.index)
+            self._recover_locked(self.index)
             try:
                 yield self.index
             finally:
@@ -117,11 +117,11 @@ class Cache:
     # Reading
 
     def survey(self, *, breakdowns: bool = False) -> Survey:
-        """Every folder of the root, read again where it changed."""
+        """Every folder of the root; those that changed are read again."""
         return survey(self._where, self.index, breakdowns=breakdowns)
 
     def records(self) -> LocalRecords:
-        """Pins, recorded use, the Hub's spellings and lock files on record."""
+        """Pins, recorded use, the Hub's spellings and registered lock files."""
         used: dict[str, dict[str, float]] = {}
         for key, commit, at in self.index.used():
             used.setdefault(key, {})[commit] = at
@@ -135,11 +135,11 @@ class Cache:
         return LocalRecords(used, pins, self.index.canonical(), locked)
 
     def list(self) -> Repos:
-        """Every repository once, whatever its casings."""
+        """Every repository, all casings of it together."""
         return group(self.survey().summaries, self.records())
 
     def listing(self) -> tuple[Repos, Totals]:
-        """`list`, with the totals of the whole root."""
+        """`list`, and the totals of the root."""
         found = self.survey()
         repos = group(found.summaries, self.records())
         return repos, self._totals(found, repos)
@@ -165,7 +165,7 @@ class Cache:
         )
 
     def folders_of(self, repo_id: str, repo_type: str = "model") -> Folders:
-        """The folders of one repository in every casing, read now; aliases included."""
+        """The folders of one repository in every casing, aliases included, read now."""
         from mdl.cachemgr.scan import scan_folder
 
         key = repo_key(repo_type, repo_id)
@@ -216,12 +216,12 @@ class Cache:
         allow_patterns: Sequence[str] | None = None,
         repo_type: str = "model",
     ) -> Placement:
-        """Where a revision of a repository is on disk, in whatever casing.
+        """Where a revision of a repository is on disk, in any casing.
 
-        Reads this repository's folders only, never the whole cache.
+        Reads only this repository's folders.
 
         Args:
-            commit: the full hash wanted; wins over `revision`.
+            commit: the full hash; takes precedence over `revision`.
             revision: a ref or a commit; `main` when neither is given.
             allow_patterns: count only files that match one of these, as `snapshot_download` does.
         """
@@ -268,11 +268,11 @@ class Cache:
     # Use, lock files and pins
 
     def record_use(self, repo_id: str, commit: str, repo_type: str = "model") -> None:
-        """Note that a revision was used now: the only honest last-used time there is."""
+        """Record that a revision is used now: the only last-used time that is reliable."""
         self.index.record_use(repo_key(repo_type, repo_id), commit, time.time())
 
     def register_lock(self, path: Path, entries: Iterable[tuple[str, str]]) -> None:
-        """Put a lock file on record: the (repo_id, commit) pairs it names survive every prune."""
+        """Register a lock file: no prune removes the (repo_id, commit) pairs it names."""
         pairs = [(repo_key("model", repo_id), commit) for repo_id, commit in entries]
         self.index.put_lock_file(str(path.absolute()), pairs)
 
@@ -286,7 +286,7 @@ class Cache:
 
 
 def matches(path: str, patterns: Sequence[str] | None) -> bool:
-    """Does a file name match, as huggingface_hub's `allow_patterns` reads patterns?"""
+    """Does a file name match, by the rules of huggingface_hub's `allow_patterns`?"""
     if patterns is None:
         return True
     import fnmatch

@@ -1,4 +1,4 @@
-"""The Hugging Face cache's names and paths, as pure functions of text.
+"""Names and paths of the Hugging Face cache, as pure functions of text.
 
 `models--Org--Name` is a repository folder; inside it `blobs/<etag>`, `snapshots/<commit>/…`
 (links into blobs), `refs/<name>`, `.no_exist/<commit>/…` and `trees/<commit>.json`. The root
@@ -13,7 +13,7 @@ from mdl.errors import NameRefusedError
 REPO_TYPES = {"models": "model", "datasets": "dataset", "spaces": "space", "kernels": "kernel"}
 PREFIXES = {repo_type: prefix for prefix, repo_type in REPO_TYPES.items()}
 COMMIT_LENGTH, SHA256_LENGTH = 40, 64
-# So many first characters stand for a commit.
+# The fewest first characters that may stand for a commit.
 SHORTEST_COMMIT = 7
 INCOMPLETE = ".incomplete"
 STORE_MARKER = ".huggingface-shared-blobs"
@@ -58,12 +58,12 @@ def split_name(name: str, repo_type: str | None = None) -> tuple[str | None, str
 
 
 def is_hash(text: str, length: int) -> bool:
-    """Is this a lower-case hexadecimal hash of that many digits?"""
+    """Is this a lower-case hexadecimal hash with that many digits?"""
     return len(text) == length and _HEX.issuperset(text)
 
 
 def names_commit(text: str, commit: str) -> bool:
-    """Is `text` this commit, or its beginning as people write it?"""
+    """Is `text` this commit, or its first characters?"""
     if len(text) < SHORTEST_COMMIT or not _HEX.issuperset(text):
         return text == commit
     return commit.startswith(text)
@@ -75,9 +75,9 @@ def repo_key(repo_type: str, repo_id: str) -> str:
 
 
 def spelling_rank(repo_id: str) -> tuple[int, str]:
-    """Sorts the likeliest real spelling first: mixed case, then lower, then upper.
+    """Sort key that puts the likeliest spelling first: mixed case, then lower, then upper.
 
-    Only for display; what a folder is renamed to comes from the Hub, never from here.
+    Only for display: the name a folder gets comes from the Hub, never from here.
     """
     if repo_id == repo_id.lower():
         return (1, repo_id)
@@ -85,10 +85,10 @@ def spelling_rank(repo_id: str) -> tuple[int, str]:
 
 
 def root_id(root: str | os.PathLike[str]) -> str:
-    """A short name for a cache root: the same for every way to write its path.
+    """A short name for a cache root, the same however its path is written.
 
-    64-bit FNV-1a (http://www.isthe.com/chongo/tech/comp/fnv/): it only tells a machine's few
-    roots apart, and hashlib's import would be a twentieth of a listing.
+    64-bit FNV-1a (http://www.isthe.com/chongo/tech/comp/fnv/): it only distinguishes the few
+    roots of one machine, and importing hashlib would take a twentieth of a listing's time.
     """
     value = 0xCBF29CE484222325
     for byte in os.fsencode(os.path.realpath(root)):

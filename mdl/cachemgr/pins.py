@@ -9,7 +9,7 @@ from mdl.cachemgr.types import CachedRepo
 
 
 class Pinned(NamedTuple):
-    """What a pin keeps: a ref, a commit or its beginning; without a `revision`, everything."""
+    """What a pin keeps: a ref, a commit or its first characters; all of it without a `revision`."""
 
     key: str
     revision: str
@@ -17,10 +17,10 @@ class Pinned(NamedTuple):
 
 
 def parse_pin(text: str, repo_type: str | None = None) -> Pinned:
-    """Read one.
+    """Read a pin as written.
 
     Raises:
-        NameRefusedError: a name that can be no repository.
+        NameRefusedError: it cannot be a repository's name.
     """
     name, _, revision = text.partition("@")
     kind, repo_id = split_name(name, repo_type)
@@ -28,8 +28,8 @@ def parse_pin(text: str, repo_type: str | None = None) -> Pinned:
     return Pinned(repo_key(kind or "model", repo_id), revision, repo_id)
 
 
-def keeps_something(pinned: Pinned, repos: Iterable[CachedRepo]) -> bool:
-    """Is anything of these what a pin means? A pin may also wait for what is yet to come."""
+def pin_matches(pinned: Pinned, repos: Iterable[CachedRepo]) -> bool:
+    """Does a pin match anything here? It may also be set before the download."""
     only = frozenset([pinned.revision])
     return any(
         not pinned.revision
@@ -39,6 +39,6 @@ def keeps_something(pinned: Pinned, repos: Iterable[CachedRepo]) -> bool:
     )
 
 
-def waiting(name: str) -> str:
-    """What is said of a pin that keeps nothing yet."""
-    return f"{name} is not here: the pin waits for it."
+def waiting_note(name: str) -> str:
+    """The note about a pin that matches nothing yet."""
+    return f"{name} is not in the cache yet; the pin will apply once it is."

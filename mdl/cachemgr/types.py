@@ -1,7 +1,7 @@
-"""What the cache holds, as mdl tells it: immutable values with one JSON form.
+"""What the cache holds, as immutable values with one JSON form each.
 
 Sizes are bytes of content (`st_size`), each inode counted once, as huggingface_hub counts them.
-Times are seconds since the epoch. Named tuples, because a listing makes thousands of them.
+Times are seconds since the epoch. Named tuples, because a listing creates thousands of them.
 """
 
 from pathlib import Path
@@ -36,13 +36,13 @@ class CachedRevision(NamedTuple):
 
 
 class CachedRepo(NamedTuple):
-    """One repository, whatever its casings on disk.
+    """One repository, all its casings on disk together.
 
     Attributes:
-        size_on_disk: what it occupies, every inode and shared payload once.
+        size_on_disk: what it occupies, counting every inode and shared payload once.
         logical_size: what it would occupy if every file of every revision were a copy.
-        reclaimable: what the disk regains when the repository goes: less than `size_on_disk`
-            where other repositories, or names outside the cache, share its bytes.
+        reclaimable: what removing it would free: less than `size_on_disk` where other
+            repositories, or links outside the cache, share its bytes.
         last_used_source: `journal` (mdl's own record), `atime` (a hint only) or `None`.
     """
 
@@ -95,7 +95,10 @@ class CachedRepo(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """A root as a whole, in bytes; `size_on_disk` counts every inode and payload in it once."""
+    """Totals of a root, sizes in bytes; `size_on_disk` counts every inode and payload once.
+
+    `strangers` are entries of the root that do not belong to a cache.
+    """
 
     repos: int
     revisions: int
@@ -116,10 +119,10 @@ class Totals(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """Where one repository is on this machine: the answer to "is it here?".
+    """Where one repository is on this machine, if it is.
 
     `missing` names the files that the tree listing has and the snapshot lacks; without a listing
-    it is empty and `state` rests on what is there.
+    it is empty, and `state` is judged from what is there.
     """
 
     repo_id: str

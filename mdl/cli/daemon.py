@@ -18,52 +18,52 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @click.group()
 def daemon() -> None:
-    """The process that keeps the cache right: index, casings, budget, use."""
+    """Run a process that maintains the cache: index, casings, size budget, recorded use."""
     if sys.platform == "win32":
         raise UsageError(
             "The daemon does not run on Windows.",
-            next="`mdl cache prune` and `mdl cache normalize` do the same, when asked.",
+            next="Use `mdl cache prune` and `mdl cache normalize` instead.",
         )
 
 
 def _place() -> Settings:
-    """Where the daemon is: the environment says that, so no broken configuration hides it."""
+    """Settings from the environment alone: a broken configuration must not hide the daemon."""
     return load_settings({**os.environ, "MDL_CONFIG": os.devnull})
 
 
 @daemon.command()
 @_json
 def run(as_json: bool) -> None:
-    """Keep the cache in the foreground, until SIGTERM or Ctrl-C."""
-    from mdl.cachemgr.daemon import run_daemon as keep
+    """Run in the foreground, until SIGTERM or Ctrl-C."""
+    from mdl.cachemgr.daemon import run_daemon
 
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
     )
     logging.getLogger("mdl.daemon").setLevel(logging.INFO)
-    keep(load_settings(), as_json=as_json)
+    run_daemon(load_settings(), as_json=as_json)
 
 
 @daemon.command()
 @_json
 def start(as_json: bool) -> None:
-    """Start one in the background."""
-    from mdl.cachemgr.daemon import start_daemon as begin
+    """Start the daemon in the background."""
+    from mdl.cachemgr.daemon import start_daemon
 
-    found = begin(load_settings())
+    found = start_daemon(load_settings())
     if as_json:
         echo_json({"running": True, **found})
     else:
-        click.echo(f"started, process {found['pid']}: keeps {found['root']} ({found['mode']})")
+        click.echo(f"started process {found['pid']} for {found['root']} ({found['mode']})")
 
 
 @daemon.command()
 @_json
 def stop(as_json: bool) -> None:
-    """End it."""
-    from mdl.cachemgr.daemon import stop_daemon as end
+    """Stop the daemon."""
+    from mdl.cachemgr.daemon import stop_daemon
 
-    pid = end(_place())
+    pid = stop_daemon(_place())
     if as_json:
         echo_json({"stopped": pid})
     else:
@@ -73,10 +73,13 @@ def stop(as_json: bool) -> None:
 @daemon.command()
 @_json
 def status(as_json: bool) -> int:
-    """Say whether one runs, how it notices changes, and what it did. Exit code 3 for none."""
-    from mdl.cachemgr.daemon import daemon_status as look
+    """Show whether the daemon runs, how it notices changes, and what it has done.
 
-    found = look(_place())
+    Exit code 3 when none is running.
+    """
+    from mdl.cachemgr.daemon import daemon_status
+
+    found = daemon_status(_place())
     if as_json:
         echo_json(found)
     else:
@@ -86,9 +89,9 @@ def status(as_json: bool) -> int:
 
 def _print(found: dict[str, Any]) -> None:
     if not found["running"]:
-        click.echo(f"no daemon keeps {found['root']}")
+        click.echo(f"no daemon is running for {found['root']}")
         return
-    click.echo(f"running, process {found['pid']}: keeps {found['root']}")
+    click.echo(f"process {found['pid']} is running for {found['root']}")
     if "mode" not in found:
         click.echo(f"  error     {found['last_error']}")
         return
@@ -103,7 +106,7 @@ def _print(found: dict[str, Any]) -> None:
     done = found["done"]
     lines.append(
         ("done", f"{done['normalized']} normalized, {done['pruned']} pruned,"
-         f" {human_size(done['freed'])} freed, {done['uses']} uses noted")
+         f" {human_size(done['freed'])} freed, {done['uses']} uses recorded")
     )  # fmt: skip
     for key in ("last_error", "config_error"):
         if found[key]:
@@ -119,19 +122,19 @@ def _budget(found: dict[str, Any]) -> str:
     if found["keep_free"] is not None:
         parts.append(f"{human_size(found['keep_free'])} kept free")
     if found["unused_for"] is not None:
-        parts.append(f"unused for {found['unused_for'] / 86400:g} days goes")
+        parts.append(f"removed when unused for {found['unused_for'] / 86400:g} days")
     if found["short"]:
-        parts.append(f"short by {human_size(found['short'])}: what is left is protected")
+        parts.append(f"short by {human_size(found['short'])}: the rest is protected")
     return ", ".join(parts) or "none set"
 
 
 @daemon.command()
-@click.option("--launchd/--systemd", default=sys.platform == "darwin", help="Which kind.")
+@click.option("--launchd/--systemd", default=sys.platform == "darwin", help="The service manager.")
 @click.option("--dry-run", "--print", "dry_run", is_flag=True, help="Print it, write nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before replacing one.")
 @_json
 def install(launchd: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Write a systemd user unit, or a launchd agent, that keeps this cache."""
+    """Write a systemd user unit, or a launchd agent, that runs the daemon."""
     from mdl.cachemgr.daemon import launchd_agent, place_of, systemd_unit
 
     settings = load_settings()

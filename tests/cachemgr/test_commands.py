@@ -136,7 +136,7 @@ def test_show(filled: CacheBuilder, mdl: Type) -> None:
     assert "spellings  Org/Big, org/big" in out
     details = json.loads(mdl("show", "o/broken", "--json")[1])
     assert details["revisions"][0]["files"][0]["state"] == "broken"
-    assert "leads to no blob" in details["problems"][0]
+    assert "points to no blob" in details["problems"][0]
     assert mdl("show", "o/nothing")[0] == 3
 
 
@@ -163,7 +163,7 @@ def test_prune_shows_asks_and_does(
     monkeypatch.setattr("sys.stdin", Terminal("n\n"))
     code, out, err = mdl("prune")
     assert (code, "nothing was changed" in err) == (1, True)
-    assert "into the trash?" in err and "into the trash?" not in out
+    assert "to the trash?" in err and "to the trash?" not in out
 
 
 def test_prune_json_is_what_was_promised(filled: CacheBuilder, mdl: Type) -> None:
@@ -201,9 +201,13 @@ def test_pins(filled: CacheBuilder, mdl: Type) -> None:
     assert mdl("pin", f"o/small@{B[:12]}")[2] == ""
     assert mdl("rm", f"o/small@{B}", "--yes")[0] == 2
     assert (
-        mdl("pin", "o/smal", "--dry-run")[2] == "note: o/smal is not here: the pin waits for it.\n"
+        mdl("pin", "o/smal", "--dry-run")[2]
+        == "note: o/smal is not in the cache yet; the pin will apply once it is.\n"
     )
-    assert mdl("pin", "o/small@v9")[2] == "note: o/small@v9 is not here: the pin waits for it.\n"
+    assert (
+        mdl("pin", "o/small@v9")[2]
+        == "note: o/small@v9 is not in the cache yet; the pin will apply once it is.\n"
+    )
     assert mdl("pin", "../../etc")[0] == 2
 
 
@@ -215,7 +219,7 @@ def test_rm_trash_and_undo(filled: CacheBuilder, mdl: Type) -> None:
     assert not filled.folder("org/big").exists()
     entry = json.loads(mdl("trash", "ls", "--json")[1])["entries"][0]
     assert (entry["kind"], entry["bytes"]) == ("rm", 3000)
-    assert mdl("undo", "--dry-run")[1].startswith("Would take back rm")
+    assert mdl("undo", "--dry-run")[1].startswith("Would revert rm")
     assert mdl("undo")[0] == 0
     assert filled.folder("org/big").exists()
     assert mdl("undo")[0] == 3
@@ -260,7 +264,7 @@ def test_normalize(filled: CacheBuilder, mdl: Type) -> None:
 def test_verify(filled: CacheBuilder, mdl: Type) -> None:
     code, out, _ = mdl("verify")
     assert code == 6
-    assert "leads to no blob" in out
+    assert "points to no blob" in out
     shown = json.loads(mdl("verify", "o/small", "--json")[1])
     assert shown["bad"] == []
     assert mdl("verify", "o/small")[0] == 0
@@ -270,8 +274,8 @@ def test_verify(filled: CacheBuilder, mdl: Type) -> None:
     assert mdl("verify", "--repair")[0] == 5
     code, _, err = mdl("verify")
     assert err.splitlines() == [
-        "error: 1 file is not what it should be.",
-        "  next: `mdl cache verify --repair` fetches what is bad again.",
+        "error: 1 file is damaged or missing.",
+        "  next: `mdl cache verify --repair` downloads them again.",
     ]
     code, _, err = mdl("verify", "--throttle", "0")
     assert (code, "--throttle 0" in err) == (2, True)
@@ -313,7 +317,7 @@ def test_an_interrupted_action_is_told(
         patch.setattr("mdl.cachemgr.remove.execute.revert_all", lambda ops: None)
         patch.setattr("mdl.store.cache_index.CacheIndex.set_action", lambda *_, **__: None)
         mdl("rm", "o/small", "--yes")
-    assert "An interrupted rm was taken back" in mdl("ls")[2]
+    assert "An interrupted rm was reverted" in mdl("ls")[2]
     assert mdl("ls")[2] == ""
 
 

@@ -234,9 +234,9 @@ def test_problems_are_named(built: CacheBuilder, cache: Cache) -> None:
     link_out_of_a_snapshot(built, folder)
     a_blob_is_a_folder(built, folder)
     text = "\n".join(cache.repo("o/n").problems)
-    assert "out leads to no blob" in text
+    assert "out points to no blob" in text
     assert "is not a regular file" in text
-    assert "w leads to no blob" in text
+    assert "w points to no blob" in text
 
 
 def test_a_folder_with_too_many_entries_is_not_read_further(
@@ -334,12 +334,12 @@ def test_a_folder_of_somebody_else_is_left_alone_and_the_rest_goes(
         os.setuid(somebody)
         cache = open_cache(Settings(home, built.root))
         outcome = apply_prune(cache, plan_prune(cache, EVERYTHING))
-        assert outcome.skipped == {"models--o--theirs": "you have no right to change it"}
+        assert outcome.skipped == {"models--o--theirs": "you do not have permission to change it"}
         assert [repo.repo_id for repo in cache.list()] == ["o/theirs"]
         try:
             apply_remove(cache, plan_remove(cache, "o/theirs:w"))
         except DiskError as error:
-            assert "no right" in str(error)
+            assert "permission" in str(error)
         else:
             raise AssertionError("it should have been refused")
         undo_last(cache)

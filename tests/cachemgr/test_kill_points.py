@@ -160,7 +160,7 @@ def fresh(path: Path, case: Case) -> Settings:
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody else is here: neither waiting for downloads nor asking /proc for readers is needed."""
-    monkeypatch.setattr("mdl.cachemgr.remove.operations.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("mdl.cachemgr.remove.operations.LATE_POINTER_SECONDS", 0.0)
     for user in ("remove.prune", "remove.rm", "normalize.execute"):
         monkeypatch.setattr(f"mdl.cachemgr.{user}.list_open_files", lambda root: {})
 

@@ -84,7 +84,7 @@ def test_a_broken_repository_is_shown_with_what_is_wrong(built: CacheBuilder, ca
     built.revision("o/name", A, {"w": b"x"}, refs=("main",))
     (built.folder("o/name") / "refs" / "gone").write_text(C)
     (repo,) = cache.list()
-    assert repo.problems == ("the ref 'gone' names 'cccccccccccc', which is not here",)
+    assert repo.problems == ("the ref 'gone' names 'cccccccccccc', which is missing",)
 
 
 def test_a_change_is_seen_and_only_that_folder_is_read(

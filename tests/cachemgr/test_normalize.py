@@ -283,7 +283,7 @@ def test_undo_that_has_no_room_changes_nothing(
     before = manifest(casings.root)
     usage = shutil.disk_usage(casings.root)._replace(free=10)
     monkeypatch.setattr("mdl.cachemgr.journal.journal.shutil.disk_usage", lambda path: usage)
-    with pytest.raises(DiskError, match="not enough room"):
+    with pytest.raises(DiskError, match="not enough disk space"):
         undo_last(cache)
     assert manifest(casings.root) == before
 

@@ -51,7 +51,7 @@ def gone(stock: Inventory, policy: Policy) -> list[str]:
 def test_no_rule_removes_nothing() -> None:
     plan = decide_prune(inventory(item("a"), item("b", refs=("main",))), Policy())
     assert plan.remove == ()
-    assert {keep.reason for keep in plan.keep} == {"no rule asks for it"}
+    assert {keep.reason for keep in plan.keep} == {"no rule removes it"}
 
 
 def test_every_item_is_kept_or_removed_once_and_has_a_reason() -> None:
@@ -96,7 +96,7 @@ def test_unfinished_downloads() -> None:
     young = item("young", kind="incomplete", age=INCOMPLETE_AGE - 1)
     plan = decide_prune(inventory(old, young), Policy(incomplete=True))
     assert [remove.item for remove in plan.remove] == [old]
-    assert "a download may go on" in plan.keep[0].reason
+    assert "a download may resume it" in plan.keep[0].reason
 
 
 def test_what_is_left_of_a_repository_goes_with_its_last_revision() -> None:

@@ -13,9 +13,9 @@ from mdl.cachemgr.remove import (
     empty_trash,
     plan_remove,
     restore,
-    strays,
     trash_entries,
     undo_last,
+    unknown_in_trash,
 )
 from mdl.errors import BusyError, NotFoundError, UsageError
 from mdl.settings import Settings
@@ -46,7 +46,7 @@ def test_the_casing_that_is_written_is_meant(two_casings: CacheBuilder, cache: C
 
 
 def test_a_casing_nobody_has_is_refused(two_casings: CacheBuilder, cache: Cache) -> None:
-    with pytest.raises(UsageError, match="more than one casing"):
+    with pytest.raises(UsageError, match="in several casings"):
         plan_remove(cache, "ORG/NAME")
     assert remove(cache, "ORG/NAME", casings=True) == 200
     assert folders(two_casings) == {"models--org--other"}
@@ -84,7 +84,7 @@ def test_what_is_not_here_is_said(two_casings: CacheBuilder, cache: Cache, targe
 
 def test_a_commit_in_two_repositories_is_ambiguous(two_casings: CacheBuilder, cache: Cache) -> None:
     two_casings.revision("o/third", B, {"w": b"3"})
-    with pytest.raises(UsageError, match="more than one revision"):
+    with pytest.raises(UsageError, match="Several revisions begin"):
         plan_remove(cache, B)
 
 
@@ -192,7 +192,7 @@ def test_a_trash_of_unknown_origin_is_shown_and_goes_only_with_everything(
     place = Path(trash_entries(cache)[0].path).parent
     stray = place / "left by someone"
     stray.mkdir()
-    assert strays(cache) == [str(stray)]
+    assert unknown_in_trash(cache) == [str(stray)]
     empty_trash(cache, [1])
     assert stray.exists()
     empty_trash(cache, [], [str(stray)])
@@ -229,5 +229,5 @@ def test_the_trash_keeps_things_for_as_long_as_the_configuration_says(
 def test_a_trash_that_was_removed_by_hand_is_said(two_casings: CacheBuilder, cache: Cache) -> None:
     remove(cache, "org/other")
     shutil.rmtree(trash_entries(cache)[0].path)
-    with pytest.raises(NotFoundError, match="cannot be taken back"):
+    with pytest.raises(NotFoundError, match="cannot be undone"):
         undo_last(cache)

@@ -53,4 +53,4 @@ def test_names_cannot_break_the_document() -> None:
     ]
     document = ElementTree.fromstring(draw_svg(cells).encode())
     titles = [element.text for element in document.iter("{http://www.w3.org/2000/svg}title")]
-    assert titles == ['<script>"&: 100', "two?lines?[31m: 90", "? not utf-8: 80"]
+    assert titles == ['<script>"&: 100 B', "two?lines?[31m: 90 B", "? not utf-8: 80 B"]

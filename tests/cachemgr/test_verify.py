@@ -51,7 +51,7 @@ def test_what_is_wrong_is_found(built: CacheBuilder, cache: Cache) -> None:
     found = problems(run(cache))
     assert found.keys() == {"w", "sub/t", "config.json", "absent"}
     assert "its content hashes to" in found["w"]
-    assert found["sub/t"] == "leads to no blob"
+    assert found["sub/t"] == "points to no blob"
     assert "is not the file its listing names" in found["config.json"]
     assert found["absent"] == "is missing"
 
@@ -177,7 +177,7 @@ def test_a_repair_leaves_alone_what_it_may_not_change(
     monkeypatch.setattr(fileops, "rename_new", refused)
     repaired = repair_cache(downloaded, run(downloaded).bad)
     assert repaired.fixed == 1
-    assert [why for _, why in repaired.failed] == ["you have no right to change it"]
+    assert [why for _, why in repaired.failed] == ["you do not have permission to change it"]
     assert theirs.read_bytes() == b"x" * 5000
     assert (snapshot / "config.json").read_bytes() == b"{}"
 

@@ -38,12 +38,12 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(home=tmp_path / "mdl", cache_root=tmp_path / "hf" / "hub")
 
 
-Keep = Callable[..., DaemonLoop]
+MakeLoop = Callable[..., DaemonLoop]
 
 
 @pytest.fixture
-def keep(settings: Settings) -> Iterator[Keep]:
-    """A keeper of the test's root under these cache settings, not running by itself."""
+def make_loop(settings: Settings) -> Iterator[MakeLoop]:
+    """A loop of the test's root under these cache settings, not running by itself."""
     made: list[DaemonLoop] = []
 
     def run(**cache: Any) -> DaemonLoop:
@@ -52,8 +52,8 @@ def keep(settings: Settings) -> Iterator[Keep]:
         return made[-1]
 
     yield run
-    for keeper in made:
-        keeper.close()
+    for loop in made:
+        loop.close()
 
 
 def mdl(*args: str) -> dict[str, Any]:

@@ -50,12 +50,21 @@ def test_a_plan_is_carried_out_only_as_it_was_looked_at(hub: LoopbackHub, start:
     assert journal[-1]["id"] == done["action"]
 
 
-def test_a_plan_needs_a_rule_and_sane_values(hub: LoopbackHub, start: Start) -> None:
+def test_a_plan_needs_a_kind_and_sane_values(hub: LoopbackHub, start: Start) -> None:
     client = start()
-    for body in ({}, {"max_size": "many"}, {"unused_for": "x"}, {"keep_last": -1}, {"x": 1}):
+    for body in ({"max_size": "many"}, {"unused_for": "x"}, {"keep_last": -1}, {"x": 1}):
         answer = client.post("/v1/cache/plans", json={"kind": "prune", **body})
         assert answer.status_code == 400
     assert client.post("/v1/cache/plans", json={"detached": True}).status_code == 400
+
+
+def test_a_plan_without_rules_is_the_commands_plan(hub: LoopbackHub, start: Start) -> None:
+    client = start()
+    default = client.post("/v1/cache/plans", json={"kind": "prune"}).json()
+    rules = {"detached": True, "incomplete": True}
+    spelled_out = client.post("/v1/cache/plans", json={"kind": "prune", **rules}).json()
+    assert default["keep"] == spelled_out["keep"]
+    assert default["remove"] == spelled_out["remove"]
 
 
 def test_one_repository_in_any_casing(hub: LoopbackHub, start: Start) -> None:

@@ -122,7 +122,9 @@ def test_a_pin_is_set_listed_and_taken_away(client: TestClient, twin: Path) -> N
     assert plan(client, **wanted)["notes"] == []
     waits = {"kind": "pin", "name": "Org/Nowhere"}
     planned = plan(client, **waits)
-    assert planned["notes"] == ["Org/Nowhere is not here: the pin waits for it."]
+    assert planned["notes"] == [
+        "Org/Nowhere is not in the cache yet; the pin will apply once it is."
+    ]
     assert act(client, planned["digest"], **waits)["notes"] == planned["notes"]
     assert client.post("/v1/cache/plans", json=away, headers=MINE).status_code == 404
 

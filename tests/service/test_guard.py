@@ -132,7 +132,7 @@ def test_readers_see_no_path_of_the_servers_disk(hub: LoopbackHub, start: Start)
     assert refused.json()["error"]["message"] == "org/none is not in the cache …."
     shutil.rmtree(root)
     gone = local.post("/v1/cache/plans", json={"kind": "normalize"})
-    assert (gone.status_code, gone.json()["notes"]) == (200, ["… is not there: nothing to do."])
+    assert (gone.status_code, gone.json()["notes"]) == (200, ["… does not exist: nothing to do."])
     assert client.get("/v1/cache", headers=bearer(ADMIN)).json()["root"] == str(root)
 
 

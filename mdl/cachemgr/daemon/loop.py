@@ -1,6 +1,6 @@
 """The process that keeps one cache root right: index, casings, budget, use.
 
-The loop is a generator of jobs (`beats`) with an injected clock and an injected wait; `Keeper`
+The loop is a generator of jobs (`due_jobs`) with an injected clock and an injected wait; `Keeper`
 carries one job out. What the daemon decides is decided by the functions the commands use:
 `plan_prune`, the normalize plan, the journal and the trash.
 """
@@ -45,7 +45,7 @@ _SLOWEST_LOOK = 1.5
 _RETRY = 60.0
 
 
-def beats(
+def due_jobs(
     clock: Callable[[], float], wait: Callable[[float], str], took: dict[str, float]
 ) -> Iterator[str]:
     """Which job is due, one after another, until `wait` says to stop.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mdl.cachemgr.daemon.loop import DaemonLoop, beats
+from mdl.cachemgr.daemon.loop import DaemonLoop, due_jobs
 from mdl.cachemgr.daemon.status_socket import SocketServer, ask_daemon, health
 from mdl.cachemgr.layout import root_id
 from mdl.errors import BusyError, MdlError, NotFoundError
@@ -55,7 +55,7 @@ class Place:
         return None
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Hold the lock; the kernel lets go of it whatever becomes of this process.
 
         Raises:
@@ -89,44 +89,44 @@ def run_daemon(settings: Settings, *, as_json: bool = False) -> None:
         StoreError: the index was written by a newer mdl.
     """
     place = Place(settings)
-    with place.held():
-        keeper = DaemonLoop(settings, load_settings)
+    with place.locked():
+        loop = DaemonLoop(settings, load_settings)
         stopping = threading.Event()
-        _handle_signals(stopping, keeper)
-        answers = {
+        _handle_signals(stopping, loop)
+        routes = {
             "/v1/health": health,
-            "/v1/status": lambda: {**keeper.status(), "pid": os.getpid()},
+            "/v1/status": lambda: {**loop.status(), "pid": os.getpid()},
             "/v1/cache": lambda: _listing(settings),
         }
-        keeper.start()
-        server = SocketServer(place.socket, answers)
+        loop.start()
+        server = SocketServer(place.socket, routes)
         server.start()
-        root, mode = str(settings.cache_root), keeper.watcher.mode.kind
+        root, mode = str(settings.cache_root), loop.watcher.mode.kind
         found = {"pid": os.getpid(), "root": root, "mode": mode}
         try:
             print(json.dumps(found) if as_json else f"mdl daemon keeps {root} ({mode})", flush=True)
-            for job in beats(time.monotonic, _waiter(keeper, stopping), keeper.took):
-                keeper.run(job)
+            for job in due_jobs(time.monotonic, _waiter(loop, stopping), loop.took):
+                loop.run(job)
                 if stopping.is_set():
                     break
         finally:
             server.close()
-            keeper.close()
+            loop.close()
 
 
-def _waiter(keeper: DaemonLoop, stopping: threading.Event) -> Callable[[float], str]:
+def _waiter(loop: DaemonLoop, stopping: threading.Event) -> Callable[[float], str]:
     def wait(seconds: float) -> str:
-        noted = keeper.notes.wake.wait(seconds)
+        noted = loop.notes.wake.wait(seconds)
         # A note comes with others: gather them, then look once.
         if stopping.wait(_GATHER if noted else 0.0):
             return "stop"
-        keeper.notes.wake.clear()
+        loop.notes.wake.clear()
         return "noted" if noted else ""
 
     return wait
 
 
-def _handle_signals(stopping: threading.Event, keeper: DaemonLoop) -> None:
+def _handle_signals(stopping: threading.Event, loop: DaemonLoop) -> None:
     """Signals only set flags; the loop does the work. SIGHUP reads the configuration again."""
 
     def stop(_number: int, _frame: Any) -> None:
@@ -135,11 +135,11 @@ def _handle_signals(stopping: threading.Event, keeper: DaemonLoop) -> None:
             timer = threading.Timer(_LONGEST_END, os._exit, (0,))
             timer.daemon = True
             timer.start()
-        keeper.notes.wake.set()
+        loop.notes.wake.set()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGHUP, lambda *_: keeper.read_config_again())
+    signal.signal(signal.SIGHUP, lambda *_: loop.read_config_again())
 
 
 def _listing(settings: Settings) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def start_daemon(settings: Settings) -> dict[str, Any]:
     """
     place = Place(settings)
     if place.holder() is not None:
-        with place.held():  # raises, with the reason
+        with place.locked():  # raises, with the reason
             pass
     place.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     if place.log.exists() and place.log.stat().st_size > _LARGEST_LOG:

@@ -21,7 +21,7 @@ from mdl.version import __version__
 
 _TIMEOUT = 10.0
 _MOST_THREADS = 8
-Answer = Callable[[], dict[str, Any]]
+Route = Callable[[], dict[str, Any]]
 
 
 class SocketServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -30,9 +30,9 @@ class SocketServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, path: Path, answers: dict[str, Answer]) -> None:
+    def __init__(self, path: Path, routes: dict[str, Route]) -> None:
         self.path = path
-        self.answers = answers
+        self.routes = routes
         self._slots = threading.BoundedSemaphore(_MOST_THREADS)
         path.unlink(missing_ok=True)  # the daemon's lock is held: nobody listens there
         mask = os.umask(0o177)
@@ -77,12 +77,12 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
 
     def do_GET(self) -> None:
-        answer = self.server.answers.get(self.path)
+        route = self.server.routes.get(self.path)
         try:
-            if answer is None:
+            if route is None:
                 self._send(404, {"error": {"code": "not_found", "message": "Nothing is here."}})
             else:
-                self._send(200, answer())
+                self._send(200, route())
         except MdlError as error:
             self._send(503, {"error": error.to_json()})
 
@@ -118,14 +118,14 @@ def ask_daemon(path: Path, target: str, timeout: float = 2.0) -> dict[str, Any]:
         connection.sendall(
             f"GET {target} HTTP/1.1\r\nHost: mdl\r\nConnection: close\r\n\r\n".encode()
         )
-        answer = http.client.HTTPResponse(connection)
+        response = http.client.HTTPResponse(connection)
         try:
-            answer.begin()
-            found = json.loads(answer.read())
+            response.begin()
+            found = json.loads(response.read())
         except http.client.HTTPException as error:
             raise ValueError(str(error)) from error
         finally:
-            answer.close()
+            response.close()
     if not isinstance(found, dict):
         raise ValueError("no JSON object")
     return found

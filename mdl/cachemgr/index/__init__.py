@@ -1,4 +1,4 @@
-"""The remembered view of a cache root: what is on the disk, without reading it again."""
+"""The index: what is in a cache root, without reading the disk again."""
 
 from typing import TYPE_CHECKING
 

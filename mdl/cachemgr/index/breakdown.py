@@ -1,6 +1,6 @@
 """A folder's bytes by the revisions that need them: what prune plans are made from.
 
-Kept in the index beside each folder's `Summary`, so that a plan need not read thousands of
+The index stores it beside each folder's `Summary`, so that a plan need not read thousands of
 folders again.
 """
 
@@ -48,7 +48,7 @@ class Breakdown(NamedTuple):
 
 
 def parse_breakdowns(texts: Iterable[str]) -> list[Breakdown]:
-    """The breakdowns that the index keeps as these texts, parsed together: far faster."""
+    """The breakdowns behind the index's texts; parsing them together is far faster."""
     found = []
     for accessed, parts, *others in json.loads(f"[{','.join(texts)}]"):
         found.append(Breakdown(accessed, [Part(*part) for part in parts], *others))

@@ -1,4 +1,4 @@
-"""Filters and orders of a listing, as `hf cache ls` writes them: pure functions."""
+"""Filtering and sorting a listing, in the syntax of `hf cache ls`: pure functions."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -32,7 +32,7 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 
 
 def _age(then: float | None, now: float) -> float:
-    """Seconds since then; what is not known is neither more nor less than anything."""
+    """Seconds since then; an unknown time compares as neither more nor less than anything."""
     return float("nan") if then is None else now - then
 
 
@@ -78,7 +78,7 @@ def rows_of(repos: Iterable[CachedRepo], *, revisions: bool = False) -> list[Row
 
 
 def compile_filter(text: str, now: float) -> Callable[[Row], bool]:
-    """Read `size>1GB`, `type=model`, `accessed>7d`, `refs=main`, `name=llama*`, `state=broken`.
+    """Parse `size>1GB`, `type=model`, `accessed>7d`, `refs=main`, `name=llama*`, `state=broken`.
 
     Raises:
         UsageError: it is not a filter.
@@ -88,8 +88,8 @@ def compile_filter(text: str, now: float) -> Callable[[Row], bool]:
     if match is None or key not in {*_NUMBERS, *_TEXTS}:
         raise UsageError(
             f"{text!r} is not a filter.",
-            next="Write one such as size>1GB, type=model, accessed>7d, refs=main, state=broken;"
-            f" the keys are {', '.join(sorted({*_NUMBERS, *_TEXTS}))}.",
+            next="Examples: size>1GB, type=model, accessed>7d, refs=main, state=broken."
+            f" Keys: {', '.join(sorted({*_NUMBERS, *_TEXTS}))}.",
         )
     sign = "=" if match[2] == "==" else match[2]
     if key in _TEXTS:
@@ -122,16 +122,16 @@ def _text_filter(text: str, key: str, sign: str, value: str) -> Callable[[Row], 
 def sort_rows(rows: list[Row], order: str) -> list[Row]:
     """Sort by `size`, `name`, `accessed` or `modified`, with `:asc` or `:desc`.
 
-    Newest and biggest come first unless told otherwise; names are alphabetical.
+    By default the newest or largest come first; names are sorted alphabetically.
 
     Raises:
-        UsageError: no such order.
+        UsageError: there is no such order.
     """
     key, _, direction = order.partition(":")
     if key not in SORT_KEYS or direction not in ("", "asc", "desc"):
         raise UsageError(
-            f"{order!r} is not an order.",
-            next=f"Use one of {', '.join(SORT_KEYS)}, with :asc or :desc.",
+            f"{order!r} is not a sort order.",
+            next=f"Use one of {', '.join(SORT_KEYS)}, optionally with :asc or :desc.",
         )
     if key == "name":
         return sorted(

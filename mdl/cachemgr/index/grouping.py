@@ -1,8 +1,8 @@
-"""Facts → one logical entry per repository, as pure functions.
+"""Group folders into one entry per repository, as pure functions.
 
-A `Summary` is what the index keeps of a folder: enough for `ls` without reading the disk again.
-Bytes with other names (hard links, shared payloads) stay apart from those of this folder alone,
-so that groups of folders can be counted without counting anything twice.
+A `Summary` is what the index stores of a folder: enough for `ls` without reading the disk again.
+Bytes that other folders may share (hard links, shared payloads) are kept separate, so that nothing
+is counted twice when folders are added up.
 """
 
 import json
@@ -17,9 +17,9 @@ _STATE_ORDER = {"complete": 0, "partial": 1, "broken": 2}
 
 
 class Summary(NamedTuple):
-    """One folder, summed up.
+    """One folder, summarized.
 
-    `own` counts the bytes whose every name is in this folder; `links` has the other inodes as
+    `own` counts the bytes that have no name outside this folder; `links` lists the other inodes as
     `(dev, ino, size, names in all, names here)` and `shared` the store's payloads as
     `(xet hash, size)`. `revisions` are `(commit, refs, size, files, state, mtime)`.
     """
@@ -42,17 +42,17 @@ class Summary(NamedTuple):
 
 
 def parse_summaries(names: Iterable[str], facts: Iterable[str]) -> list[Summary]:
-    """The summaries that the index keeps as these texts, parsed together: far faster."""
+    """The summaries behind the index's texts; parsing them together is far faster."""
     together = json.loads(f"[{','.join(facts)}]")
     return [Summary(name, *one) for name, one in zip(names, together, strict=True)]
 
 
 class LocalRecords(NamedTuple):
-    """What the index knows and the disk does not.
+    """What the index has recorded and the disk does not hold.
 
     Attributes:
         used: repo_key → commit → when it was last used.
-        pins: repo_key → pinned revisions; `''` pins the whole repository.
+        pins: repo_key → pinned revisions; `''` pins the repository.
         canonical: repo_key → the Hub's spelling.
         locked: repo_key → commit → the lock file that names it.
     """
@@ -63,18 +63,18 @@ class LocalRecords(NamedTuple):
     locked: Mapping[str, Mapping[str, str]]
 
 
-NOTHING_KNOWN = LocalRecords({}, {}, {}, {})
+NO_RECORDS = LocalRecords({}, {}, {}, {})
 
 
 class Member(NamedTuple):
-    """A folder of one repository, with the spelling that its name has."""
+    """A folder of a repository, and how its name spells the repository."""
 
     spelling: str
     summary: Summary
 
 
-def group(summaries: Iterable[Summary], known: LocalRecords = NOTHING_KNOWN) -> list[CachedRepo]:
-    """One `CachedRepo` per repository, all casings together, sorted by type and name."""
+def group(summaries: Iterable[Summary], known: LocalRecords = NO_RECORDS) -> list[CachedRepo]:
+    """One `CachedRepo` per repository, all its casings together, sorted by type and name."""
     groups: dict[str, list[Member]] = {}
     payload_users: dict[str, set[str]] = {}
     for summary in summaries:
@@ -127,7 +127,7 @@ def _repo(
 
 
 def _together(folders: list[Summary]) -> Summary:
-    """Several folders, their numbers as if they were one; revisions stay with their spelling."""
+    """Several folders added up as if they were one, except for their revisions."""
     return folders[0]._replace(
         own=sum([folder.own for folder in folders]),
         logical=sum([folder.logical for folder in folders]),
@@ -143,7 +143,7 @@ def _together(folders: list[Summary]) -> Summary:
 def _bytes(
     whole: Summary, members: list[Member], payload_users: Mapping[str, set[str]]
 ) -> tuple[int, int]:
-    """(what these folders occupy together, what the disk regains when they all go)."""
+    """(bytes these folders occupy together, bytes that removing all of them frees)."""
     size = reclaimable = whole.own + whole.incomplete_size
     if not whole.links and not whole.shared:
         return size, reclaimable
@@ -165,7 +165,7 @@ def _bytes(
 def _revisions(
     real: list[Member], pins: frozenset[str], used: Mapping[str, float]
 ) -> tuple[CachedRevision, ...]:
-    """A repository's revisions, the last changed first."""
+    """A repository's revisions, the most recently changed first."""
     found = [
         CachedRevision(commit, tuple(refs), size, files, state, mtime, spelling, used.get(commit),
                        is_pinned(pins, commit, refs))
@@ -184,7 +184,7 @@ def _revisions(
 
 
 def _merged(one: CachedRevision, other: CachedRevision) -> CachedRevision:
-    """The same commit in two spellings is one revision: refs together, the best state wins."""
+    """Merge a commit found in two spellings: the refs of both, the better state."""
     best = one if _STATE_ORDER[one.state] <= _STATE_ORDER[other.state] else other
     return best._replace(
         refs=tuple(sorted({*one.refs, *other.refs})),
@@ -194,14 +194,14 @@ def _merged(one: CachedRevision, other: CachedRevision) -> CachedRevision:
 
 
 def is_pinned(pins: frozenset[str], commit: str, refs: Iterable[str]) -> bool:
-    """Is a revision pinned, by its repository, by its commit, or by one of its refs?"""
+    """Is a revision pinned, through its repository, its commit or one of its refs?"""
     if not pins:
         return False
     return "" in pins or not pins.isdisjoint(refs) or any(names_commit(pin, commit) for pin in pins)
 
 
 def physical(summaries: Iterable[Summary], store: Mapping[str, int]) -> int:
-    """Bytes a whole root occupies: each inode and each payload of the store once."""
+    """Bytes that a root occupies, counting each inode and each payload of the store once."""
     total = sum(store.values())
     inodes: dict[tuple[int, int], int] = {}
     for summary in summaries:

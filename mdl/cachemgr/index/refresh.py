@@ -1,8 +1,8 @@
 """Updating the index: probe every folder, and read again only those that changed.
 
-A folder's probes are the stamps of the folders in it that hold names. They do not see a file
-whose content changes in place, nor a hard link made elsewhere to one of its blobs; `mdl cache
-verify` reads content, and `mdl cache ls --rebuild` drops the whole view.
+A folder's probes are the change stamps of the folders in it. They miss content that changes in
+place, and hard links made elsewhere to its blobs; `mdl cache verify` reads content, and `mdl cache
+ls --rebuild` reads everything again.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mdl.cachemgr.index.grouping import Summary, parse_summaries
 from mdl.cachemgr.layout import ROOT_EXTRAS, SHA256_LENGTH, is_hash, parse_folder
-from mdl.cachemgr.scan import change_stamp, in_processes, settled, store_is_marked
+from mdl.cachemgr.scan import change_stamp, in_processes, store_is_marked, trustworthy
 from mdl.errors import BusyError, DiskError, StoreError
 from mdl.store import CacheIndex, FolderRow
 
@@ -28,13 +28,13 @@ _WORTH_A_PROCESS = 1500
 
 
 class Survey(NamedTuple):
-    """A whole root, up to date.
+    """A root, up to date.
 
     Attributes:
-        breakdowns: one for each summary where they were asked for, else none.
+        breakdowns: one for each summary if they were requested, else none.
         store: xet hash → size of every payload in the shared store.
         read: how many folders had to be read again.
-        strangers: entries of the root that are neither repositories nor huggingface_hub's own.
+        strangers: entries of the root that are neither repositories nor huggingface_hub's.
     """
 
     summaries: list[Summary]
@@ -48,7 +48,7 @@ def survey(root: str, index: CacheIndex, *, breakdowns: bool = False) -> Survey:
     """Read what changed since the last survey, and remember it.
 
     Raises:
-        DiskError: the root cannot be read, or is no folder.
+        DiskError: the root cannot be read, or is not a folder.
     """
     names, strangers = _root_entries(root)
     names.sort()
@@ -66,7 +66,7 @@ def survey(root: str, index: CacheIndex, *, breakdowns: bool = False) -> Survey:
         found.update((row.name, row) for row in fresh)
     store = _survey_store(root, known.pop(_STORE, None), fresh) if marked else {}
     if fresh or known:
-        with contextlib.suppress(StoreError, BusyError):  # not remembered: read again next time
+        with contextlib.suppress(StoreError, BusyError):  # not stored: read again next time
             index.put_folders(fresh, known)
     summaries = parse_summaries(names, [found[name].facts for name in names])
     detailed: list[Breakdown] = []
@@ -99,16 +99,16 @@ def _root_entries(root: str) -> tuple[list[str], list[str]]:
 
 
 def _moved(root: str, rows: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """The names among these (name, probes) whose stamps do not stand any more."""
+    """The names of those (name, probes) whose stamps have changed."""
     with _base(root) as (base, start):
 
         def moved(share: Sequence[tuple[str, str]]) -> list[str]:
-            # One text for the parser: a call of it for each of thousands costs as much again.
+            # Parsed together: thousands of calls of the parser would take twice as long.
             stamps = json.loads(f"[{','.join([probes for _, probes in share])}]")
             return [
                 name
                 for (name, _), probes in zip(share, stamps, strict=True)
-                if not _stands(start + name, probes, base)
+                if not _unchanged(start + name, probes, base)
             ]
 
         yield from in_processes(moved, rows, worth=_WORTH_A_PROCESS)
@@ -116,9 +116,9 @@ def _moved(root: str, rows: Sequence[tuple[str, str]]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _base(root: str) -> Iterator[tuple[int | None, str]]:
-    """(descriptor to look from, what paths then start with): a fifth off thousands of stats.
+    """(descriptor, prefix of paths relative to it): saves a fifth of thousands of stat calls.
 
-    Where stat takes no descriptor (Windows), or the root is not there: none, and whole paths.
+    No descriptor, and absolute paths, where stat takes none (Windows) or the root is missing.
     """
     if os.stat not in os.supports_dir_fd or not os.path.isdir(root):
         yield None, f"{root}/"
@@ -130,8 +130,8 @@ def _base(root: str) -> Iterator[tuple[int | None, str]]:
         os.close(base)
 
 
-def _stands(path: str, probes: Iterable[tuple[str, int]], base: int | None = None) -> bool:
-    """Do all the stamps still stand? `path` is relative to `base` where one is given."""
+def _unchanged(path: str, probes: Iterable[tuple[str, int]], base: int | None = None) -> bool:
+    """Are all the stamps the same? `path` is relative to `base` if one is given."""
     try:
         for relative, stamp in probes:
             where = f"{path}/{relative}" if relative else path
@@ -144,12 +144,12 @@ def _stands(path: str, probes: Iterable[tuple[str, int]], base: int | None = Non
 
 def _survey_store(root: str, row: FolderRow | None, fresh: list[FolderRow]) -> dict[str, int]:
     path = os.path.join(root, _STORE)
-    if row is not None and row.probes and _stands(path, json.loads(row.probes)):
+    if row is not None and row.probes and _unchanged(path, json.loads(row.probes)):
         store: dict[str, int] = json.loads(row.facts)
         return store
     before = time.time_ns()
     probes, store = read_store(path)
-    trusted = json.dumps(probes) if settled(probes, before) else ""
+    trusted = json.dumps(probes) if trustworthy(probes, before) else ""
     fresh.append(FolderRow(_STORE, trusted, json.dumps(store)))
     return store
 
@@ -179,7 +179,7 @@ def read_store(path: str) -> tuple[list[tuple[str, int]], dict[str, int]]:
 
 
 def tree_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(files, bytes) below a folder, each inode once and no link followed; zeros if missing."""
+    """(files, bytes) below a folder, counting each inode once and following no link."""
     files = size = 0
     seen: set[tuple[int, int]] = set()
     waiting = [os.fspath(path)]

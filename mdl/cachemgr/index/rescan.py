@@ -9,10 +9,10 @@ from typing import Any
 
 from mdl.cachemgr.index.breakdown import Breakdown, break_down, parse_breakdowns
 from mdl.cachemgr.index.grouping import Summary, parse_summaries
-from mdl.cachemgr.scan import Folder, in_processes, scan_folder, settled, store_is_marked
+from mdl.cachemgr.scan import Folder, in_processes, scan_folder, store_is_marked, trustworthy
 from mdl.store import FolderRow
 
-# A process is worth its start from some twenty milliseconds of reading on.
+# A process pays for its start from some 20 milliseconds of reading on.
 _WORTH_A_PROCESS = 50
 
 
@@ -38,11 +38,11 @@ def read_folders(root: str, names: Sequence[str], *, marked: bool) -> list[Folde
 def read_folder(root: str, name: str, *, marked: bool) -> FolderRow:
     """Read one folder.
 
-    The row has no probes where they could not be trusted: the folder is then read again next time.
+    Probes that cannot be trusted are left out; the folder is then read again next time.
     """
     before = time.time_ns()
     folder = scan_folder(root, name, marked=marked)
-    trusted = folder.readable and not folder.incomplete and settled(folder.probes, before)
+    trusted = folder.readable and not folder.incomplete and trustworthy(folder.probes, before)
     summary = summarize(folder)
     # JSON in ASCII: names that are not UTF-8 stay what they are, as escaped surrogates.
     return FolderRow(
@@ -55,7 +55,7 @@ def read_folder(root: str, name: str, *, marked: bool) -> FolderRow:
 
 
 def read_again(root: str, names: Sequence[str]) -> dict[str, tuple[Summary, Breakdown]]:
-    """These folders as they are now; the index is left out of it."""
+    """These folders as they are now; the index is neither read nor written."""
     rows = read_folders(root, names, marked=store_is_marked(root))
     summaries = parse_summaries([row.name for row in rows], [row.facts for row in rows])
     breakdowns = parse_breakdowns(row.breakdown for row in rows)
@@ -63,7 +63,7 @@ def read_again(root: str, names: Sequence[str]) -> dict[str, tuple[Summary, Brea
 
 
 def summarize(folder: Folder) -> Summary:
-    """Sum a folder up."""
+    """Summarize a folder."""
     own = 0
     links: list[Any] = []
     shared: list[Any] = []

@@ -1,4 +1,4 @@
-"""One repository, file by file: what `mdl cache show` prints. Pure functions of facts."""
+"""One repository, file by file: what `mdl cache show` prints."""
 
 from collections.abc import Sequence
 from typing import Any

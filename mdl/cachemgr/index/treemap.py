@@ -26,7 +26,7 @@ _CHARACTER = 7.0
 
 
 class Cell(NamedTuple):
-    """One rectangle-to-be: what it is called, its bytes and its colour's name."""
+    """What one rectangle shows: its label, its size in bytes and the name of its colour."""
 
     label: str
     size: int
@@ -51,7 +51,7 @@ def to_cells(repos: Sequence[CachedRepo], totals: Totals) -> list[Cell]:
 
 
 def squarify(sizes: Sequence[float], box: Box) -> list[Box]:
-    """Boxes with areas in proportion to `sizes` (largest first), as square as they get."""
+    """Boxes with areas proportional to `sizes` (largest first), as square as possible."""
     total = sum(sizes)
     if total <= 0:
         return []
@@ -81,9 +81,9 @@ def _worst(row: Sequence[float], side: float) -> float:
 
 
 def _lay(row: Sequence[float], box: Box) -> tuple[list[Box], Box]:
-    """Place a row along the shorter side of a box; the boxes, and what is left of it."""
+    """Lay a row along the shorter side of a box; return its boxes and the rest of the box."""
     along, across = (box.height, box.width) if box.width >= box.height else (box.width, box.height)
-    # Divisions round: what is laid out is kept inside the box it is laid into.
+    # Divisions round; keep what is laid out inside the box.
     depth = min(sum(row) / along, across) if along > 0 else 0.0
     boxes = []
     start = 0.0
@@ -100,7 +100,7 @@ def _lay(row: Sequence[float], box: Box) -> tuple[list[Box], Box]:
 
 
 def draw_svg(cells: Sequence[Cell]) -> str:
-    """The treemap as an SVG document; hovering names a rectangle and its size."""
+    """The treemap as an SVG document; tooltips name each rectangle and its size."""
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}"'
         f' viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">',
@@ -154,10 +154,10 @@ def _label(cell: Cell, box: Box) -> str:
     if box.width < _SMALLEST_LABEL[0] or box.height < _SMALLEST_LABEL[1]:
         return ""
     text = f"{_readable(cell.label)} {human_size(cell.size)}"
-    room = int((box.width - 8) / _CHARACTER)
-    return text if len(text) <= room else f"{text[: max(0, room - 1)]}…"
+    fits = int((box.width - 8) / _CHARACTER)
+    return text if len(text) <= fits else f"{text[: max(0, fits - 1)]}…"
 
 
 def _readable(text: str) -> str:
-    """Without control characters and lone surrogates, which no XML may hold."""
+    """Replace control characters and lone surrogates, which XML does not allow."""
     return "".join(character if character.isprintable() else "?" for character in text)

@@ -29,7 +29,13 @@ if TYPE_CHECKING:
     )
     from mdl.cachemgr.journal.open_files import list_open_files, open_revisions
     from mdl.cachemgr.journal.shared_blobs import MANIFEST, payload_path, references, still_linked
-    from mdl.cachemgr.journal.trash import TrashEntry, entries, make_place, regained, trash_place
+    from mdl.cachemgr.journal.trash import (
+        TrashEntry,
+        count_trash,
+        list_entries,
+        make_place,
+        trash_place,
+    )
 
 __getattr__ = door(
     __name__,
@@ -45,6 +51,6 @@ __getattr__ = door(
         ),
         "open_files": "list_open_files open_revisions",
         "shared_blobs": "MANIFEST payload_path references still_linked",
-        "trash": "TrashEntry entries make_place regained trash_place",
+        "trash": "TrashEntry count_trash list_entries make_place trash_place",
     },
 )

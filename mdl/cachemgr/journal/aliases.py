@@ -7,7 +7,7 @@ from mdl.cachemgr.layout import parse_folder
 
 
 def aliases_of(root: str) -> dict[str, list[str]]:
-    """Folder name → the links in the root that lead to it."""
+    """Folder name → the links in the root that point to it."""
     found: dict[str, list[str]] = {}
     with os.scandir(root) as entries:
         for entry in entries:
@@ -18,9 +18,9 @@ def aliases_of(root: str) -> dict[str, list[str]]:
 
 
 def remove_dangling_aliases(root: str) -> None:
-    """Remove the links between casings whose folder is gone.
+    """Remove links between casings whose folder is gone.
 
-    Such a link makes every download of its spelling fail; `hf cache rm` of the folder leaves it.
+    Such a link makes every download in its spelling fail; `hf cache rm` of the folder leaves it.
     """
     for name, aliases in aliases_of(root).items():
         if parse_folder(name) and not os.path.lexists(os.path.join(root, name)):

@@ -1,8 +1,8 @@
-"""Every change mdl makes to a disk goes through here, one function per kind of change.
+"""Every change that mdl makes to a cache goes through here, one function per kind of change.
 
 Each is a single system call that leaves either the old or the new state, or a short sequence
-that hides its half-made part under a temporary name. `after_step` is called after each of them,
-so that a test can kill the process at every point there is.
+that keeps its unfinished part under a temporary name. `after_step` is called after each of them,
+so that a test can kill the process at every possible point.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ _RENAME_EXCHANGE = 2
 
 
 def after_step() -> None:
-    """Nothing; tests put something in its place."""
+    """Do nothing; tests replace it."""
 
 
 def lexists(path: str) -> bool:
@@ -34,7 +34,7 @@ def is_link(path: str) -> bool:
 
 
 def make_folder(path: str, mode: int = 0o777) -> None:
-    """Make a folder and what is missing above it; one that exists is fine."""
+    """Make a folder and its missing parents, unless it exists."""
     if os.path.isdir(path):
         return
     parent = os.path.dirname(path)
@@ -48,7 +48,7 @@ def make_folder(path: str, mode: int = 0o777) -> None:
 
 
 def remove_folder(path: str) -> bool:
-    """Remove a folder if it is there and empty."""
+    """Remove a folder if it exists and is empty."""
     try:
         os.rmdir(path)
     except OSError as error:
@@ -60,10 +60,10 @@ def remove_folder(path: str) -> bool:
 
 
 def rename_new(source: str, target: str) -> None:
-    """Rename, but never over something that is there.
+    """Rename, but never over something that exists.
 
     Raises:
-        FileExistsError: `target` is there; nothing was changed.
+        FileExistsError: `target` exists; nothing was changed.
     """
     if not _renameat2(source, target, _RENAME_NOREPLACE):
         if lexists(target):
@@ -73,7 +73,7 @@ def rename_new(source: str, target: str) -> None:
 
 
 def exchange(first: str, second: str) -> None:
-    """Swap two names in one instant: nobody ever finds either of them missing.
+    """Swap two names atomically: neither is ever missing.
 
     Raises:
         DiskError: this system or file system cannot.
@@ -88,7 +88,7 @@ def exchange(first: str, second: str) -> None:
 
 
 def replace(source: str, target: str) -> None:
-    """Rename over whatever file is there."""
+    """Rename, over an existing file too."""
     os.replace(source, target)
     after_step()
 
@@ -113,10 +113,10 @@ def remove_file(path: str) -> bool:
 
 
 def write_file(path: str, data: bytes, temporary: str) -> None:
-    """Give a file this content in one step, synced: readers see the old or the new.
+    """Replace a file's content atomically and durably: readers see the old or the new.
 
     Args:
-        temporary: a name on the same device for the half-made file.
+        temporary: a name on the same device for the unfinished file.
     """
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     with os.fdopen(fd, "wb") as file:
@@ -133,7 +133,7 @@ def set_mode(path: str, mode: int) -> None:
 
 
 def append_line(path: str, line: bytes, mode: int = 0o666) -> None:
-    """Append one synced line to a regular file, never through a link."""
+    """Append one line to a regular file, synced, and never through a link."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     fd = os.open(path, flags, mode)
     try:
@@ -146,10 +146,10 @@ def append_line(path: str, line: bytes, mode: int = 0o666) -> None:
 
 
 def _renameat2(source: str, target: str, flags: int) -> bool:
-    """Call renameat2; false where the kernel, libc or file system does not have it.
+    """Call renameat2; false where the kernel, libc or file system does not support it.
 
     Raises:
-        OSError: it has it, and it failed.
+        OSError: it is supported, and it failed.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,22 +1,22 @@
-"""Actions as lists of small operations, written down before the first one runs.
+"""Actions as lists of small operations, journalled before the first one runs.
 
-Every operation can be performed twice and reverted twice with the same end, from whatever point
-a kill left it at. So one rule recovers everything: an action that was being done, or being
-undone, when its process died is reverted from its last operation to its first.
+Performing or reverting an operation is idempotent, wherever a kill interrupted it. So one rule
+recovers everything: an action that was being done or undone when its process died is reverted,
+from its last operation to its first.
 
-Operations (paths absolute; `temp` is a name in the action's own staging folder, so that no
-half-made file is ever inside the cache):
+Operations (paths are absolute; `temp` is a name in the action's own staging folder, so that no
+unfinished file is ever inside the cache):
     move      {from, to}             rename, never over anything
     share     {keep, path, temp}     make `path` another name of `keep`'s bytes
     store     {path, payload, line, text, temp, mode, made}
                                      make a blob a link into the shared store
-    link      {from, to}             a further name for a file
+    link      {from, to}             another name for a file
     symlink   {text, path}           a symbolic link
     write     {path, text, old, temp}   a small file's new and former content (null: none)
     exchange  {path, other}          a link at `other` and the folder at `path` swap places
-    manifest  {payload, line}        a line more in a shared payload's manifest
-`folder` in a link or symlink names the repository folder whose `blobs` it is in: it is taken
-back only while no snapshot there has come to need it.
+    manifest  {payload, line}        one more line in a shared payload's manifest
+`folder` in a link or symlink names the repository folder whose `blobs` it is in: it is reverted
+only while no snapshot there needs it.
 """
 
 import contextlib
@@ -40,27 +40,27 @@ from mdl.store import CacheIndex
 
 Op = dict[str, Any]
 
-_NO_RIGHT = "you have no right to change it"
-# What the system says of one folder, and what that means for it.
+_NOT_PERMITTED = "you do not have permission to change it"
+# Errors that concern a single folder, and what they mean for it.
 OF_ONE_FOLDER = {
-    errno.EACCES: _NO_RIGHT,
-    errno.EPERM: _NO_RIGHT,
+    errno.EACCES: _NOT_PERMITTED,
+    errno.EPERM: _NOT_PERMITTED,
     errno.EBUSY: "something is mounted on it",
-    errno.EXDEV: "it is on another disk than the cache, or in a layer that a container's image"
-    " brought, where removing it would free nothing",
+    errno.EXDEV: "it is on another disk than the cache, or in a layer of a container image,"
+    " where removing it would free nothing",
 }
 
 
 def perform_all(ops: Sequence[Op]) -> None:
-    """Perform operations in order; a failure leaves the rest undone and is raised."""
+    """Perform operations in order; a failure is raised, and the rest are not performed."""
     for op in ops:
         _PERFORM[op["op"]](op)
 
 
 def perform_or_leave(ops: Sequence[Op]) -> str:
-    """Perform all of a folder's operations or none; why it has to be left alone, or ''.
+    """Perform all of a folder's operations or none; return why it must be left alone, or ''.
 
-    What concerns the whole disk, such as no room, is raised; nothing is taken back then.
+    Errors that concern the whole disk, such as a full one, are raised; nothing is reverted then.
     """
     try:
         perform_all(ops)
@@ -73,17 +73,17 @@ def perform_or_leave(ops: Sequence[Op]) -> str:
     return ""
 
 
-def revert_all(ops: Sequence[Op], *, apart: bool = False) -> None:
-    """Take operations back, last first, as far as each of them happened.
+def revert_all(ops: Sequence[Op], *, unshare: bool = False) -> None:
+    """Revert operations, last first, as far as each was performed.
 
     Args:
-        apart: give bytes that were joined a copy each again. Recovery does not: it could need
-            more room than there is, and either way every file has its content.
+        unshare: give files that share their bytes separate copies again. Recovery does not: the
+            disk may be too full, and every file has its content either way.
     """
     needed = _Needed()
     for op in reversed(ops):
         if op["op"] == "share":
-            _unshare(op, apart=apart)
+            _revert_share(op, unshare=unshare)
         elif "folder" not in op or _made_name(op) not in needed.of(op["folder"]):
             _REVERT[op["op"]](op)
 
@@ -93,7 +93,7 @@ def _made_name(op: Op) -> str:
 
 
 class _Needed:
-    """The blobs that a folder's snapshots name, read when first asked for."""
+    """The blobs that a folder's snapshots name, read when first needed."""
 
     def __init__(self) -> None:
         self._names: dict[str, set[str]] = {}
@@ -110,58 +110,58 @@ class _Needed:
 
 
 def recover(index: CacheIndex) -> list[str]:
-    """Bring actions that a killed process left half-done to one side; what was done, in words."""
-    said = []
+    """Finish or revert the actions that a killed process left unfinished; a sentence for each."""
+    notes = []
     for action in index.actions("running", "undoing"):
         revert_all(index.operations(action.id))
         index.set_action(action.id, "reverted" if action.state == "running" else "undone")
         drop_empty(action.detail.get("trash"))
-        said.append(f"An interrupted {action.kind} was taken back: {action.summary}.")
+        notes.append(f"An interrupted {action.kind} was reverted: {action.summary}.")
     for action in index.actions("emptying"):
         finish_emptying(index, action.id, action.detail["trash"], action.detail["then"])
-        said.append("An interrupted emptying of the trash was finished.")
-    return said
+        notes.append("An interrupted emptying of the trash was finished.")
+    return notes
 
 
 def finish_emptying(index: CacheIndex, action_id: int, trash: str, then: str) -> None:
-    """Erase an action's trash, for the first time or again; it can no longer be undone."""
+    """Erase an action's trash, or finish erasing it; the action can no longer be undone."""
     erase(trash)
     index.forget_operations(action_id)
     index.set_action(action_id, then)
 
 
 def undo_action(index: CacheIndex, action_id: int) -> None:
-    """Revert an action that is done."""
+    """Revert a finished action."""
     ops = index.operations(action_id)
-    _check_room(ops)
+    _check_space(ops)
     index.set_action(action_id, "undoing")
-    revert_all(ops, apart=True)
+    revert_all(ops, unshare=True)
     index.set_action(action_id, "undone")
     (action,) = [action for action in index.actions() if action.id == action_id]
     drop_empty(action.detail.get("trash"))
 
 
-def _check_room(ops: Sequence[Op]) -> None:
-    """Parting joined bytes takes room: refuse before anything is changed.
+def _check_space(ops: Sequence[Op]) -> None:
+    """Check that there is space for separate copies, before anything is changed.
 
     Raises:
-        DiskError: there is less than it takes.
+        DiskError: there is not.
     """
-    joined = [op for op in ops if op["op"] == "share" and _same_file(op["keep"], op["path"])]
-    if not joined:
+    shared = [op for op in ops if op["op"] == "share" and _same_file(op["keep"], op["path"])]
+    if not shared:
         return
-    wanted = sum(os.path.getsize(op["path"]) for op in joined)
-    free = shutil.disk_usage(os.path.dirname(joined[0]["path"])).free
-    if wanted > free:
+    needed = sum(os.path.getsize(op["path"]) for op in shared)
+    free = shutil.disk_usage(os.path.dirname(shared[0]["path"])).free
+    if needed > free:
         raise DiskError(
-            "There is not enough room to take this back.",
-            why=f"parting what was joined takes {wanted} bytes, {free} are free.",
-            next="Free some room first; nothing was changed.",
+            "There is not enough disk space to undo this.",
+            why=f"separate copies of the shared files take {needed} bytes; {free} are free.",
+            next="Free some space first; nothing was changed.",
         )
 
 
 def erase(path: str) -> None:
-    """Delete a folder of the trash and all below it; links are removed, never followed."""
+    """Delete a folder of the trash and everything in it; links are removed, never followed."""
     try:
         with os.scandir(path) as entries:
             found = list(entries)
@@ -176,7 +176,7 @@ def erase(path: str) -> None:
 
 
 def drop_empty(path: str | None) -> None:
-    """Remove an action's trash folder as far as nothing is in it."""
+    """Remove the empty folders of an action's trash."""
     if not path:
         return
     for folder, _, _ in os.walk(path, topdown=False):
@@ -198,7 +198,7 @@ def _move_back(op: Op) -> None:
 
 
 def _put_back(kept: str, place: str) -> None:
-    """Return a file or folder to its place; what was made there meanwhile stays, and is joined."""
+    """Move a file or folder back; what was made in its place meanwhile stays, and is merged."""
     if not fileops.lexists(place):
         fileops.make_folder(os.path.dirname(place))
         with contextlib.suppress(FileExistsError):
@@ -216,7 +216,7 @@ def _put_back(kept: str, place: str) -> None:
 
 
 def _guard(op: Op) -> contextlib.AbstractContextManager[Any]:
-    """A payload of the shared store moves under huggingface_hub's own lock for it."""
+    """Payloads of the shared store are moved under huggingface_hub's lock for them."""
     return payload_lock(op["payload"]) if "payload" in op else contextlib.nullcontext()
 
 
@@ -228,7 +228,7 @@ def _same_file(first: str, second: str) -> bool:
 
 
 def _clear(temporary: str) -> str:
-    """A name in the staging folder that is free, with the folder there."""
+    """Free a name in the staging folder, and make the folder if it is missing."""
     fileops.make_folder(os.path.dirname(temporary))
     fileops.remove_file(temporary)
     return temporary
@@ -241,9 +241,9 @@ def _share(op: Op) -> None:
     fileops.replace(op["temp"], op["path"])
 
 
-def _unshare(op: Op, *, apart: bool) -> None:
+def _revert_share(op: Op, *, unshare: bool) -> None:
     fileops.remove_file(op["temp"])
-    if apart and _same_file(op["keep"], op["path"]):
+    if unshare and _same_file(op["keep"], op["path"]):
         try:
             shutil.copy2(op["path"], _clear(op["temp"]))
             fileops.replace(op["temp"], op["path"])
@@ -252,7 +252,7 @@ def _unshare(op: Op, *, apart: bool) -> None:
 
 
 def _store(op: Op) -> None:
-    """Follow huggingface_hub's order: the manifest's line is synced before the link appears."""
+    """Follow huggingface_hub's order: the manifest line is synced before the link appears."""
     if fileops.is_link(op["path"]) or not fileops.lexists(op["path"]):
         return
     with payload_lock(op["payload"]):
@@ -289,7 +289,7 @@ def _unlink(op: Op) -> None:
 
 
 def _tidy(folder: str) -> None:
-    """Remove the empty folders that taking something back leaves, the repository's last."""
+    """Remove the empty folders that reverting leaves, up to the repository's."""
     while fileops.remove_folder(folder):
         if parse_folder(os.path.basename(folder)) or ".mdl-trash" in folder:
             return
@@ -353,7 +353,7 @@ def _manifest(op: Op) -> None:
 
 
 def _leave_manifest(op: Op) -> None:
-    """A line whose link is gone is ignored by every reader; huggingface_hub drops it in time."""
+    """Leave it: readers ignore a line whose link is gone, and huggingface_hub drops it in time."""
 
 
 _PERFORM: dict[str, Callable[[Op], None]] = {

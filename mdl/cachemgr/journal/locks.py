@@ -1,8 +1,8 @@
-"""Who else is working in the cache: downloads, readers, other mdl processes.
+"""Who else is working in the cache: downloads and other mdl processes.
 
 huggingface_hub takes one `flock` per file it downloads, on `.locks/<folder>/<etag>.lock`, and
 never removes those files; there is no lock per repository. mdl never creates, renames or removes
-them: it holds those that exist while it takes files away, and looks again afterwards.
+them: it holds the existing ones while it removes files, and looks again afterwards.
 """
 
 import contextlib
@@ -20,20 +20,20 @@ fcntl: Any = None
 with contextlib.suppress(ImportError):  # Windows has no flock; huggingface_hub uses msvcrt there
     import fcntl
 
-# Between two files of one snapshot a download holds no lock for a moment: a repository in which
-# something was written this recently is watched until it has been still for as long.
+# A download holds no lock for a moment between two files of a snapshot: a repository that was
+# written to this recently is watched until it has been quiet for as long.
 QUIET_SECONDS = 3.0
 
 
 @contextlib.contextmanager
 def root_mutex(root: str, fallback: Path, *, wait: float = 10.0) -> Iterator[None]:
-    """Only one mdl process changes a root at a time, whoever runs it.
+    """Let only one mdl process at a time change a root, whichever user runs it.
 
-    The lock is a `flock` on the root folder itself, so that it writes nothing there, is seen by
-    every user and goes away with the process; where a folder cannot be locked, `fallback` is.
+    The lock is a `flock` on the root folder itself, so that it writes nothing, is seen by every
+    user and ends with the process; where a folder cannot be locked, `fallback` is.
 
     Raises:
-        BusyError: another process kept it for `wait` seconds.
+        BusyError: another process held it for `wait` seconds.
     """
     fd = _open_mutex(root, fallback)
     try:
@@ -67,7 +67,7 @@ def _open_mutex(root: str, fallback: Path) -> int:
 
 
 def _try_lock(fd: int) -> bool:
-    """Take an exclusive flock without waiting; false when someone else has it."""
+    """Take an exclusive flock without waiting; false when another process holds it."""
     if fcntl is None:
         return True
     try:
@@ -85,7 +85,7 @@ def lock_waiting(fd: int, path: str, wait: float = 30.0) -> None:
     """Take an exclusive flock, waiting for at most `wait` seconds.
 
     Raises:
-        BusyError: someone kept it longer.
+        BusyError: another process held it longer.
     """
     deadline = time.monotonic() + wait
     while not _try_lock(fd):
@@ -98,10 +98,10 @@ def lock_waiting(fd: int, path: str, wait: float = 30.0) -> None:
 
 
 class DownloadLocks:
-    """The download locks of some repository folders, held together.
+    """The download locks of several repository folders, held together.
 
-    A download through a link to a folder takes the lock of the link's spelling: those count too.
-    `take` is non-blocking and all or nothing per folder; `release` lets everything go.
+    A download through a link to a folder takes the lock in the link's spelling: those count too.
+    `take` does not block and is all or nothing per folder; `release` releases everything.
     """
 
     def __init__(self, root: str) -> None:
@@ -111,7 +111,7 @@ class DownloadLocks:
         _raise_file_limit()
 
     def take(self, folder: str) -> str | None:
-        """Hold every lock file of a folder; the etag of a busy one, or `None` when all are held."""
+        """Lock every lock file of a folder; the etag of a busy one, or `None` if none is busy."""
         taken: list[str] = []
         names = [folder, *self._aliases.get(folder, ())]
         for path in sorted(path for name in names for path in lock_files(self.root, name)):
@@ -138,7 +138,7 @@ class DownloadLocks:
 
 
 def lock_files(root: str, folder: str) -> list[str]:
-    """The lock files downloads into this folder have used so far."""
+    """The lock files that downloads into this folder have used so far."""
     where = os.path.join(root, ".locks", folder)
     try:
         with os.scandir(where) as entries:
@@ -152,7 +152,7 @@ def lock_files(root: str, folder: str) -> list[str]:
 
 
 def _open_lock(path: str) -> int | None:
-    """A descriptor to lock; -1 for one that is held by its mere existence; `None` if it is gone."""
+    """A descriptor to lock; -1 for a lock that is held by existing; `None` if it is gone."""
     try:
         fd = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
     except FileNotFoundError:
@@ -162,7 +162,7 @@ def _open_lock(path: str) -> int | None:
             fd = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
         except OSError:
             return -1
-    # Where flock does not work, the lock is the file, with the holder's name in it.
+    # Where flock does not work, the file itself is the lock, with the holder's name in it.
     if os.fstat(fd).st_size > 0:
         os.close(fd)
         return -1
@@ -170,7 +170,7 @@ def _open_lock(path: str) -> int | None:
 
 
 def _raise_file_limit() -> None:
-    """A data set may have more lock files than the usual 1,024 descriptors."""
+    """A data set may have more lock files than the usual limit of 1,024 descriptors."""
     try:
         import resource
     except ImportError:
@@ -183,7 +183,7 @@ def _raise_file_limit() -> None:
 
 
 def busy_folders(root: str, folders: Iterable[str]) -> dict[str, str]:
-    """Folder → etag being downloaded into it right now, among these."""
+    """Of these folders: folder → the etag being downloaded into it right now."""
     busy: dict[str, str] = {}
     folders = list(folders)
     if not folders:
@@ -198,7 +198,7 @@ def busy_folders(root: str, folders: Iterable[str]) -> dict[str, str]:
 
 
 def last_written(root: str, folder: str, aliases: Iterable[str] = ()) -> float:
-    """When a download last made something in a folder; 0 where none ever locked anything."""
+    """When a download last created something in a folder; 0 if none ever took a lock."""
     newest = 0.0
     locks = [os.path.join(root, ".locks", name) for name in (folder, *aliases)]
     locks = [path for path in locks if os.path.isdir(path)]
@@ -216,7 +216,7 @@ def last_written(root: str, folder: str, aliases: Iterable[str] = ()) -> float:
 
 
 def wait_until_quiet(root: str, folders: Iterable[str]) -> set[str]:
-    """Watch folders that were just written to; those still being written to after the wait."""
+    """Watch folders that were just written to; return those still being written to."""
     quiet = QUIET_SECONDS
     aliases = aliases_of(root)
 

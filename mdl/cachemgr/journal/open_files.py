@@ -8,7 +8,7 @@ from mdl.cachemgr.scan import Folder
 
 
 def list_open_files(root: str) -> dict[str, int]:
-    """Path relative to the root → a process that has it open or mapped, as far as /proc tells."""
+    """Path relative to the root → a process that has it open or mapped, as far as /proc shows."""
     real = os.path.realpath(root) + "/"
     found: dict[str, int] = {}
     try:
@@ -25,7 +25,7 @@ def list_open_files(root: str) -> dict[str, int]:
 
 
 def _paths_of(pid: int) -> Iterator[str]:
-    """Every file a process has open or mapped; nothing for one that may not be looked at."""
+    """Every file a process has open or mapped; nothing where that is not permitted."""
     try:
         for fd in os.scandir(f"/proc/{pid}/fd"):
             with contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
-"""huggingface_hub's cache-wide blob store, in its own protocol.
+"""huggingface_hub's cache-wide blob store, and its protocol.
 
-`blobs/<2 hex>/<xet hash>` is a payload; `<xet hash>.refs` lists, one a line, the repository blobs
-that are links to it; `<xet hash>.lock` is flocked around every change. A line is appended and
-synced before its link appears, so that a payload with a link always has its line.
+`blobs/<2 hex>/<xet hash>` is a payload; `<xet hash>.refs` lists the repository blobs that link to
+it, one per line; `<xet hash>.lock` is flocked around every change. A line is appended and synced
+before its link appears, so that every link has its line.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ def payload_path(root: str, xet_hash: str) -> str:
 
 @contextlib.contextmanager
 def payload_lock(payload: str) -> Iterator[None]:
-    """Hold the lock under which publication, linking and collection of a payload happen."""
+    """Hold the lock under which a payload is published, linked and collected."""
     path = f"{payload}.lock"
     fileops.make_folder(os.path.dirname(path))
     fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
@@ -36,19 +36,19 @@ def payload_lock(payload: str) -> Iterator[None]:
 
 
 def add_reference(payload: str, line: str) -> None:
-    """Put a blob on a payload's manifest, unless it is there."""
+    """Add a blob to a payload's manifest, unless it is listed already."""
     with payload_lock(payload):
         append_reference(payload, line)
 
 
 def append_reference(payload: str, line: str) -> None:
-    """`add_reference` for one who holds the payload's lock."""
+    """`add_reference`, for callers that hold the payload's lock."""
     if line not in (references(payload) or ()):
         fileops.append_line(f"{payload}{MANIFEST}", f"{line}\n".encode())
 
 
 def references(payload: str) -> tuple[str, ...] | None:
-    """The lines of a manifest; `None` where there is none to trust."""
+    """The lines of a manifest; `None` where it is missing or unreadable."""
     try:
         data = read_small(f"{payload}{MANIFEST}", _MAX_MANIFEST)
         return None if data is None else tuple(data.decode().splitlines())
@@ -57,9 +57,9 @@ def references(payload: str) -> tuple[str, ...] | None:
 
 
 def still_linked(root: str, payload: str) -> bool:
-    """Does any line of the manifest name a link that is there and leads to this payload?
+    """Does any line of the manifest name an existing link to this payload?
 
-    A manifest that cannot be read counts as yes: a payload is rather kept than lost.
+    Yes if the manifest cannot be read: rather keep a payload than lose it.
     """
     lines = references(payload)
     if lines is None:

@@ -1,7 +1,7 @@
-"""Where removed files wait: beside the cache root, on the same device.
+"""The trash, where removed files are kept: beside the cache root, on the same device.
 
-A removal is then one rename, costs no space, and can be taken back. Nothing of it is inside the
-root, where `hf cache` would complain about it, unless there is no other place on that device.
+Removing is then one rename, takes no space, and can be undone. The trash is not inside the root,
+where `hf cache` would complain about it, unless there is no other place on that device.
 """
 
 import os
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class TrashPlace(NamedTuple):
-    """A root's trash. `note` explains a place that is not beside the root."""
+    """A root's trash. `note` explains why it is not beside the root, if it is not."""
 
     path: str
     note: str = ""
 
 
 class TrashEntry(NamedTuple):
-    """What one action left in the trash. `bytes` is what erasing it gives back."""
+    """What one action left in the trash. `bytes` is what erasing it frees."""
 
     id: int
     kind: str
@@ -50,7 +50,7 @@ class TrashEntry(NamedTuple):
 
 
 def trash_place(root: Path) -> TrashPlace:
-    """Choose the place, without making it."""
+    """Choose the trash folder, without creating it."""
     real = Path(os.path.realpath(root))
     name = f".mdl-trash-{root_id(root)[:8]}"
     beside = real.parent / name
@@ -62,16 +62,16 @@ def trash_place(root: Path) -> TrashPlace:
         return TrashPlace(str(beside))
     return TrashPlace(
         str(real / ".locks" / name),
-        f"{real.parent} is on another device or cannot be written to, so the trash is inside the "
-        f"cache, in {real / '.locks' / name}, where hf does not look.",
+        f"{real.parent} is on another device or cannot be written to, so the trash is inside the"
+        f" cache, in {real / '.locks' / name}, which hf ignores.",
     )
 
 
 def make_place(place: TrashPlace) -> str:
-    """A fresh folder for one action.
+    """Make a new folder for one action.
 
     Raises:
-        DiskError: there is nowhere to put it.
+        DiskError: the trash cannot be written to.
     """
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     action = os.path.join(place.path, f"{stamp}-{os.urandom(4).hex()}")
@@ -82,19 +82,19 @@ def make_place(place: TrashPlace) -> str:
         raise DiskError(
             f"The trash {place.path} cannot be written to.",
             why=error.strerror or str(error),
-            next="Nothing was changed. Check the folder's permissions and the space left.",
+            next="Nothing was changed. Check the folder's permissions and the free space.",
         ) from error
     return action
 
 
-def entries(actions: "list[JournalAction]") -> list[TrashEntry]:
+def list_entries(actions: "list[JournalAction]") -> list[TrashEntry]:
     """The actions that still have files in the trash, oldest first."""
     found = []
     for action in actions:
         path = action.detail.get("trash")
         if not path or not os.path.isdir(path):
             continue
-        files, size = regained(path)
+        files, size = count_trash(path)
         if files:
             found.append(
                 TrashEntry(action.id, action.kind, action.summary, action.finished or
@@ -103,11 +103,11 @@ def entries(actions: "list[JournalAction]") -> list[TrashEntry]:
     return found
 
 
-def regained(path: str) -> tuple[int, int]:
-    """(files, links and empty folders below it, bytes that the disk gets back when it goes).
+def count_trash(path: str) -> tuple[int, int]:
+    """(number of files, links and empty folders below a path, bytes that erasing it frees).
 
-    A file with a further name elsewhere gives nothing back; references, listings and manifests
-    are not content and are not counted, as nowhere in mdl.
+    A file with another name elsewhere frees nothing; refs, listings and manifests are not content
+    and, as everywhere in mdl, are not counted.
     """
     count = size = 0
     names: dict[tuple[int, int], int] = {}
@@ -116,7 +116,9 @@ def regained(path: str) -> tuple[int, int]:
         count += folder != path and not folders and not files
         for name in files:
             status = os.lstat(os.path.join(folder, name))
-            if not stat.S_ISREG(status.st_mode) or _is_note(os.path.relpath(folder, path), name):
+            if not stat.S_ISREG(status.st_mode) or _is_metadata(
+                os.path.relpath(folder, path), name
+            ):
                 continue
             inode = (status.st_dev, status.st_ino)
             names[inode] = names.get(inode, 0) + 1
@@ -125,7 +127,7 @@ def regained(path: str) -> tuple[int, int]:
     return count, size
 
 
-def _is_note(folder: str, name: str) -> bool:
+def _is_metadata(folder: str, name: str) -> bool:
     parts = folder.split("/")
     return (len(parts) > 1 and parts[1] in ("refs", "trees", ".no_exist")) or (
         parts[0] == "blobs" and name.endswith(".refs")
@@ -140,7 +142,7 @@ def _device(path: Path) -> int:
 
 
 def _owned_folder(path: Path) -> bool:
-    """Is this a real folder of the current user's?"""
+    """Is this a real folder that belongs to the current user?"""
     try:
         status = os.lstat(path)
     except OSError:

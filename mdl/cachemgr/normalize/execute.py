@@ -1,7 +1,7 @@
-"""Carrying a normalization out: compare, lock, journal, act, sweep.
+"""Carry a normalization out: lock, compare, journal, act, sweep.
 
-A repository in which someone is at work, or that may not be changed, is left alone and named; the
-others go on. Each repository's part is journalled before it is performed, all of them as one
+A repository that is in use, or that may not be changed, is left alone and named; the others are
+not affected. Each repository's part is journalled before it is performed; together they are one
 action.
 """
 
@@ -49,13 +49,13 @@ from mdl.store import CacheIndex
 if TYPE_CHECKING:
     from mdl.cachemgr.cache import Cache
 
-# How systems say that a file system has no hard or symbolic links.
+# Errors of file systems without hard or symbolic links.
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 @dataclass(frozen=True)
 class Normalized:
-    """What happened. `skipped`: repository → why it was left alone."""
+    """The result. `skipped`: repository → why it was left alone."""
 
     action_id: int | None
     saved: int
@@ -76,7 +76,7 @@ def apply_normalize(cache: "Cache", planned: NormalizePlan) -> Normalized:
 
     Raises:
         BusyError: another mdl process is changing this root.
-        DiskError: there is no room or no right to do it; what was done is taken back.
+        DiskError: the disk is full, or does not permit it; what was done is reverted.
     """
     if not planned.work:
         skipped = {group.repo_id: group.skipped for group in planned.groups}
@@ -102,8 +102,8 @@ def apply_normalize(cache: "Cache", planned: NormalizePlan) -> Normalized:
             f"{len(run.done)} repositories to {planned.request.to}: {', '.join(run.done[:3])}",
             freed=run.saved,
         )  # fmt: skip
-        remove_folder(staging)  # where nothing of it waits for an undo
-        # A further name for a blob moves no stamp of the folder that had it already.
+        remove_folder(staging)  # unless undo needs something in it
+        # Another name for a blob changes no stamp of the folder that had it already.
         index.put_folders((), {name for group in planned.work for name in group.folders})
     skipped = {group.repo_id: group.skipped for group in planned.groups if group.skipped}
     return Normalized(
@@ -112,10 +112,10 @@ def apply_normalize(cache: "Cache", planned: NormalizePlan) -> Normalized:
 
 
 def _refuse_without_links(staging: str, root: str) -> None:
-    """Try both kinds of link where it harms nobody; exFAT and many network disks have neither.
+    """Try both kinds of link, in the staging folder; exFAT and many network disks have neither.
 
     Raises:
-        DiskError: this disk makes none, so nothing can be joined or folded on it.
+        DiskError: this disk supports none, so nothing can be shared or folded on it.
     """
     made = [os.path.join(staging, name) for name in ("try", "try-hard", "try-soft")]
     try:
@@ -127,10 +127,10 @@ def _refuse_without_links(staging: str, root: str) -> None:
         if error.errno not in _NO_LINKS:
             raise
         raise DiskError(
-            f"The disk of {root} makes no links, so two names cannot share one copy on it.",
+            f"The disk of {root} does not support links, so files on it cannot share a copy.",
             why=error.strerror or str(error),
-            next="List, prune, remove and verify work here. To share copies, move the cache to"
-            " another disk (HF_HUB_CACHE).",
+            next="Listing, pruning, removing and verifying work. To share copies, move the cache"
+            " to another disk (HF_HUB_CACHE).",
         ) from error
     for path in made:
         os.unlink(path)
@@ -206,7 +206,7 @@ class _Run:
         names = {folder.name for folder in folders}
         for path, pid in list_open_files(self.root).items():
             if path.split("/", 1)[0] in names:
-                raise CannotNormalize(f"{path} is open in process {pid}")
+                raise CannotNormalize(f"process {pid} has {path} open")
 
     def _perform(self, action_id: int, ops: list[Op]) -> None:
         self.index.add_operations(action_id, ops)
@@ -216,7 +216,7 @@ class _Run:
             raise CannotNormalize(reason)
 
     def _sweep(self, action_id: int, steps: Steps, folders: Sequence[Folder], name: str) -> None:
-        """Bring over what appeared in a folder between its reading and its swap, until nothing."""
+        """Move over what appeared in a folder after it was read and before it was swapped."""
         moved = [folder.name for folder in folders if folder.alias_of is None]
         for old in moved:
             if old == name:
@@ -237,12 +237,12 @@ class _Run:
                 self._perform(action_id, late_ops)
 
     def _with_links(self, staging: str, source: Folder) -> dict[str, Any]:
-        """Links into the store are taken over by hand before the swap; none can be new."""
+        """Leave out links into the store: they were moved over before the swap."""
         return {name: blob for name, blob in source.blobs.items() if blob.inode[0] != "shared"}
 
 
 def _from_staging(op: Op, root: str, staging: str, old: str) -> Op:
-    """A late operation reads from where the folder waits, not from where it was."""
+    """Let a late operation read from the staging folder, where the swapped folder is now."""
     if op["op"] != "link":
         return op
     relative = os.path.relpath(op["from"], os.path.join(root, old))

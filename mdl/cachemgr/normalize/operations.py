@@ -1,10 +1,10 @@
-"""Making every casing find one copy: facts → operations, as pure functions.
+"""The operations that make every casing find the same copy, as pure functions.
 
 `shared` moves no folder: equal blobs become one inode, and each casing gets what it lacks.
 `hub` and `lower` fold all casings into one folder; the others become links to it.
 
-Operations are ordered so that nothing ever points to what is not there yet: blobs, listings,
-pointers, markers that have become wrong, references; then the folders swap places with links.
+Operations are ordered so that nothing ever points to what does not exist yet: blobs, listings,
+pointers, markers that have become wrong, refs; then the folders swap places with links.
 """
 
 import os
@@ -15,12 +15,12 @@ from typing import NamedTuple
 from mdl.cachemgr.journal import Op, payload_path
 from mdl.cachemgr.scan import Blob, Folder
 
-# ext4 allows 65,000 names a file; stay well below what the file system refuses.
+# ext4 allows 65,000 names per file; stay well below that.
 _MOST_LINKS = 60_000
 
 
 class Extras(NamedTuple):
-    """What a folder holds besides its facts.
+    """What `scan_folder` does not read of a folder.
 
     Attributes:
         trees: names in `trees/`.
@@ -35,7 +35,7 @@ class Extras(NamedTuple):
 
 @dataclass
 class Steps:
-    """Operations under construction, in their order, and what they are worth."""
+    """Operations under construction, by kind, and the bytes they save."""
 
     staging: str
     blobs: list[Op] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Steps:
     temporaries: int = 0
 
     def temporary(self) -> str:
-        """A name in the staging folder for an operation's half-made file."""
+        """A name in the staging folder for an operation's unfinished file."""
         self.temporaries += 1
         return os.path.join(self.staging, f"tmp-{self.temporaries}")
 
@@ -58,7 +58,7 @@ class Steps:
 
 
 class Pair(NamedTuple):
-    """Two names of what should be the same bytes, to be compared before they are joined."""
+    """Two names of what should be the same bytes; to be compared before they share a copy."""
 
     keep: str
     path: str
@@ -66,10 +66,9 @@ class Pair(NamedTuple):
 
 
 def duplicate_blobs(root: str, folders: Sequence[Folder]) -> list[Pair]:
-    """Blobs of one name and size in several folders that are not one inode yet.
+    """Blobs of the same name and size in several folders that are not one inode yet.
 
-    The first folder's is kept. Names are the Hub's hashes; whether the content is really the
-    same is for the caller to compare.
+    The first folder's is kept. Names are the Hub's hashes; callers must compare the content.
     """
     keepers: dict[tuple[str, int], tuple[str, Blob]] = {}
     pairs = []
@@ -92,12 +91,12 @@ def share(steps: Steps, pairs: Sequence[Pair], links: Mapping[str, int]) -> None
         steps.blobs.append(
             {"op": "share", "keep": pair.keep, "path": pair.path, "temp": steps.temporary()}
         )
-        # A replaced inode with a further name elsewhere gives nothing back.
+        # Replacing an inode that has another name elsewhere frees nothing.
         steps.saved += pair.size if links.get(pair.path, 1) == 1 else 0
 
 
 class MergedFolder:
-    """A folder that is being given what others have; it may not exist yet."""
+    """A folder that is given what the other casings have; it may not exist yet."""
 
     def __init__(self, root: str, name: str, folder: Folder | None, extras: Extras) -> None:
         self.root = root
@@ -118,7 +117,7 @@ class MergedFolder:
         """Add the operations that give this folder what the source has.
 
         Args:
-            everything: orphans, unfinished downloads and markers too, as when the source goes.
+            everything: orphans, unfinished downloads and markers too, for a source that is removed.
         """
         self._blobs(steps, source, everything=everything)
         self._trees(steps, source, extras)
@@ -173,7 +172,7 @@ class MergedFolder:
                 relative = f"snapshots/{snapshot.commit}/{pointer.path}"
                 target = os.path.join(self.path, relative)
                 if pointer.path in mine:
-                    # It leads nowhere here, and somewhere there.
+                    # It points nowhere here, but to a blob there.
                     steps.pointers.append(self._away(steps, relative))
                 mine[pointer.path] = pointer.blob
                 if pointer.blob.startswith("snapshots/"):
@@ -193,7 +192,7 @@ class MergedFolder:
         }
 
     def _markers(self, steps: Steps, source: Folder, extras: Extras, *, everything: bool) -> None:
-        """Look-ups believe a marker before a file: one for a file that is here now must go."""
+        """Remove the markers of files that now exist: look-ups check markers before files."""
         for marker in sorted(self.markers):
             commit, _, path = marker.partition("/")
             if path in self.pointers.get(commit, {}):
@@ -207,7 +206,7 @@ class MergedFolder:
                 steps.markers.append(self._link(base, f".no_exist/{marker}"))
 
     def _refs(self, steps: Steps, source: Folder, extras: Extras) -> None:
-        """Of two answers to one ref the one written last wins."""
+        """Where two folders disagree about a ref, the one written last wins."""
         for ref, commit in sorted(source.refs.items()):
             mine, when = self.refs.get(ref), extras.ref_times.get(ref, 0.0)
             if mine == commit or (mine is not None and self.ref_times.get(ref, 0.0) >= when):
@@ -224,7 +223,7 @@ class MergedFolder:
             )  # fmt: skip
 
     def _old(self, ref: str) -> str | None:
-        """A ref's content before all of this, as it is on disk."""
+        """A ref's present content, as it is on disk."""
         try:
             with open(os.path.join(self.path, "refs", ref), encoding="ascii", newline="") as file:
                 return file.read()
@@ -233,7 +232,7 @@ class MergedFolder:
 
 
 def swap_for_link(steps: Steps, root: str, name: str, target: str) -> None:
-    """Put a link to `target` in a folder's place in one step; the folder waits in the staging."""
+    """Replace a folder with a link to `target` atomically; the folder moves to the staging."""
     waiting = os.path.join(steps.staging, name)
     steps.swaps.append({"op": "symlink", "text": target, "path": waiting})
     steps.swaps.append({"op": "exchange", "path": os.path.join(root, name), "other": waiting})

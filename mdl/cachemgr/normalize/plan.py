@@ -1,4 +1,4 @@
-"""What normalizing a root would do: look at every repository, compose its operations.
+"""Plan a normalization: which repositories need it, and the operations for each.
 
 `compose` is used twice: for the plan that is shown, and again under locks for what is done.
 """
@@ -44,7 +44,7 @@ class NormalizeRequest:
     Attributes:
         to: `shared`, `hub` or `lower`.
         only: one repository's key, or all.
-        across: join equal blobs of different repositories too, one of them covered by the request.
+        across: let different repositories share equal blobs too, if the request covers one.
         store: move blobs whose Xet hash is known into huggingface_hub's shared store.
         repo_type: only repositories of this type.
     """
@@ -55,6 +55,30 @@ class NormalizeRequest:
     store: bool = False
     repo_type: str | None = None
 
+    @classmethod
+    def of(
+        cls,
+        cache: "Cache",
+        name: str | None,
+        repo_type: str | None,
+        *,
+        to: str | None,
+        across: bool,
+        store: bool,
+    ) -> "NormalizeRequest":
+        """The request for one repository or all; without `to`, as configured, else `shared`.
+
+        Raises:
+            NotFoundError, UsageError: `name` is not in the cache, or is ambiguous.
+        """
+        only = None
+        if name is not None:
+            repo = cache.repo(name, repo_type)
+            only = repo_key(repo.repo_type, repo.repo_id)
+        configured = cache.settings.cache.normalize
+        to = to or ("shared" if configured == "off" else configured)
+        return cls(to, only, across, store, repo_type)
+
     def covers(self, key: str) -> bool:
         """Is the repository with this key to be normalized?"""
         return self.only in (None, key) and self.repo_type in (None, key.partition("/")[0])
@@ -62,7 +86,7 @@ class NormalizeRequest:
 
 @dataclass(frozen=True)
 class Group:
-    """One repository's part of a plan: what is done, or why it is left alone."""
+    """One repository's part of a plan: what is to be done, or why it is left alone."""
 
     repo_id: str
     repo_type: str
@@ -87,7 +111,7 @@ class Group:
 
 @dataclass(frozen=True)
 class NormalizePlan:
-    """`saved` is what the disk regains at once: joined bytes have no copy in the trash."""
+    """`saved` is what is freed at once: replaced copies do not go through the trash."""
 
     request: NormalizeRequest
     groups: tuple[Group, ...]
@@ -113,7 +137,7 @@ class NormalizePlan:
 
 
 class CannotNormalize(Exception):
-    """This repository cannot be normalized now; the text says why."""
+    """A repository cannot be normalized now, for the reason in the text."""
 
 
 class _Member(NamedTuple):
@@ -140,7 +164,7 @@ def plan_normalize(
 ) -> NormalizePlan:
     """What normalizing would do; content is not compared yet, and nothing is changed.
 
-    Only the folders that the index says may need something are read.
+    Reads only the folders that may need something, according to the index.
     """
     root = os.fspath(cache.root)
     if not os.path.lexists(root):
@@ -210,9 +234,9 @@ def _plan_repo(
 
 
 def _is_normal(members: Sequence[_Member], name: str | None) -> bool:
-    """Is a repository one folder already, called `name` if that matters, and every alias its link?
+    """Is a repository a single folder (named `name`, if given) that every alias points to?
 
-    One that cannot be read whole never is: the plan says so.
+    One that cannot be fully read is not: the plan says so.
     """
     real = [member.summary for member in members if member.summary.alias_of is None]
     if len(real) > 1 or not real[0].readable:
@@ -233,7 +257,7 @@ def _target(
     """The spelling to fold into, `None` for sharing.
 
     Raises:
-        CannotNormalize: nobody knows the Hub's spelling.
+        CannotNormalize: the Hub's spelling is not known.
     """
     if request.to == "shared":
         return None
@@ -242,7 +266,7 @@ def _target(
     spelling = canonical(repo_type, repo_id)
     if spelling is None or spelling.casefold() != repo_id.casefold():
         raise CannotNormalize(
-            "the Hub's spelling is not known: the Hub did not say it, or was not reached"
+            "the Hub's spelling is not known: the Hub did not tell it, or was not reached"
         )
     return spelling
 
@@ -264,7 +288,7 @@ def compose(
     real = ordered(folders)
     for folder in real:
         if not folder.readable:
-            raise CannotNormalize(f"{folder.name} cannot be read whole")
+            raise CannotNormalize(f"{folder.name} cannot be fully read")
     extras = {folder.name: read_extras(root, folder) for folder in real}
     join(root, steps, duplicate_blobs(root, real), real, compare=compare)
     if target is None:
@@ -325,7 +349,7 @@ def _fold(
 
 
 def _redirect(root: str, steps: Steps, alias: str, name: str) -> None:
-    """An alias of an alias would dangle one day: lead it to the folder itself."""
+    """Point an alias to the folder itself: an alias of an alias could come to dangle."""
     path = os.path.join(root, alias)
     steps.swaps.append(
         {"op": "move", "from": path, "to": os.path.join(steps.staging, f"alias-{alias}")}
@@ -334,7 +358,7 @@ def _redirect(root: str, steps: Steps, alias: str, name: str) -> None:
 
 
 def read_extras(root: str, folder: Folder) -> Extras:
-    """What normalizing needs to know beyond the facts; nothing for an alias."""
+    """Read what `scan_folder` does not."""
     base = os.path.join(root, folder.name)
     trees: frozenset[str] = frozenset()
     with contextlib.suppress(OSError):
@@ -369,7 +393,7 @@ def _across_group(
 
 
 def across_pairs(root: str, folders: Sequence[Folder], request: NormalizeRequest) -> list[Pair]:
-    """Equal sha256 blobs of different repositories; git's names are only for small files."""
+    """Equal blobs of different repositories; only those named by sha256, as large files are."""
     keys = {folder.name: repo_key(folder.repo_type, folder.repo_id) for folder in folders}
 
     def key_of(path: str) -> str:
@@ -385,9 +409,9 @@ def across_pairs(root: str, folders: Sequence[Folder], request: NormalizeRequest
 
 
 def _ignores_case(root: str) -> bool:
-    """Is an entry also found by a spelling that is not listed?
+    """Is an entry also found under a spelling that is not listed?
 
-    Inode numbers would not tell: some of these disks make up another for every spelling.
+    Inode numbers do not show it: some of these disks invent another one for every spelling.
     """
     try:
         listed = set(os.listdir(root))

@@ -14,7 +14,7 @@ Canonical = Callable[[str, str], str | None]
 
 
 def hub_spelling(cache: "Cache") -> Canonical:
-    """Ask what is known, then the Hub (never when offline), and remember what it says."""
+    """Look a spelling up in the index, then (unless offline) on the Hub, and remember it."""
     known = cache.index.canonical()
     silent = cache.settings.offline
 
@@ -32,7 +32,7 @@ def hub_spelling(cache: "Cache") -> Canonical:
         except (HfHubHTTPError, ValueError):
             return None
         except (OfflineModeIsEnabled, http_library().TransportError, OSError):
-            silent = True  # asked once: the others would wait as long for nothing
+            silent = True  # asking for the others would take as long, in vain
             return None
         cache.index.put_canonical(key, info.id)
         known[key] = info.id

@@ -1,6 +1,6 @@
-"""Moving blobs that are older than huggingface_hub's shared store into it, as pure functions.
+"""Move blobs that are older than huggingface_hub's shared store into it.
 
-Only a blob whose Xet hash a tree listing names can go there, and only where the store is.
+Only blobs whose Xet hash is in a tree listing, and only where there is such a store.
 """
 
 import os
@@ -14,7 +14,7 @@ from mdl.cachemgr.scan import Folder, read_tree_listing, same_content, store_is_
 
 
 def store_blobs(root: str, steps: Steps, folders: Sequence[Folder], *, compare: bool) -> None:
-    """Add the operations that make known blobs links into the store; none without a store."""
+    """Add the operations that turn blobs into links into the store; none without a store."""
     if not store_is_marked(root):
         return
     mode = payload_mode(root)
@@ -52,6 +52,6 @@ def xet_hashes(root: str, folder: Folder) -> dict[tuple[str, int], str]:
 
 
 def payload_mode(root: str) -> int:
-    """Read-only, for whom the root lets in: huggingface_hub's rule for payloads."""
+    """Readable for those who may enter the root, writable for nobody: huggingface_hub's rule."""
     mode = stat.S_IMODE(os.stat(root).st_mode)
     return 0o400 | (0o040 if mode & stat.S_IXGRP else 0) | (0o004 if mode & stat.S_IXOTH else 0)

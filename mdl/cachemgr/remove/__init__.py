@@ -14,9 +14,9 @@ if TYPE_CHECKING:
         choose_trash,
         empty_trash,
         restore,
-        strays,
         trash_entries,
         undo_last,
+        unknown_in_trash,
     )
 
 __getattr__ = door(
@@ -27,6 +27,6 @@ __getattr__ = door(
         "policy": "INCOMPLETE_AGE Item Policy PrunePlan",
         "prune": "apply_prune plan_prune",
         "rm": "apply_remove plan_remove",
-        "undo": "choose_trash empty_trash restore strays trash_entries undo_last",
+        "undo": "choose_trash empty_trash restore unknown_in_trash trash_entries undo_last",
     },
 )

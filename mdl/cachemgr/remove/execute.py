@@ -1,7 +1,7 @@
-"""Carrying a removal out: wait for quiet, lock, read again, journal, move, look again.
+"""Carry a removal out: wait for quiet, lock, read again, journal, move, look again.
 
-The plan was made without locks; what really goes is decided here, under them. A folder in which
-someone is at work, or that may not be changed, is left alone and named; the others go on.
+The plan was made without locks; what is really removed is decided here, under them. A folder that
+is in use, or that may not be changed, is left alone and named; the others are not affected.
 """
 
 import os
@@ -14,11 +14,11 @@ from mdl.cachemgr.journal import (
     DownloadLocks,
     Op,
     aliases_of,
+    count_trash,
     drop_empty,
     make_place,
     perform_all,
     perform_or_leave,
-    regained,
     remove_dangling_aliases,
     revert_all,
     trash_place,
@@ -26,35 +26,36 @@ from mdl.cachemgr.journal import (
 )
 from mdl.cachemgr.layout import parse_folder
 from mdl.cachemgr.remove.operations import (
-    Doomed,
+    FolderRemoval,
     Removal,
-    doom,
+    compose_removal,
     look_again,
     payload_ops,
-    stray_payloads,
     summary_of,
     unlinked_payloads,
+    unreferenced_payloads,
 )
 from mdl.cachemgr.scan import Folder, scan_folder, store_is_marked
 from mdl.store import CacheIndex
 
-# Folders whose download locks are held at the same time: each lock is an open file.
+# How many folders' download locks are held at the same time: each lock is an open file.
 _BATCH = 32
 
-# Says why a folder, as just read under its locks, must not lose this after all, or ''.
+# Why a folder, as just read under its locks, must not lose this after all, or ''.
 Objection = Callable[[Folder, Removal], str]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What happened.
+    """The result of a removal.
 
     Attributes:
-        action_id: the journal's number; `None` when nothing was there to do.
-        freed: bytes the disk regains when the trash is emptied.
-        removed: what went, by folder.
+        action_id: the number in the journal; `None` when there was nothing to do.
+        freed: bytes that emptying the trash will free.
+        removed: what was removed, by folder.
         skipped: folder → why it was left alone.
         trash: the folder that holds what was removed.
+        note: about where the trash is.
     """
 
     action_id: int | None
@@ -83,7 +84,7 @@ class _Run:
         self.marked = store_is_marked(root)
         self.aliases = aliases_of(root)
         self.skipped: dict[str, str] = {}
-        self.doomed: list[Doomed] = []
+        self.removed: list[FolderRemoval] = []
         self.performed: list[Op] = []
 
     def batch(self, action_id: int, trash: str, names: list[str], objection: Objection) -> None:
@@ -101,7 +102,8 @@ class _Run:
                 if reason:
                     self.skipped[name] = reason
                     continue
-                ready.append(doom(self.root, trash, folder, removal, self.aliases.get(name, [])))
+                aliases = self.aliases.get(name, [])
+                ready.append(compose_removal(self.root, trash, folder, removal, aliases))
             self.index.add_operations(action_id, [op for one in ready for op in one.ops])
             for one in ready:
                 self.performed += one.ops
@@ -109,20 +111,20 @@ class _Run:
                 if reason:
                     self.skipped[one.folder] = reason
                 else:
-                    self.doomed.append(one)
+                    self.removed.append(one)
         finally:
             locks.release()
 
-    def payloads(self, action_id: int, trash: str, stray: frozenset[str]) -> None:
-        """Take the shared payloads that no link leads to any more."""
-        losing = stray_payloads(self.root, stray)
-        if any(one.payloads for one in self.doomed):
+    def payloads(self, action_id: int, trash: str, wanted: frozenset[str]) -> None:
+        """Remove the shared payloads that no link points to any more, and those of `wanted`."""
+        losing = unreferenced_payloads(self.root, wanted)
+        if any(one.payloads for one in self.removed):
             folders = {
                 name: scan_folder(self.root, name, marked=self.marked)
                 for name in os.listdir(self.root)
                 if parse_folder(name)
             }
-            losing |= unlinked_payloads(self.root, self.doomed, folders)
+            losing |= unlinked_payloads(self.root, self.removed, folders)
         ops = payload_ops(self.root, trash, losing)
         if ops:
             self.index.add_operations(action_id, ops)
@@ -136,25 +138,25 @@ def carry_out(
     kind: str,
     removals: Mapping[str, Removal],
     objection: Objection,
-    stray: frozenset[str] = frozenset(),
+    payloads: frozenset[str] = frozenset(),
 ) -> Outcome:
-    """Move everything asked for into the trash, as one action of the journal.
+    """Move everything requested into the trash, as one action of the journal.
 
-    The caller holds the root's mutex, and has settled what was left half-done.
+    The caller holds the root's mutex, and has recovered unfinished actions.
 
     Args:
         removals: by folder name.
-        stray: payloads of the shared store to take as well, if still nobody leads to them.
+        payloads: payloads of the shared store to remove too, if still nothing references them.
 
     Raises:
-        DiskError: the trash cannot be made; nothing was changed.
-        OSError: an operation failed; everything was taken back.
+        DiskError: the trash cannot be created; nothing was changed.
+        OSError: an operation failed; everything was reverted.
     """
     remove_dangling_aliases(root)
     watched = [name for name in removals if name != "blobs"]
     skipped = dict.fromkeys(wait_until_quiet(root, watched), "a download is writing to it")
     names = sorted(name for name in removals if name not in skipped)
-    if not names and not stray:
+    if not names and not payloads:
         return Outcome(None, 0, {}, skipped, None)
     place = trash_place(Path(root))
     trash = make_place(place)
@@ -163,8 +165,8 @@ def carry_out(
     try:
         for start in range(0, len(names), _BATCH):
             run.batch(action_id, trash, names[start : start + _BATCH], objection)
-        run.payloads(action_id, trash, stray)
-        revert_all(look_again(root, run.doomed))
+        run.payloads(action_id, trash, payloads)
+        revert_all(look_again(root, run.removed))
     except BaseException:
         revert_all(run.performed)
         index.set_action(action_id, "reverted")
@@ -172,7 +174,7 @@ def carry_out(
         raise
     skipped.update(run.skipped)
     removed = {name: removals[name] for name in names if name not in skipped}
-    _, freed = regained(trash)
+    _, freed = count_trash(trash)
     gone = any(os.path.lexists(op["to"]) for op in run.performed)
     index.set_action(
         action_id, "done" if gone else "reverted", summary=summary_of(removed), freed=freed

@@ -11,7 +11,7 @@ from mdl.cachemgr.remove.policy import BlobName, Inventory, Item
 
 @dataclass(frozen=True)
 class InUse:
-    """Who is working where, right now.
+    """What is in use right now.
 
     Attributes:
         downloads: folder → the etag being downloaded into it.
@@ -24,7 +24,7 @@ class InUse:
 
 @dataclass(frozen=True)
 class Disk:
-    """The root as a whole: bytes it occupies, bytes left to use, the store's payloads, the time."""
+    """The root's size and the disk's free space in bytes, the store's payloads, and the time."""
 
     total: int
     free: int
@@ -132,17 +132,17 @@ def _of_repo(
 
 
 def _untouchable(member: _Member, in_use: InUse) -> str:
-    """Why nothing of a folder may be removed, or `''`."""
+    """Why nothing may be removed from a folder, or `''`."""
     etag = in_use.downloads.get(member.summary.name)
     if etag is not None:
         return f"a download is running ({member.repo_id}, {etag[:12]})"
     return (
-        "" if member.summary.readable else "its folder cannot be read whole: see `mdl cache show`"
+        "" if member.summary.readable else "its folder cannot be fully read: see `mdl cache show`"
     )
 
 
 def protection(key: str, commit: str, refs: tuple[str, ...], records: LocalRecords) -> str:
-    """Why a revision must stay, or `''`; for what belongs to no revision, `commit` is empty."""
+    """Why a revision must stay, or `''`; `commit` is empty for what belongs to no revision."""
     pins = records.pins.get(key, frozenset())
     if "" in pins:
         return "pinned"

@@ -1,7 +1,7 @@
-"""Removing revisions, files and repositories: facts → operations (pure), then the act.
+"""The operations that remove revisions, files and repositories.
 
-Everything is renamed into the trash, in an order in which a reader never meets a reference
-without its snapshot nor a pointer without its blob for longer than the rename of the next line.
+Everything is renamed into the trash, in an order in which a ref is never left without its
+snapshot, nor a pointer without its blob.
 """
 
 import os
@@ -12,20 +12,20 @@ from dataclasses import dataclass, field
 from mdl.cachemgr.journal import MANIFEST, Op, payload_path, references, still_linked
 from mdl.cachemgr.scan import Folder
 
-# After the locks are let go a download that had checked for a blob before they were taken makes
-# its pointer; it needs no longer than this for the two system calls in between.
-SETTLE_SECONDS = 0.1
+# A download that checked for a blob before the locks were taken creates its pointer after they are
+# released; the two system calls in between take no longer than this.
+LATE_POINTER_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class Removal:
-    """What goes from one folder.
+    """What to remove from one folder.
 
     Attributes:
-        commits: revisions, whole.
+        commits: whole revisions.
         files: (commit, path) of single files.
         names: entries of `blobs`: orphans and unfinished downloads.
-        whole: the folder goes as it is, whatever else stands in it.
+        whole: the folder with everything in it.
     """
 
     commits: frozenset[str] = frozenset()
@@ -39,10 +39,10 @@ class Removal:
 
 
 @dataclass(frozen=True)
-class Doomed:
-    """One folder's operations and what they take.
+class FolderRemoval:
+    """The operations for one folder, and what they remove.
 
-    `blobs` are the names that leave `blobs/`; `payloads` the shared payloads that lose a link.
+    `blobs` are the names removed from `blobs/`; `payloads` the shared payloads that lose a link.
     """
 
     folder: str
@@ -52,10 +52,12 @@ class Doomed:
     payloads: frozenset[str] = field(default_factory=frozenset)
 
 
-def doom(root: str, trash: str, folder: Folder, removal: Removal, aliases: Iterable[str]) -> Doomed:
-    """The operations that take a removal out of a folder as it was just read.
+def compose_removal(
+    root: str, trash: str, folder: Folder, removal: Removal, aliases: Iterable[str]
+) -> FolderRemoval:
+    """The operations that carry a removal out on a folder as it was just read.
 
-    A blob goes when no pointer that stays names it. A folder goes whole when nothing stays.
+    A blob is removed when no remaining pointer names it, the folder when nothing remains in it.
     """
     staying = {
         pointer.blob
@@ -85,13 +87,13 @@ def doom(root: str, trash: str, folder: Folder, removal: Removal, aliases: Itera
         ops.append(_move(root, trash, folder.name))
     else:
         ops = _parts(root, trash, folder, removal, sorted(blobs))
-    return Doomed(folder.name, whole, tuple(ops), frozenset(blobs), payloads)
+    return FolderRemoval(folder.name, whole, tuple(ops), frozenset(blobs), payloads)
 
 
 def _parts(
     root: str, trash: str, folder: Folder, removal: Removal, blobs: Sequence[str]
 ) -> list[Op]:
-    """References first, then pointers, then what nothing points to any more."""
+    """Refs first, then pointers, then what nothing points to any more."""
     relative: list[str] = []
     commits = sorted(removal.commits)
     for commit in commits:
@@ -117,7 +119,7 @@ def _move(root: str, trash: str, relative: str) -> Op:
 
 
 def payload_ops(root: str, trash: str, payloads: Iterable[str]) -> list[Op]:
-    """Take payloads out of the shared store, with their manifests."""
+    """Remove payloads from the shared store, with their manifests."""
     ops = []
     for payload in sorted(payloads):
         path = payload_path(root, payload)
@@ -128,11 +130,11 @@ def payload_ops(root: str, trash: str, payloads: Iterable[str]) -> list[Op]:
 
 
 def unlinked_payloads(
-    root: str, doomed: Sequence[Doomed], folders: Mapping[str, Folder]
+    root: str, removed: Sequence[FolderRemoval], folders: Mapping[str, Folder]
 ) -> set[str]:
-    """The payloads that no blob outside a removal leads to, by links and by manifest."""
-    losing = {payload for one in doomed for payload in one.payloads}
-    going = {(one.folder, name) for one in doomed for name in one.blobs}
+    """The payloads that nothing outside a removal uses, by links and by manifest."""
+    losing = {payload for one in removed for payload in one.payloads}
+    going = {(one.folder, name) for one in removed for name in one.blobs}
     for folder in folders.values():
         for blob in folder.blobs.values():
             if blob.inode[0] == "shared" and (folder.name, blob.name) not in going:
@@ -141,7 +143,7 @@ def unlinked_payloads(
 
 
 def _only_these(root: str, payload: str, going: set[tuple[str, str]]) -> bool:
-    """Do a manifest's live lines all belong to the removal? No manifest means no."""
+    """Do all live lines of a manifest belong to the removal? Without a manifest: no."""
     path = payload_path(root, payload)
     lines = references(path)
     if lines is None:
@@ -150,19 +152,19 @@ def _only_these(root: str, payload: str, going: set[tuple[str, str]]) -> bool:
     return all(line in leaving or not os.path.lexists(os.path.join(root, line)) for line in lines)
 
 
-def stray_payloads(root: str, payloads: Iterable[str]) -> set[str]:
-    """Those payloads that their manifest says nobody leads to."""
+def unreferenced_payloads(root: str, payloads: Iterable[str]) -> set[str]:
+    """Those of these payloads that nothing links to, according to their manifests."""
     return {payload for payload in payloads if not still_linked(root, payload_path(root, payload))}
 
 
-def look_again(root: str, doomed: Sequence[Doomed]) -> list[Op]:
-    """Which moves to take back, because a download made use of what was just taken.
+def look_again(root: str, removed: Sequence[FolderRemoval]) -> list[Op]:
+    """The moves to revert, because a download has come to use what was just removed.
 
-    Call it after the locks were released; it waits for downloads that were in between.
+    Call it after releasing the locks; it waits for downloads that had checked before.
     """
-    time.sleep(SETTLE_SECONDS)
+    time.sleep(LATE_POINTER_SECONDS)
     back: list[Op] = []
-    for one in doomed:
+    for one in removed:
         place = os.path.join(root, one.folder)
         if one.whole:
             if os.path.lexists(place):
@@ -179,7 +181,7 @@ def look_again(root: str, doomed: Sequence[Doomed]) -> list[Op]:
 
 
 def _dangling(snapshots: str) -> set[str]:
-    """The blob names that pointers lead to in vain."""
+    """The names of missing blobs that pointers name."""
     wanted: set[str] = set()
     for folder, _, files in os.walk(snapshots):
         for name in files:

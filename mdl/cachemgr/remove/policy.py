@@ -1,8 +1,9 @@
-"""What may go: a pure function from an inventory and a policy to a plan with its reasons.
+"""Decide what to prune: a pure function from an inventory and a policy to a plan with reasons.
 
-Two kinds of rules. Those that judge a revision by itself (`detached`, `older_than`, `unused_for`,
-`keep_last` alone, `incomplete`) remove whatever they match. Those that need room (`max_size`,
-`keep_free`) remove the least recently used until there is enough. Nothing protected ever goes.
+There are two kinds of rules. Those that judge a revision by itself (`detached`, `older_than`,
+`unused_for`, `keep_last` alone, `incomplete`) remove whatever they match. Those that ask for space
+(`max_size`, `keep_free`) remove the least recently used until there is enough. What is protected
+is never removed.
 """
 
 import dataclasses
@@ -13,14 +14,14 @@ from typing import Any
 from mdl.settings import CacheSettings
 
 # An unfinished file younger than this may belong to a download on another machine, or to one
-# that is only paused: no lock tells.
+# that is paused: no lock shows that.
 INCOMPLETE_AGE = 3600.0
 BlobName = tuple[str, str]  # (folder, what it is called there)
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Sizes in bytes, durations in seconds; `None` and false mean: no such rule."""
+    """The rules; sizes in bytes, durations in seconds. `None` and false: no such rule."""
 
     max_size: int | None = None
     keep_free: int | None = None
@@ -40,9 +41,20 @@ class Policy:
     def is_empty(self) -> bool:
         return self == Policy(low_watermark=self.low_watermark)
 
+    def or_default(self, settings: CacheSettings) -> "Policy":
+        """This policy if it has a rule; else the configured one; else detached and incomplete."""
+        for policy in (
+            self,
+            Policy.from_settings(settings),
+            Policy(detached=True, incomplete=True),
+        ):
+            if not policy.is_empty:
+                break
+        return dataclasses.replace(policy, low_watermark=settings.low_watermark)
+
     @property
     def by_last_use(self) -> bool:
-        """Does any rule look at when a revision was last used?"""
+        """Does any rule depend on when a revision was last used?"""
         return (
             self.unused_for is not None or self.max_size is not None or self.keep_free is not None
         )
@@ -55,11 +67,11 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Item:
-    """Something that can be removed on its own. Compared by identity: plans hold sets of them.
+    """Something that can be removed on its own; compared by identity.
 
     Attributes:
-        kind: `revision`, `incomplete` (a download's temporary file), `orphan` (a blob no
-            snapshot names) or `payload` (one in the shared store that no blob leads to).
+        kind: `revision`, `incomplete` (an unfinished download), `orphan` (blobs that no snapshot
+            names) or `payload` (one in the shared store that no blob links to).
         commit: of a revision, else `None`.
         blobs: what it needs, as (folder, name).
         folders: the repository folders it is in.
@@ -98,9 +110,9 @@ class Inventory:
     Attributes:
         inodes: blob → the inode behind it.
         sizes: inode → bytes.
-        names: inode → how many names it has in all, those outside the cache included.
-        total: bytes the root occupies.
-        disk_free: bytes the file system has left, with what emptying the trash would give.
+        names: inode → how many names it has, including those outside the cache.
+        total: bytes that the root occupies.
+        disk_free: bytes free on the file system, including what emptying the trash would free.
     """
 
     items: tuple[Item, ...]
@@ -120,7 +132,7 @@ class Keep:
 
 @dataclass(frozen=True)
 class Remove:
-    """`bytes` is what the disk regains when this goes after everything listed before it."""
+    """`bytes` is what removing this frees, after everything listed before it."""
 
     item: Item
     bytes: int
@@ -135,7 +147,7 @@ class PrunePlan:
 
     @property
     def freed(self) -> int:
-        """Bytes the disk regains once the removed files have left the trash too."""
+        """Bytes that are free once the removed files have left the trash too."""
         return sum(remove.bytes for remove in self.remove)
 
     def to_json(self) -> dict[str, Any]:
@@ -151,7 +163,7 @@ class PrunePlan:
 
 
 class Ledger:
-    """Counts what the disk really regains as items go one after another."""
+    """Counts the bytes really freed as items are removed one after another."""
 
     def __init__(self, inventory: Inventory) -> None:
         self._inventory = inventory
@@ -175,7 +187,7 @@ class Ledger:
 
 
 def decide_prune(inventory: Inventory, policy: Policy) -> PrunePlan:
-    """Decide what goes and what stays, each with its reason."""
+    """Decide what to remove and what to keep, each with its reason."""
     newest = _newest(inventory.items, policy.keep_last)
     reasons: dict[Item, str] = {}
     for item in inventory.items:
@@ -186,7 +198,7 @@ def decide_prune(inventory: Inventory, policy: Policy) -> PrunePlan:
     removed = [Remove(item, ledger.remove(item), reason) for item, reason in reasons.items()]
     need = _need(inventory, policy) - sum(remove.bytes for remove in removed)
     if need > 0:
-        need = _make_room(inventory, policy, newest, removed, (ledger, need))
+        need = _free_space(inventory, policy, newest, removed, (ledger, need))
     rest = _leftovers(inventory, {remove.item for remove in removed}, ledger)
     removed += rest
     need -= sum(remove.bytes for remove in rest)
@@ -217,7 +229,7 @@ def _newest(items: Iterable[Item], keep_last: int | None) -> set[Item]:
 def _judge(item: Item, policy: Policy, newest: set[Item], now: float) -> str:
     """The reason why a rule removes this item by itself, or `''`."""
     if item.kind == "payload":
-        return "no repository leads to this shared payload" if policy.detached else ""
+        return "no repository uses this shared payload" if policy.detached else ""
     if item.kind == "orphan":
         return "no snapshot names this file" if policy.detached else ""
     if item.kind == "incomplete":
@@ -238,7 +250,7 @@ def _judge(item: Item, policy: Policy, newest: set[Item], now: float) -> str:
 
 
 def _need(inventory: Inventory, policy: Policy) -> int:
-    """How many bytes the budget and the free-space floor ask for."""
+    """How many bytes the size budget and the free-space floor ask for."""
     need = 0
     if policy.max_size is not None and inventory.total > policy.max_size:
         need = inventory.total - int(policy.max_size * policy.low_watermark)
@@ -247,14 +259,14 @@ def _need(inventory: Inventory, policy: Policy) -> int:
     return need
 
 
-def _make_room(
+def _free_space(
     inventory: Inventory,
     policy: Policy,
     newest: set[Item],
     removed: list[Remove],
     state: tuple[Ledger, int],
 ) -> int:
-    """Add the least recently used revisions until there is enough; what is still short."""
+    """Remove the least recently used revisions until there is enough; return what is missing."""
     ledger, need = state
     gone = {remove.item for remove in removed}
     candidates = [
@@ -265,7 +277,7 @@ def _make_room(
         and item not in gone
         and item not in newest
     ]
-    # Garbage first, then what was used longest ago; among equals, what no ref names.
+    # Garbage first, then the least recently used; among equals, what no ref names.
     candidates.sort(key=lambda item: (item.kind == "revision", item.last_used, bool(item.refs)))
     over = "the size budget" if policy.max_size is not None else "the free-space floor"
     for item in candidates:
@@ -279,7 +291,7 @@ def _make_room(
 
 
 def _leftovers(inventory: Inventory, gone: set[Item], ledger: Ledger) -> list[Remove]:
-    """What is left of repositories whose every revision goes: it goes with them."""
+    """The remains of repositories that lose all their revisions."""
     revisions: dict[str, list[Item]] = {}
     others: dict[str, list[Item]] = {}
     for item in inventory.items:
@@ -292,7 +304,9 @@ def _leftovers(inventory: Inventory, gone: set[Item], ledger: Ledger) -> list[Re
         for item in others.get(key, ()):
             young = item.kind == "incomplete" and inventory.now - item.modified < INCOMPLETE_AGE
             if item not in gone and not item.protected and not young:
-                found.append(Remove(item, ledger.remove(item), "the rest of its repository goes"))
+                found.append(
+                    Remove(item, ledger.remove(item), "the rest of its repository is removed")
+                )
     return found
 
 
@@ -301,10 +315,10 @@ def _why_kept(item: Item, policy: Policy, newest: set[Item], now: float) -> str:
         return item.protected
     if item.kind == "incomplete":
         if now - item.modified < INCOMPLETE_AGE:
-            return f"unfinished, written {_ago(now - item.modified)}: a download may go on"
-        return "no rule asks for unfinished downloads (--incomplete)"
+            return f"unfinished, written {_ago(now - item.modified)}: a download may resume it"
+        return "no rule removes unfinished downloads (--incomplete)"
     if item.kind != "revision":
-        return "no rule asks for detached files (--detached)"
+        return "no rule removes detached files (--detached)"
     if item in newest:
         return f"one of the last {policy.keep_last}"
     if policy.detached and item.refs:
@@ -313,7 +327,7 @@ def _why_kept(item: Item, policy: Policy, newest: set[Item], now: float) -> str:
         return f"used {_ago(now - item.last_used)}, within {span(policy.unused_for)}"
     if policy.older_than is not None:
         return f"changed {_ago(now - item.modified)}, within {span(policy.older_than)}"
-    return "no rule asks for it"
+    return "no rule removes it"
 
 
 def span(seconds: float) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from mdl.cachemgr.index import Summary, physical, read_again
-from mdl.cachemgr.journal import busy_folders, entries, list_open_files, open_revisions
+from mdl.cachemgr.journal import busy_folders, list_entries, list_open_files, open_revisions
 from mdl.cachemgr.layout import repo_key
 from mdl.cachemgr.remove.execute import Outcome, carry_out
 from mdl.cachemgr.remove.inventory import Disk, InUse, protection, take_inventory
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 
 def plan_prune(cache: "Cache", policy: Policy) -> PrunePlan:
-    """Decide what goes, from the index; running downloads and open files are looked for now.
+    """Plan from the index, and check for running downloads and open files.
 
-    The index knows neither downloads nor the latest access times, and looking takes system calls
-    for every file. So only the folders that would lose something are looked at, until that changes
-    the plan no more. Access times only grow: what a plan keeps was not used before the time that
-    the index has.
+    The index knows neither downloads nor the latest access times, and checking takes system calls
+    for every file. So only the folders that would lose something are checked, until that no longer
+    changes the plan. Access times only grow: what a plan keeps was used no earlier than the index
+    says.
     """
     root = os.fspath(cache.root)
     survey = cache.survey(breakdowns=True)
     folders = {s.name: (s, b) for s, b in zip(survey.summaries, survey.breakdowns, strict=True)}
     records = cache.records()
-    in_trash = sum(entry.bytes for entry in entries(cache.index.actions()))
+    in_trash = sum(entry.bytes for entry in list_entries(cache.index.actions()))
     free = shutil.disk_usage(root).free if os.path.isdir(root) else 0
     disk = Disk(
         physical(survey.summaries, survey.store), free + in_trash, survey.store, time.time()
@@ -69,16 +69,21 @@ def _open_revisions(root: str, summaries: Iterable[Summary]) -> dict[tuple[str, 
 
 
 def apply_prune(cache: "Cache", planned: PrunePlan) -> Outcome:
-    """Carry a plan out: what changed since it was made is left alone."""
+    """Carry a plan out, into the trash; what has changed since it was made is left alone.
+
+    Raises:
+        BusyError: another mdl process is changing this root.
+        DiskError: the trash cannot be created; nothing was changed.
+    """
     items = [remove.item for remove in planned.remove]
     removals = removals_of(items)
-    stray = frozenset(name for item in items if item.kind == "payload" for name in item.files)
+    payloads = frozenset(name for item in items if item.kind == "payload" for name in item.files)
     expected = {(item.key, item.commit): item for item in items if item.commit}
 
     def objection(folder: Folder, removal: Removal) -> str:
         key = repo_key(folder.repo_type, folder.repo_id)
         if not folder.readable:
-            return "its folder cannot be read whole"
+            return "its folder cannot be fully read"
         records = cache.records()
         if reason := protection(key, "", (), records):
             return reason
@@ -92,13 +97,13 @@ def apply_prune(cache: "Cache", planned: PrunePlan) -> Outcome:
         return ""
 
     with cache.exclusive() as index:
-        outcome = carry_out(os.fspath(cache.root), index, "prune", removals, objection, stray)
+        outcome = carry_out(os.fspath(cache.root), index, "prune", removals, objection, payloads)
         expire(cache)
     return outcome
 
 
 def removals_of(items: list[Item]) -> dict[str, Removal]:
-    """What goes, by folder."""
+    """What to remove, by folder."""
     commits: dict[str, set[str]] = {}
     names: dict[str, set[str]] = {}
     for item in items:

@@ -9,7 +9,7 @@ from mdl.cachemgr.journal import OF_ONE_FOLDER, aliases_of, busy_folders, list_o
 from mdl.cachemgr.layout import repo_key
 from mdl.cachemgr.remove.execute import Outcome, carry_out
 from mdl.cachemgr.remove.inventory import protection
-from mdl.cachemgr.remove.operations import Doomed, Removal, doom
+from mdl.cachemgr.remove.operations import FolderRemoval, Removal, compose_removal
 from mdl.cachemgr.remove.target import find_target, may_mean
 from mdl.cachemgr.remove.undo import expire
 from mdl.cachemgr.scan import Folder, scan_folder, store_is_marked
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class RemovePlan(NamedTuple):
-    """What one `rm` takes. `freed` is what the disk regains when the trash is emptied."""
+    """What one `rm` removes. `freed` is what emptying the trash will free, in bytes."""
 
     target: str
     removals: dict[str, Removal]
@@ -45,7 +45,7 @@ class RemovePlan(NamedTuple):
 def plan_remove(
     cache: "Cache", target: str, repo_type: str | None = None, *, casings: bool = False
 ) -> RemovePlan:
-    """What a target means here, and what its removal gives back.
+    """What a target means in this cache, and what removing it frees.
 
     Raises:
         NotFoundError, UsageError: it means nothing, or more than one thing.
@@ -57,7 +57,7 @@ def plan_remove(
     folders = [
         scan_folder(root, summary.name, marked=marked)
         for summary in cache.survey().summaries
-        # Who else leads to a shared payload decides what goes with the last of them.
+        # A shared payload is removed with the last link to it, in whatever folder that is.
         if summary.shared or may_mean(summary, target)
     ]
     real = [folder for folder in folders if folder.alias_of is None]
@@ -68,15 +68,15 @@ def plan_remove(
         if reason:
             raise UsageError(
                 f"{target} is protected: {reason}.",
-                next="Unpin it with `mdl cache unpin`, or remove the lock file, first.",
+                next="First unpin it with `mdl cache unpin`, or delete the lock file.",
             )
     _refuse_in_use(root, removals)
     aliases = aliases_of(root)
-    doomed = [
-        doom(root, "", by_name[name], removal, aliases.get(name, []))
+    removed = [
+        compose_removal(root, "", by_name[name], removal, aliases.get(name, []))
         for name, removal in removals.items()
     ]
-    return RemovePlan(target, removals, gives_back(real, doomed))
+    return RemovePlan(target, removals, freed_by(real, removed))
 
 
 def _protected(cache: "Cache", folder: Folder, removal: Removal) -> str:
@@ -97,11 +97,11 @@ def _refuse_in_use(root: str, removals: Mapping[str, Removal]) -> None:
     for path, pid in list_open_files(root).items():
         name = path.split("/", 1)[0]
         if name in removals and removals[name].whole:
-            raise BusyError(f"{path} is open in process {pid}.", next="Close it first.")
+            raise BusyError(f"Process {pid} has {path} open.", next="Close it first.")
 
 
-def gives_back(folders: Sequence[Folder], doomed: Sequence[Doomed]) -> int:
-    """Bytes the disk regains: those inodes whose every name goes."""
+def freed_by(folders: Sequence[Folder], removed: Sequence[FolderRemoval]) -> int:
+    """Bytes that a removal frees: the inodes that lose all their names."""
     going: Counter[Any] = Counter()
     names: Counter[Any] = Counter()
     sizes: dict[Any, int] = {}
@@ -111,7 +111,7 @@ def gives_back(folders: Sequence[Folder], doomed: Sequence[Doomed]) -> int:
             names[blob.inode] = names[blob.inode] + 1 if blob.inode[0] == "shared" else blob.links
             sizes[blob.inode] = blob.size
     freed = 0
-    for one in doomed:
+    for one in removed:
         folder = by_name[one.folder]
         for name in folder.blobs if one.whole else one.blobs:
             if name in folder.blobs:
@@ -125,7 +125,7 @@ def apply_remove(cache: "Cache", plan: RemovePlan) -> Outcome:
 
     Raises:
         BusyError: a download began, or another mdl process is at work; nothing was changed.
-        DiskError: there is no right to remove it, or removing it would do nothing.
+        DiskError: it may not be removed, or removing it would free nothing.
     """
 
     def objection(folder: Folder, removal: Removal) -> str:

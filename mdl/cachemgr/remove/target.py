@@ -1,13 +1,13 @@
-"""What `rm` is asked to remove: exactly one repository, revision or file, or a refusal.
+"""Find what `rm` is asked to remove: exactly one repository, revision or file, or an error.
 
     org/name                     the repository, every casing of it
     org/name@main, org/name@<commit or its first characters>
-    org/name:path/to/file        a file in every revision; with @ in that one
+    org/name:path/to/file        a file in every revision; with @revision only in that one
     <commit, 7 or more characters>
 
-A type in front (`dataset/org/name`) tells repositories of the same name apart. Where several
-casings are on disk as folders of their own, the one that is written exactly so is meant, and
-no other; a casing that none of them has is refused.
+A type in front (`dataset/org/name`) distinguishes repositories of the same name. Where several
+casings are separate folders on disk, only the one that is spelled exactly so is meant; a casing
+that none of them has is refused.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,7 +30,7 @@ from mdl.errors import NotFoundError, UsageError
 
 @dataclass(frozen=True)
 class Target:
-    """`repo_type` is `None` where it was not said; `revision` and `path` are `''` likewise."""
+    """What was written; `repo_type` is `None`, `revision` and `path` are `''` where left out."""
 
     repo_type: str | None
     repo_id: str
@@ -39,7 +39,7 @@ class Target:
 
 
 def parse_target(text: str, repo_type: str | None = None) -> Target:
-    """Read a target as written.
+    """Parse a target as written.
 
     Raises:
         UsageError: it is empty.
@@ -55,7 +55,7 @@ def parse_target(text: str, repo_type: str | None = None) -> Target:
 
 
 def may_mean(summary: Summary, text: str) -> bool:
-    """Could a target mean this folder? Spares reading the others."""
+    """Could a target mean this folder? The others need not be read."""
     target = parse_target(text)
     parsed = parse_folder(summary.name)
     if parsed is not None and parsed[1].casefold() == target.repo_id.casefold():
@@ -71,12 +71,12 @@ def find_target(
     """What a target means in this cache, by folder.
 
     Args:
-        folders: the whole root as it is now, without aliases.
-        casings: mean every casing of the repository.
+        folders: those it may mean, as they are now, without aliases.
+        casings: take every casing of the repository.
 
     Raises:
-        NotFoundError: nothing here is meant by it.
-        UsageError: more than one thing is.
+        NotFoundError: it matches nothing.
+        UsageError: it is ambiguous.
     """
     target = parse_target(text, repo_type)
     if _is_commit(target):
@@ -90,7 +90,7 @@ def find_target(
     if not keys:
         raise NotFoundError(f"{text} is not in this cache.", next="`mdl cache ls` lists what is.")
     if len(keys) > 1:
-        raise UsageError(f"{text} names more than one thing.", next=f"Write: {_all(keys)}.")
+        raise UsageError(f"{text} is ambiguous.", next=f"Write one of {_all(keys)}.")
     (key,) = keys
     members = [folder for folder in folders if repo_key(folder.repo_type, folder.repo_id) == key]
     if len(members) > 1 and not casings:
@@ -108,7 +108,7 @@ def _spelled(members: Sequence[Folder], repo_id: str) -> list[Folder]:
     if not exact:
         spellings = _all(folder.repo_id for folder in members)
         raise UsageError(
-            f"{repo_id} is here in more than one casing, and none is written so.",
+            f"{repo_id} is in the cache in several casings, but not in this one.",
             next=f"Write one of {spellings}, or add --all-casings.",
         )
     return exact
@@ -134,18 +134,19 @@ def _by_commit(folders: Sequence[Folder], commit: str, text: str) -> dict[str, R
     }
     if not found:
         raise NotFoundError(
-            f"No revision here begins with {text}.", next="`mdl cache show NAME` lists them."
+            f"No revision in this cache begins with {text}.",
+            next="`mdl cache show NAME` lists them.",
         )
     if len(found) > 1:
         choices = _all(f"{key}@{full[:12]}" for key, full in found)
-        raise UsageError(f"{text} names more than one revision.", next=f"Write one of: {choices}.")
+        raise UsageError(f"Several revisions begin with {text}.", next=f"Write one of {choices}.")
     ((key, full),) = found
     members = [folder for folder in folders if repo_key(folder.repo_type, folder.repo_id) == key]
     return _of_commit(members, full)
 
 
 def _resolve(members: Sequence[Folder], revision: str, text: str) -> str:
-    """The commit behind a ref or the beginning of a commit, the same in every casing."""
+    """The commit behind a ref or a commit's first characters, the same in every casing."""
     commits = {folder.refs[revision] for folder in members if revision in folder.refs}
     if not commits:
         commits = {
@@ -156,13 +157,13 @@ def _resolve(members: Sequence[Folder], revision: str, text: str) -> str:
         }
     if not commits:
         raise NotFoundError(
-            f"{text}: there is no such revision here.",
+            f"{text}: there is no such revision in this cache.",
             next=f"`mdl cache show {members[0].repo_id}` lists them.",
         )
     if len(commits) > 1:
         raise UsageError(
-            f"{text} means more than one revision, by casing or by its first characters.",
-            next=f"Write a whole commit: {_all(commits)}.",
+            f"{text} matches several revisions.",
+            next=f"Write a full commit: {_all(commits)}.",
         )
     return commits.pop()
 
@@ -193,7 +194,7 @@ def _of_file(
     found = {name: removal for name, removal in found.items() if not removal.is_empty}
     if not found:
         raise NotFoundError(
-            f"{text}: no revision here has the file {path!r}.",
+            f"{text}: no revision in this cache has the file {path!r}.",
             next=f"`mdl cache show {members[0].repo_id}` lists the files.",
         )
     return found

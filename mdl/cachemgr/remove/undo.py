@@ -1,4 +1,4 @@
-"""The trash and `undo`: list what was removed, put it back, or erase it for good."""
+"""The trash and `undo`: list what was removed, restore it, or erase it for good."""
 
 import contextlib
 import os
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from mdl.cachemgr.journal import (
     TrashEntry,
-    entries,
     erase,
     finish_emptying,
+    list_entries,
     remove_folder,
     trash_place,
     undo_action,
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 def trash_entries(cache: "Cache") -> list[TrashEntry]:
     """What is in the trash, oldest first."""
-    return entries(cache.index.actions())
+    return list_entries(cache.index.actions())
 
 
-def strays(cache: "Cache") -> list[str]:
-    """Folders in the trash that no action of this journal made."""
+def unknown_in_trash(cache: "Cache") -> list[str]:
+    """Folders in the trash that are not from an action of this journal."""
     place = trash_place(cache.root).path
     known = {action.detail.get("trash") for action in cache.index.actions()}
     try:
@@ -39,19 +39,19 @@ def strays(cache: "Cache") -> list[str]:
 
 
 def restore(cache: "Cache", action_id: int, *, dry_run: bool = False) -> JournalAction:
-    """Put back what one action moved into the trash.
+    """Restore what one action moved into the trash.
 
-    What was downloaded again meanwhile stays; its twin then stays in the trash.
+    What has been downloaded again stays as it is; its old copy then stays in the trash.
 
     Raises:
-        NotFoundError: no such action, or nothing of it is in the trash.
+        NotFoundError: there is no such action, or nothing of it is in the trash.
     """
     with cache.exclusive() as index:
-        found = {entry.id for entry in entries(index.actions())}
+        found = {entry.id for entry in list_entries(index.actions())}
         action = next((a for a in index.actions("done") if a.id == action_id), None)
         if action is None or action_id not in found:
             raise NotFoundError(
-                f"There is nothing to restore under number {action_id}.",
+                f"There is no action {action_id} to restore.",
                 next="`mdl cache trash ls` lists what is in the trash.",
             )
         _check_trash(action)
@@ -61,14 +61,14 @@ def restore(cache: "Cache", action_id: int, *, dry_run: bool = False) -> Journal
 
 
 def undo_last(cache: "Cache", *, only: int | None = None, dry_run: bool = False) -> JournalAction:
-    """Revert the last action that is done.
+    """Revert the last finished action.
 
     Args:
         only: the number it must have.
 
     Raises:
-        NotFoundError: there is none, or its files have left the trash.
-        BusyError: it is another one by now.
+        NotFoundError: there is none, or its files are no longer in the trash.
+        BusyError: another action has been done since.
     """
     with cache.exclusive() as index:
         done = [action for action in index.actions() if action.state in ("done", "emptied")]
@@ -82,7 +82,7 @@ def undo_last(cache: "Cache", *, only: int | None = None, dry_run: bool = False)
             raise BusyError(
                 f"Action {only} is no longer the last one.",
                 why=f"{last.kind} ({last.summary}) came after it",
-                next="Look at what undo would take back now.",
+                next="Check what undo would revert now.",
             )
         if last.state == "emptied":
             raise NotFoundError(
@@ -97,23 +97,23 @@ def undo_last(cache: "Cache", *, only: int | None = None, dry_run: bool = False)
 
 
 def _check_trash(action: JournalAction) -> None:
-    """Refuse what can no longer be taken back because somebody removed the trash by hand."""
+    """Refuse what can no longer be reverted because the trash was deleted by hand."""
     if action.detail.get("freed") and action.kind in ("rm", "prune"):
         path = action.detail["trash"]
         if not os.path.isdir(path):
             raise NotFoundError(
-                f"The {action.kind} ({action.summary}) cannot be taken back.",
-                why=f"{path} is gone, and not through `mdl cache trash empty`.",
+                f"The {action.kind} ({action.summary}) cannot be undone.",
+                why=f"{path} was deleted, and not by `mdl cache trash empty`.",
                 next="Download the files again.",
             )
 
 
 def empty_trash(cache: "Cache", ids: Iterable[int], unknown: Iterable[str] = ()) -> int:
-    """Erase these for good, and nothing that came since; bytes the disk regained.
+    """Erase exactly these for good; return the bytes freed.
 
     Args:
-        ids: actions, as `choose` and `trash_entries` name them.
-        unknown: folders, as `strays` names them.
+        ids: actions, from `choose_trash` or `trash_entries`.
+        unknown: folders, from `unknown_in_trash`.
 
     Raises:
         NotFoundError: one of `ids` has nothing in the trash.
@@ -123,9 +123,9 @@ def empty_trash(cache: "Cache", ids: Iterable[int], unknown: Iterable[str] = ())
         chosen = choose_trash(cache, wanted) if wanted else []
         for entry in chosen:
             _erase(cache, entry)
-        for path in set(strays(cache)).intersection(unknown):
+        for path in set(unknown_in_trash(cache)).intersection(unknown):
             erase(path)
-        with contextlib.suppress(OSError):  # an empty folder is in nobody's way
+        with contextlib.suppress(OSError):  # an empty folder does no harm
             remove_folder(trash_place(cache.root).path)
         return sum(entry.bytes for entry in chosen)
 
@@ -133,11 +133,11 @@ def empty_trash(cache: "Cache", ids: Iterable[int], unknown: Iterable[str] = ())
 def choose_trash(
     cache: "Cache", ids: Sequence[int] = (), older_than: float | None = None
 ) -> list[TrashEntry]:
-    """The entries of the trash that are meant.
+    """Select entries of the trash.
 
     Args:
-        ids: only these actions; all of them when none are given.
-        older_than: only what has been there for so many seconds.
+        ids: only these actions; all when empty.
+        older_than: only what has been there for this many seconds.
 
     Raises:
         NotFoundError: one of `ids` has nothing in the trash.
@@ -146,7 +146,7 @@ def choose_trash(
     unknown = set(ids) - {entry.id for entry in present}
     if unknown:
         raise NotFoundError(
-            f"Nothing in the trash has the number {min(unknown)}.",
+            f"Action {min(unknown)} has nothing in the trash.",
             next="`mdl cache trash ls` lists what is in the trash.",
         )
     now = time.time()

@@ -1,4 +1,4 @@
-"""Reading a cache root from the disk, as values; nothing here writes."""
+"""Reading a cache root from the disk into values. Nothing here writes."""
 
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from mdl.cachemgr.scan.folder import scan_folder
     from mdl.cachemgr.scan.model import Blob, Folder, Snapshot
     from mdl.cachemgr.scan.parallel import in_processes
-    from mdl.cachemgr.scan.stamps import change_stamp, read_small, settled, store_is_marked
+    from mdl.cachemgr.scan.stamps import change_stamp, read_small, store_is_marked, trustworthy
     from mdl.cachemgr.scan.tree_listing import read_tree_listing
 
 __getattr__ = door(
@@ -19,7 +19,7 @@ __getattr__ = door(
         "folder": "scan_folder",
         "model": "Blob Folder Snapshot",
         "parallel": "in_processes",
-        "stamps": "change_stamp read_small settled store_is_marked",
+        "stamps": "change_stamp read_small trustworthy store_is_marked",
         "tree_listing": "read_tree_listing",
     },
 )

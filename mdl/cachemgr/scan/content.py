@@ -1,4 +1,4 @@
-"""Reading content without leaving traces: neither access times nor the page cache change."""
+"""Reading content without side effects on access times or the page cache."""
 
 import contextlib
 import os
@@ -9,10 +9,9 @@ _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 
 
 def open_quietly(path: str) -> int:
-    """A descriptor for reading that does not set the access time where that is allowed.
+    """Open for reading, without updating the access time where that is allowed.
 
-    A FIFO or a link in a file's place is not waited on or followed; `O_NOATIME` is only for a
-    file's owner and root.
+    Does not block on a FIFO nor follow a link; only a file's owner and root may use `O_NOATIME`.
     """
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
@@ -22,17 +21,17 @@ def open_quietly(path: str) -> int:
 
 
 def chunks(path: str, pause: Callable[[int], None] | None = None) -> Iterator[memoryview]:
-    """A file's content, piece by piece; `pause` is told how much was read, to throttle.
+    """A file's content in pieces; `pause` is called with the bytes just read, to throttle.
 
-    Pages that were in the page cache stay there; those that had to be read are dropped again.
-    The pieces share one buffer: each is valid until the next is asked for.
+    Pages that were in the page cache stay there; those read from the disk are dropped again.
+    The pieces share one buffer: each is valid until the next is requested.
     """
     fd = open_quietly(path)
     try:
         view = memoryview(bytearray(CHUNK))
         advise = getattr(os, "posix_fadvise", None)
         if advise is not None:
-            # No reading ahead: pages fetched on a guess would look as if they had been there.
+            # No read-ahead: prefetched pages would look as if they had been cached before.
             advise(fd, 0, 0, os.POSIX_FADV_RANDOM)
         offset = 0
         while True:
@@ -73,7 +72,7 @@ def same_content(first: str, second: str) -> bool:
 
 
 def _hash(path: str) -> bytes:
-    """Pieces of two readings need not have equal lengths; their hashes compare anyway."""
+    """Hash the content: pieces of two readings need not have equal lengths."""
     import hashlib
 
     digest = hashlib.blake2b()

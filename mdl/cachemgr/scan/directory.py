@@ -1,8 +1,7 @@
-"""One folder, open while its entries are looked at.
+"""A folder that stays open while its entries are read.
 
-Where the system can, everything in it is then reached through the folder's descriptor: that
-spares the kernel the walk along the path, and no link put in the folder's place meanwhile can
-lead anywhere else.
+Where the system supports it, entries are reached through the folder's descriptor: the kernel need
+not walk the path, and a link put in the folder's place meanwhile leads nowhere.
 """
 
 import errno
@@ -18,17 +17,17 @@ _FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW",
 
 
 class NotAFolder(Exception):
-    """Something else, perhaps a link, stands in a folder's place."""
+    """There is something else, perhaps a link, in place of a folder."""
 
 
 class Directory:
-    """A real folder's entries, at most `limit` and one more.
+    """A real folder's entries, at most `limit + 1` of them.
 
-    Reach a link among them with `os.readlink(entry.path, dir_fd=opened.fd)`.
+    Read a link among them with `os.readlink(entry.path, dir_fd=opened.fd)`.
 
     Raises:
-        NotAFolder: it is a link, a file or anything else.
-        OSError: it is not there, or cannot be read.
+        NotAFolder: it is a link, a file or something else.
+        OSError: it is missing, or cannot be read.
     """
 
     __slots__ = ("entries", "fd", "stamp")

@@ -1,8 +1,8 @@
-"""Disk → facts: one lean pass over a repository folder that never follows a link out of it.
+"""Read a repository folder in one lean pass that never follows a link out of it.
 
-Per blob one `lstat`, per pointer one `readlink`, per reference one small read; nothing is hashed.
-Whatever is not what it should be (a loop, a FIFO, a folder in a blob's place, a name no terminal
-can show) becomes a sentence in `problems`; only the file system itself can make this raise.
+One `lstat` per blob, one `readlink` per pointer, one small read per ref; nothing is hashed.
+Anything unexpected (a loop, a FIFO, a folder in place of a blob, an unprintable name) becomes a
+sentence in `problems`; only file system errors are raised.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ MAX_DEPTH = 32
 _SHOWN_PROBLEMS = 20
 _ATTEMPTS = 20
 _REGULAR = stat.S_IFREG >> 12
-# A named tuple's own constructor is a Python function; hundreds of thousands are made here.
+# A named tuple's constructor is a Python function, and hundreds of thousands are created here.
 _new = tuple.__new__
 _REF_TEMPORARY = re.compile(r".*\.[0-9a-f]{8}\.tmp")
 _BLOB_TEMPORARY = re.compile(r"tmp_[0-9a-f-]{36}|\..*\.[0-9a-f]{8}\.shared")
@@ -29,7 +29,7 @@ _IGNORED = {".DS_Store"}
 
 
 class _TooMany(Exception):
-    """A folder with more entries than anyone would want listed."""
+    """A folder with too many entries to list."""
 
 
 def scan_folder(root: str, name: str, *, marked: bool) -> Folder:
@@ -37,14 +37,14 @@ def scan_folder(root: str, name: str, *, marked: bool) -> Folder:
 
     Args:
         root: the cache root.
-        name: an entry of it that `parse_folder` understands.
-        marked: what `store_is_marked(root)` said.
+        name: an entry of the root that `parse_folder` understands.
+        marked: the result of `store_is_marked(root)`.
     """
     parsed = parse_folder(name)
     if parsed is None:
-        raise ValueError(f"{name!r} is no repository folder")
+        raise ValueError(f"{name!r} is not a repository folder")
     for _ in range(_ATTEMPTS):
-        with contextlib.suppress(FileNotFoundError):  # something went while it was read
+        with contextlib.suppress(FileNotFoundError):  # something was removed while it was read
             return _scan_once(_Reader(root, name, marked), Folder(name, *parsed))
     return Folder(name, *parsed, problems=("changes faster than it can be read",), readable=False)
 
@@ -59,12 +59,12 @@ def _scan_once(reader: "_Reader", folder: Folder) -> Folder:
     if stat.S_ISLNK(status.st_mode):
         alias = _alias_target(root, name)
         if alias is None:
-            reader.problem("is a link that leads nowhere in this cache; it was not followed")
-        return Folder(name, repo_type, repo_id, alias, problems=reader.said(),
+            reader.problem("is a link out of this cache; it was not followed")
+        return Folder(name, repo_type, repo_id, alias, problems=reader.shown(),
                       probes=tuple(reader.probes), readable=alias is not None)  # fmt: skip
     if not stat.S_ISDIR(status.st_mode):
         reader.problem("is not a folder")
-        return Folder(name, repo_type, repo_id, problems=reader.said(),
+        return Folder(name, repo_type, repo_id, problems=reader.shown(),
                       probes=tuple(reader.probes), readable=False)  # fmt: skip
     try:
         folder = reader.read(folder)
@@ -74,13 +74,13 @@ def _scan_once(reader: "_Reader", folder: Folder) -> Folder:
         folder = Folder(name, repo_type, repo_id, probes=tuple(reader.probes))
     return Folder(
         name, repo_type, repo_id, None, folder.blobs, folder.snapshots, folder.refs,
-        folder.incomplete, folder.no_exist, reader.said(), tuple(reader.probes),
+        folder.incomplete, folder.no_exist, reader.shown(), tuple(reader.probes),
         not reader.unreadable,
     )  # fmt: skip
 
 
 def _alias_target(root: str, name: str) -> str | None:
-    """The sibling folder an alias leads to, one hop, or `None`."""
+    """The sibling folder that an alias points to directly, or `None`."""
     target = os.readlink(os.path.join(root, name))
     leaf = os.path.basename(os.path.normpath(target))
     if os.path.normpath(os.path.join(root, target)) != os.path.normpath(os.path.join(root, leaf)):
@@ -97,7 +97,7 @@ def _sentence(where: str, error: OSError) -> str:
 
 
 class _Reader:
-    """What one pass accumulates."""
+    """The state of one pass."""
 
     def __init__(self, root: str, name: str, marked: bool) -> None:
         self.root = root
@@ -113,7 +113,7 @@ class _Reader:
     def problem(self, sentence: str) -> None:
         self.problems.append(sentence)
 
-    def said(self) -> tuple[str, ...]:
+    def shown(self) -> tuple[str, ...]:
         more = len(self.problems) - _SHOWN_PROBLEMS
         if more > 0:
             return (*self.problems[:_SHOWN_PROBLEMS], f"and {more} further problems")
@@ -132,7 +132,7 @@ class _Reader:
         commits = {snapshot.commit for snapshot in snapshots}
         for ref, commit in refs.items():
             if commit not in commits:
-                self.problem(f"the ref {ref!r} names {commit[:12]!r}, which is not here")
+                self.problem(f"the ref {ref!r} names {commit[:12]!r}, which is missing")
         if self.incomplete:
             snapshots = self._interrupted(snapshots, trees)
         no_exist = self._count(".no_exist")
@@ -156,7 +156,7 @@ class _Reader:
         return found
 
     def _interrupted(self, snapshots: list[Snapshot], trees: set[str]) -> list[Snapshot]:
-        """Without a listing, an unfinished download belongs to the snapshot touched last."""
+        """Without a listing, assume an unfinished download belongs to the last changed snapshot."""
         waiting = [part for part in self.incomplete if part.name.split(".")[0] not in self.blobs]
         if not waiting or not snapshots:
             return snapshots
@@ -167,7 +167,7 @@ class _Reader:
         return [cut if snapshot is last else snapshot for snapshot in snapshots]
 
     def _open(self, relative: str, *, probe: bool = False) -> Directory | None:
-        """A folder below this one, to be used in a `with`; `None` where there is none to read."""
+        """Open a folder below this one, for a `with`; `None` where there is none to read."""
         try:
             opened = Directory(f"{self.path}/{relative}", self.budget)
         except FileNotFoundError:
@@ -234,14 +234,14 @@ class _Reader:
             self.problem(f"blobs/{name} is not a regular file")
 
     def _is_blob(self, name: str) -> bool:
-        """Is there such a blob? One that came after the listing of `blobs` is read now."""
+        """Is there such a blob? One that appeared since `blobs` was listed is read now."""
         if name not in self.blobs:
             with contextlib.suppress(OSError):
                 self._read_blob(name, os.lstat(os.path.join(self.path, "blobs", name)))
         return name in self.blobs
 
     def _read_shared(self, name: str) -> None:
-        """A blob that is a link: only into the marked store, and only to a plain payload there."""
+        """Read a blob that is a link: only into the marked store, and only to a file there."""
         if _BLOB_TEMPORARY.fullmatch(name):
             return
         blobs = os.path.join(self.path, "blobs")
@@ -254,10 +254,10 @@ class _Reader:
         try:
             status = os.lstat(target)
         except OSError:
-            self.problem(f"blobs/{name} leads to a shared payload that is not there")
+            self.problem(f"blobs/{name} points to a shared payload that is missing")
             return
         if not stat.S_ISREG(status.st_mode):
-            self.problem(f"blobs/{name} leads to a shared payload that is not a file")
+            self.problem(f"blobs/{name} points to a shared payload that is not a file")
             return
         self.blobs[name] = Blob(
             name, status.st_size, ("shared", payload), 1, status.st_mtime, status.st_atime
@@ -284,7 +284,7 @@ class _Reader:
     def _read_ref(self, where: str, refs: dict[str, str]) -> None:
         try:
             data = read_small(os.path.join(self.path, where))
-            # huggingface_hub writes no newline; a reference made by hand must still protect.
+            # huggingface_hub writes no newline; a ref made by hand must still protect.
             refs[where.removeprefix("refs/")] = (data or b"").decode("ascii").strip()
             if data is None:
                 raise ValueError
@@ -325,11 +325,11 @@ class _Reader:
         up: str,
         into: tuple[list[Pointer], list[str]],
     ) -> list[str]:
-        """Add one folder's pointers and problems; the folders in it, each with a `/` behind."""
+        """Add one folder's pointers and problems; return its subfolders, each ending in `/`."""
         found, problems = into
         folders = []
         start = len(up)
-        # Bound once: this loop is most of a first listing.
+        # Local names: a first listing spends most of its time in this loop.
         blobs, fd, readlink = self.blobs, opened.fd, os.readlink
         for item in opened.entries:
             path = prefix + item.name
@@ -340,13 +340,13 @@ class _Reader:
                     elsewhere = self._leads_to(f"{self.path}/{relative}", target)
                     found.append(Pointer(path, elsewhere))
                     if elsewhere is None:
-                        problems.append(f"{path} leads to no blob")
+                        problems.append(f"{path} points to no blob")
                 else:
                     found.append(_new(Pointer, (path, name)))
             elif item.is_dir(follow_symlinks=False):
                 folders.append(f"{path}/")
             elif item.is_file(follow_symlinks=False):
-                # A copy that stands in the snapshot itself, as where links are not supported.
+                # A copy in the snapshot itself, as where links are not supported.
                 key = f"{relative}/{item.name}"
                 blobs[key] = _blob(key, item.stat(follow_symlinks=False))
                 found.append(Pointer(path, key))
@@ -355,7 +355,7 @@ class _Reader:
         return folders
 
     def _leads_to(self, folder: str, target: str) -> str | None:
-        """The blob of this repository that a link written in an unusual way leads to."""
+        """The blob of this repository that an unusually written link points to."""
         where, name = os.path.split(os.path.normpath(os.path.join(folder, target)))
         own = where == os.path.join(os.path.normpath(self.path), "blobs")
         return name if own and self._is_blob(name) else None
@@ -363,7 +363,7 @@ class _Reader:
     def _compare(
         self, found: list[Pointer], listed: dict[str, ListedFile] | None, problems: list[str]
     ) -> tuple[str, ...]:
-        """The listed files that are missing; a wrong size is a problem."""
+        """Return the listed files that are missing; report wrong sizes as problems."""
         if listed is None:
             return ()
         present = {pointer.path: pointer.blob for pointer in found}

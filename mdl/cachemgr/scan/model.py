@@ -1,13 +1,13 @@
-"""What one pass over the disk found, before anything is made of it."""
+"""What one pass over a folder found, as values."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 
 class Blob(NamedTuple):
-    """One entry of a `blobs` folder, or a regular file that stands in a snapshot itself.
+    """One entry of a `blobs` folder, or a regular file in a snapshot itself.
 
-    `inode` is what two names of the same bytes share: `(st_dev, st_ino)`, or
+    `inode` identifies the bytes, whatever their names: `(st_dev, st_ino)`, or
     `("shared", <xet hash>)` for a link into the cache-wide store.
     """
 
@@ -20,7 +20,7 @@ class Blob(NamedTuple):
 
 
 class Pointer(NamedTuple):
-    """One file of a snapshot; `blob` is its key in `Folder.blobs`, `None` if it leads nowhere."""
+    """One file of a snapshot; `blob` is its key in `Folder.blobs`, `None` if it points nowhere."""
 
     path: str
     blob: str | None
@@ -30,8 +30,8 @@ class Pointer(NamedTuple):
 class Snapshot:
     """One `snapshots/<commit>` folder as found.
 
-    `state` is `complete` (every file the tree listing names is there, or no listing is known),
-    `partial` (some are not) or `broken` (a file leads nowhere or has the wrong size).
+    `state` is `complete` (every file of the tree listing is there, or there is no listing),
+    `partial` (some are missing) or `broken` (a file points nowhere or has the wrong size).
     """
 
     commit: str
@@ -44,7 +44,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Incomplete:
-    """A download's temporary file."""
+    """The temporary file of an unfinished download."""
 
     name: str
     size: int
@@ -53,7 +53,7 @@ class Incomplete:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """One repository folder as found on disk, every problem in words."""
+    """One repository folder as found on disk, with its problems as sentences."""
 
     name: str
     repo_type: str

@@ -1,4 +1,4 @@
-"""One piece of work over many items, shared among forked processes where that is faster."""
+"""Split work on many items among forked processes, where that is faster."""
 
 import contextlib
 import json
@@ -15,33 +15,33 @@ Work = Callable[[Sequence[Any]], list[Any]]
 
 
 def in_processes(work: Work, items: Sequence[Any], *, worth: int) -> Iterator[Any]:
-    """What `work` lists for the items, share after share: the order is not that of the items.
+    """Yield what `work` returns for the items, in any order.
 
     Args:
-        work: from items to a list that JSON can carry. It only reads, and holds no lock: a copy
-            of this process runs it.
-        worth: so many items are worth a process's start.
+        work: maps items to a list that JSON can represent. It runs in a fork of this process: it
+            only reads, and takes no lock.
+        worth: the number of items that pays for starting a process.
     """
     own, *others = _shares(items, worth)
     workers: list[_Worker] = []
     try:
-        with contextlib.suppress(OSError):  # no further process is to be had
+        with contextlib.suppress(OSError):  # no more processes can be started
             for share in others:
                 workers.append(_Worker(work, share))
         for share in (own, *others[len(workers) :]):
             yield from work(share)
         for worker in workers:
-            yield from worker.answers()
+            yield from worker.results()
     finally:
         for worker in workers:
             worker.end()
 
 
 def _shares(items: Sequence[Any], worth: int) -> list[Sequence[Any]]:
-    """One share a process.
+    """Split the items into one share per process.
 
-    Forking is for Linux, and for a process with one thread: another could hold a lock that the
-    fork would wait for without end.
+    Fork only on Linux and with a single thread: a lock that another thread holds would never be
+    released in the fork.
     """
     count = len(items) // worth
     if count > 1 and sys.platform == "linux" and threading.active_count() == 1:
@@ -51,7 +51,7 @@ def _shares(items: Sequence[Any], worth: int) -> list[Sequence[Any]]:
 
 
 class _Worker:
-    """A forked process that works on its share and sends what it has when it has it all."""
+    """A forked process that works on its share and sends all its results at the end."""
 
     def __init__(self, work: Work, share: Sequence[Any]) -> None:
         self._work, self._share = work, share
@@ -72,10 +72,10 @@ class _Worker:
                 json.dump(work(share), out)
             status = 0
         finally:
-            os._exit(status)  # whatever happened: nothing of the parent's may run twice
+            os._exit(status)  # whatever happened: none of the parent's code may run twice
 
-    def answers(self) -> list[Any]:
-        """What the share gave; worked out here when the process failed."""
+    def results(self) -> list[Any]:
+        """The share's results; computed here if the process failed."""
         with os.fdopen(self._pipe, encoding="ascii") as pipe:
             self._pipe = -1
             sent = pipe.read()
@@ -83,7 +83,7 @@ class _Worker:
         return found
 
     def end(self) -> int:
-        """Its exit status; one that still runs, because nobody waits for it, is killed."""
+        """Its exit status; a process whose results were not read is killed."""
         if self._pipe >= 0:
             os.close(self._pipe)
             self._pipe = -1

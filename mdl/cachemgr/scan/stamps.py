@@ -1,4 +1,4 @@
-"""The few cheap looks at the disk that every reader starts with."""
+"""Cheap checks of the disk: change stamps, small files, the shared store's marker."""
 
 import os
 import stat
@@ -8,8 +8,8 @@ from mdl.cachemgr.layout import STORE_MARKER
 
 _MAX_REF_BYTES = 256
 _POSIX = os.name == "posix"
-# Two changes within one tick of the file system's clock carry one stamp: a folder that changed
-# this shortly before it was read may have changed again, and is read again next time.
+# Two changes within one tick of the file system's clock get the same stamp: a folder that changed
+# this shortly before it was read may have changed again since, and is read again next time.
 _TICK_NS = 50_000_000
 
 
@@ -42,14 +42,14 @@ def read_small(path: str, limit: int = _MAX_REF_BYTES) -> bytes | None:
 
 
 def change_stamp(status: os.stat_result) -> int:
-    """The number that moves whenever a folder's entries do, in nanoseconds.
+    """A number, in nanoseconds, that changes whenever a folder's entries do.
 
-    ctime, because a restored or touched mtime does not reset it; Windows keeps the creation time
-    there, so mtime.
+    ctime, because restoring or touching the mtime does not reset it; mtime on Windows, where
+    ctime is the time of creation.
     """
     return status.st_ctime_ns if _POSIX else status.st_mtime_ns
 
 
-def settled(probes: Iterable[tuple[str, int]], before: int) -> bool:
-    """Can these stamps be trusted to show the next change, read at `before` (nanoseconds)?"""
+def trustworthy(probes: Iterable[tuple[str, int]], before: int) -> bool:
+    """Will these stamps, read at `before` (nanoseconds), show the next change?"""
     return all(stamp < before - _TICK_NS for _, stamp in probes)

@@ -1,4 +1,4 @@
-"""Checking content against its names, and fetching again what is damaged."""
+"""Checking content against its names, and downloading again what is damaged."""
 
 from typing import TYPE_CHECKING
 
@@ -6,12 +6,17 @@ from mdl.lazy import door
 
 if TYPE_CHECKING:
     from mdl.cachemgr.verify.repair import repair_cache
-    from mdl.cachemgr.verify.verify import Verifier, VerifyReport, chosen, refusal
+    from mdl.cachemgr.verify.verify import (
+        Verifier,
+        VerifyReport,
+        select_folders,
+        verification_error,
+    )
 
 __getattr__ = door(
     __name__,
     {
         "repair": "repair_cache",
-        "verify": "Verifier VerifyReport chosen refusal",
+        "verify": "Verifier VerifyReport select_folders verification_error",
     },
 )

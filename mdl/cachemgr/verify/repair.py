@@ -1,7 +1,7 @@
-"""Repair: what is bad or missing is fetched again through huggingface_hub.
+"""Repair: download again, through huggingface_hub, what is bad or missing.
 
-The bad file waits in the trash until its successor is there; where none can be had it is put
-back, so that a failed repair leaves what was there before.
+The bad file is kept in the trash until its replacement is there, and is put back if there is none:
+a failed repair leaves everything as it was.
 """
 
 import os
@@ -19,7 +19,7 @@ from mdl.cachemgr.journal import (
 from mdl.cachemgr.layout import parse_folder
 from mdl.cachemgr.remove import payload_ops
 from mdl.cachemgr.scan import scan_folder, store_is_marked
-from mdl.cachemgr.verify.verify import Bad
+from mdl.cachemgr.verify.verify import BadFile
 from mdl.errors import OfflineError
 from mdl.hub_http import http_library
 
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
 
 
 class Repaired(NamedTuple):
-    """`failed` has (what, why) of everything that is still bad."""
+    """`failed` lists (file, why) of everything that is still bad."""
 
     fixed: int
-    failed: tuple[tuple[Bad, str], ...]
+    failed: tuple[tuple[BadFile, str], ...]
 
 
-def repair_cache(cache: "Cache", found: Sequence[Bad]) -> Repaired:
-    """Fetch again what a verification found bad.
+def repair_cache(cache: "Cache", found: Sequence[BadFile]) -> Repaired:
+    """Download again what a verification found bad.
 
     Raises:
-        OfflineError: there is no network to fetch from; nothing was changed.
+        OfflineError: mdl is offline; nothing was changed.
         BusyError: another mdl process is changing this root.
     """
     if cache.settings.offline:
         raise OfflineError(
-            "Repairing needs the Hub, and this machine is offline.",
+            "Repairing needs the Hub, and mdl is offline.",
             next="Unset HF_HUB_OFFLINE, or run without --repair.",
         )
     fixed = 0
-    failed: list[tuple[Bad, str]] = []
+    failed: list[tuple[BadFile, str]] = []
     root = os.fspath(cache.root)
     with cache.exclusive() as index:
         staging = make_place(trash_place(cache.root))
@@ -66,8 +66,8 @@ def repair_cache(cache: "Cache", found: Sequence[Bad]) -> Repaired:
     return Repaired(fixed, tuple(failed))
 
 
-def _aside(root: str, staging: str, bad: Bad) -> list[Op]:
-    """Move what is bad out of the way: the pointers where they lead wrong, else the blob."""
+def _aside(root: str, staging: str, bad: BadFile) -> list[Op]:
+    """Move what is bad out of the way: the pointers if these are wrong, else the blob."""
     base = os.path.join(root, bad.folder)
     places = []
     if bad.blob is None or "listing names" in bad.problem:
@@ -90,14 +90,14 @@ def _aside(root: str, staging: str, bad: Bad) -> list[Op]:
     return ops
 
 
-def _fetch(cache: "Cache", bad: Bad) -> str:
-    """Download the files again under this folder's own spelling; why not, or `''`."""
+def _fetch(cache: "Cache", bad: BadFile) -> str:
+    """Download the files again in this folder's own spelling; return why not, or `''`."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
     parsed = parse_folder(bad.folder)
     if parsed is None or not bad.files:
-        return "no snapshot names it, so there is nothing to fetch: prune it with --detached"
+        return "no snapshot names it, so there is nothing to download: prune it with --detached"
     repo_type, repo_id = parsed
     try:
         for commit, path in bad.files:

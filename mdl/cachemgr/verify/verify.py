@@ -1,7 +1,7 @@
-"""Verify: each blob's name against its content, each snapshot against its listing. Offline.
+"""Verify each blob's content against its name and each snapshot against its listing, offline.
 
-The Hub names LFS files by the sha256 of their content and small ones by git's blob sha1. What was
-hashed is remembered, so that a broken-off run goes on where it was.
+The Hub names LFS files by the sha256 of their content and small ones by git's blob sha1. Results
+are remembered, so that an interrupted run can be resumed.
 """
 
 import hashlib
@@ -29,14 +29,14 @@ from mdl.store import CacheIndex
 if TYPE_CHECKING:
     from mdl.cachemgr.cache import Cache
 
-# A verdict on content that did not change since is believed for a day: enough to go on after a
-# break, and not so long that bits which rot on the disk are never met again.
+# A result for unchanged content is trusted for a day: long enough to resume a run, and short
+# enough that bit rot is found.
 FRESH_SECONDS = 86400.0
 _BATCH = 64
 
 
 class Job(NamedTuple):
-    """One file to hash. `names` are the (folder, blob) that stand for it."""
+    """One file to hash. `names` are the (folder, blob) names it has."""
 
     path: str
     expected: str
@@ -45,8 +45,8 @@ class Job(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Bad:
-    """Something that is not what it should be. `files` are the (commit, path) that show it."""
+class BadFile:
+    """A file that is not what it should be. `files` are the (commit, path) that show it."""
 
     folder: str
     blob: str | None
@@ -64,13 +64,13 @@ class Bad:
 
 @dataclass
 class VerifyReport:
-    """What a run found. `unknown` counts blobs whose names are no hash."""
+    """What a run found. `unknown` counts blobs whose names are not hashes."""
 
     checked: int = 0
     skipped: int = 0
     bytes: int = 0
     unknown: int = 0
-    bad: list[Bad] = field(default_factory=list)
+    bad: list[BadFile] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -83,7 +83,7 @@ class VerifyReport:
 
 
 class Throttle:
-    """Lets all readers together have so many bytes a second."""
+    """Limits all readers together to `rate` bytes a second."""
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
@@ -100,7 +100,7 @@ class Throttle:
 
 
 def jobs_of(root: str, folders: Iterable[Folder]) -> tuple[list[Job], int]:
-    """What to hash, each inode once and the largest first, and how many names are no hash."""
+    """The files to hash, each inode once, largest first; and how many names are not hashes."""
     found: dict[tuple[Any, str], Job] = {}
     unknown = 0
     for folder in folders:
@@ -123,7 +123,7 @@ def jobs_of(root: str, folders: Iterable[Folder]) -> tuple[list[Job], int]:
 
 
 def _listed(root: str, folder: Folder) -> dict[str, str]:
-    """`commit/path` → the hash its tree listing names."""
+    """`commit/path` → its hash in the tree listing."""
     return {
         f"{snapshot.commit}/{path}": file.hash
         for snapshot in folder.snapshots
@@ -138,7 +138,7 @@ def algorithm(name: str) -> str | None:
 
 
 def hash_file(path: str, expected: str, pause: Callable[[int], None] | None = None) -> str:
-    """The content's hash, by the algorithm that `expected` has the length of."""
+    """The content's hash, by the algorithm that the length of `expected` indicates."""
     if algorithm(expected) == "sha256":
         digest = hashlib.sha256()
     else:
@@ -149,7 +149,7 @@ def hash_file(path: str, expected: str, pause: Callable[[int], None] | None = No
 
 
 def stamp_of(path: str) -> str | None:
-    """What changes whenever content does; `None` for a file that is gone."""
+    """A text that changes whenever the content does; `None` for a missing file."""
     try:
         status = os.stat(path)
     except OSError:
@@ -157,11 +157,14 @@ def stamp_of(path: str) -> str | None:
     return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}"
 
 
-def chosen(cache: "Cache", names: Sequence[str], repo_type: str | None = None) -> list[Folder]:
-    """The folders of these repositories in every casing, aliases left out; of all without names.
+def select_folders(
+    cache: "Cache", names: Sequence[str], repo_type: str | None = None
+) -> list[Folder]:
+    """The folders of these repositories in every casing, without aliases; all if `names` is empty.
 
     Raises:
-        NotFoundError, UsageError: a name is not here, or means more than one repository.
+        NotFoundError: a repository is not in the cache.
+        UsageError: a name is ambiguous.
     """
     if names:
         repos = [cache.repo(name, repo_type) for name in names]
@@ -181,13 +184,11 @@ def chosen(cache: "Cache", names: Sequence[str], repo_type: str | None = None) -
     ]
 
 
-def refusal(count: int) -> VerificationError:
-    """What a run that found something bad ends with."""
+def verification_error(count: int) -> VerificationError:
+    """The error for a run that found `count` bad files."""
     return VerificationError(
-        f"{count} files are not what they should be."
-        if count > 1
-        else "1 file is not what it should be.",
-        next="`mdl cache verify --repair` fetches what is bad again.",
+        f"{count} files are damaged or missing." if count > 1 else "1 file is damaged or missing.",
+        next="`mdl cache verify --repair` downloads them again.",
     )
 
 
@@ -195,10 +196,10 @@ class Verifier:
     """One run over some folders.
 
     Args:
-        workers: how many files are hashed at once.
-        rate: bytes a second for all of them together; `None` is as fast as it goes.
-        again: hash what a recent run found right, too.
-        progress: told (bytes done, bytes in all) after each file.
+        workers: how many files to hash at the same time.
+        rate: bytes a second for all of them together; `None` for no limit.
+        again: also hash what a recent run found good.
+        progress: called with (bytes done, bytes in total) after each file.
     """
 
     def __init__(
@@ -255,7 +256,7 @@ class Verifier:
         return self.index.verified(time.time() - FRESH_SECONDS)
 
     def _hashes(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, str, str]]:
-        """(job, stamp, hash) as they come; files that go or change meanwhile are left out."""
+        """Yield (job, stamp, hash); files that disappear or change meanwhile are left out."""
         queue = iter(jobs)
         with ThreadPoolExecutor(self.workers) as pool:
             running: set[Future[tuple[Job, str, str] | None]] = set()
@@ -286,7 +287,7 @@ class Verifier:
         return None
 
 
-def _bad_names(job: Job, found: str, folders: dict[str, Folder]) -> list[Bad]:
+def _bad_names(job: Job, found: str, folders: dict[str, Folder]) -> list[BadFile]:
     bad = []
     for name, blob in job.names:
         files = tuple(
@@ -296,12 +297,12 @@ def _bad_names(job: Job, found: str, folders: dict[str, Folder]) -> list[Bad]:
             if pointer.blob == blob
         )
         problem = found if " " in found else f"its content hashes to {found[:12]}…"
-        bad.append(Bad(name, blob, files, problem))
+        bad.append(BadFile(name, blob, files, problem))
     return bad
 
 
-def compare_snapshots(root: str, folder: Folder) -> list[Bad]:
-    """What the listings say against what the snapshots show: missing, leading nowhere, swapped."""
+def compare_snapshots(root: str, folder: Folder) -> list[BadFile]:
+    """Compare the snapshots with their listings: files missing, pointing nowhere, or swapped."""
     bad = []
     for snapshot in folder.snapshots:
         listed = read_tree_listing(root, folder.name, snapshot.commit) or {}
@@ -309,12 +310,12 @@ def compare_snapshots(root: str, folder: Folder) -> list[Bad]:
             where = ((snapshot.commit, pointer.path),)
             file = listed.get(pointer.path)
             if pointer.blob is None:
-                bad.append(Bad(folder.name, None, where, "leads to no blob"))
+                bad.append(BadFile(folder.name, None, where, "points to no blob"))
             elif pointer.blob.startswith("snapshots/"):
                 continue
             elif file is not None and file.hash != pointer.blob:
                 problem = f"is not the file its listing names ({file.hash[:12]}…)"
-                bad.append(Bad(folder.name, pointer.blob, where, problem))
+                bad.append(BadFile(folder.name, pointer.blob, where, problem))
         for path in snapshot.missing:
-            bad.append(Bad(folder.name, None, ((snapshot.commit, path),), "is missing"))
+            bad.append(BadFile(folder.name, None, ((snapshot.commit, path),), "is missing"))
     return bad

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mdl.cachemgr import Cache, repo_key
+from mdl.cachemgr import Cache
 from mdl.cachemgr.remove import Outcome
 from mdl.cli.cache.listing import print_notes
 from mdl.cli.cache.options import (
@@ -21,18 +21,18 @@ from mdl.cli.output import confirm, echo_json, yes_option
 from mdl.formatting import human_size, printable, table
 
 if TYPE_CHECKING:
-    from mdl.cachemgr.remove import Item, Policy, PrunePlan
+    from mdl.cachemgr.remove import Item, PrunePlan
 
 
 @click.command("prune")
 @click.option("--max-size", type=SIZE, help="Shrink the cache below this, such as 200GB.")
 @click.option("--keep-free", type=SIZE, help="Leave this much of the disk free.")
-@click.option("--older-than", type=DURATION, help="Remove revisions not changed for so long.")
-@click.option("--unused-for", type=DURATION, help="Remove revisions not used for so long.")
+@click.option("--older-than", type=DURATION, help="Remove revisions not changed for this long.")
+@click.option("--unused-for", type=DURATION, help="Remove revisions not used for this long.")
 @click.option("--detached", is_flag=True, help="Remove revisions that no ref points to.")
-@click.option("--incomplete", is_flag=True, help="Remove what broken-off downloads left.")
-@click.option("--keep-last", type=click.IntRange(min=1), help="Keep so many revisions each.")
-@click.option("--now", is_flag=True, help="Erase at once instead of keeping it in the trash.")
+@click.option("--incomplete", is_flag=True, help="Remove what interrupted downloads left.")
+@click.option("--keep-last", type=click.IntRange(min=1), help="Keep this many revisions of each.")
+@click.option("--now", is_flag=True, help="Erase immediately instead of moving to the trash.")
 @cache_dir_option
 @dry_option
 @yes_option
@@ -40,16 +40,16 @@ if TYPE_CHECKING:
 def prune(
     cache_dir: Path | None, dry_run: bool, yes: bool, as_json: bool, now: bool, **rules: Any
 ) -> None:
-    """Remove what a policy says, into the trash.
+    """Move what a policy selects to the trash.
 
-    Without options the policy of the configuration file's [cache] table holds, and without one
-    detached revisions and broken-off downloads go. Pins, lock files on record, running
-    downloads and open files always win.
+    Without options, the policy in the [cache] table of the configuration file applies; without
+    that, detached revisions and interrupted downloads are removed. Whatever is pinned, in a
+    registered lock file, being downloaded or open in a process is kept.
     """
-    from mdl.cachemgr.remove import apply_prune, plan_prune
+    from mdl.cachemgr.remove import Policy, apply_prune, plan_prune
 
     found = opened(cache_dir)
-    plan = plan_prune(found, policy_from(found, rules))
+    plan = plan_prune(found, Policy(**rules).or_default(found.settings.cache))
     print_notes(found)
     if not as_json:
         _show_plan(plan)
@@ -57,26 +57,13 @@ def prune(
         if as_json:
             echo_json({"dry_run": dry_run, **plan.to_json()})
         return
-    confirm(f"Move {human_size(plan.freed)} into the trash?", yes=yes)
+    confirm(f"Move {human_size(plan.freed)} to the trash?", yes=yes)
     outcome = apply_prune(found, plan)
     _erase_now(found, outcome, now=now)
     if as_json:
         echo_json({"dry_run": False, **plan.to_json(), **outcome.to_json()})
     else:
         show_outcome(outcome, erased=now)
-
-
-def policy_from(found: Cache, rules: dict[str, Any]) -> "Policy":
-    """The command line's policy; else the configuration's; else detached and incomplete."""
-    from mdl.cachemgr.remove import Policy
-
-    watermark = found.settings.cache.low_watermark
-    policy = Policy(**rules, low_watermark=watermark)
-    if policy.is_empty:
-        policy = Policy.from_settings(found.settings.cache)
-    if policy.is_empty:
-        policy = Policy(detached=True, incomplete=True, low_watermark=watermark)
-    return policy
 
 
 def _erase_now(found: Cache, outcome: Outcome, *, now: bool) -> None:
@@ -95,8 +82,8 @@ def show_outcome(outcome: Outcome, *, erased: bool = False) -> None:
         click.echo(f"Erased: {human_size(outcome.freed)}.")
     else:
         click.echo(
-            f"In the trash: {human_size(outcome.freed)}. `mdl cache undo` puts it back,"
-            " `mdl cache trash empty` gives the room back to the disk."
+            f"Moved {human_size(outcome.freed)} to the trash. `mdl cache undo` restores it,"
+            " `mdl cache trash empty` frees the space."
         )
     if outcome.note:
         click.echo(f"note: {outcome.note}")
@@ -110,9 +97,9 @@ def _show_plan(plan: "PrunePlan") -> None:
     ]
     if rows:
         click.echo(table(("", "WHAT", "FREES", "WHY"), rows, right=("FREES",)))
-    click.echo(f"\n{len(plan.remove)} to remove, which frees {human_size(plan.freed)}.")
+    click.echo(f"\n{len(plan.remove)} to remove, freeing {human_size(plan.freed)}.")
     if plan.short:
-        click.echo(f"That is still {human_size(plan.short)} short: the rest is protected.")
+        click.echo(f"That is {human_size(plan.short)} short of the goal: the rest is protected.")
 
 
 def _named(item: "Item") -> str:
@@ -123,8 +110,8 @@ def _named(item: "Item") -> str:
 
 @click.command("rm")
 @click.argument("target")
-@click.option("--all-casings", is_flag=True, help="Every casing of the repository on disk.")
-@click.option("--now", is_flag=True, help="Erase at once instead of keeping it in the trash.")
+@click.option("--all-casings", is_flag=True, help="Remove every casing of the repository on disk.")
+@click.option("--now", is_flag=True, help="Erase immediately instead of moving to the trash.")
 @type_option
 @cache_dir_option
 @dry_option
@@ -133,11 +120,12 @@ def _named(item: "Item") -> str:
 def rm(
     target: str, repo_type: str | None, cache_dir: Path | None, as_json: bool, **choice: bool
 ) -> None:
-    """Remove exactly one repository, revision or file, into the trash.
+    """Move exactly one repository, revision or file to the trash.
 
     TARGET is org/name, org/name@revision, org/name:path/to/file, org/name@revision:path, or a
-    commit (7 characters or more); a type may stand in front, as in dataset/org/name. Of several
-    casings on disk, the one written exactly so is meant. What could mean two things is refused.
+    commit (7 characters or more), optionally with a type in front, as in dataset/org/name. Of
+    several casings on disk, only the one spelled exactly so is removed. An ambiguous target is an
+    error.
     """
     from mdl.cachemgr.remove import apply_remove, plan_remove
 
@@ -154,7 +142,7 @@ def rm(
         if as_json:
             echo_json({"dry_run": True, **plan.to_json()})
         return
-    confirm(f"Move {human_size(plan.freed)} into the trash?", yes=choice["yes"])
+    confirm(f"Move {human_size(plan.freed)} to the trash?", yes=choice["yes"])
     outcome = apply_remove(found, plan)
     _erase_now(found, outcome, now=choice["now"])
     if as_json:
@@ -168,10 +156,10 @@ def rm(
 @click.option(
     "--to",
     type=click.Choice(["shared", "hub", "lower"]),
-    help="shared: one copy of the bytes, no folder moves; hub, lower: one folder, the other"
-    " casings become links to it.",
+    help="shared: files share their bytes, and no folder moves. hub, lower: one folder, named as on"
+    " the Hub or in lower case; the other casings become links to it.",
 )
-@click.option("--across", is_flag=True, help="Join equal files of different repositories too.")
+@click.option("--across", is_flag=True, help="Share equal files of different repositories too.")
 @click.option("--store", is_flag=True, help="Move older files into hf's shared blob store.")
 @type_option
 @cache_dir_option
@@ -183,13 +171,14 @@ def normalize(
     repo_type: str | None,
     cache_dir: Path | None,
     dry_run: bool,
+    yes: bool,
     as_json: bool,
     **choice: Any,
 ) -> None:
-    """Make every casing of NAME, or of every repository, find one copy.
+    """Make every casing of NAME, or of every repository, find the same copy.
 
-    `hub` asks the Hub for its spelling; `lower` is what portable caches use. A repository in
-    which a download is running, or a file is open, is left alone and named.
+    `hub` asks the Hub for its spelling; `lower` is what portable caches use. Repositories with a
+    running download or an open file are left alone and named.
     """
     from mdl.cachemgr.normalize import (
         NormalizeRequest,
@@ -199,13 +188,7 @@ def normalize(
     )
 
     found = opened(cache_dir)
-    only = None
-    if name is not None:
-        repo = found.repo(name, repo_type)
-        only = repo_key(repo.repo_type, repo.repo_id)
-    default = found.settings.cache.normalize
-    to = choice["to"] or (default if default != "off" else "shared")
-    request = NormalizeRequest(to, only, choice["across"], choice["store"], repo_type)
+    request = NormalizeRequest.of(found, name, repo_type, **choice)
     planned = plan_normalize(found, request, hub_spelling(found))
     print_notes(found)
     if not as_json:
@@ -214,14 +197,14 @@ def normalize(
         if as_json:
             echo_json({"dry_run": dry_run, **planned.to_json()})
         return
-    confirm(f"Normalize {len(planned.work)} repositories?", yes=choice["yes"])
+    confirm(f"Normalize {len(planned.work)} repositories?", yes=yes)
     outcome = apply_normalize(found, planned)
     if as_json:
         echo_json({"dry_run": False, **planned.to_json(), **outcome.to_json()})
         return
     for repo_id, reason in outcome.skipped.items():
         click.echo(f"left alone: {printable(repo_id)}: {reason}")
-    click.echo(f"Normalized {len(outcome.done)}, {human_size(outcome.saved)} saved.")
+    click.echo(f"Normalized {len(outcome.done)}, saving {human_size(outcome.saved)}.")
 
 
 def _show_normalize(planned: Any) -> None:

@@ -1,11 +1,11 @@
-"""The cache commands that keep things: pins, the trash, undo."""
+"""The cache commands for pins, the trash and undo."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from mdl.cachemgr import keeps_something, parse_pin, waiting
+from mdl.cachemgr import parse_pin, pin_matches, waiting_note
 from mdl.cli.cache.listing import print_notes
 from mdl.cli.cache.options import (
     DURATION,
@@ -30,15 +30,15 @@ from mdl.formatting import human_ago, human_size, printable, table
 def pin(
     name: str | None, repo_type: str | None, cache_dir: Path | None, dry_run: bool, as_json: bool
 ) -> None:
-    """Keep NAME, NAME@revision or NAME@commit from every prune; without NAME, list the pins.
+    """Protect NAME, NAME@revision or NAME@commit from pruning; without NAME, list the pins.
 
-    A commit may be its first 7 characters or more.
+    A commit may be abbreviated to its first 7 characters or more.
     """
     found = opened(cache_dir)
     if name is not None:
         wanted = parse_pin(name, repo_type)
-        if not keeps_something(wanted, found.list()):
-            found.notes.append(waiting(name))
+        if not pin_matches(wanted, found.list()):
+            found.notes.append(waiting_note(name))
         if not dry_run:
             found.index.add_pin(*wanted)
     print_notes(found)
@@ -63,7 +63,7 @@ def pin(
 def unpin(
     name: str, repo_type: str | None, cache_dir: Path | None, dry_run: bool, as_json: bool
 ) -> None:
-    """Take a pin away, written as it was set."""
+    """Remove a pin, written as it was set."""
     found = opened(cache_dir)
     key, revision, repo_id = parse_pin(name, repo_type)
     if (key, revision) not in {row[:2] for row in found.index.pins()}:
@@ -87,10 +87,10 @@ def trash() -> None:
 @json_option
 def trash_list(cache_dir: Path | None, as_json: bool) -> None:
     """List what is in the trash, oldest first."""
-    from mdl.cachemgr.remove import strays, trash_entries
+    from mdl.cachemgr.remove import trash_entries, unknown_in_trash
 
     found = opened(cache_dir)
-    present, unknown = trash_entries(found), strays(found)
+    present, unknown = trash_entries(found), unknown_in_trash(found)
     print_notes(found)
     if as_json:
         entries = [entry.to_json() for entry in present]
@@ -103,7 +103,7 @@ def trash_list(cache_dir: Path | None, as_json: bool) -> None:
     header = ("NUMBER", "ACTION", "SIZE", "WHEN", "WHAT")
     click.echo(table(header, rows, right=("SIZE",)) if rows else "The trash is empty.")
     for path in unknown:
-        click.echo(f"unknown, goes with `mdl cache trash empty`: {printable(path)}")
+        click.echo(f"unknown, erased by `mdl cache trash empty`: {printable(path)}")
 
 
 @trash.command("restore")
@@ -113,18 +113,18 @@ def trash_list(cache_dir: Path | None, as_json: bool) -> None:
 @never_asks
 @json_option
 def trash_restore(number: int, cache_dir: Path | None, dry_run: bool, as_json: bool) -> None:
-    """Put back what one action moved into the trash."""
+    """Restore what one action moved to the trash."""
     from mdl.cachemgr.remove import restore
 
     found = opened(cache_dir)
     action = restore(found, number, dry_run=dry_run)
     print_notes(found)
-    _say_undone(action, as_json=as_json, dry_run=dry_run)
+    _print_undone(action, as_json=as_json, dry_run=dry_run)
 
 
 @trash.command("empty")
 @click.argument("numbers", type=int, nargs=-1)
-@click.option("--older-than", type=DURATION, help="Only what has been there for so long.")
+@click.option("--older-than", type=DURATION, help="Only what has been there for this long.")
 @cache_dir_option
 @dry_option
 @yes_option
@@ -138,11 +138,11 @@ def trash_empty(
     as_json: bool,
 ) -> None:
     """Erase the trash for good, or only the actions with these NUMBERS."""
-    from mdl.cachemgr.remove import choose_trash, empty_trash, strays
+    from mdl.cachemgr.remove import choose_trash, empty_trash, unknown_in_trash
 
     found = opened(cache_dir)
     chosen = choose_trash(found, numbers, older_than)
-    unknown = strays(found) if not numbers and older_than is None else []
+    unknown = unknown_in_trash(found) if not numbers and older_than is None else []
     ids = [entry.id for entry in chosen]
     size = sum(entry.bytes for entry in chosen)
     print_notes(found)
@@ -161,21 +161,21 @@ def trash_empty(
 @never_asks
 @json_option
 def undo(cache_dir: Path | None, dry_run: bool, as_json: bool) -> None:
-    """Revert the last action: what was removed comes back, what was joined is parted."""
+    """Revert the last action: restore what was removed, separate what was shared."""
     from mdl.cachemgr.remove import undo_last
 
     found = opened(cache_dir)
     action = undo_last(found, dry_run=dry_run)
     print_notes(found)
-    _say_undone(action, as_json=as_json, dry_run=dry_run)
+    _print_undone(action, as_json=as_json, dry_run=dry_run)
 
 
-def _say_undone(action: Any, *, as_json: bool, dry_run: bool = False) -> None:
+def _print_undone(action: Any, *, as_json: bool, dry_run: bool = False) -> None:
     if as_json:
         echo_json(
             {"dry_run": dry_run, "action": action.id, "kind": action.kind,
              "summary": action.summary}
         )  # fmt: skip
     else:
-        done = "Would take back" if dry_run else "Took back"
+        done = "Would revert" if dry_run else "Reverted"
         click.echo(f"{done} {action.kind} ({printable(action.summary)}).")

@@ -1,4 +1,4 @@
-"""What the cache commands share: their options, and how a cache is opened."""
+"""What the cache commands share: options, and opening the cache."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from mdl.settings import load_settings, parse_duration, parse_size
 
 
 class Parsed(click.ParamType[Any]):
-    """An option read by one of the settings' parsers."""
+    """An option's type that one of the settings' parsers reads."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
         self.name = name
@@ -32,10 +32,10 @@ SIZE = Parsed("size", parse_size)
 DURATION = Parsed("duration", parse_duration)
 
 cache_dir_option = click.option(
-    "--cache-dir", type=FilePath(path_type=Path), help="Another cache root than HF_HUB_CACHE."
+    "--cache-dir", type=FilePath(path_type=Path), help="Use this cache instead of HF_HUB_CACHE."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-dry_option = click.option("--dry-run", is_flag=True, help="Say what would be done; change nothing.")
+dry_option = click.option("--dry-run", is_flag=True, help="Show what would be done, do nothing.")
 type_option = click.option(
     "--type",
     "repo_type",
@@ -45,10 +45,10 @@ type_option = click.option(
 
 
 def opened(cache_dir: Path | None) -> Cache:
-    """The cache of these settings, or of another root.
+    """The cache of the settings, or of another root.
 
     Raises:
-        NotFoundError: the root that was named is not there.
+        NotFoundError: `cache_dir` is not a folder.
     """
     if cache_dir is not None and not cache_dir.is_dir():
         raise NotFoundError(

@@ -1,4 +1,4 @@
-"""`mdl cache ls`, `show` and `du`: reading, and nothing else."""
+"""`mdl cache ls`, `show` and `du`: the commands that only read."""
 
 from pathlib import Path
 from typing import Any
@@ -20,25 +20,25 @@ from mdl.formatting import human_ago, human_size, printable, table
 @click.command("ls")
 @click.option("-f", "--filter", "filters", multiple=True, help="size>1GB, type=model, accessed>7d…")
 @click.option("--sort", "order", help="size, name, accessed or modified, with :asc or :desc.")
-@click.option("--limit", type=click.IntRange(min=0), help="Only so many.")
-@click.option("-r", "--revisions", is_flag=True, help="One line a revision.")
-@click.option("-q", "--quiet", is_flag=True, help="Names only, one a line.")
+@click.option("--limit", type=click.IntRange(min=0), help="List at most this many.")
+@click.option("-r", "--revisions", is_flag=True, help="One line per revision.")
+@click.option("-q", "--quiet", is_flag=True, help="Names only, one per line.")
 @click.option(
     "--format",
     "shape",
     type=click.Choice(["table", "json", "csv"]),
     default="table",
-    help="How the list is written.",
+    help="Output format.",
 )
-@click.option("--rebuild", is_flag=True, help="Forget the index's view and read the disk anew.")
+@click.option("--rebuild", is_flag=True, help="Discard the index and read everything again.")
 @cache_dir_option
 @json_option
 def list_command(
     cache_dir: Path | None, as_json: bool, shape: str, rebuild: bool, **choice: Any
 ) -> None:
-    """List every repository once, whatever its casings on disk.
+    """List the repositories in the cache, all casings of each together.
 
-    SIZE counts every byte once; `mdl cache show NAME` says what a broken repository lacks.
+    SIZE counts every byte once; `mdl cache show NAME` shows what is wrong with a broken repository.
     """
     found = opened(cache_dir)
     if rebuild:
@@ -52,7 +52,7 @@ def list_command(
 @cache_dir_option
 @json_option
 def show(name: str, repo_type: str | None, cache_dir: Path | None, as_json: bool) -> None:
-    """Say everything about one repository: casings, revisions, files, problems."""
+    """Show the details of one repository: casings, revisions, files, problems."""
     from mdl.cachemgr.index import describe
 
     found = opened(cache_dir)
@@ -90,7 +90,11 @@ def show(name: str, repo_type: str | None, cache_dir: Path | None, as_json: bool
 
 @click.command("du")
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Only so many."
+    "--limit",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="List at most this many.",
 )
 @click.option(
     "--plot",
@@ -100,7 +104,7 @@ def show(name: str, repo_type: str | None, cache_dir: Path | None, as_json: bool
 @cache_dir_option
 @json_option
 def du(limit: int, plot: Path | None, cache_dir: Path | None, as_json: bool) -> None:
-    """Say what takes the room: the largest repositories, and everything else in the cache."""
+    """Show what takes up the space: the largest repositories, and everything else in the cache."""
     found = opened(cache_dir)
     repos, totals = found.listing()
     print_notes(found)
@@ -148,4 +152,6 @@ def _plot(path: Path, repos: Any, totals: Any) -> None:
     elif path.suffix.lower() == ".png":
         draw_png(cells, path)
     else:
-        raise UsageError(f"{path} is neither .svg nor .png.", next="Name a file with one of them.")
+        raise UsageError(
+            f"{path} is neither an .svg nor a .png file.", next="Name one that ends in either."
+        )

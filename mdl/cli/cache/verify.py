@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mdl.cachemgr.verify import Verifier, VerifyReport, chosen, refusal
+from mdl.cachemgr.verify import Verifier, VerifyReport, select_folders, verification_error
 from mdl.cli.cache.listing import print_notes
 from mdl.cli.cache.options import (
     SIZE,
@@ -24,13 +24,13 @@ from mdl.formatting import human_size, table
 
 @click.command("verify")
 @click.argument("names", nargs=-1)
-@click.option("--repair", is_flag=True, help="Fetch what is bad again, through huggingface_hub.")
-@click.option("--again", is_flag=True, help="Hash what a run of the last day found right, too.")
-@click.option("--throttle", type=SIZE, help="Read at most so much a second, such as 100MB.")
-@click.option("--jobs", type=click.IntRange(min=1), help="Files hashed at once; default: cores.")
+@click.option("--repair", is_flag=True, help="Download bad files again, with huggingface_hub.")
+@click.option("--again", is_flag=True, help="Also hash what was found good within the last day.")
+@click.option("--throttle", type=SIZE, help="Read at most this much a second, such as 100MB.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Hash this many files in parallel.")
 @type_option
 @cache_dir_option
-@click.option("--dry-run", is_flag=True, help="With --repair: say what is bad, fetch nothing.")
+@click.option("--dry-run", is_flag=True, help="With --repair: show what is bad, change nothing.")
 @never_asks
 @json_option
 def verify(
@@ -40,15 +40,15 @@ def verify(
     as_json: bool,
     **choice: Any,
 ) -> None:
-    """Check NAMES, or everything: each file's content against its name, each snapshot against
-    its listing. Offline; a broken-off run goes on where it was.
+    """Check NAMES, or everything: each file's content against its hash, each snapshot against its
+    listing. Works offline; an interrupted run resumes where it stopped.
 
     Exit code 6 when something is bad.
     """
     if choice["throttle"] == 0:
-        raise UsageError("--throttle 0 would read nothing.", next="Leave it out, or write more.")
+        raise UsageError("--throttle 0 would read nothing.", next="Leave it out, or give more.")
     found = opened(cache_dir)
-    folders = chosen(found, names, repo_type)
+    folders = select_folders(found, names, repo_type)
     verifier = Verifier(
         os.fspath(found.root),
         found.index,
@@ -69,7 +69,7 @@ def verify(
         still = [{**bad.to_json(), "why": why} for bad, why in failed]
         shown = {"root": str(found.root), **report.to_json(), "repaired": fixed, "remaining": still}
         if failed:
-            shown["error"] = refusal(len(failed)).to_json()
+            shown["error"] = verification_error(len(failed)).to_json()
         echo_json(shown)
     else:
         _show(report, fixed, failed)
@@ -78,16 +78,16 @@ def verify(
 
 
 def _progress(as_json: bool) -> Callable[[int, int], None]:
-    """A line that renews itself, on a terminal only."""
+    """Show progress on one line, on a terminal only."""
     if as_json or not sys.stderr.isatty():
         return lambda done, total: None
 
-    def say(done: int, total: int) -> None:
+    def show(done: int, total: int) -> None:
         end = "\n" if done >= total else ""
         click.echo(f"\r{human_size(done)} of {human_size(total)} hashed ", nl=False, err=True)
         click.echo(end, nl=False, err=True)
 
-    return say
+    return show
 
 
 def _show(report: VerifyReport, fixed: int, failed: list[Any]) -> None:
@@ -102,12 +102,12 @@ def _show(report: VerifyReport, fixed: int, failed: list[Any]) -> None:
     ]
     if rows:
         click.echo(table(("FOLDER", "FILE", "PROBLEM", "NOT REPAIRED BECAUSE"), rows))
-    said = [f"{report.checked} files hashed ({human_size(report.bytes)})"]
-    said += [f"{report.skipped} known to be right"] if report.skipped else []
-    said += [f"{report.unknown} with names that are no hash"] if report.unknown else []
-    said += [f"{fixed} repaired"] if fixed else []
-    click.echo(f"{', '.join(said)}.")
+    counts = [f"{report.checked} files hashed ({human_size(report.bytes)})"]
+    counts += [f"{report.skipped} found good recently"] if report.skipped else []
+    counts += [f"{report.unknown} not named by a hash"] if report.unknown else []
+    counts += [f"{fixed} repaired"] if fixed else []
+    click.echo(f"{', '.join(counts)}.")
     if failed:
-        click.echo(f"error: {refusal(len(failed))}", err=True)
+        click.echo(f"error: {verification_error(len(failed))}", err=True)
     elif not fixed:
-        click.echo("Everything is what its name says.")
+        click.echo("Everything matches its hash.")

@@ -67,10 +67,10 @@ def _digest(wanted: schemas.Plan, planned: Planned) -> str:
 
 
 def policy_of(fields: schemas.Prune, configured: CacheSettings) -> Policy:
-    """The policy a request describes; one that says nothing means the configured one.
+    """The policy that a request describes, with the defaults of `mdl cache prune`.
 
     Raises:
-        UsageError: a size or a duration that is none, or no rule at all.
+        UsageError: a size or a duration is not one.
     """
     try:
         asked = Policy(
@@ -81,19 +81,10 @@ def policy_of(fields: schemas.Prune, configured: CacheSettings) -> Policy:
             detached=fields.detached,
             incomplete=fields.incomplete,
             keep_last=fields.keep_last,
-            low_watermark=configured.low_watermark,
         )
     except ConfigError as error:
         raise UsageError(error.message, next=error.next) from error
-    if asked.is_empty:
-        asked = Policy.from_settings(configured)
-    if asked.is_empty:
-        raise UsageError(
-            "A plan needs a rule.",
-            why="none is given, and the configuration has none",
-            next="Give max_size, keep_free, older_than, unused_for, detached or incomplete.",
-        )
-    return asked
+    return asked.or_default(configured)
 
 
 def _prune(cache: "Cache", wanted: schemas.Prune) -> Planned:
@@ -126,7 +117,6 @@ def _removed(cache: "Cache", outcome: "Outcome", *, erase: bool) -> dict[str, An
 
 
 def _normalize(cache: "Cache", wanted: schemas.Normalize) -> Planned:
-    from mdl.cachemgr import repo_key
     from mdl.cachemgr.normalize import (
         NormalizeRequest,
         apply_normalize,
@@ -134,23 +124,24 @@ def _normalize(cache: "Cache", wanted: schemas.Normalize) -> Planned:
         plan_normalize,
     )
 
-    only = None
-    if wanted.name is not None:
-        repo = cache.repo(wanted.name, wanted.repo_type)
-        only = repo_key(repo.repo_type, repo.repo_id)
-    default = cache.settings.cache.normalize
-    to = wanted.to or (default if default != "off" else "shared")
-    request = NormalizeRequest(to, only, wanted.across, wanted.store, wanted.repo_type)
+    request = NormalizeRequest.of(
+        cache,
+        wanted.name,
+        wanted.repo_type,
+        to=wanted.to,
+        across=wanted.across,
+        store=wanted.store,
+    )
     planned = plan_normalize(cache, request, hub_spelling(cache))
     shown = planned.to_json()
     return Planned(shown, shown, lambda: apply_normalize(cache, planned).to_json())
 
 
 def _pin(cache: "Cache", wanted: schemas.Pin) -> Planned:
-    from mdl.cachemgr import keeps_something, parse_pin, waiting
+    from mdl.cachemgr import parse_pin, pin_matches, waiting_note
 
     pinned = parse_pin(wanted.name, wanted.repo_type)
-    notes = [] if keeps_something(pinned, cache.list()) else [waiting(wanted.name)]
+    notes = [] if pin_matches(pinned, cache.list()) else [waiting_note(wanted.name)]
 
     def run() -> dict[str, Any]:
         cache.index.add_pin(*pinned)

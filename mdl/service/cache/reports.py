@@ -4,7 +4,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from mdl.cachemgr.verify import Verifier, chosen, refusal
+from mdl.cachemgr.verify import Verifier, select_folders, verification_error
 from mdl.errors import BusyError, ConfigError, UsageError
 from mdl.service.schemas import Verify
 from mdl.settings import parse_size
@@ -45,15 +45,17 @@ def verified(
 
     root = os.fspath(cache.root)
     verifier = Verifier(root, cache.index, rate=rate, again=wanted.again, progress=go_on)
-    report = verifier.run(chosen(cache, wanted.names, wanted.repo_type))
+    report = verifier.run(select_folders(cache, wanted.names, wanted.repo_type))
     remaining = [{**bad.to_json(), "why": ""} for bad in report.bad]
     shown = {"root": root, **report.to_json(), "repaired": 0, "remaining": remaining}
-    return {**shown, "error": refusal(len(report.bad)).to_json()} if report.bad else shown
+    return (
+        {**shown, "error": verification_error(len(report.bad)).to_json()} if report.bad else shown
+    )
 
 
 def trash_json(cache: "Cache") -> dict[str, Any]:
     """The object of `mdl cache trash ls --json`."""
-    from mdl.cachemgr.remove import strays, trash_entries
+    from mdl.cachemgr.remove import trash_entries, unknown_in_trash
 
     entries = [entry.to_json() for entry in trash_entries(cache)]
-    return {"entries": entries, "unknown": strays(cache)}
+    return {"entries": entries, "unknown": unknown_in_trash(cache)}
