@@ -12,7 +12,7 @@ INSTALL = -m pip install --quiet --disable-pip-version-check --constraint constr
 LIGHT := tests/resolver tests/store tests/cli tests/cachemgr/test_listing.py \
 	tests/cachemgr/test_commands.py tests/test_errors.py tests/test_public_api.py tests/test_settings.py
 
-.PHONY: help demo test lint types unit test-pythons test-system catalog docs format clean
+.PHONY: help demo test lint types unit test-pythons test-system catalog docs pictures format clean
 
 help:
 	@echo "make demo            the whole path on a real model, offline from the Hub"
@@ -68,6 +68,10 @@ test-system: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python docs/reference.py
+
+# The pictures of README and docs/; needs Chromium.
+pictures: $(STAMP)
+	$(BIN)/python docs/pictures.py
 
 # The catalogue in the wheel, made anew: make catalog UNSLOTH=folder/of/an/unpacked/wheel
 catalog: $(STAMP)

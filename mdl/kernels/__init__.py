@@ -3,7 +3,9 @@
 The reference defines the result and runs where there is no NVIDIA GPU; the kernel computes the same
 faster. Importing this package costs torch, never Triton.
 
+>>> import mdl
 >>> from mdl import kernels
+>>> model = mdl.load("Qwen/Qwen2.5-0.5B-Instruct", load_in_4bit=True, kernels=False).model
 >>> print(kernels.apply(model))          # which modules run kernels, which do not and why
 >>> kernels.remove(model)                # back to the original classes
 """
