@@ -1,4 +1,4 @@
-"""Time the torch twins that a machine without a GPU uses, beside bitsandbytes' CPU path.
+"""Time the torch references that a machine without a GPU uses, beside bitsandbytes' CPU path.
 
 python -m benchmarks.kernels_cpu [--write benchmarks/results/kernels_cpu.md]
 

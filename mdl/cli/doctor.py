@@ -171,7 +171,7 @@ def _gpu() -> Finding:
     import torch
 
     if not torch.cuda.is_available():
-        return Finding("GPU", "note", "no CUDA device: the kernels' torch twins are used")
+        return Finding("GPU", "note", "no CUDA device: the kernels' torch references are used")
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return Finding("GPU", "ok", ", ".join(names))
 

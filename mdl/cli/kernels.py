@@ -37,17 +37,17 @@ def ls(as_json: bool) -> None:
         rows.append({"operation": one.name, "what": one.what, "modules": modules})
     here = backend(device)
     if as_json:
-        echo_json({"device": str(device), "face": here, "operations": rows})
+        echo_json({"device": str(device), "backend": here, "operations": rows})
         return
     cells = [[one["operation"], str(len(one["modules"])), one["what"]] for one in rows]
     click.echo(table(["OPERATION", "MODULE TYPES", "WHAT"], cells, right=["MODULE TYPES"]))
-    click.echo(f"\non {device}: {_FACES[here]}")
+    click.echo(f"\non {device}: {_BACKENDS[here]}")
 
 
-_FACES = {
+_BACKENDS = {
     "triton": "the Triton kernels run",
     "interpreter": "the Triton kernels run in Triton's interpreter, slowly",
-    "twin": "the torch twins run (no NVIDIA GPU with Triton here)",
+    "reference": "the torch references run (no NVIDIA GPU with Triton here)",
 }
 
 
@@ -67,7 +67,7 @@ def check(aot: bool, candidates: bool, as_json: bool) -> None:
         )
     from mdl.kernels import check_here, failures
 
-    face, checks = check_here()
+    used, checks = check_here()
     if not as_json:
         cells = [
             [one.operation, one.dtype, f"{one.error:.1e}", f"{one.limit:.0e}", _word(one.ok)]
@@ -75,8 +75,8 @@ def check(aot: bool, candidates: bool, as_json: bool) -> None:
         ]
         header = ["OPERATION", "DTYPE", "ERROR", "LIMIT", ""]
         click.echo(table(header, cells, right=["ERROR", "LIMIT"]))
-        click.echo(f"\n{_FACES[face]}")
-    body = {"face": face, "checks": [{**asdict(one), "ok": one.ok} for one in checks]}
+        click.echo(f"\n{_BACKENDS[used]}")
+    body = {"backend": used, "checks": [{**asdict(one), "ok": one.ok} for one in checks]}
     _end("operations", list(failures(checks)), body, as_json)
 
 

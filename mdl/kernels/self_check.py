@@ -62,14 +62,14 @@ def run_checks(device: torch.device, dtypes: tuple[torch.dtype, ...]) -> list[Ch
 
 
 def backend(device: torch.device) -> str:
-    """Which face of the operations runs on `device`: `triton`, `interpreter` or `twin`."""
+    """What runs the operations on `device`: `triton`, `interpreter` or `reference`."""
     if not on_triton(torch.empty(0, device=device)):
-        return "twin"
+        return "reference"
     return "interpreter" if interpreting() else "triton"
 
 
 def check_here() -> tuple[str, list[Check]]:
-    """Check the best face this machine has: the GPU, Triton's interpreter, or the twins."""
+    """Check the best backend of this machine: the GPU, Triton's interpreter, or the references."""
     dtypes = (torch.float32, torch.float16, torch.bfloat16)
     if torch.cuda.is_available():
         device = torch.device("cuda", torch.cuda.current_device())
@@ -95,7 +95,7 @@ def _check_interpreted() -> tuple[str, list[Check]]:
             next="Run: TRITON_INTERPRET=1 python -m mdl.kernels.self_check",
         )
     body = json.loads(done.stdout)
-    return body["face"], [Check(**one) for one in body["checks"]]
+    return body["backend"], [Check(**one) for one in body["checks"]]
 
 
 def difference(ours: torch.Tensor, exact: torch.Tensor) -> float:
@@ -283,11 +283,11 @@ def failures(checks: list[Check]) -> Iterator[str]:
 
 
 def main() -> None:
-    """Check the face this process has and print JSON."""
+    """Check the backend of this process and print JSON."""
     gpu = torch.cuda.is_available() and not interpreting()
     device = torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
     checks = run_checks(device, (torch.float32, torch.float16, torch.bfloat16))
-    print(json.dumps({"face": backend(device), "checks": [asdict(one) for one in checks]}))
+    print(json.dumps({"backend": backend(device), "checks": [asdict(one) for one in checks]}))
 
 
 if __name__ == "__main__":

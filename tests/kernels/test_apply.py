@@ -37,7 +37,7 @@ def test_logits_loss_and_gradients_stay(family):
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
-def test_bfloat16_logits_are_bit_equal_on_the_twins(family):
+def test_bfloat16_logits_are_bit_equal_on_the_references(family):
     plain, fast = tiny(family, torch.bfloat16), tiny(family, torch.bfloat16)
     kernels.apply(fast)
     assert torch.equal(logits(fast), logits(plain))

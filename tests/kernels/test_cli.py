@@ -22,19 +22,19 @@ def test_ls_lists_operations_and_what_runs_them(capsys):
     code, out = invoke(capsys, "ls", "--json")
     body = json.loads(out)
     assert code == 0
-    assert body["face"] in ("triton", "twin")
+    assert body["backend"] in ("triton", "reference")
     norms = next(one for one in body["operations"] if one["operation"] == "rms_norm")
     assert "transformers.models.llama.modeling_llama.LlamaRMSNorm" in norms["modules"]
     assert "rms_norm" in invoke(capsys, "ls")[1]
 
 
-@pytest.mark.parametrize("face", ["interpreter"])
-def test_check_runs_the_triton_kernels(capsys, face):
+@pytest.mark.parametrize("backend", ["interpreter"])
+def test_check_runs_the_triton_kernels(capsys, backend):
     pytest.importorskip("triton")
     code, out = invoke(capsys, "check", "--json")
     body = json.loads(out)
     assert code == 0
-    assert body["face"] == face
+    assert body["backend"] == backend
     assert all(one["ok"] for one in body["checks"])
     assert {one["dtype"] for one in body["checks"]} == {"float32", "float16", "bfloat16"}
 

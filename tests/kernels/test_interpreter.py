@@ -29,7 +29,7 @@ def outcome():
     )
 
 
-def test_kernels_equal_their_twins(outcome):
+def test_kernels_equal_their_references(outcome):
     assert len(CHECKS) > 5
     assert outcome.returncode == 0, outcome.stdout[-6000:] + outcome.stderr[-2000:]
     assert "skipped" not in outcome.stdout.splitlines()[-1]

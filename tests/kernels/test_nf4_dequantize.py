@@ -1,4 +1,4 @@
-"""The torch twin of 4-bit dequantization is bitsandbytes' CPU path, bit for bit."""
+"""The torch reference of 4-bit dequantization is bitsandbytes' CPU path, bit for bit."""
 
 import copy
 
@@ -71,7 +71,7 @@ def test_equals_bitsandbytes_for_any_shape(rows, columns, blocksize, nested, dty
 
 
 def test_longer_than_one_chunk():
-    """Chunks of the twin meet at block borders without a seam."""
+    """Chunks of the reference meet at block borders without a seam."""
     packed, state = quantized((1031, 515))
     ours = kernels.dequantize_4bit(kernels.Packed4bit.from_bitsandbytes(packed, state))
     assert torch.equal(ours, functional.dequantize_4bit(packed, state))

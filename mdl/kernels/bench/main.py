@@ -1,4 +1,4 @@
-"""Run the measurement and write its JSON. Correctness first: a wrong kernel's time is not told."""
+"""Run the measurement and write its JSON. Correctness first: a wrong kernel is not timed."""
 
 import argparse
 import json
@@ -134,7 +134,7 @@ def require_gpu() -> torch.device:
         raise MdlError(
             f"{torch.cuda.get_device_name(device)} cannot run the kernels.",
             why="They need an NVIDIA GPU of compute capability 8.0 or newer.",
-            next="Measure on another one; this one runs the torch twins.",
+            next="Measure on another one; this one runs the torch references.",
         )
     if not has_triton():
         raise MdlError(

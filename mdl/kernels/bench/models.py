@@ -236,7 +236,7 @@ def _with_lora(model: Any, shape: Shape) -> Any:
 
 
 def training_step(model: Any, device: torch.device, shape: Shape) -> dict[str, float]:
-    """Best of three steps (forward and gradients), and the most memory they held."""
+    """Best of three steps (forward and gradients), and their peak memory."""
     ids = _ids(model, device, 1, shape.train_tokens)
     model.train()
     if device.type == "cuda":

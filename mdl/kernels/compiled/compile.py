@@ -242,6 +242,6 @@ def _cuobjdump(option: str, file: str) -> str:
         raise VerificationError(
             "cuobjdump failed.",
             why=done.stderr.strip()[:300],
-            next="Install Triton anew: it brings the tool.",
+            next="Reinstall Triton: the tool comes with it.",
         )
     return done.stdout

@@ -54,7 +54,7 @@ class Packed4bit:
 
     packed: uint8 [ceil(n / 2)], contiguous; the even element is the high nibble.
     absmax: float32 [ceil(n / blocksize)]; uint8 of that shape when `nested` is there.
-    dtype: the dtype the weight had, and dequantizes to unless told otherwise.
+    dtype: the dtype the weight had, and dequantizes to by default.
     """
 
     packed: torch.Tensor

@@ -1,4 +1,4 @@
-"""Dequantize and quantize 4-bit weights: one launch on a GPU, the torch twin elsewhere."""
+"""Dequantize and quantize 4-bit weights: one launch on a GPU, the torch reference elsewhere."""
 
 from typing import Any
 
@@ -74,7 +74,7 @@ def dequantize_4bit_into(weight: Packed4bit, out: torch.Tensor) -> torch.Tensor:
 def quantize_4bit(
     tensor: torch.Tensor, *, blocksize: int = 64, quant_type: str = "nf4", nested: bool = True
 ) -> Packed4bit:
-    """Pack `tensor` into four bits an element, with double quantization unless told otherwise.
+    """Pack `tensor` into four bits an element, with double quantization by default.
 
     Byte-exact with `bitsandbytes.functional.quantize_4bit` on the CPU. Reads `tensor` once. A
     tensor that is not contiguous is copied first.
@@ -126,7 +126,7 @@ def _quantize_on_triton(
             CELLS=GRID[quant_type],
         )
     if whole < n:
-        # A short last block is divided, not multiplied: one block, so the twin's few ops do.
+        # A short last block is divided, not multiplied: one block, so the reference's few ops do.
         quantize_rest(flat[whole:], quant_type, packed[whole // 2 :], absmax[-1:])
     return packed, absmax
 

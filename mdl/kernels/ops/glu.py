@@ -23,7 +23,7 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 
 
 def geglu(gate: torch.Tensor, up: torch.Tensor, *, approximate: bool = True) -> torch.Tensor:
-    """`gelu(gate) * up`; the tanh approximation unless told otherwise."""
+    """`gelu(gate) * up`; the tanh approximation by default."""
     return apply_glu(gate, up, "gelu_tanh" if approximate else "gelu")
 
 

@@ -71,7 +71,7 @@ def gemv_4bit_kernel(
     WIDE: tl.constexpr = GROUPS * HALF
     PIECES: tl.constexpr = [BN, GROUPS, HALF]
     row = tl.program_id(0) * BN + tl.arange(0, BN)
-    held = tl.minimum(row, N - 1)[:, None].to(tl.int64)
+    weight_row = tl.minimum(row, N - 1)[:, None].to(tl.int64)
     table = tl.load(code_ptr + tl.arange(0, 16))
     pieces = K // (2 * HALF)
     total = tl.zeros(PIECES, tl.float32)
@@ -80,7 +80,7 @@ def gemv_4bit_kernel(
         # A lane takes 8 bytes together: with 16, four lanes would meet in each bank for their x.
         across = start * HALF + tl.max_contiguous(tl.multiple_of(tl.arange(0, WIDE), 8), 8)
         there = across < pieces * HALF
-        group = held * pieces + column
+        group = weight_row * pieces + column
         scale = load_scale(
             group >> SHIFT if SHIFT > 0 else group,
             column < pieces,
@@ -91,7 +91,7 @@ def gemv_4bit_kernel(
             NESTED,
             EVEN,
         )
-        byte = held * (pieces * HALF) + across[None, :]
+        byte = weight_row * (pieces * HALF) + across[None, :]
         packed = load_some(packed_ptr + byte, there[None, :], EVEN).to(tl.int32)
         even, odd = widen_pair(load_some(x_ptr + across, there, EVEN), KIND)
         flat = tl.reshape(packed, [BN * WIDE])
@@ -260,7 +260,7 @@ def gemm_4bit_kernel(
     part = tl.cdiv(pieces, SPLIT * GROUPS) * GROUPS
     # A line is a row of W in one slice of k. As one dimension, not two, lanes stay in their slice.
     line = tl.arange(0, SPLIT * BN)
-    held = tl.minimum(tl.program_id(0) * BN + line % BN, N - 1)[:, None].to(tl.int64) * pieces
+    weight_row = tl.minimum(tl.program_id(0) * BN + line % BN, N - 1)[:, None].to(tl.int64) * pieces
     first = (line // BN * part)[:, None]
     column = first + tl.arange(0, GROUPS)[None, :]
     across = first * HALF + tl.arange(0, WIDE)[None, :]
@@ -268,7 +268,7 @@ def gemm_4bit_kernel(
     for start in range(0, part, GROUPS):
         piece = column + start
         scale = load_scale(
-            held + piece >> SHIFT if SHIFT > 0 else held + piece,
+            weight_row + piece >> SHIFT if SHIFT > 0 else weight_row + piece,
             piece < pieces,
             absmax_ptr,
             nested_code_ptr,
@@ -278,7 +278,7 @@ def gemm_4bit_kernel(
             EVEN,
         )
         byte = across + start * HALF
-        packed = load_some(packed_ptr + held * HALF + byte, byte < pieces * HALF, EVEN)
+        packed = load_some(packed_ptr + weight_row * HALF + byte, byte < pieces * HALF, EVEN)
         k = start * 2 * HALF + turned(WIDE, PARTS, RUN)
         if SPLIT > 1:
             k = k[None, None, :] + (tl.arange(0, SPLIT) * part * 2 * HALF)[:, None, None]

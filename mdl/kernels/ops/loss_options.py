@@ -1,4 +1,4 @@
-"""What a cross-entropy may be told."""
+"""Options of the cross-entropy losses."""
 
 from dataclasses import dataclass
 

@@ -1,8 +1,8 @@
 """Where an operation runs, and how a kernel is started.
 
-An operation has three faces. This module decides between two of them from the tensor it is given:
+An operation has three forms. This module chooses between two of them by the tensor it is given:
 the Triton kernel on an NVIDIA GPU of compute capability 8.0 or newer (or on the CPU while
-`TRITON_INTERPRET=1`), the torch twin everywhere else. The third, the autograd function, calls
+`TRITON_INTERPRET=1`), the torch reference everywhere else. The third, the autograd function, calls
 whichever was chosen.
 """
 
@@ -40,9 +40,9 @@ def capability(index: int) -> tuple[int, int]:
 
 
 def on_triton(tensor: torch.Tensor) -> bool:
-    """Whether work on `tensor` goes to the Triton kernel rather than to the torch twin.
+    """Whether work on `tensor` goes to the Triton kernel rather than to the torch reference.
 
-    The kernels compute in float32, so float64 stays with the twins.
+    The kernels compute in float32, so float64 stays with the references.
     """
     if tensor.dtype == torch.float64:
         return False

@@ -1,8 +1,8 @@
 """Launch configurations of every kernel, keyed by the major compute capability of the device.
 
 `TABLE` is what a launch uses. `CANDIDATES` is what `python -m benchmarks.gpu --tune` tries on a
-card; whoever measures a better one changes `TABLE`. Ahead-of-time compilation (`aot.py`) covers
-both, so no configuration can spill registers unnoticed.
+card; whoever measures a better one changes `TABLE`. Ahead-of-time compilation
+(`mdl.kernels.compiled`) covers both, so no configuration can spill registers unnoticed.
 """
 
 import functools

@@ -88,8 +88,8 @@ def apply(
 ) -> Applied:
     """Run our kernels in `model` wherever its modules are of a known type. In place.
 
-    Works on any model, quantized or exact, on any device: where there is no GPU the torch twins
-    compute the same. A module that already has its kernel keeps it.
+    Works on any model, quantized or exact, on any device: where there is no GPU the torch
+    references compute the same. A module that already has its kernel keeps it.
 
     Args:
         only: names of the operations to put in (see `ls`); default all.

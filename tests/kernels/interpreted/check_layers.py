@@ -1,4 +1,4 @@
-"""Norm, rotary, gated-unit and loss kernels in the interpreter, against their twins."""
+"""Norm, rotary, gated-unit and loss kernels in the interpreter, against their references."""
 
 import pytest
 import torch
@@ -50,8 +50,8 @@ def test_rms_norm(rows, width, dtype, offset, cast, add):
     total = x + residual if add else x
     y, kept, rstd = rms_forward(x, residual, weight, 1e-5, offset, cast)
     assert torch.equal(kept, total) == add
-    twin, twin_rstd = reference_rms_norm(total, weight, 1e-5, offset, cast)
-    assert_near((y, rstd), (twin, twin_rstd), dtype)
+    reference, expected_rstd = reference_rms_norm(total, weight, 1e-5, offset, cast)
+    assert_near((y, rstd), (reference, expected_rstd), dtype)
     grad = normal(rows, width, dtype=dtype, seed=2)
     ours = rms_backward(grad, upper, total, weight, rstd, offset)
     of_x, of_weight = reference_rms_norm_backward(grad, total, weight, rstd, offset)
@@ -144,13 +144,13 @@ def test_cross_entropy(rows, vocabulary, dtype, how):
     labels = torch.randint(0, vocabulary, (rows,), generator=torch.Generator().manual_seed(rows))
     labels[0] = -100
     loss, lse = ce_forward(logits, labels, *how.flat())
-    twin_loss, twin_lse = reference_cross_entropy(logits, labels, how)
-    torch.testing.assert_close(loss, twin_loss, rtol=2e-5, atol=2e-5)
-    torch.testing.assert_close(lse, twin_lse, rtol=2e-5, atol=2e-5)
+    expected_loss, expected_lse = reference_cross_entropy(logits, labels, how)
+    torch.testing.assert_close(loss, expected_loss, rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(lse, expected_lse, rtol=2e-5, atol=2e-5)
     grad = normal(rows, seed=1)
     ours = ce_backward(grad, logits, labels, lse, *how.flat())
-    twin = reference_cross_entropy_backward(grad, logits, labels, lse, how)
-    assert_near((ours,), (twin,), dtype, 2)
+    reference = reference_cross_entropy_backward(grad, logits, labels, lse, how)
+    assert_near((ours,), (reference,), dtype, 2)
 
 
 def test_a_label_outside_the_vocabulary_makes_the_loss_nan():

@@ -13,7 +13,7 @@ TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
 
 
 def reference(x, weight, bias=None):
-    """The product in float64, with the weight as the twin decodes it."""
+    """The product in float64, with the weight as the reference decodes it."""
     dense = kernels.dequantize_4bit(weight, torch.float32).double()
     result = x.double() @ dense.T
     return result if bias is None else result + bias.double()

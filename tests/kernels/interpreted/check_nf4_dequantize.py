@@ -1,4 +1,4 @@
-"""The Triton dequantize kernel in the interpreter, against the torch twin."""
+"""The Triton dequantize kernel in the interpreter, against the torch reference."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def packed_weight(n, dtype, blocksize=64, nested=True, quant_type="nf4", seed=0)
     return Packed4bit(data, absmax, (n,), dtype, blocksize, quant_type, second)
 
 
-def by_twin(weight):
+def by_reference(weight):
     return reference_dequantize_4bit(weight, torch.empty(weight.shape, dtype=weight.dtype))
 
 
@@ -44,9 +44,9 @@ def test_this_process_interprets():
     quant_type=st.sampled_from(["nf4", "fp4"]),
     dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
 )
-def test_bit_equal_to_the_twin(n, blocksize, nested, quant_type, dtype):
+def test_bit_equal_to_the_reference(n, blocksize, nested, quant_type, dtype):
     weight = packed_weight(n, dtype, blocksize, nested, quant_type, seed=n)
-    assert torch.equal(dequantize_4bit(weight), by_twin(weight))
+    assert torch.equal(dequantize_4bit(weight), by_reference(weight))
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # numpy, on inf * 0
@@ -56,7 +56,7 @@ def test_unaligned_bytes_and_infinite_scales():
     odd = torch.empty(weight.packed.numel() + 1, dtype=torch.uint8)
     odd[1:] = weight.packed
     moved = Packed4bit(odd[1:], weight.absmax, (640,), torch.float32)
-    assert torch.equal(dequantize_4bit(moved).nan_to_num(5), by_twin(weight).nan_to_num(5))
+    assert torch.equal(dequantize_4bit(moved).nan_to_num(5), by_reference(weight).nan_to_num(5))
 
 
 @pytest.mark.parametrize("quant_type", ["nf4", "fp4"])

@@ -1,4 +1,4 @@
-"""The Triton quantize kernels in the interpreter, against the torch twin, byte for byte."""
+"""The Triton quantize kernels in the interpreter, against the torch reference, byte for byte."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def assert_same(one, other):
     quant_type=st.sampled_from(["nf4", "fp4"]),
     dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
 )
-def test_bytes_equal_the_twin(n, blocksize, quant_type, dtype):
+def test_bytes_equal_the_reference(n, blocksize, quant_type, dtype):
     make = torch.Generator().manual_seed(n)
     flat = torch.randn(n, generator=make).to(dtype)
     assert_same(
