@@ -26,7 +26,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import uvloop
 
 from benchmarks.faults import database, listening, url_of
 from mdl.settings import Settings, load_settings
@@ -49,7 +51,8 @@ async def answer(request):
 
 print("up", flush=True)
 uvicorn.run(Starlette(routes=[Route("/v1/resolve", answer)]), port=int(sys.argv[1]),
-            access_log=False, log_level="error", server_header=False, loop="asyncio", http="h11")
+            access_log=False, log_level="error", server_header=False,
+            loop="uvloop", http="httptools")
 """
 
 
@@ -81,41 +84,69 @@ def build(settings: Settings) -> None:
     print(f"catalogue: {count:,} rows, {NAMES:,} names")
 
 
-async def one_connection(
-    port: int, until: float, pick: random.Random, times: list[float], popular: bool
-) -> int:
-    """Ask for random names, one after another on one kept connection; how many failed."""
-    errors = 0
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    while time.perf_counter() < until:
+class Client(asyncio.Protocol):
+    """One connection that asks for random names, one after another, until its time is up."""
+
+    def __init__(self, port: int, until: float, pick: random.Random, popular: bool) -> None:
+        self.times: list[float] = []
+        self.errors = 0
+        self.done = asyncio.get_running_loop().create_future()
+        self._port, self._until, self._pick, self._popular = port, until, pick, popular
+        self._received = b""
+        self._sent = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: Any = transport
+        self._ask()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.done.done():
+            self.errors += 1
+            self.done.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        self._received = data = self._received + data
+        head = data.find(b"\r\n\r\n")
+        length = data.lower().find(b"content-length: ", 0, head)
+        if head < 0 or len(data) < head + 4 + int(data[length + 16 : data.find(b"\r", length)]):
+            return
+        now = time.perf_counter()
+        self.times.append(now - self._sent)
+        self.errors += not data.startswith(b"HTTP/1.1 200")
+        if now < self._until:
+            self._ask()
+        else:
+            self.done.set_result(None)
+            self._transport.close()
+
+    def _ask(self) -> None:
         # Popular: Zipf's law with exponent 1, as download counts have it; else each name alike.
-        i = int(NAMES ** pick.random()) - 1 if popular else pick.randrange(NAMES)
+        i = int(NAMES ** self._pick.random()) - 1 if self._popular else self._pick.randrange(NAMES)
         target = f"/v1/resolve?name=Org{i % 997}/Model-{i}&format=bnb-4bit"
-        start = time.perf_counter()
-        writer.write(f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
-        await reader.readexactly(length)
-        times.append(time.perf_counter() - start)
-        errors += not head.startswith(b"HTTP/1.1 200")
-    writer.close()
-    return errors
+        self._received = b""
+        self._sent = time.perf_counter()
+        self._transport.write(
+            f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\n\r\n".encode()
+        )
 
 
 def ask(port: int, seconds: float, seed: int, popular: bool) -> Load:
     async def all_connections() -> Load:
-        times: list[float] = []
         start = time.perf_counter()
-        failed = await asyncio.gather(
-            *(one_connection(port, start + seconds, random.Random(seed * 1000 + n), times, popular)
-              for n in range(CONNECTIONS))
-        )  # fmt: skip
+        clients = [
+            Client(port, start + seconds, random.Random(seed * 1000 + n), popular)
+            for n in range(CONNECTIONS)
+        ]
+        loop = asyncio.get_running_loop()
+        for client in clients:
+            await loop.create_connection(lambda one=client: one, "127.0.0.1", port)
+        await asyncio.gather(*(client.done for client in clients))
         took = time.perf_counter() - start
-        times.sort()
+        times = sorted(each for client in clients for each in client.times)
         return Load(len(times) / took, times[len(times) // 2], times[int(len(times) * 0.99)],
-                    sum(failed))  # fmt: skip
+                    sum(client.errors for client in clients))  # fmt: skip
 
-    return asyncio.run(all_connections())
+    return uvloop.run(all_connections())
 
 
 def wait_up(process: subprocess.Popen[bytes], port: int) -> None:

@@ -5,6 +5,7 @@ the defaults. The `HF_*` variables mean what they mean to huggingface_hub; they 
 again, because importing huggingface_hub costs more than a whole `mdl cache ls`.
 """
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -288,3 +289,13 @@ def _parsed(key: str, value: Any) -> Any:
         return parse_duration(value) if _CACHE[key] is _DURATION else value
     except ConfigError as error:
         raise ConfigError(f"cache.{key}: {error.message}", next=error.next) from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -15,8 +15,7 @@ from mdl.errors import BusyError, ConfigError, MdlError, UsageError, error_from_
 from mdl.resolver.names import parse_name
 from mdl.resolver.resolver import Resolver
 from mdl.resolver.types import Access, CacheView, Resolution, ResolveOptions
-from mdl.service import is_loopback
-from mdl.settings import Settings
+from mdl.settings import Settings, is_loopback
 from mdl.store import USER
 
 log = logging.getLogger("mdl")

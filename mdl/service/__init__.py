@@ -1,8 +1,7 @@
-"""The HTTP face of resolver and cache: `mdl serve`.
+"""Resolver and cache over HTTP: `mdl serve`.
 
-`guard` stands before everything (who may speak, how much, for how long), `answers` asks the
-resolver on behalf of a caller, `keeper` holds the cache's view, `api` and `page` are routes.
-`client` is the other end: what MDL_SERVER makes `mdl resolve` use; it imports nothing of the rest.
+`server` runs `app`, which puts `middleware` around `routes`; `state` is what they share.
+`resolving` resolves names for many callers at once, `cache` watches and changes the cache.
 """
 
 from typing import TYPE_CHECKING
@@ -10,13 +9,13 @@ from typing import TYPE_CHECKING
 from mdl.lazy import door
 
 if TYPE_CHECKING:
-    from mdl.service.config import ServiceConfig, is_loopback
+    from mdl.service.config import ServiceConfig
     from mdl.service.server import serve
 
 __getattr__ = door(
     __name__,
     {
-        "config": "ServiceConfig is_loopback",
+        "config": "ServiceConfig",
         "server": "serve",
     },
 )

@@ -1,7 +1,6 @@
-"""Who is asking: tokens with roles, compared in constant time, read again when they change."""
+"""Who is calling: tokens and their roles, read again when their file changes."""
 
 import base64
-import binascii
 import hashlib
 import hmac
 import logging
@@ -14,13 +13,13 @@ from mdl.errors import ConfigError
 
 log = logging.getLogger("mdl.service")
 
-# What each role may do includes what those before it may. `local` is a caller of a loopback
-# service that knows no tokens: it may look at plans too, but change nothing.
+# Each role may do what those before it may. `local` is a caller of a loopback service without
+# tokens: it may also make plans, but change nothing.
 ROLES = ("read", "local", "admin")
-_GIVEN = ("read", "admin")
+_ASSIGNABLE = ("read", "admin")
 _SHORTEST = 16
-_LOOK_AGAIN = 1.0
-_TRY_AGAIN = 30.0
+_CHECK_EVERY = 1.0  # seconds
+_RETRY_AFTER = 30.0
 
 
 def may(role: str | None, needed: str) -> bool:
@@ -31,18 +30,18 @@ def parse_tokens(text: str) -> dict[bytes, str]:
     """SHA-256 of each token → its role, from lines (or `;`-separated parts) of `ROLE TOKEN`.
 
     Raises:
-        ConfigError: a line that is none, an unknown role, a token too short to be a secret.
+        ConfigError: a malformed line, an unknown role, a token too short to be a secret.
     """
     found: dict[bytes, str] = {}
     for number, line in enumerate(text.replace(";", "\n").splitlines(), start=1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
-        # The token itself is never repeated in a message.
-        if len(words) != 2 or words[0] not in _GIVEN:
+        # No message contains the token itself.
+        if len(words) != 2 or words[0] not in _ASSIGNABLE:
             raise ConfigError(
                 f"Line {number} of the tokens is not `read TOKEN` or `admin TOKEN`.",
-                next="Write one role and one token a line; # starts a comment.",
+                next="Write one role and one token per line; # starts a comment.",
             )
         if len(words[1]) < _SHORTEST or not words[1].isascii():
             raise ConfigError(
@@ -55,17 +54,17 @@ def parse_tokens(text: str) -> dict[bytes, str]:
 
 @dataclass
 class Tokens:
-    """The tokens in force. A file that becomes unusable leaves the last good ones in force."""
+    """The tokens in force. When the file becomes unusable, the last good ones stay in force."""
 
     file: Path | None = None
     text: str = ""
-    _given: dict[bytes, str] = field(default_factory=dict)
-    _read: dict[bytes, str] = field(default_factory=dict)
+    _from_text: dict[bytes, str] = field(default_factory=dict)
+    _from_file: dict[bytes, str] = field(default_factory=dict)
     _stamp: tuple[int, ...] | None = None
-    _looked: float = 0.0
+    _checked: float = 0.0
 
     def __post_init__(self) -> None:
-        self._given = parse_tokens(self.text)
+        self._from_text = parse_tokens(self.text)
         if self.file is not None:
             try:
                 self._load(self.file)
@@ -73,17 +72,16 @@ class Tokens:
                 raise ConfigError(
                     f"The tokens file {self.file} cannot be read.",
                     why=error.strerror or str(error),
-                    next="Name a file that the service's user may read.",
+                    next="Name a file that the service's user can read.",
                 ) from error
 
     def __len__(self) -> int:
-        return len(self._given) + len(self._read)
+        return len(self._from_text) + len(self._from_file)
 
-    def role(self, authorization: bytes | None) -> str | None:
-        """The role behind an Authorization header, `None` for nobody.
+    def role(self, authorization: str | None) -> str | None:
+        """The role of an Authorization header, or `None`.
 
-        `Bearer TOKEN`, and `Basic` with the token as password, which is what a browser can ask
-        a person for.
+        `Bearer TOKEN`, or `Basic` with the token as the password, which a browser can ask for.
         """
         self._refresh()
         if not len(self):
@@ -93,51 +91,51 @@ class Tokens:
             return None
         digest = hashlib.sha256(token).digest()
         role = None
-        # Every one is compared, so that the time tells nothing about which one came close.
-        for known, held in (*self._given.items(), *self._read.items()):
+        # All are compared, so that the time taken says nothing about them.
+        for known, its_role in (*self._from_text.items(), *self._from_file.items()):
             if hmac.compare_digest(known, digest):
-                role = held
+                role = its_role
         return role
 
     def _refresh(self) -> None:
         now = time.monotonic()
-        if self.file is None or now - self._looked < _LOOK_AGAIN:
+        if self.file is None or now - self._checked < _CHECK_EVERY:
             return
-        self._looked = now
+        self._checked = now
         if _stamp_of(self.file) == self._stamp:
             return
         try:
             self._load(self.file)
-            log.info("The tokens file was read again: %d tokens.", len(self._read))
+            log.info("Read the tokens file again: %d tokens.", len(self._from_file))
         except (OSError, ConfigError) as error:
-            log.error("The tokens file cannot be used; the tokens before it stay: %s", error)
+            log.error("The tokens file cannot be used; the previous tokens stay valid: %s", error)
             if isinstance(error, OSError) and self._stamp:
-                # It is there: the same file may be readable in a while.
-                self._stamp, self._looked = None, now + _TRY_AGAIN
+                # The file exists, and may become readable without changing.
+                self._stamp, self._checked = None, now + _RETRY_AFTER
 
     def _load(self, file: Path) -> None:
-        # Also of a file that cannot be used: that is said once, and looked at when it changes.
+        # Before reading, so that an unusable file is reported once and read again when it changes.
         self._stamp = _stamp_of(file)
         try:
             found = parse_tokens(file.read_text(encoding="utf-8"))
         except UnicodeDecodeError as error:
             raise ConfigError(
-                f"The tokens file {file} is no text.",
+                f"The tokens file {file} is not text.",
                 why=f"byte {error.start} is not UTF-8",
                 next="Write lines of `read TOKEN` or `admin TOKEN`.",
             ) from error
-        if not found and not self._given:
+        if not found and not self._from_text:
             raise ConfigError(
-                f"The tokens file {file} holds no token.",
+                f"The tokens file {file} contains no token.",
                 next="Write lines of `read TOKEN` or `admin TOKEN`.",
             )
         if os.name == "posix" and file.stat().st_mode & 0o077:
-            log.warning("The tokens file can be read by others; make its mode 0600.")
-        self._read = found
+            log.warning("Other users can read the tokens file; set its mode to 0600.")
+        self._from_file = found
 
 
 def _stamp_of(file: Path) -> tuple[int, ...]:
-    """What differs when the file was changed; nothing where it cannot be looked at."""
+    """Changes when the file does; empty where there is no such file."""
     try:
         status = file.stat()
     except OSError:
@@ -145,13 +143,13 @@ def _stamp_of(file: Path) -> tuple[int, ...]:
     return (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
 
 
-def _presented(authorization: bytes | None) -> bytes | None:
-    scheme, _, value = (authorization or b"").partition(b" ")
-    if scheme.lower() == b"bearer":
-        return value.strip() or None
-    if scheme.lower() == b"basic":
+def _presented(authorization: str | None) -> bytes | None:
+    scheme, _, value = (authorization or "").partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip().encode() or None
+    if scheme.lower() == "basic":
         try:
             return base64.b64decode(value.strip(), validate=True).partition(b":")[2] or None
-        except binascii.Error:
+        except ValueError:
             return None
     return None

@@ -1,4 +1,4 @@
-"""What `mdl serve` was told: addresses, limits, and who may speak."""
+"""How `mdl serve` is configured: its address, its limits, and who may call it."""
 
 import ipaddress
 import ssl
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mdl.errors import ConfigError
+from mdl.settings import is_loopback
 
 DEFAULT_PORT = 8642
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -17,17 +18,17 @@ class ServiceConfig:
 
     Attributes:
         host: the address to listen on; anything but loopback needs tokens.
-        hosts: further names that callers may use in the Host header; `*` is any.
+        hosts: further names that callers may use in the Host header; `*` allows any.
         tokens_file: lines of `ROLE TOKEN`, read again when the file changes.
         tokens: the same lines, from the environment.
         max_body: the largest request body.
         max_headers: the largest request head.
-        max_connections: open connections; the next one is told to come back later.
-        max_waiting: requests that may wait for a thread that asks the Hub or the database.
-        threads: how many such threads there are.
+        max_connections: open connections; further ones get 503.
+        max_waiting: requests that may wait for a thread.
+        threads: how many ask the Hub and the database.
         head_seconds: how long a client may take to send a request's head.
         body_seconds: how long a body may take to arrive.
-        request_seconds: how long a request may take as a whole.
+        request_seconds: how long a request may take, and a client may stop reading.
         idle_seconds: how long a connection without a request is kept.
         log_requests: one JSON line a request on standard error.
     """
@@ -65,33 +66,33 @@ class ServiceConfig:
         return frozenset(names)
 
     def check(self, *, has_tokens: bool) -> None:
-        """Refuse what would be open to everyone.
+        """Refuse to be open to everyone.
 
         Raises:
-            ConfigError: an address that is not loopback without tokens, or no name for it; a
-                certificate or key that cannot be used.
+            ConfigError: an address other than loopback has no tokens or no host names; the
+                certificate or key cannot be used.
         """
         if not self.on_loopback and not has_tokens:
             raise ConfigError(
                 f"Listening on {self.host} needs tokens.",
-                why="without them everyone who reaches the port could ask and act",
+                why="without them, everyone who reaches the port could read and change the cache",
                 next="Give --tokens-file FILE or MDL_SERVE_TOKENS, or listen on 127.0.0.1.",
             )
         if not self.host_names:
             raise ConfigError(
-                f"Listening on {self.host} needs the names that callers use.",
-                why="the Host header is checked, so that no web page can point its own name here",
-                next="Give --allow-host NAME (several times where needed), or --allow-host '*'.",
+                f"Listening on {self.host} needs the host names that callers use.",
+                why="the Host header is checked, so that no web site can point its own name here",
+                next="Give --allow-host NAME (as often as needed), or --allow-host '*'.",
             )
         if (self.certificate is None) != (self.key is None):
             raise ConfigError(
-                "TLS needs both --tls-cert and --tls-key.", next="Give the one that is missing."
+                "TLS needs both --tls-cert and --tls-key.", next="Give the missing one."
             )
         if self.certificate is not None:
             self._check_certificate()
 
     def _check_certificate(self) -> None:
-        """Before anything is announced: uvicorn would read them after that."""
+        """Early, because uvicorn would read them after the address is announced."""
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
                 str(self.certificate), self.key, password=""
@@ -102,16 +103,6 @@ class ServiceConfig:
                 why=getattr(error, "strerror", None) or str(error),
                 next="Give a PEM certificate chain and its private key, without a passphrase.",
             ) from error
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _is_any(host: str) -> bool:

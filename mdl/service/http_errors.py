@@ -1,12 +1,16 @@
-"""Errors as HTTP answers: which status, and how much of them a caller may see."""
+"""Errors over HTTP: which status, and how much of them a caller may see."""
 
+import json
+from collections.abc import Mapping
 from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from mdl.errors import MdlError, NotFoundError
 
-# A name the Hub would have to be asked about while it is out of reach is the failure of
-# something this service depends on, not of the service: 424, so that balancers do not take a
-# healthy replica away.
+# 424 where the Hub is out of reach: what failed is something this service depends on, and a
+# load balancer must not take a healthy replica away for it.
 STATUS = {
     "usage": 400,
     "name_refused": 400,
@@ -21,39 +25,57 @@ STATUS = {
     "load": 500,
     "failed": 500,
 }
-RETRY_AFTER = 2
-# Their messages name places of the server's disk and its database.
-_INSIDE = {
+_RETRY_AFTER = "2"
+# Their own messages name places on the server's disk, or its database.
+_INTERNAL = {
     "config": "The service's configuration cannot be used.",
-    "store": "The service's database does not answer.",
+    "store": "The service's database does not respond.",
     "busy": "The service is busy.",
-    "disk": "The service's disk refuses.",
+    "disk": "The service's disk cannot be written.",
     "load": "The service failed.",
     "failed": "The service failed.",
 }
+
+
+class Refusal(HTTPException):
+    """A request refused for how it was sent, not for what it asks.
+
+    An HTTPException, because FastAPI turns any other error raised while a body is read into 400.
+    """
+
+    def __init__(self, status: int, code: str, message: str, next: str, *, why: str = "") -> None:
+        super().__init__(status, message)
+        self.body = {"error": {"code": code, "message": message, "why": why, "next": next}}
 
 
 def status_of(error: MdlError) -> int:
     return STATUS.get(error.code, 500)
 
 
-def headers_of(status: int) -> dict[str, str]:
-    return {"Retry-After": str(RETRY_AFTER)} if status == 503 else {}
-
-
-def body_of(error: MdlError, *, inside: bool = False) -> dict[str, Any]:
-    """The JSON answer of a refusal.
+def body_of(error: MdlError, *, internal: bool = False) -> dict[str, Any]:
+    """The JSON body of an error.
 
     Args:
-        inside: whether the caller may see the server's own paths and addresses.
+        internal: whether the caller may see the server's own paths and addresses.
     """
     shown = error.to_json()
-    if error.code in _INSIDE and not inside:
-        shown |= {"message": _INSIDE[error.code], "why": "", "next": "Try again in a moment."}
+    if error.code in _INTERNAL and not internal:
+        shown |= {"message": _INTERNAL[error.code], "why": "", "next": "Try again in a moment."}
         if error.code in ("config", "disk", "load", "failed"):
             shown["next"] = "Tell the service's operator the request id."
         return {"error": shown}
     return {**error.details, "error": shown}
+
+
+def error_response(request_id: str, status: int, body: Mapping[str, Any]) -> Response:
+    """A response with an error's body, the request's id, and when to come back."""
+    content = json.dumps({**body, "request_id": request_id})
+    response = Response(content, status, media_type="application/json")
+    if status == 503:
+        response.headers["retry-after"] = _RETRY_AFTER
+    if status in (408, 413):  # the rest of the body is not read
+        response.headers["connection"] = "close"
+    return response
 
 
 def not_cached(repo_id: str) -> NotFoundError:

@@ -1,103 +1,95 @@
-"""What the service says on standard error, written by a thread of its own.
+"""The service's log: a JSON line for each request, and warnings, written by a thread of its own.
 
-One JSON line a request, without a secret in it: never a header, never a query string; and
-between them the warnings of Python's `logging`.
+No secret is in it: never a header, never a query string.
 """
 
+import json
 import logging
 import os
 import select
 import threading
 import time
-from collections import deque
-from json.encoder import encode_basestring_ascii as _quoted
-
-from mdl.service.exchange import Told
+from logging.handlers import QueueHandler, QueueListener
+from queue import SimpleQueue
+from typing import Any
 
 _STANDARD_ERROR = 2
-_EVERY = 1.0
-_MOST = 50_000
-_ENDS_WITHIN = 1.0
+_MOST_WAITING = 50_000
+_CLOSES_WITHIN = 1.0  # seconds
+_requests = logging.getLogger("mdl.service.request")
 
 
-class RequestLog:
-    """Lines are gathered, and written once a second by a thread of their own.
+def log_request(**fields: Any) -> None:
+    """One request's line; never waits."""
+    if _requests.isEnabledFor(logging.INFO):
+        _requests.info(json.dumps({"at": round(time.time(), 3), **fields}))
 
-    So whoever reads them and stops reading holds up no answer: lines that nobody takes are
-    dropped from `_MOST` on, and how many is said later.
+
+class LogWriter:
+    """Collects the log records of this process and writes them in a thread.
+
+    A reader of standard error that stops reading delays no response: beyond 50,000 waiting
+    records further ones are dropped, and their number is logged later.
     """
 
-    def __init__(self, *, enabled: bool, descriptor: int = _STANDARD_ERROR) -> None:
-        self._enabled = enabled
-        self._descriptor = descriptor
-        self._lines: deque[str] = deque()
-        self._lost = 0
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="mdl-log", daemon=True)
+    def __init__(self, descriptor: int = _STANDARD_ERROR) -> None:
+        self.handler = _BoundedQueueHandler(SimpleQueue())
+        self._listener = QueueListener(self.handler.queue, _DescriptorHandler(descriptor))
 
-    def start(self) -> None:
-        self._thread.start()
+    def start(self, *, requests: bool) -> None:
+        """Take over Python's logging: everyone's warnings, our own information."""
+        logging.basicConfig(handlers=[self.handler], level=logging.WARNING)
+        logging.getLogger("mdl.service").setLevel(logging.INFO)
+        _requests.setLevel(logging.INFO if requests else logging.WARNING)
+        self._listener.start()
 
     def close(self) -> None:
-        """Write what is left, as far as somebody takes it within a second."""
-        self._closing.set()
-        if self._thread.ident is None:
-            self._flush()
-        else:
-            self._thread.join(_ENDS_WITHIN)
+        """Write what is waiting, as far as it is read within a second."""
+        closing = threading.Thread(target=self._listener.stop, daemon=True)
+        closing.start()
+        closing.join(_CLOSES_WITHIN)
 
-    def add(self, line: str) -> None:
-        """One line, with its end; never waits."""
-        if len(self._lines) >= _MOST:
-            self._lost += 1
-        else:
-            self._lines.append(line)
 
-    def write(self, told: Told, client: str, method: str, route: str, seconds: float) -> None:
-        if not self._enabled:
+class _BoundedQueueHandler(QueueHandler):
+    """Never blocks: drops records beyond the limit, and counts them."""
+
+    queue: "SimpleQueue[Any]"
+
+    def __init__(self, queue: "SimpleQueue[Any]") -> None:
+        super().__init__(queue)
+        self.setFormatter(_Formatter("%(levelname)s %(name)s: %(message)s"))
+        self._dropped = 0
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        if self.queue.qsize() >= _MOST_WAITING:
+            self._dropped += 1
             return
-        # Written out by hand: what is not quoted here is ours and needs no escaping.
-        about = ""
-        if told.about:
-            about = f', "name": {_quoted(told.about)}, "answer": {_quoted(told.answer)}'
-        self.add(
-            f'{{"at": {time.time():.3f}, "request": "{told.request_id}",'
-            f' "client": "{client}", "role": "{told.role}",'
-            f' "method": {_quoted(method)}, "route": "{route}",'
-            f' "status": {told.status}, "ms": {seconds * 1000:.2f}{about}}}\n'
-        )
-
-    def _run(self) -> None:
-        ending = False
-        while not ending:
-            ending = self._closing.wait(_EVERY)
-            try:
-                self._flush()
-            except OSError:
-                return  # nobody is there to be told
-
-    def _flush(self) -> None:
-        lines = [self._lines.popleft() for _ in range(len(self._lines))]
-        if self._lost:
-            lost, self._lost = self._lost, 0
-            lines.append(f'{{"at": {time.time():.3f}, "lost": {lost}}}\n')
-        data = memoryview("".join(lines).encode())
-        while data:
-            try:
-                data = data[os.write(self._descriptor, data) :]
-            except BlockingIOError:  # whoever gave it to us may have made it non-blocking
-                select.select((), (self._descriptor,), ())
+        if self._dropped:
+            count, self._dropped = self._dropped, 0
+            lost = json.dumps({"at": round(time.time(), 3), "lost": count})
+            self.queue.put(logging.makeLogRecord({"msg": lost}))
+        self.queue.put(record)
 
 
-class LogHandler(logging.Handler):
-    """Python's log records as further lines: a handler of its own would wait for the reader."""
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return record.getMessage() if record.name == _requests.name else super().format(record)
 
-    def __init__(self, lines: RequestLog) -> None:
+
+class _DescriptorHandler(logging.Handler):
+    """Writes whole lines, also to a pipe whose owner made it non-blocking."""
+
+    def __init__(self, descriptor: int) -> None:
         super().__init__()
-        self._to = lines
+        self._descriptor = descriptor
 
     def emit(self, record: logging.LogRecord) -> None:
+        data = memoryview(f"{record.msg}\n".encode(errors="backslashreplace"))
         try:
-            self._to.add(f"{self.format(record)}\n")
-        except Exception:  # logging's contract: what cannot be formatted does not end who logs it
-            self.handleError(record)
+            while data:
+                try:
+                    data = data[os.write(self._descriptor, data) :]
+                except BlockingIOError:
+                    select.select((), (self._descriptor,), ())
+        except OSError:
+            pass  # the reader is gone

@@ -1,13 +1,13 @@
-"""The shapes of the JSON API, for its OpenAPI document and for checking what comes in.
+"""The shapes of the JSON API: they check what comes in and document what goes out.
 
-Answers are made by `to_json` of the values themselves; these classes describe them.
+What goes out is made by `to_json` of the values themselves; these classes describe it.
 """
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mdl.resolver import HIGHEST_RANK
+from mdl.resolver import HIGHEST_RANK, ResolveOptions
 
 Name = Annotated[str, Field(max_length=200, examples=["meta-llama/Llama-3.1-8B-Instruct"])]
 Format = Literal["16bit", "bnb-4bit", "8bit", "fp8"]
@@ -20,16 +20,31 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class _Answer(BaseModel):
+class _Response(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
 class ResolveFields(_Request):
+    """The options of `mdl resolve`."""
+
     format: Format = "16bit"
     exact: bool = False
     revision: Revision | None = None
     prefer: Preference | None = None
     fp8_scaling: Literal["block", "row"] = "block"
+
+    def options(self, prefer: str) -> ResolveOptions:
+        """As the resolver takes them; `prefer` is the configured preference.
+
+        Raises:
+            UsageError: the revision cannot be one.
+        """
+        fields = {field: getattr(self, field) for field in ResolveOptions._fields}
+        return ResolveOptions(**{**fields, "prefer": self.prefer or prefer})
+
+
+class ResolveQuery(ResolveFields):
+    name: Name
 
 
 class BulkRequest(ResolveFields):
@@ -174,31 +189,31 @@ class Verify(_Request):
     throttle: Size | None = None
 
 
-class ErrorFields(_Answer):
+class ErrorFields(_Response):
     code: str
     message: str
     why: str
     next: str
 
 
-class ErrorAnswer(_Answer):
+class ErrorResponse(_Response):
     error: ErrorFields
     request_id: str | None = None
 
 
-class StepFields(_Answer):
+class StepFields(_Response):
     candidate: str
     verdict: Literal["accepted", "rejected", "noted"]
     reason: str
 
 
-class CachedFields(_Answer):
+class CachedFields(_Response):
     complete: bool
     path: str | None
     bytes: int
 
 
-class ResolutionAnswer(_Answer):
+class ResolutionResponse(_Response):
     """What a name gives, and why; `error` is there when it is a refusal."""
 
     requested: str
@@ -222,11 +237,11 @@ class ResolutionAnswer(_Answer):
     error: ErrorFields | None = None
 
 
-class BulkAnswer(_Answer):
-    answers: list[ResolutionAnswer | ErrorAnswer]
+class BulkResponse(_Response):
+    answers: list[ResolutionResponse | ErrorResponse]
 
 
-class AccessAnswer(_Answer):
+class AccessResponse(_Response):
     requested: str
     repo_id: str
     gated: bool | str | None
@@ -236,12 +251,12 @@ class AccessAnswer(_Answer):
     ungated_mirrors: list[str]
 
 
-class HealthAnswer(_Answer):
+class HealthResponse(_Response):
     status: str
     version: str
 
 
-class MirrorFields(_Answer):
+class MirrorFields(_Response):
     name: str
     format: str
     repo_id: str
@@ -255,7 +270,7 @@ class MirrorFields(_Answer):
     source_version: str | None
 
 
-class SourceFields(_Answer):
+class SourceFields(_Response):
     name: str
     version: str
     origin: str
@@ -263,7 +278,7 @@ class SourceFields(_Answer):
     licence: str
 
 
-class CatalogAnswer(_Answer):
+class CatalogResponse(_Response):
     """A page of the table; `next` is the following page's `after`, `null` on the last one."""
 
     sources: list[SourceFields]
@@ -271,7 +286,7 @@ class CatalogAnswer(_Answer):
     next: str | None
 
 
-class NamedAnswer(_Answer):
+class NamedResponse(_Response):
     """A name's rows, and why it must not be used, where that is known."""
 
     name: str
@@ -279,21 +294,21 @@ class NamedAnswer(_Answer):
     mirrors: list[MirrorFields]
 
 
-class AddedAnswer(_Answer):
+class AddedResponse(_Response):
     """What `mdl catalog add --json` prints."""
 
     added: MirrorFields
     dry_run: bool
 
 
-class RemovedAnswer(_Answer):
+class RemovedResponse(_Response):
     """What `mdl catalog rm --json` prints."""
 
     rows: list[MirrorFields]
     removed: int
 
 
-class ImportedAnswer(_Answer):
+class ImportedResponse(_Response):
     """What `mdl catalog import --json` prints."""
 
     source: SourceFields
@@ -302,27 +317,27 @@ class ImportedAnswer(_Answer):
     dry_run: bool
 
 
-class CacheAnswer(_Answer):
+class CacheResponse(_Response):
     root: str | None
     repos: list[dict[str, Any]]
     totals: dict[str, Any]
     version: str
 
 
-class PlanAnswer(_Answer):
+class PlanResponse(_Response):
     """What the command prints with `--dry-run --json`, and the plan's digest."""
 
     dry_run: bool
     digest: str
 
 
-class ActionAnswer(_Answer):
+class ActionResponse(_Response):
     """What the command prints with `--yes --json`."""
 
     dry_run: bool
 
 
-class VerifyAnswer(_Answer):
+class VerifyResponse(_Response):
     """What the command prints with `--json`; `error` is there when something is bad."""
 
     root: str

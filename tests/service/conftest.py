@@ -1,4 +1,4 @@
-"""The service in this process, behind its real guard, and as a process of its own."""
+"""The service in this process, with all its middleware, and as a process of its own."""
 
 import contextlib
 import json
@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from mdl.service.app import Service
+from mdl.service.app import create_app
 from mdl.service.config import ServiceConfig
+from mdl.service.state import Service
 from mdl.settings import load_settings
 
 READ, ADMIN = "read-token-0123456789", "admin-token-0123456789"
@@ -23,12 +24,13 @@ Start = Callable[..., TestClient]
 
 @pytest.fixture
 def start(hub_env: dict[str, str]) -> Iterator[Start]:
-    """Start the service with these settings; its `.service` is what it holds."""
+    """Start the service with these settings; `.service` is its state."""
     with contextlib.ExitStack() as stack:
 
         def run(base_url: str = "http://127.0.0.1", **config: Any) -> TestClient:
             service = Service(load_settings(), ServiceConfig(log_requests=False, **config))
-            client = TestClient(service.guard, base_url=base_url, raise_server_exceptions=False)
+            app = create_app(service)
+            client = TestClient(app, base_url=base_url, raise_server_exceptions=False)
             client.service = service  # type: ignore[attr-defined]
             return stack.enter_context(client)
 

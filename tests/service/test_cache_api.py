@@ -14,8 +14,8 @@ MINE = bearer(ADMIN)
 
 def test_the_listing_is_the_commands(hub: LoopbackHub, start: Start) -> None:
     client = start(tokens=f"admin {ADMIN}")
-    cached_repo(client.service.keeper.root, "Org/Name", {"config.json": b"{}"})
-    client.service.keeper.forget()
+    cached_repo(client.service.cache.root, "Org/Name", {"config.json": b"{}"})
+    client.service.cache.forget()
     told = client.get("/v1/cache", headers=MINE).json()
     command = [sys.executable, "-m", "mdl", "cache", "ls", "--json"]
     printed = json.loads(
@@ -27,7 +27,7 @@ def test_the_listing_is_the_commands(hub: LoopbackHub, start: Start) -> None:
 
 def test_a_plan_is_carried_out_only_as_it_was_looked_at(hub: LoopbackHub, start: Start) -> None:
     client = start(tokens=f"admin {ADMIN}")
-    root = client.service.keeper.root
+    root = client.service.cache.root
     old = cached_repo(root, "Org/Old", {"model.safetensors": b"x" * 5000})
     long_ago = time.time() - 90 * 86400
     for path in (old / "blobs").iterdir():
@@ -69,8 +69,8 @@ def test_a_plan_without_rules_is_the_commands_plan(hub: LoopbackHub, start: Star
 
 def test_one_repository_in_any_casing(hub: LoopbackHub, start: Start) -> None:
     client = start()
-    cached_repo(client.service.keeper.root, "Org/Name", {"config.json": b"{}"})
-    client.service.keeper.forget()
+    cached_repo(client.service.cache.root, "Org/Name", {"config.json": b"{}"})
+    client.service.cache.forget()
     (repo,) = client.get("/v1/cache/org/NAME").json()["repos"]
     assert repo["repo_id"] == "Org/Name"
     assert client.get("/v1/cache/org/other").status_code == 404

@@ -31,7 +31,7 @@ def fill(root: Path) -> None:
 @pytest.fixture
 def client(hub: LoopbackHub, start: Start) -> TestClient:
     made = start(tokens=f"admin {ADMIN};read {READ}")
-    fill(made.service.keeper.root)  # type: ignore[attr-defined]
+    fill(made.service.cache.root)  # type: ignore[attr-defined]
     return made
 
 
@@ -39,7 +39,7 @@ def client(hub: LoopbackHub, start: Start) -> TestClient:
 def twin(client: TestClient, tmp_path: Path) -> Path:
     """The same cache once more, for the command."""
     root = tmp_path / "twin" / "hf" / "hub"
-    shutil.copytree(client.service.keeper.root, root, symlinks=True)  # type: ignore[attr-defined]
+    shutil.copytree(client.service.cache.root, root, symlinks=True)  # type: ignore[attr-defined]
     return root
 
 
@@ -130,7 +130,7 @@ def test_a_pin_is_set_listed_and_taken_away(client: TestClient, twin: Path) -> N
 
 
 def test_what_was_removed_waits_in_the_trash_and_comes_back(client: TestClient, twin: Path) -> None:
-    root: Path = client.service.keeper.root  # type: ignore[attr-defined]
+    root: Path = client.service.cache.root  # type: ignore[attr-defined]
     old = root / "models--Org--Old"
     gone = {"kind": "rm", "target": "Org/Old"}
     number = act(client, plan(client, **gone)["digest"], **gone)["action"]
@@ -152,7 +152,7 @@ def test_what_was_removed_waits_in_the_trash_and_comes_back(client: TestClient, 
 def test_undo_takes_back_the_action_that_was_looked_at_and_no_other(
     client: TestClient,
 ) -> None:
-    root: Path = client.service.keeper.root  # type: ignore[attr-defined]
+    root: Path = client.service.cache.root  # type: ignore[attr-defined]
     first, second = {"kind": "rm", "target": "Org/Old"}, {"kind": "rm", "target": "Org/Name"}
     act(client, plan(client, **first)["digest"], **first)
     undo = plan(client, kind="undo")
@@ -190,7 +190,7 @@ def test_a_verification_is_the_commands_report(client: TestClient, twin: Path) -
     assert good.status_code == 200
     assert plain(good.json()) == plain(printed(twin, "verify", "Org/Old"))
 
-    for root in (client.service.keeper.root, twin):  # type: ignore[attr-defined]
+    for root in (client.service.cache.root, twin):  # type: ignore[attr-defined]
         (blob,) = (root / "models--Org--Old" / "blobs").iterdir()
         blob.write_bytes(b"y" * 5000)
     bad = client.post("/v1/cache/verify", json={}, headers=MINE)
@@ -211,7 +211,7 @@ def test_the_servers_own_hub_token_finds_no_spelling(
     monkeypatch.setenv("HF_TOKEN", "hf_alice_token")
     client = start(tokens=f"admin {ADMIN}")
     for name in ("org/open", "alice/secret"):
-        cached_repo(client.service.keeper.root, name, {"config.json": b"{}"})  # type: ignore[attr-defined]
+        cached_repo(client.service.cache.root, name, {"config.json": b"{}"})  # type: ignore[attr-defined]
     groups = plan(client, kind="normalize", to="hub")["groups"]
     assert {group["target"]: bool(group["skipped"]) for group in groups} == {
         "Org/Open": False,
@@ -247,7 +247,7 @@ def test_what_is_no_plan_is_refused(client: TestClient) -> None:
         assert answer.json()["error"]["message"]
     wrong = {"kind": "prune", "older_than": [30]}
     said = client.post("/v1/cache/plans", json=wrong, headers=MINE).json()["error"]["message"]
-    assert "prune.older_than is not usable: Input should be a valid string; or" in said
+    assert "prune.older_than is not valid: Input should be a valid string; or" in said
     assert said.endswith("a valid number.")
 
 
@@ -257,17 +257,17 @@ def test_the_listing_is_answered_while_a_change_takes_its_time(client: TestClien
 
     from mdl.cachemgr.journal.locks import root_mutex
 
-    keeper = client.service.keeper  # type: ignore[attr-defined]
+    cache = client.service.cache  # type: ignore[attr-defined]
     wanted = {"kind": "rm", "target": "Org/Old"}
     digest = plan(client, **wanted)["digest"]
     done: list[dict[str, Any]] = []
     from mdl.cachemgr import open_cache
 
-    lock = open_cache(keeper.settings)._mutex_file
-    with root_mutex(str(keeper.root), lock, wait=0.0):
+    lock = open_cache(cache.settings)._mutex_file
+    with root_mutex(str(cache.root), lock, wait=0.0):
         acting = threading.Thread(target=lambda: done.append(act(client, digest, **wanted)))
         acting.start()
-        keeper.forget()
+        cache.forget()
         assert client.get("/v1/cache", headers=MINE).status_code == 200
         assert acting.is_alive()
     acting.join(20)

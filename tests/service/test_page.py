@@ -64,10 +64,10 @@ def test_every_tile_has_a_row_a_name_and_a_way_for_the_keyboard(
     hub: LoopbackHub, start: Start
 ) -> None:
     client = start()
-    root = client.service.keeper.root
+    root = client.service.cache.root
     for n, name in enumerate(("Org/Big", "Org/small", "org/SMALL", 'Odd/a"b<c')):
         cached_repo(root, name, {"model.bin": b"x" * 1000 * (5 - n)})
-    client.service.keeper.forget()
+    client.service.cache.forget()
     page = Page(client.get("/").text)
     tiles = [a for a in page.all("a") if (a.get("class") or "").startswith("tile")]
     rows = {row["id"] for row in page.all("tr") if "id" in row}
@@ -100,7 +100,7 @@ def test_a_prune_preview_shows_what_would_go_and_changes_nothing(
     hub: LoopbackHub, start: Start
 ) -> None:
     client = start()
-    folder = cached_repo(client.service.keeper.root, "Org/Name", {"model.bin": b"x" * 4000})
+    folder = cached_repo(client.service.cache.root, "Org/Name", {"model.bin": b"x" * 4000})
     text = client.get("/?max_size=1K").text
     Page(text)
     assert "over the size budget" in text
@@ -147,8 +147,8 @@ return [...document.querySelectorAll(".legend rect")].map((rect) => {
 
 def test_the_svg_is_well_formed(hub: LoopbackHub, start: Start) -> None:
     client = start()
-    cached_repo(client.service.keeper.root, "Org/Name", {"model.bin": b"x" * 4000})
-    client.service.keeper.forget()
+    cached_repo(client.service.cache.root, "Org/Name", {"model.bin": b"x" * 4000})
+    client.service.cache.forget()
     text = client.get("/").text
     svg = text[text.index("<svg") : text.index('<ul class="legend">')]
     assert ET.fromstring(svg).tag == "svg"

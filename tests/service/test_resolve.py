@@ -49,7 +49,7 @@ def test_a_substitution_says_so_and_is_in_the_resolution_log(
     answer = client.get(asked, headers=bearer(ADMIN)).json()
     assert (answer["substituted"], answer["repo_id"]) == (True, mirror)
     assert answer["trace"]
-    client.service.answers.flush_log()
+    client.service.resolver.flush_log()
     (row,) = client.get("/v1/history", headers=bearer(ADMIN)).json()["history"]
     assert (row["requested"], row["repo_id"], row["purpose"]) == (name, mirror, "service")
 
@@ -74,7 +74,7 @@ def test_what_a_read_only_database_cannot_log_is_not_kept_in_memory(
     name = "unsloth/Llama-3.2-1B-Instruct"
     for repo in (name, f"{name}-unsloth-bnb-4bit"):
         hub.add_repo(repo, files={"config.json": "{}"})
-    answers = start().service.answers
+    answers = start().service.resolver
     answers.catalog().database.writable = False
     asyncio.run(answers.resolve(name, ResolveOptions("bnb-4bit"), Caller("read")))
     assert answers._log._waiting
@@ -132,7 +132,7 @@ def test_what_one_callers_token_sees_in_private_nobody_else_hears_of(
     for name in ("alice/Secret", "alice/Both"):
         asked = f"/v1/resolve?name={name}"
         assert client.get(asked, headers=mine).json()["access"] == "granted"
-        assert client.service.answers.catalog().about(name.lower()).repository is None
+        assert client.service.resolver.catalog().about(name.lower()).repository is None
         assert client.get(asked).status_code == 404
 
 
@@ -145,7 +145,7 @@ def test_where_a_private_repository_moved_to_nobody_else_hears(
     asked, mine = "/v1/resolve?name=alice/Secret", {"X-Hub-Token": "hf_alice_token"}
     assert client.get(asked, headers=mine).json()["repo_id"] == "alice/Hidden"
     for name in ("alice/secret", "alice/hidden"):
-        assert client.service.answers.catalog().about(name).repository is None
+        assert client.service.resolver.catalog().about(name).repository is None
     assert "Hidden" not in client.get(asked).text
 
 
@@ -179,8 +179,8 @@ def test_what_is_cached_is_told_but_not_where(hub: LoopbackHub, start: Start) ->
     client = start()
     commit = hub.repos["Org/Open"].head().id
     files = {"model.safetensors": b"12345"}
-    cached_repo(client.service.keeper.root, "org/open", files, commit)
-    client.service.keeper.forget()
+    cached_repo(client.service.cache.root, "org/open", files, commit)
+    client.service.cache.forget()
     client.get("/v1/cache")
     found = client.get("/v1/resolve?name=Org/Open").json()["cached"]
     assert found == {"complete": True, "path": None, "bytes": 5}

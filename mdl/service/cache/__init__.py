@@ -5,19 +5,19 @@ from typing import TYPE_CHECKING
 from mdl.lazy import door
 
 if TYPE_CHECKING:
-    from mdl.service.cache.events import Streams
+    from mdl.service.cache.events import EventStreams
     from mdl.service.cache.html import cache_html
     from mdl.service.cache.plans import act, plan_json, policy_of
-    from mdl.service.cache.reports import rate_of, trash_json, verified
+    from mdl.service.cache.reports import trash_json, verify_json
     from mdl.service.cache.view import CacheService, listing_json
 
 __getattr__ = door(
     __name__,
     {
-        "events": "Streams",
+        "events": "EventStreams",
         "html": "cache_html",
         "plans": "act plan_json policy_of",
-        "reports": "rate_of trash_json verified",
+        "reports": "trash_json verify_json",
         "view": "CacheService listing_json",
     },
 )

@@ -1,4 +1,4 @@
-"""Server-sent events: tells an open page that the cache changed."""
+"""Server-sent events: they tell an open page that the cache changed."""
 
 import asyncio
 import json
@@ -11,25 +11,26 @@ _LOOK_EVERY = 2.0
 _PING_EVERY = 15.0
 
 
-class Streams:
-    """Open streams, counted: each holds a connection for as long as a page is open."""
+class EventStreams:
+    """The open streams, counted: each takes a connection for as long as a page is open."""
 
-    def __init__(self, keeper: CacheService, most: int = 100) -> None:
-        self._keeper = keeper
+    def __init__(self, cache: CacheService, most: int = 100) -> None:
+        self._cache = cache
         self._most = most
         self.open = 0
         self.closing = asyncio.Event()
 
-    def check_room(self) -> None:
-        """
+    def check_capacity(self) -> None:
+        """Refuse another stream where there are too many.
+
         Raises:
-            BusyError: too many pages watch already.
+            BusyError: there are.
         """
         if self.open >= self._most:
-            raise BusyError("Too many pages are open.", next="Reload this one now and then.")
+            raise BusyError("Too many pages are open.", next="Reload this page to see changes.")
 
     async def follow(self) -> AsyncIterator[str]:
-        """`cache` events with the new totals whenever the cache changes, comments in between."""
+        """`cache` events with the new totals when the cache changes, and comments in between."""
         self.open += 1
         try:
             seen, quiet = "", 0.0
@@ -41,7 +42,7 @@ class Streams:
                     yield f"event: cache\ndata: {text[1]}\n\n"
                 elif quiet >= _PING_EVERY:
                     quiet = 0.0
-                    yield ": here\n\n"
+                    yield ": ping\n\n"
                 quiet += _LOOK_EVERY
                 try:
                     await asyncio.wait_for(self.closing.wait(), _LOOK_EVERY)
@@ -52,9 +53,11 @@ class Streams:
 
     async def _changed(self, seen: str) -> tuple[str, str] | None:
         try:
-            view = await self._keeper.view()
+            state = await self._cache.state()
         except MdlError:
-            return None  # the page's own request for the cache says what is wrong
-        if view.version == seen:
+            return None  # the page's own request reports it
+        if state.version == seen:
             return None
-        return view.version, json.dumps({"version": view.version, "totals": view.totals.to_json()})
+        return state.version, json.dumps(
+            {"version": state.version, "totals": state.totals.to_json()}
+        )

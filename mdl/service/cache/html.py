@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mdl.cachemgr import CachedRepo, Totals
 
 WIDTH, HEIGHT = 1000.0, 420.0
-# A page with every repository of a large cache is no page: the largest, and the rest as one tile.
+# The largest repositories of a large cache; the rest is one tile.
 TILES, ROWS = 60, 300
 _DAY = 86400.0
 AGES = (
@@ -26,7 +26,7 @@ AGES = (
 
 
 def cache_html(repos: Sequence["CachedRepo"], totals: "Totals", now: float | None = None) -> str:
-    """The section's inside: totals, treemap, legend, table."""
+    """The cache as a section of the page: totals, treemap, legend, table."""
     now = time.time() if now is None else now
     ordered = sorted(repos, key=lambda repo: (-repo.size_on_disk, repo.repo_id))
     head = (
@@ -36,7 +36,7 @@ def cache_html(repos: Sequence["CachedRepo"], totals: "Totals", now: float | Non
         f" trash.</p>"
     )
     if not ordered:
-        return head + "<p>Nothing is in the cache yet.</p>"
+        return head + "<p>The cache is empty.</p>"
     return head + _treemap(ordered, now) + _legend() + _table(ordered, now)
 
 
@@ -64,7 +64,7 @@ def _tile(repo: "CachedRepo", rect: Box, now: float) -> str:
     twice = duplicated(repo)
     words = f"{repo.repo_id}, {human_size(repo.size_on_disk)}, {age_text(repo, now)}"
     if twice:
-        words += f", {human_size(twice)} of it twice"
+        words += f", {human_size(twice)} of it duplicated"
     text = ""
     # Text only where some of it fits, cut off at the tile's edge; the title has it all.
     if rect.width >= 60 and rect.height >= 24:
@@ -90,7 +90,7 @@ def _legend() -> str:
         f'<rect width="16" height="16"/></g></svg>{text}</li>'
         for n, (_, text) in enumerate(AGES)
     )
-    return f'<ul class="legend">{items}<li>dashed: bytes that are there twice</li></ul>'
+    return f'<ul class="legend">{items}<li>dashed: has duplicate files</li></ul>'
 
 
 def _table(ordered: Sequence["CachedRepo"], now: float) -> str:
@@ -99,14 +99,14 @@ def _table(ordered: Sequence["CachedRepo"], now: float) -> str:
     if len(ordered) > ROWS:
         rest = sum(repo.size_on_disk for repo in ordered[ROWS:])
         more = (
-            f"<p>And {len(ordered) - ROWS} smaller ones, {human_size(rest)} together:"
+            f"<p>And {len(ordered) - ROWS} smaller ones, {human_size(rest)} in total;"
             " <code>mdl cache ls</code> lists them all.</p>"
         )
     return (
         '<div class="scroll" role="region" tabindex="0" aria-label="Repositories"><table>'
         "<caption>Largest first</caption><thead><tr>"
         '<th scope="col">Repository</th><th scope="col" class="number">Size</th>'
-        '<th scope="col">Used</th><th scope="col" class="number">Twice</th>'
+        '<th scope="col">Used</th><th scope="col" class="number">Duplicates</th>'
         '<th scope="col">State</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div>{more}"
     )
@@ -132,7 +132,7 @@ def _row(repo: "CachedRepo", now: float) -> str:
 
 
 def duplicated(repo: "CachedRepo") -> int:
-    """Bytes that two casings of a repository each hold a copy of: what `normalize` would save."""
+    """Bytes stored once for each casing of a repository: what `normalize` would save."""
     if len(repo.spellings) - len(repo.aliases) < 2:
         return 0
     once = sum(revision.size for revision in repo.revisions)
@@ -147,12 +147,12 @@ def age_of(repo: "CachedRepo", now: float) -> int:
 
 def age_text(repo: "CachedRepo", now: float) -> str:
     if repo.last_used is None:
-        return "never seen used"
+        return "never"
     hint = "" if repo.last_used_source == "journal" else " (by file time)"
     return human_ago(repo.last_used, now) + hint
 
 
 def anchor(repo: "CachedRepo") -> str:
-    """An id for the table's row that a name cannot break."""
+    """A safe id for a repository's row in the table."""
     key = f"{repo.repo_type}/{repo.repo_id}".encode("utf-8", "surrogateescape")
     return "r" + hashlib.sha256(key).hexdigest()[:12]

@@ -1,7 +1,7 @@
-"""Plans and actions on the cache over HTTP: what was looked at is what is done.
+"""Plans and actions on the cache over HTTP: exactly the plan that was looked at is carried out.
 
-Each kind of change is a function from the cache and the request to a `Planned`: the plan's JSON,
-which is the command's, and what carries it out. Nothing is changed until then.
+Each kind of change is a function from the cache and a request to a `Planned`: the JSON that the
+command prints, and what carries it out. Nothing is changed until then.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 class Planned(NamedTuple):
-    """A plan that was made.
+    """A plan.
 
     Attributes:
         shown: what the command prints with `--dry-run --json`.
-        same: the part of it that must come out again before it is carried out.
-        run: carries it out; what the command's JSON has besides the plan.
+        same: the part that must be the same when it is carried out.
+        run: carries it out; returns what the command's JSON has besides the plan.
     """
 
     shown: dict[str, Any]
@@ -35,10 +35,10 @@ class Planned(NamedTuple):
 
 
 def plan_json(cache: "Cache", wanted: schemas.Plan) -> dict[str, Any]:
-    """What a change would do, and its digest: equal plans of equal requests have one digest.
+    """What a change would do, and its digest; equal plans for equal requests have equal digests.
 
     Raises:
-        MdlError: there is no such thing to do, as the command would say it.
+        MdlError: it cannot be done; the command's own error.
     """
     planned = _MAKERS[wanted.kind](cache, wanted)
     return {"dry_run": True, **planned.shown, "digest": _digest(wanted, planned)}
@@ -48,7 +48,7 @@ def act(cache: "Cache", wanted: schemas.Plan, digest: str) -> dict[str, Any]:
     """Plan again, and carry it out if it is still the plan that was looked at.
 
     Raises:
-        VerificationError: the cache changed, and another plan came out.
+        VerificationError: the cache changed, and so did the plan.
         BusyError: another mdl process is changing this root.
     """
     planned = _MAKERS[wanted.kind](cache, wanted)
@@ -70,7 +70,7 @@ def policy_of(fields: schemas.Prune, configured: CacheSettings) -> Policy:
     """The policy that a request describes, with the defaults of `mdl cache prune`.
 
     Raises:
-        UsageError: a size or a duration is not one.
+        UsageError: a size or duration is malformed.
     """
     try:
         asked = Policy(
@@ -191,7 +191,7 @@ def _empty(cache: "Cache", wanted: schemas.Empty) -> Planned:
         raise UsageError(error.message, next=error.next) from error
     chosen = choose_trash(cache, wanted.ids, age)
     ids = [entry.id for entry in chosen]
-    # By their numbers: what grew old enough since is in another plan.
+    # By number: what has grown old enough since then is not in this plan.
     shown = {"erased": ids, "freed": sum(entry.bytes for entry in chosen)}
     return Planned(shown, shown, lambda: {"freed": empty_trash(cache, ids)})
 

@@ -1,4 +1,4 @@
-"""What the cache tells about itself over HTTP, besides its listing: verification, the trash."""
+"""Reports about the cache over HTTP, besides its listing: verification and trash."""
 
 import os
 import threading
@@ -13,38 +13,28 @@ if TYPE_CHECKING:
     from mdl.cachemgr import Cache
 
 
-def rate_of(wanted: Verify) -> int | None:
-    """Bytes a second a verification may read, `None` for as many as it can.
-
-    Raises:
-        UsageError: not a size.
-    """
-    try:
-        return None if wanted.throttle is None else parse_size(wanted.throttle)
-    except ConfigError as error:
-        raise UsageError(error.message, next=error.next) from error
-
-
-def verified(
-    cache: "Cache", wanted: Verify, rate: int | None, closing: threading.Event
-) -> dict[str, Any]:
+def verify_json(cache: "Cache", wanted: Verify, closing: threading.Event) -> dict[str, Any]:
     """The object of `mdl cache verify --json`.
 
     Args:
-        rate: bytes a second.
-        closing: set when the service ends; what was hashed until then is remembered.
+        closing: set when the service stops; what was hashed until then is remembered.
 
     Raises:
-        NotFoundError, UsageError: a name is not here, or means more than one repository.
-        BusyError: the service ends.
+        NotFoundError, UsageError: a name is not in the cache, or means several repositories; the
+            throttle is not a size.
+        BusyError: the service is stopping.
     """
+    try:
+        rate = None if wanted.throttle is None else parse_size(wanted.throttle)
+    except ConfigError as error:
+        raise UsageError(error.message, next=error.next) from error
 
-    def go_on(_done: int, _total: int) -> None:
+    def check(_done: int, _total: int) -> None:
         if closing.is_set():
-            raise BusyError("The service ends.", next="Ask again: it goes on where it was.")
+            raise BusyError("The service is stopping.", next="Ask again: it continues from there.")
 
     root = os.fspath(cache.root)
-    verifier = Verifier(root, cache.index, rate=rate, again=wanted.again, progress=go_on)
+    verifier = Verifier(root, cache.index, rate=rate, again=wanted.again, progress=check)
     report = verifier.run(select_folders(cache, wanted.names, wanted.repo_type))
     remaining = [{**bad.to_json(), "why": ""} for bad in report.bad]
     shown = {"root": root, **report.to_json(), "repaired": 0, "remaining": remaining}

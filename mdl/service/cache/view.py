@@ -1,6 +1,7 @@
-"""The cache as the service holds it: read in a thread of its own, asked from everywhere."""
+"""The cache as the service sees it: read in a thread, and remembered for some seconds."""
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import threading
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _FRESH = 2.0
-# Looking at a large cache must not take more than this share of the time.
-_SHARE = 20.0
+# Reading a large cache takes at most one twentieth of the time.
+_TIMES_ITS_DURATION = 20.0
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class CacheState:
     took: float
 
 
-class Lane:
-    """One thread with the cache open in it; what is given to it waits its turn."""
+class CacheThread:
+    """A thread in which the cache is open; its work is done one by one."""
 
     def __init__(self, name: str, settings: Settings) -> None:
         self._settings = settings
@@ -69,30 +70,27 @@ class Lane:
 
 
 class CacheService:
-    """Holds the last view. Reading, changing and verifying have a thread each: the view goes on
-    while gigabytes are compared.
+    """The last known state of the cache, and a thread each for reading, changing and verifying.
+
+    So the state stays current while gigabytes are compared.
     """
 
     def __init__(self, settings: Settings) -> None:
-        # Where the Hub is asked (for its spelling of a name), it is asked as nobody.
+        # The Hub is asked for its spelling of a name, and without the server's own token.
         self.settings = settings._replace(token=None)
         self.root = Path(settings.cache_root)
-        self.reading = Lane("read", self.settings)
-        self.changing = Lane("change", self.settings)
-        self._verifying = Lane("verify", self.settings)
+        self.reading = CacheThread("read", self.settings)
+        self.changing = CacheThread("change", self.settings)
+        self._verifying = CacheThread("verify", self.settings)
         self.closing = threading.Event()
-        self._view: CacheState | None = None
-        self._now_reading: asyncio.Future[CacheState] | None = None
+        self.last: CacheState | None = None
+        self._reading_now: asyncio.Future[CacheState] | None = None
 
     def close(self) -> None:
-        """An action that has begun is finished, a verification ends at the next file."""
+        """Finish an action that has begun; end a verification at the next file."""
         self.closing.set()
-        for lane in (self.reading, self.changing, self._verifying):
-            lane.close()
-
-    @property
-    def held(self) -> CacheState | None:
-        return self._view
+        for thread in (self.reading, self.changing, self._verifying):
+            thread.close()
 
     async def verify(self, work: "Callable[[Cache], T]") -> T:
         """Run a verification; one at a time.
@@ -101,14 +99,13 @@ class CacheService:
             BusyError: one is running.
         """
         if self._verifying.waiting:
-            raise BusyError("A verification is running.", next="Try again when it is done.")
+            raise BusyError("A verification is already running.", next="Try again when it is done.")
         return await self._verifying.run(work)
 
     def cached(self, repo_id: str, revision: str | None) -> Cached | None:
-        """The resolver's view of the disk: never older than a few seconds, never waiting."""
+        """The resolver's view of the disk; never waits, and is a few seconds old at most."""
         self._refresh_if_old()
-        view = self._view
-        repo = view.models.get(repo_id.casefold()) if view else None
+        repo = self.last.models.get(repo_id.casefold()) if self.last else None
         if repo is None:
             return None
         wanted = revision or "main"
@@ -120,43 +117,39 @@ class CacheService:
         path = str(self.root / folder / "snapshots" / best.commit)
         return Cached(best.state == "complete", path, best.size, best.commit, best.spelling)
 
-    async def view(self) -> CacheState:
-        """The cache as it is now, or was at most two seconds ago.
+    async def state(self) -> CacheState:
+        """The cache as it is now, or as it was two seconds ago.
 
         Raises:
             DiskError: the root cannot be read.
         """
-        view = self._view
-        if view is not None and not _is_old(view):
-            return view
+        if self.last is not None and not _is_old(self.last):
+            return self.last
         return await self._start_reading()
 
     def forget(self) -> None:
-        """What is held is out of date: something was changed."""
-        self._view = None
+        """Read the cache again when it is next needed: something was changed."""
+        self.last = None
 
     def _refresh_if_old(self) -> None:
-        view = self._view
-        if view is not None and not _is_old(view):
+        if self.last is not None and not _is_old(self.last):
             return
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            return  # in a thread: the event loop's next request does it
-        del loop
-        self._start_reading()
+        # In a thread of its own, the next request in the event loop does it.
+        with contextlib.suppress(RuntimeError):
+            asyncio.get_running_loop()
+            self._start_reading()
 
     def _start_reading(self) -> "asyncio.Future[CacheState]":
-        if self._now_reading is None or self._now_reading.done():
-            self._now_reading = self.reading.start(self._read)
-            self._now_reading.add_done_callback(_looked_at)
-        return self._now_reading
+        if self._reading_now is None or self._reading_now.done():
+            self._reading_now = self.reading.start(self._read)
+            self._reading_now.add_done_callback(_ignore_error)
+        return self._reading_now
 
     def _read(self, cache: "Cache") -> CacheState:
         start = time.monotonic()
         repos, totals = cache.listing()
         text = json.dumps([[r.to_json() for r in repos], totals.to_json()], sort_keys=True)
-        self._view = CacheState(
+        self.last = state = CacheState(
             repos=tuple(repos),
             totals=totals,
             models={r.repo_id.casefold(): r for r in repos if r.repo_type == "model"},
@@ -164,24 +157,24 @@ class CacheService:
             at=time.monotonic(),
             took=time.monotonic() - start,
         )
-        return self._view
+        return state
 
 
-def _is_old(view: CacheState) -> bool:
-    return time.monotonic() - view.at > max(_FRESH, _SHARE * view.took)
+def _is_old(state: CacheState) -> bool:
+    return time.monotonic() - state.at > max(_FRESH, _TIMES_ITS_DURATION * state.took)
 
 
-def _looked_at(future: "asyncio.Future[CacheState]") -> None:
-    """An error reaches whoever awaits; nobody may be awaiting."""
+def _ignore_error(future: "asyncio.Future[CacheState]") -> None:
+    """Whoever awaits it gets the error; if nobody does, asyncio must not complain."""
     if not future.cancelled() and isinstance(future.exception(), MdlError):
         return
 
 
-def listing_json(root: Path, view: CacheState, *, inside: bool) -> dict[str, Any]:
-    """The object of `mdl cache ls --json`; the root's path only for those who may know it."""
+def listing_json(root: Path, state: CacheState, *, internal: bool) -> dict[str, Any]:
+    """The object of `mdl cache ls --json`; with the root's path only for the role admin."""
     return {
-        "root": str(root) if inside else None,
-        "repos": [repo.to_json() for repo in view.repos],
-        "totals": view.totals.to_json(),
-        "version": view.version,
+        "root": str(root) if internal else None,
+        "repos": [repo.to_json() for repo in state.repos],
+        "totals": state.totals.to_json(),
+        "version": state.version,
     }

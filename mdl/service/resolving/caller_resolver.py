@@ -1,4 +1,4 @@
-"""The resolver as one caller of the service sees it: their Hub token, nobody else's knowledge."""
+"""The resolver for one caller of the service: with their Hub token, and with what it may see."""
 
 import hashlib
 import threading
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 _DEAD_FOR = 10.0
 
 
-class MustAsk(Exception):
-    """Signal, never shown: this answer needs the Hub, a write or time, so it goes to a thread."""
+class NeedsThread(Exception):
+    """A signal, never shown: resolving needs the Hub or a write, so it has to run in a thread."""
 
 
 class Outage:
-    """For how long the Hub is taken for dead, so that not every caller waits to find out."""
+    """Remembers for some seconds that the Hub is down, so that not every caller waits for it."""
 
     def __init__(self) -> None:
         self._until = 0.0
@@ -41,9 +41,9 @@ LiveFacts = dict[tuple[str, str | None], tuple[float, RepoInfo]]
 
 
 class CallerMemory:
-    """What each caller's token was told by the Hub within the last minute, apart by token.
+    """What the Hub said to each token within the last minute; without it every request asks again.
 
-    Without it every answer would cost the Hub a request. Tokens themselves are not in it.
+    Tokens are kept as hashes.
     """
 
     _TOKENS, _FACTS, _LIFE = 200, 20_000, 60.0
@@ -61,7 +61,7 @@ class CallerMemory:
                 self._by_token.popitem(last=False)
             if len(facts) > self._FACTS:
                 oldest = time.monotonic() - self._LIFE
-                facts = {k: held for k, held in list(facts.items()) if held[0] > oldest}
+                facts = {key: each for key, each in list(facts.items()) if each[0] > oldest}
                 if len(facts) > self._FACTS:
                     facts = {}
                 self._by_token[key] = facts
@@ -69,14 +69,14 @@ class CallerMemory:
 
 
 class CallerResolver(Resolver):
-    """Answers one caller over a catalogue that all share.
+    """Resolves for one caller over a catalogue that all share.
 
     Args:
         token: the caller's Hub token, or `None`; the server's own is never used.
-        may_ask: whether the Hub may be asked and rows written; else `MustAsk` is raised.
-        outage: what this process found out about the Hub's health.
-        memory: what the Hub told it lately.
-        known: what the catalogue was just found to hold about names, by their keys.
+        may_block: whether the Hub may be asked and rows written; else `NeedsThread` is raised.
+        outage: whether this process found the Hub down.
+        memory: what the Hub said lately.
+        known: records already read from the catalogue, by the names' keys.
     """
 
     def __init__(
@@ -86,26 +86,26 @@ class CallerResolver(Resolver):
         cached: CacheView,
         *,
         token: str | None,
-        may_ask: bool,
+        may_block: bool,
         outage: Outage,
         memory: CallerMemory,
         known: Mapping[str, NameRecord] | None = None,
     ) -> None:
         super().__init__(settings, cached, token=token or False, allow_local=False, catalog=catalog)
         self._facts = memory.of(token)
-        self._may_ask = may_ask
+        self._may_block = may_block
         self._outage = outage
         self._dead = outage.error
         self._known = known or {}
 
     @property
     def hub(self) -> "HubApi":
-        if not self._may_ask:
-            raise MustAsk
+        if not self._may_block:
+            raise NeedsThread
         return super().hub
 
     def note_outage(self) -> None:
-        """Tell the process when this request found the Hub dead."""
+        """Remember it for other callers when this one found the Hub down."""
         if self._dead is not None and self._outage.error is None:
             self._outage.note(self._dead)
 
@@ -113,14 +113,14 @@ class CallerResolver(Resolver):
         return self._known.get(key) or super()._look_up(key)
 
     def _write_rows(self, rows: dict[str, RepositoryRow]) -> None:
-        if not self._may_ask:
-            raise MustAsk
+        if not self._may_block:
+            raise NeedsThread
         super()._write_rows(rows)
 
     def _prefetch(self, names: list[str]) -> None:
-        """An owner's listing mixes what only this token sees with the rest: each name alone."""
+        """Ask for each name alone: an owner's listing mixes in what only this token sees."""
 
     def _suggest(self, error: MdlError, name: Name) -> None:
-        if not self._may_ask:
-            raise MustAsk
+        if not self._may_block:
+            raise NeedsThread
         super()._suggest(error, name)

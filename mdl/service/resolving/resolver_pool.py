@@ -1,12 +1,10 @@
-"""Names in, resolutions out: what the routes ask, in the event loop or in a thread."""
+"""Resolves names for many callers at once: in the event loop if that is quick, or in threads."""
 
 import asyncio
 import contextlib
-import logging
 import os
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
@@ -16,19 +14,16 @@ from mdl.resolver import Access, CacheView, Resolution, ResolveOptions, parse_na
 from mdl.service.config import ServiceConfig
 from mdl.service.metrics import Metrics
 from mdl.service.resolving.batching import Batcher
-from mdl.service.resolving.caller_resolver import CallerMemory, CallerResolver, MustAsk, Outage
+from mdl.service.resolving.caller_resolver import CallerMemory, CallerResolver, NeedsThread, Outage
+from mdl.service.resolving.resolution_log import ResolutionLog
 from mdl.settings import Settings
 from mdl.store import Catalog, NameRecord, open_catalog
 
-log = logging.getLogger("mdl.service")
 T = TypeVar("T")
 Known = Mapping[str, NameRecord] | None
 
 _REOPEN_AFTER = 1.0
 _READ_AHEAD = 1 << 31  # bytes of a catalogue at most
-_LOG_AGAIN_AFTER = 3600.0
-_LOG_KEYS = 50_000
-_LOG_WAITING = 20_000
 
 
 class Caller(NamedTuple):
@@ -44,7 +39,7 @@ class Caller(NamedTuple):
 
 
 class NameRequest(NamedTuple):
-    """One name of one request."""
+    """One name that one caller asks for."""
 
     name: str
     options: ResolveOptions
@@ -52,7 +47,7 @@ class NameRequest(NamedTuple):
 
 
 class ResolverPool:
-    """The resolver behind the service. All its state can be lost: the database is the truth."""
+    """The resolver behind the service. Its state may be lost: the database is the truth."""
 
     def __init__(
         self, settings: Settings, config: ServiceConfig, cached: CacheView, metrics: Metrics
@@ -62,14 +57,13 @@ class ResolverPool:
         self._metrics = metrics
         self._outage = Outage()
         self._memory = CallerMemory()
-        self._threads = ThreadPoolExecutor(config.threads, thread_name_prefix="mdl-answers")
+        self._threads = ThreadPoolExecutor(config.threads, thread_name_prefix="mdl-resolve")
         self._waiting = 0
         self._max_waiting = config.max_waiting
-        self._together = Batcher[NameRequest, Resolution](self._stored, waiting=config.max_waiting)
+        self._batcher = Batcher[NameRequest, Resolution](self._stored, waiting=config.max_waiting)
         self._catalog: Catalog | None = None
         self._opening = threading.Lock()
         self._failed: tuple[float, MdlError] | None = None
-        self._anonymous: CallerResolver | None = None
         self._log = ResolutionLog()
         self._flushing = threading.Lock()
 
@@ -95,19 +89,19 @@ class ResolverPool:
                 raise
             return self._catalog
 
-    def ready(self) -> None:
-        """Whether names can be answered: one look-up.
+    def check(self) -> None:
+        """Look something up; call it in a thread.
 
         Raises:
-            StoreError, BusyError: no.
+            StoreError, BusyError: names cannot be resolved now.
         """
         self.catalog().version("packaged")
 
     async def close(self) -> None:
-        """Finish what is being answered and written, then close; call it in the event loop.
+        """Finish what is under way, then close; call it in the event loop.
 
-        A connection that is closed while another thread is in a statement of it is no error but
-        the end of the process: the threads end first, and `quick` runs in this very thread.
+        Closing a connection while another thread executes a statement on it crashes the process:
+        so the threads end first, and `_quick` runs in the event loop's own.
         """
         await asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
         await asyncio.to_thread(self.flush_log)
@@ -118,10 +112,10 @@ class ResolverPool:
     # -- running ------------------------------------------------------------------------------
 
     async def in_thread(self, work: Callable[[], T]) -> T:
-        """Run blocking work; bounded, so that a dead database cannot pile requests up.
+        """Run blocking work; bounded, so that requests cannot pile up behind a dead database.
 
         Raises:
-            BusyError: too many wait already.
+            BusyError: too many are waiting already.
         """
         if self._waiting >= self._max_waiting:
             raise BusyError("Too many requests are waiting.", next="Try again in a moment.")
@@ -135,61 +129,44 @@ class ResolverPool:
 
     @property
     def waiting(self) -> int:
-        return self._waiting + self._together.waiting
+        return self._waiting + self._batcher.waiting
 
-    # -- answering ----------------------------------------------------------------------------
-
-    def quick(self, name: str, options: ResolveOptions, caller: Caller) -> Resolution:
-        """Answer from what is stored, in the event loop: a SQLite look-up takes microseconds.
-
-        Raises:
-            MustAsk: that needs more; `resolve` does it in a thread.
-            MdlError: the name is refused.
-        """
-        catalog = self._catalog
-        if catalog is None or not self.settings.on_sqlite:
-            raise MustAsk
-        # Offline, nothing about an anonymous caller's resolver changes between two requests.
-        if self.settings.offline and caller.hub_token is None:
-            if self._anonymous is None:
-                self._anonymous = self._resolver(catalog, caller, False)
-            return self._keep(self._anonymous.resolve(name, options))
-        return self._keep(self._resolver(catalog, caller, False).resolve(name, options))
+    # -- resolving ----------------------------------------------------------------------------
 
     async def resolve(self, name: str, options: ResolveOptions, caller: Caller) -> Resolution:
-        """Answer one name, asking the Hub as the caller where it must.
+        """Resolve one name, asking the Hub as the caller where necessary.
 
         Raises:
-            MdlError: the name is refused, the database does not answer.
+            MdlError: the name is refused, or the database does not respond.
         """
         try:
             if self.settings.on_sqlite:
-                return self.quick(name, options, caller)
-            return self._keep(await self._together(NameRequest(name, options, caller)))
-        except MustAsk:
-            return self._keep(await self.in_thread(lambda: self._asked(name, options, caller)))
+                return self._count(self._quick(name, options, caller))
+            return self._count(await self._batcher(NameRequest(name, options, caller)))
+        except NeedsThread:
+            return self._count(await self.in_thread(lambda: self._slow(name, options, caller)))
 
     async def resolve_many(
         self, names: Sequence[str], options: ResolveOptions, caller: Caller
     ) -> list[Resolution | MdlError]:
-        """Answer many names in order; the slow ones share one thread."""
+        """Resolve many names in their order, in one thread."""
 
         def work() -> list[Resolution | MdlError]:
             catalog = self.catalog()
-            resolver = self._resolver(catalog, caller, True, self._known(catalog, names))
+            resolver = self._resolver(catalog, caller, self._known(catalog, names))
             try:
                 return [_one(resolver, name, options) for name in names]
             finally:
                 resolver.note_outage()
 
-        answers = await self.in_thread(work)
-        return [a if isinstance(a, MdlError) else self._keep(a) for a in answers]
+        found = await self.in_thread(work)
+        return [each if isinstance(each, MdlError) else self._count(each) for each in found]
 
     async def access(self, name: str, caller: Caller) -> Access:
         """The caller's access to a repository, and mirrors of it that are not gated."""
 
         def work() -> Access:
-            resolver = self._resolver(self.catalog(), caller, True)
+            resolver = self._resolver(self.catalog(), caller)
             found = resolver.access(name)
             resolver.note_outage()
             return found
@@ -200,66 +177,77 @@ class ResolverPool:
         """The text of a lock file for these names.
 
         Raises:
-            MdlError: one of them cannot be locked; none is then.
+            MdlError: one of them cannot be locked.
         """
 
         def work() -> tuple[list[Resolution], str]:
             from mdl.resolver import lock_entry, lock_text
 
-            resolver = self._resolver(self.catalog(), caller, True)
-            answers = [resolver.resolve(name, options).checked() for name in names]
-            return answers, lock_text(lock_entry(resolver, answer) for answer in answers)
+            resolver = self._resolver(self.catalog(), caller)
+            found = [resolver.resolve(name, options).checked() for name in names]
+            return found, lock_text(lock_entry(resolver, each) for each in found)
 
-        answers, text = await self.in_thread(work)
-        for answer in answers:
-            self._keep(answer)
+        found, text = await self.in_thread(work)
+        for resolution in found:
+            self._count(resolution)
         return text
 
-    async def _stored(self, asks: Sequence[NameRequest]) -> list[Resolution | Exception]:
-        """Answers from what a database server has stored, `MustAsk` where that is not enough."""
+    def _quick(self, name: str, options: ResolveOptions, caller: Caller) -> Resolution:
+        """Resolve from SQLite, in the event loop: a look-up takes microseconds.
 
-        def work() -> list[Resolution | Exception]:
-            catalog = self.catalog()
-            known = self._known(catalog, [ask.name for ask in asks])
-            return [one(ask, catalog, known) for ask in asks]
+        Raises:
+            NeedsThread: it takes more than that.
+            MdlError: the name is refused.
+        """
+        if self._catalog is None:
+            raise NeedsThread
+        return self._resolver(self._catalog, caller, may_block=False).resolve(name, options)
 
-        def one(ask: NameRequest, catalog: Catalog, known: Known) -> Resolution | Exception:
-            try:
-                return _one(
-                    self._resolver(catalog, ask.caller, False, known), ask.name, ask.options
-                )
-            except MustAsk as signal:
-                return signal
-
-        return await self.in_thread(work)
-
-    def _known(self, catalog: Catalog, names: Iterable[str]) -> Known:
-        """What a database server holds of some names, by one way there and back."""
-        if self.settings.on_sqlite:
-            return None
-        keys = {key for name in names if (key := _key(name))}
-        return catalog.about_many(list(keys)) if keys else None
-
-    def _asked(self, name: str, options: ResolveOptions, caller: Caller) -> Resolution:
-        resolver = self._resolver(self.catalog(), caller, True)
+    def _slow(self, name: str, options: ResolveOptions, caller: Caller) -> Resolution:
+        resolver = self._resolver(self.catalog(), caller)
         try:
             return resolver.resolve(name, options)
         finally:
             resolver.note_outage()
 
+    async def _stored(self, batch: Sequence[NameRequest]) -> list[Resolution | Exception]:
+        """What a database server has stored suffices for, else `NeedsThread`."""
+
+        def work() -> list[Resolution | Exception]:
+            catalog = self.catalog()
+            known = self._known(catalog, [each.name for each in batch])
+            return [one(each, catalog, known) for each in batch]
+
+        def one(asked: NameRequest, catalog: Catalog, known: Known) -> Resolution | Exception:
+            resolver = self._resolver(catalog, asked.caller, known, may_block=False)
+            try:
+                return _one(resolver, asked.name, asked.options)
+            except NeedsThread as signal:
+                return signal
+
+        return await self.in_thread(work)
+
+    def _known(self, catalog: Catalog, names: Iterable[str]) -> Known:
+        """What a database server has about some names, in one round trip."""
+        if self.settings.on_sqlite:
+            return None
+        keys = {key for name in names if (key := _key(name))}
+        return catalog.about_many(list(keys)) if keys else None
+
     def _resolver(
         self,
         catalog: Catalog,
         caller: Caller,
-        may_ask: bool,
         known: Known = None,
+        *,
+        may_block: bool = True,
     ) -> CallerResolver:
         return CallerResolver(
             self.settings,
             catalog,
             self._cached,
             token=caller.hub_token,
-            may_ask=may_ask,
+            may_block=may_block,
             outage=self._outage,
             memory=self._memory,
             known=known,
@@ -267,15 +255,18 @@ class ResolverPool:
 
     # -- the resolution log ---------------------------------------------------------------------
 
-    def _keep(self, answer: Resolution) -> Resolution:
-        outcome = outcome_of(answer)
-        self._metrics.answers[outcome] += 1
-        if outcome == "substituted":
-            self._log.add(answer)
-        return answer
+    def _count(self, resolution: Resolution) -> Resolution:
+        outcome = "as_named"
+        if resolution.error is not None:
+            outcome = "refused"
+        elif resolution.substituted:
+            outcome = "substituted"
+            self._log.add(resolution)
+        self._metrics.resolutions.labels(outcome).inc()
+        return resolution
 
     def flush_log(self) -> None:
-        """Write what waits into the resolution log, one thread at a time; call it in one."""
+        """Write the resolution log's waiting rows; call it in a thread."""
         with self._flushing:
             if self._catalog is None:
                 return
@@ -285,15 +276,8 @@ class ResolverPool:
                 self._log.drop()
 
 
-def outcome_of(answer: Resolution) -> str:
-    """What the metrics call it: `refused`, `substituted` or `as_named`."""
-    if answer.error is not None:
-        return "refused"
-    return "substituted" if answer.substituted else "as_named"
-
-
 def _read_ahead(path: str) -> None:
-    """Read the file once, in a piece: page by page, the first answers would wait for the disk.
+    """Read the file once from end to end: otherwise the first requests wait for single pages.
 
     The descriptor is left open: see `mdl.store.sqlite_connection.read_whole`.
     """
@@ -305,13 +289,13 @@ def _read_ahead(path: str) -> None:
 
 
 def _key(name: str) -> str | None:
-    with contextlib.suppress(MdlError):  # refused when it is resolved, with the reason
+    with contextlib.suppress(MdlError):  # resolving it raises the same, with the reason
         return parse_name(name, allow_local=False).key
     return None
 
 
 def _one(resolver: CallerResolver, name: str, options: ResolveOptions) -> Resolution | MdlError:
-    """One name's answer or refusal; a database that is away fails the whole request."""
+    """One name's resolution or error; a database that does not respond fails the whole request."""
     try:
         return resolver.resolve(name, options)
     except StoreError:
@@ -319,46 +303,3 @@ def _one(resolver: CallerResolver, name: str, options: ResolveOptions) -> Resolu
     except MdlError as error:
         error.details.setdefault("requested", name[:200])
         return error
-
-
-class ResolutionLog:
-    """Substitutions on their way into the resolution log: in batches, each once an hour."""
-
-    _FIELDS = ("repo_id", "commit", "substituted", "rule", "source", "source_version")
-
-    def __init__(self) -> None:
-        self._seen: OrderedDict[int, float] = OrderedDict()  # an answer's hash → when
-        # As rows: the whole answers, with their traces, would be held until they are written.
-        self._waiting: list[tuple[float, str, str, dict[str, Any]]] = []
-        self._lock = threading.Lock()
-
-    def add(self, answer: Resolution) -> None:
-        key = hash((answer.requested, answer.format, answer.repo_id, answer.commit))
-        now = time.time()
-        with self._lock:
-            if now - self._seen.get(key, 0.0) < _LOG_AGAIN_AFTER:
-                return
-            self._seen[key] = now
-            if len(self._seen) > _LOG_KEYS:
-                self._seen.popitem(last=False)
-            row = {name: getattr(answer, name) for name in self._FIELDS}
-            self._waiting.append((now, answer.requested, answer.format, row))
-
-    def drop(self) -> None:
-        """Where nothing can be written, nothing waits for it."""
-        with self._lock:
-            self._waiting = []
-
-    def write(self, catalog: Catalog) -> None:
-        with self._lock:
-            batch, self._waiting = self._waiting, []
-        if not batch:
-            return
-        try:
-            catalog.log_many("service", batch)
-        except MdlError as error:
-            with self._lock:
-                kept = batch + self._waiting
-                self._waiting = kept[-_LOG_WAITING:]
-            lost = len(kept) - len(self._waiting)
-            log.error("The resolution log cannot be written (%d lost): %s", lost, error.message)

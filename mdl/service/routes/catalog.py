@@ -1,31 +1,36 @@
-"""The catalogue's routes: its rows a page at a time, and an admin's changes to them."""
+"""The catalogue over HTTP: its rows, a page at a time, and an admin's changes to them."""
 
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from mdl.errors import NotFoundError
 from mdl.resolver import make_row, parse_name, read_bytes, rows_to_remove
-from mdl.service.guard import check_role
-from mdl.service.routes.resolve import CHANGED, REFUSALS, service_of
+from mdl.service.routes.common import (
+    BODY_REFUSALS,
+    REFUSALS,
+    json_response,
+    needs,
+    service_of,
+)
 from mdl.service.schemas import (
-    AddedAnswer,
-    CatalogAnswer,
+    AddedResponse,
+    CatalogResponse,
     FileName,
     Format,
-    ImportedAnswer,
+    ImportedResponse,
     MirrorRecord,
     MirrorToAdd,
     Name,
-    NamedAnswer,
-    RemovedAnswer,
+    NamedResponse,
+    RemovedResponse,
     Text,
 )
 from mdl.store import USER, CatalogSource
 
-router = APIRouter(prefix="/v1/catalog", responses=REFUSALS)
+catalog_router = APIRouter(prefix="/v1/catalog", responses=REFUSALS)
+_ADMIN = [needs("admin")]
 
 _FILE = {
     "requestBody": {
@@ -47,44 +52,42 @@ _FILE = {
 }
 
 
-@router.get("", response_model=CatalogAnswer)
-async def catalog(
+@catalog_router.get("", response_model=CatalogResponse)
+async def listing(
     request: Request,
     source: Annotated[Text | None, Query()] = None,
     format: Format | None = None,
     after: Annotated[Text | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-) -> JSONResponse:
-    """The table of mirrors, a page at a time: `next` is the following page's `after`.
+) -> Response:
+    """The table of mirrors, a page at a time: pass `next` as `after` to get the next page.
 
     A name's rows stay together, so a page may have more than `limit`.
     """
-    service = service_of(request)
-    check_role(request.scope, "read")
+    resolver = service_of(request).resolver
 
     def work() -> dict[str, Any]:
-        held = service.answers.catalog()
-        rows, following = held.page(limit, after=after, source=source, format=format)
+        catalog = resolver.catalog()
+        rows, following = catalog.page(limit, after=after, source=source, format=format)
         mirrors = [row._asdict() for row in rows]
-        return {"sources": held.sources(), "mirrors": mirrors, "next": following}
+        return {"sources": catalog.sources(), "mirrors": mirrors, "next": following}
 
-    return JSONResponse(await service.answers.in_thread(work))
+    return json_response(await resolver.in_thread(work))
 
 
-@router.get("/{name:path}", response_model=NamedAnswer)
-async def catalog_of(request: Request, name: Annotated[Name, Path()]) -> JSONResponse:
-    """The rows about one name, and whether it is known to be a bad mirror; 404 without either."""
-    service = service_of(request)
-    check_role(request.scope, "read")
+@catalog_router.get("/{name:path}", response_model=NamedResponse)
+async def name_in_catalog(request: Request, name: Annotated[Name, Path()]) -> Response:
+    """One name's rows, and why it is a bad mirror where it is one; 404 if there is neither."""
+    resolver = service_of(request).resolver
     asked = parse_name(name, allow_local=False)
 
     def work() -> dict[str, Any]:
-        held = service.answers.catalog()
-        known, rows = held.about(asked.key), held.mirrors(name=asked.key)
+        catalog = resolver.catalog()
+        known, rows = catalog.about(asked.key), catalog.mirrors(name=asked.key)
         if not rows and known.bad is None:
             raise NotFoundError(
                 f"The catalogue has no row about {asked.text}.",
-                next="GET /v1/catalog lists what it has; GET /v1/resolve asks the Hub.",
+                next="GET /v1/catalog lists its rows; GET /v1/resolve asks the Hub.",
             )
         return {
             "name": known.spelling or asked.text,
@@ -92,71 +95,67 @@ async def catalog_of(request: Request, name: Annotated[Name, Path()]) -> JSONRes
             "mirrors": [row._asdict() for row in rows],
         }
 
-    return JSONResponse(await service.answers.in_thread(work))
+    return json_response(await resolver.in_thread(work))
 
 
-@router.post("", response_model=AddedAnswer, responses=CHANGED)
-async def add_to_catalog(request: Request, wanted: MirrorToAdd) -> JSONResponse:
+@catalog_router.post("", response_model=AddedResponse, responses=BODY_REFUSALS, dependencies=_ADMIN)
+async def add_to_catalog(request: Request, wanted: MirrorToAdd) -> Response:
     """Add a mirror of a name: `mdl catalog add --json`. Role admin.
 
-    Beats every imported row. Other replicas follow within two seconds.
+    It takes precedence over every imported row.
     """
-    service = service_of(request)
-    check_role(request.scope, "admin")
+    resolver = service_of(request).resolver
     row = make_row(wanted.name, wanted.mirror, wanted.format, wanted.weights, rank=wanted.rank)
     if not wanted.dry_run:
-        await service.answers.in_thread(lambda: service.answers.catalog().add([row]))
-        service.guard.forget()
-    return JSONResponse({"added": row._asdict(), "dry_run": wanted.dry_run})
+        await resolver.in_thread(lambda: resolver.catalog().add([row]))
+    return json_response({"added": row._asdict(), "dry_run": wanted.dry_run})
 
 
-@router.post("/import", response_model=ImportedAnswer, responses=CHANGED, openapi_extra=_FILE)
+@catalog_router.post(
+    "/import", response_model=ImportedResponse, responses=BODY_REFUSALS, dependencies=_ADMIN,
+    openapi_extra=_FILE,
+)  # fmt: skip
 async def import_into_catalog(
     request: Request, file: Annotated[FileName, Query()], dry_run: bool = False
-) -> JSONResponse:
+) -> Response:
     """Import a catalogue file, the body: `mdl catalog import FILE --json`. Role admin.
 
-    `file` is its name: the ending says its kind, and a file of the same name replaces what that
-    one gave before. All of it is imported, or, with one wrong row, nothing.
+    `file` is its name: the extension says its type, and its rows replace those of an earlier
+    file of that name. If one row is wrong, nothing is imported.
     """
-    service = service_of(request)
-    check_role(request.scope, "admin")
+    resolver = service_of(request).resolver
     data = await request.body()
 
     def work() -> tuple[CatalogSource, int]:
         source, rows = read_bytes(data, FilePath(file))
         if not dry_run:
-            service.answers.catalog().import_rows(source, rows)
+            resolver.catalog().import_rows(source, rows)
         return source, len(rows)
 
-    source, count = await service.answers.in_thread(work)
-    if not dry_run:
-        service.guard.forget()
+    source, count = await resolver.in_thread(work)
     body = {"source": source._asdict(), "rows": count, "bad_mirrors": 0, "dry_run": dry_run}
-    return JSONResponse(body)
+    return json_response(body)
 
 
-@router.delete("/{name:path}", response_model=RemovedAnswer, responses=CHANGED)
+@catalog_router.delete(
+    "/{name:path}", response_model=RemovedResponse, responses=BODY_REFUSALS, dependencies=_ADMIN
+)
 async def remove_from_catalog(
     request: Request,
     name: Annotated[Name, Path()],
     mirror: Annotated[Name | None, Query()] = None,
     source: Annotated[Text, Query()] = USER,
     dry_run: bool = False,
-) -> JSONResponse:
+) -> Response:
     """Remove a name's rows, or the one with that mirror: `mdl catalog rm --json`. Role admin."""
-    service = service_of(request)
-    check_role(request.scope, "admin")
+    resolver = service_of(request).resolver
     asked = parse_name(name, allow_local=False).text
     which = parse_name(mirror, allow_local=False).text if mirror is not None else None
 
     def work() -> dict[str, Any]:
-        held = service.answers.catalog()
-        rows = rows_to_remove(held, asked, which, source)
-        removed = 0 if dry_run else held.remove(asked, which, source=source)
+        catalog = resolver.catalog()
+        rows = rows_to_remove(catalog, asked, which, source)
+        removed = 0 if dry_run else catalog.remove(asked, which, source=source)
         return {"rows": [row._asdict() for row in rows], "removed": removed}
 
-    found = await service.answers.in_thread(work)
-    if not dry_run:
-        service.guard.forget()
-    return JSONResponse(found)
+    return json_response(await resolver.in_thread(work))

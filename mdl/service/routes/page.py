@@ -15,15 +15,16 @@ from mdl.formatting import human_size
 from mdl.resolver import ResolveOptions
 from mdl.service.auth import may
 from mdl.service.cache import cache_html, policy_of
-from mdl.service.guard import check_role
+from mdl.service.http_errors import body_of
+from mdl.service.routes.common import caller_of, service_of
 from mdl.service.schemas import Prune
 from mdl.version import __version__
 
 if TYPE_CHECKING:
     from mdl.resolver import Resolution
-    from mdl.service.app import Service
+    from mdl.service.state import Service
 
-router = APIRouter(include_in_schema=False)
+page_router = APIRouter(include_in_schema=False)
 _ASSETS = {"style.css": "text/css; charset=utf-8", "page.js": "text/javascript; charset=utf-8"}
 _HEADERS = {
     # Everything the page needs is its own; nothing it shows can become script.
@@ -39,7 +40,7 @@ _FORMAT_NAMES = {
     "8bit": "8-bit",
     "fp8": "fp8",
 }
-_MARKS = {"accepted": "taken", "rejected": "passed over", "noted": "noted"}
+_VERDICTS = {"accepted": "chosen", "rejected": "rejected", "noted": "noted"}
 
 
 @cache
@@ -47,15 +48,15 @@ def _asset(name: str) -> str:
     return (files("mdl.service") / "static" / name).read_text(encoding="utf-8")
 
 
-@router.get("/page/{name}")
+@page_router.get("/page/{name}")
 async def asset(name: str) -> Response:
     """The stylesheet and the script."""
     if name not in _ASSETS:
-        return Response("There is nothing here.", 404, media_type="text/plain")
+        return Response("There is nothing at this address.", 404, media_type="text/plain")
     return Response(_asset(name), media_type=_ASSETS[name], headers=_HEADERS)
 
 
-@router.get("/")
+@page_router.get("/")
 async def index(
     request: Request,
     name: Annotated[str, Query(max_length=200)] = "",
@@ -64,21 +65,20 @@ async def index(
     max_size: Annotated[str, Query(max_length=20)] = "",
     unused_for: Annotated[str, Query(max_length=20)] = "",
 ) -> Response:
-    """The whole page, with the answer for `name` and a prune preview where asked for."""
-    service: Service = request.app.state.service
-    caller = check_role(request.scope, "read")
-    answer = ""
+    """The whole page, with the resolution of `name` and a prune preview where asked for."""
+    service, caller = service_of(request), caller_of(request)
+    result = ""
     if name:
         try:
-            found = await service.answers.resolve(name, ResolveOptions(format, exact), caller)
-            answer = answer_html(found)
+            found = await service.resolver.resolve(name, ResolveOptions(format, exact), caller)
+            result = resolution_html(found)
         except MdlError as error:
-            answer = refusal_html(error)
+            result = error_html(error)
     try:
-        view = await service.keeper.view()
-        version, shown = view.version, cache_html(view.repos, view.totals)
+        state = await service.cache.state()
+        version, cache_section = state.version, cache_html(state.repos, state.totals)
     except MdlError as error:
-        version, shown = "", f'<h2 id="cached">The cache</h2>{refusal_html(error)}'
+        version, cache_section = "", f'<h2 id="cached">The cache</h2>{error_html(error)}'
     preview = ""
     if may(caller.role, "local"):
         preview = await _preview(service, max_size, unused_for)
@@ -90,61 +90,69 @@ async def index(
             for key, label in _FORMAT_NAMES.items()
         ),
         exact=" checked" if exact else "",
-        answer=answer,
+        result=result,
         version=version,
-        cache=shown,
+        cache=cache_section,
         preview=preview,
         release=__version__,
     )
     return Response(text, media_type="text/html", headers=_HEADERS)
 
 
-def answer_html(answer: "Resolution") -> str:
+def resolution_html(resolution: "Resolution") -> str:
     """A resolution with its trace."""
-    if answer.error is not None:
-        return refusal_html(answer.error) + _trace(answer)
-    verb = "gives another repository:" if answer.substituted else "is"
-    facts = [("weights", answer.format)]
-    if answer.quantize_on_load:
-        facts[0] = ("weights", f"{answer.format}, quantized on load from {answer.weights}")
-    if answer.commit:
-        facts.append(("commit", answer.commit))
+    if resolution.error is not None:
+        return error_html(resolution.error) + _trace(resolution)
+    verb = "resolves to" if resolution.substituted else "is"
+    weights = resolution.format
+    if resolution.quantize_on_load:
+        weights += f", quantized on load from {resolution.weights}"
+    facts = [("weights", weights)]
+    if resolution.commit:
+        facts.append(("commit", resolution.commit))
     gated = {False: "not gated", None: "gating unknown"}.get(
-        answer.gated if not isinstance(answer.gated, str) else True, f"gated ({answer.gated})"
+        resolution.gated if not isinstance(resolution.gated, str) else True,
+        f"gated ({resolution.gated})",
     )
-    facts += [("access", f"{answer.access.replace('_', ' ')} ({gated})"), ("source", answer.source)]
-    here = "no"
-    if answer.cached is not None:
-        here = "yes" if answer.cached.complete else "in part"
-        here += f", {human_size(answer.cached.bytes)}"
-    facts.append(("in this cache", here))
+    facts += [
+        ("access", f"{resolution.access.replace('_', ' ')} ({gated})"),
+        ("source", resolution.source),
+        ("in this cache", _cached(resolution)),
+    ]
     rows = "".join(f"<dt>{key}</dt><dd>{html.escape(value)}</dd>" for key, value in facts)
     return (
-        f'<p class="answer">{html.escape(answer.requested)} {verb}'
-        f" <strong>{html.escape(answer.repo_id)}</strong></p><dl>{rows}</dl>{_trace(answer)}"
+        f'<p class="result">{html.escape(resolution.requested)} {verb}'
+        f" <strong>{html.escape(resolution.repo_id)}</strong></p><dl>{rows}</dl>"
+        f"{_trace(resolution)}"
     )
 
 
-def refusal_html(error: MdlError) -> str:
-    from mdl.service.http_errors import body_of
+def _cached(resolution: "Resolution") -> str:
+    if resolution.cached is None:
+        return "no"
+    state = "yes" if resolution.cached.complete else "partly"
+    return f"{state}, {human_size(resolution.cached.bytes)}"
 
+
+def error_html(error: MdlError) -> str:
     shown = body_of(error)["error"]
     lines = [shown["message"], shown["why"], shown["next"]]
     text = "".join(f"<p>{html.escape(line)}</p>" for line in lines if line)
     return f'<div class="refused" role="alert">{text}</div>'
 
 
-def _trace(answer: "Resolution") -> str:
-    if not answer.trace:
+def _trace(resolution: "Resolution") -> str:
+    if not resolution.trace:
         return ""
     steps = "".join(
-        f'<li><span class="{html.escape(step.verdict)}">{_MARKS.get(step.verdict, "noted")}</span>'
+        f'<li><span class="{html.escape(step.verdict)}">'
+        f"{_VERDICTS.get(step.verdict, 'noted')}</span>"
         f" {html.escape(step.candidate)}: {html.escape(step.reason)}</li>"
-        for step in answer.trace
+        for step in resolution.trace
     )
     also = ""
-    if answer.alternatives:
-        also = f"<p>Also there: {html.escape(', '.join(answer.alternatives))}</p>"
+    if resolution.alternatives:
+        also = f"<p>Alternatives: {html.escape(', '.join(resolution.alternatives))}</p>"
     return f'<h3>Why</h3><ol class="trace">{steps}</ol>{also}'
 
 
@@ -154,18 +162,18 @@ async def _preview(service: "Service", max_size: str, unused_for: str) -> str:
         try:
             fields = Prune(kind="prune", max_size=max_size or None, unused_for=unused_for or None)
             policy = policy_of(fields, service.settings.cache)
-            plan = await service.keeper.reading.run(lambda held: plan_prune(held, policy))
+            plan = await service.cache.reading.run(lambda cache: plan_prune(cache, policy))
             shown = _plan_html(plan)
         except MdlError as error:
-            shown = refusal_html(error)
+            shown = error_html(error)
     return f"""<section aria-labelledby="prune"><h2 id="prune">What would a prune remove?</h2>
 <form action="/#prune" method="get">
 <p><label for="max_size">Keep the cache under</label>
 <input id="max_size" name="max_size" value="{html.escape(max_size)}" placeholder="200GB"></p>
-<p><label for="unused_for">and remove what was not used for</label>
+<p><label for="unused_for">and remove what has been unused for</label>
 <input id="unused_for" name="unused_for" value="{html.escape(unused_for)}" placeholder="30d"></p>
 <p><button type="submit">Preview</button></p></form>
-<p class="totals">A preview changes nothing. <code>mdl cache prune</code> removes, into the
+<p class="totals">A preview changes nothing. <code>mdl cache prune</code> moves it to the
 trash.</p>
 {shown}</section>"""
 
@@ -179,11 +187,11 @@ def _plan_html(plan: PrunePlan) -> str:
         for remove in plan.remove
     )
     if not rows:
-        return "<p>Nothing would go.</p>"
+        return "<p>Nothing would be removed.</p>"
     return (
-        '<div class="scroll" role="region" tabindex="0" aria-label="What would go"><table>'
-        f"<caption>{len(plan.remove)} would go, {len(plan.keep)} stay;"
-        f" the disk regains {human_size(plan.freed)}.</caption><thead><tr>"
+        '<div class="scroll" role="region" tabindex="0" aria-label="What would be removed"><table>'
+        f"<caption>{len(plan.remove)} to remove, {len(plan.keep)} to keep;"
+        f" frees {human_size(plan.freed)}.</caption><thead><tr>"
         '<th scope="col">Repository</th><th scope="col">Revision</th>'
         '<th scope="col" class="number">Size</th><th scope="col">Why</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"

@@ -1,4 +1,4 @@
-// The page is whole without this. With it, it says when the cache changed and shows it again.
+// The page works without this script, which shows the cache again when it changes.
 "use strict";
 
 (() => {
@@ -7,18 +7,18 @@
   if (!live || !cache || !window.EventSource) return;
 
   async function refresh() {
-    const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
-    if (!answer.ok) return;
-    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const response = await fetch(location.href, { headers: { Accept: "text/html" } });
+    if (!response.ok) return;
+    const page = new DOMParser().parseFromString(await response.text(), "text/html");
     const fresh = page.getElementById("cache");
-    // A person reading inside the section with the keyboard keeps their place.
+    // Do not move the keyboard focus away from someone who is reading the section.
     if (!fresh || cache.contains(document.activeElement)) {
       live.textContent = "The cache has changed. Reload the page to see it.";
       return;
     }
     cache.replaceChildren(...fresh.childNodes);
     cache.dataset.version = fresh.dataset.version;
-    live.textContent = "The cache has changed; this is how it is now.";
+    live.textContent = "The cache has changed. This is its new state.";
   }
 
   const events = new EventSource("/v1/events");
