@@ -3,12 +3,12 @@
     python -m benchmarks.loading [--repeats 3] [--cells warm,cold,once,requests,text]
                                  [--kinds bf16,nf4,on-load] [--small]
 
-The model has Llama-3.2-1B's shape (1.2 B parameters, bf16, five shards, random weights) and is made
-on the spot below `.demo/bench`, with its NF4 form. Every run is a fresh process; the two loaders
-take turns; figures are medians. `--small` runs the same on a model of a few MB, to try the
-benchmark itself. `imports` under the warm figures is what no loader can save: the modules that both
-loads import, imported and no more. `text` is the perplexity of the real SmolLM2-135M on the
-licence's first 1024 tokens: exact and in 4 bits, loaded by both.
+The model has the shape of Llama-3.2-1B (1.2 B parameters, bf16, five shards, random weights) and is
+created in `.demo/bench`, together with an NF4 version. Each run is a fresh process, the two loaders
+take turns, and figures are medians. `--small` uses a model of a few MB, to try the benchmark
+itself. `imports alone` is what no loader can save: just importing the modules that both need.
+`text` is the perplexity of the real SmolLM2-135M on the first 1024 tokens of the licence, in 16 and
+4 bits, loaded by both.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LOADERS = ("transformers", "mdl")
 
 
 def make_models(small: bool) -> tuple[Path, Path]:
-    """The bf16 folder and its NF4 form, made once."""
+    """The folders of the bf16 model and its NF4 version, created once."""
     bf16 = CACHE / ("small" if small else "llama-1b")
     nf4 = bf16.with_name(f"{bf16.name}-nf4")
     if not (bf16 / "config.json").exists():
@@ -64,10 +64,11 @@ def make_models(small: bool) -> tuple[Path, Path]:
         tokenizer().save_pretrained(bf16)
     if not (nf4 / "config.json").exists():
         from mdl.loader import LoadRequest
-        from mdl.loader.build.mmap_build import build_mapped
-        from mdl.loader.checkpoint.checkpoint import read_checkpoint
+        from mdl.loader.build import build_model
+        from mdl.loader.checkpoint import read_checkpoint
 
-        built = build_mapped(read_checkpoint(bf16), LoadRequest(str(bf16), format="bnb-4bit"))
+        request = LoadRequest(str(bf16), format="bnb-4bit")
+        built = build_model(read_checkpoint(bf16, request))
         built.model.save_pretrained(nf4)
         for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
             (nf4 / name).write_bytes((bf16 / name).read_bytes())
@@ -75,7 +76,7 @@ def make_models(small: bool) -> tuple[Path, Path]:
 
 
 def load_with(loader: str, kind: str, folder: str) -> Any:
-    """The model, loaded by one of the two; a tokenizer beside it."""
+    """The model and its tokenizer, loaded by one of the two."""
     if loader == "mdl":
         import mdl
 
@@ -98,7 +99,7 @@ def load_with(loader: str, kind: str, folder: str) -> Any:
 
 
 def child(loader: str, kind: str, folder: str) -> None:
-    """One fresh process: load, one token, memory, then the load call with everything imported."""
+    """In a fresh process: load, generate a token, measure memory, then time more load calls."""
     started = float(os.environ["STARTED"])
     model, tokenizer = load_with(loader, kind, folder)
     ready, cpu = time.time() - started, time.process_time()
@@ -120,11 +121,11 @@ def child(loader: str, kind: str, folder: str) -> None:
 
 
 def only_import(kind: str) -> None:
-    """One fresh process: what transformers imports to load the model, without its collector."""
+    """In a fresh process: import what transformers needs, without garbage collection."""
     import gc
 
     gc.disable()
-    import torch  # noqa: F401 # imported to be timed
+    import torch  # noqa: F401 # timed
     from transformers import AutoTokenizer, LlamaForCausalLM  # noqa: F401 # as above
 
     if kind == "nf4":
@@ -134,9 +135,9 @@ def only_import(kind: str) -> None:
 
 
 def private_mb() -> float:
-    """Memory of this process alone: not the mapped pages it shares with the page cache.
+    """Memory private to this process: without mapped pages shared with the page cache.
 
-    What the allocator keeps of freed memory is given back first: it swings by half from run to run.
+    Returns freed memory to the system first, whose amount varies by half from run to run.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
@@ -164,7 +165,7 @@ def run_child(loader: str, kind: str, folder: Path, home: str) -> dict[str, floa
 
 
 def drop_pages(folder: Path) -> None:
-    """Make the next read of the folder's files come from the disk."""
+    """Drop the folder's files from the page cache, so that they are read from disk."""
     for path in folder.iterdir():
         with path.open("rb") as stream:
             os.fsync(stream.fileno())
@@ -174,7 +175,7 @@ def drop_pages(folder: Path) -> None:
 def compare(
     cold: bool, repeats: int, models: tuple[Path, Path], home: str, kinds: list[str]
 ) -> None:
-    """Print a table: the medians of both loaders and how many times faster mdl is."""
+    """Print the medians of both loaders and their ratio."""
     folders = {"bf16": models[0], "nf4": models[1], "on-load": models[0]}
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     for _ in range(repeats):
@@ -198,7 +199,7 @@ def compare(
 
 
 def second_load(repeats: int, models: tuple[Path, Path], home: str) -> None:
-    """Quantize once: the load call after the first 4-bit load, beside a prequantized checkpoint."""
+    """Compare later 4-bit loads, from the local copy, with a prequantized checkpoint."""
     from tests.hub import LoopbackHub
 
     code = (
@@ -238,7 +239,7 @@ def second_load(repeats: int, models: tuple[Path, Path], home: str) -> None:
 
 
 def count_requests(home: str) -> None:
-    """Hub requests of a load when everything is here: by name, and by commit."""
+    """Print the Hub requests of a load with everything in the cache, by name and by commit."""
     from tests.hub import LoopbackHub
     from tests.loader.tiny import save_model
 
@@ -247,7 +248,7 @@ def count_requests(home: str) -> None:
         "M.from_pretrained('Org/Name'{r}); T.from_pretrained('Org/Name'{r})"
     )
     ours = "import mdl; mdl.load('Org/Name', use_exact_model_name=True{r})"
-    print(f"\nHub requests when everything is here{'':12}{'transformers':>14}{'mdl':>6}")
+    print(f"\nHub requests with everything cached{'':13}{'transformers':>14}{'mdl':>6}")
     with LoopbackHub() as hub, tempfile.TemporaryDirectory() as folder:
         hub.add_repo("Org/Name", folder=save_model("llama", Path(folder)))
         commit = hub.repos["Org/Name"].head().id

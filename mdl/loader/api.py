@@ -1,4 +1,4 @@
-"""`mdl.load` and `mdl.plan`: keyword arguments into a request."""
+"""`mdl.load` and `mdl.plan`: from keyword arguments to a checked request."""
 
 import difflib
 import os
@@ -6,14 +6,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from mdl.errors import UsageError
-from mdl.loader.pipeline import Loaded, load_request
-from mdl.loader.request import (
-    LoadRequest,
-    Quantization,
-    dtype_name,
-    from_bnb_config,
-    one_format,
-)
+from mdl.loader.loaded import Loaded
+from mdl.loader.request import LoadRequest, Quantization, dtype_name, from_bnb_config, one_format
 
 if TYPE_CHECKING:
     from mdl.loader.planning import LoadPlan
@@ -21,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class PassedOn(TypedDict, total=False):
-    """What transformers' `from_pretrained` takes and mdl passes on as it is."""
+    """Arguments that mdl passes on to transformers' `from_pretrained` unchanged."""
 
     attn_implementation: Any
     device_mesh: Any
@@ -45,20 +39,21 @@ class PassedOn(TypedDict, total=False):
 
 
 class LoadOptions(PassedOn, total=False):
-    """The arguments of `mdl.load` and `mdl.plan`; each may be left out.
+    """The arguments of `mdl.load` and `mdl.plan`, all optional.
 
-    load_in_*: how the weights are wanted; none of them is 16-bit, or the float that is there.
-    use_exact_model_name: that repository and no other, whatever the catalogue knows.
-    dtype: a torch dtype or its name; None keeps the checkpoint's.
-    kernels: put mdl's kernels in on CUDA: all, none, or those named.
-    task: auto (the checkpoint's own class), text, vision, sequence-classification, encoder.
-    quantization, quantization_config: settings on load (ours, or a `BitsAndBytesConfig`).
-    quantize_once: keep what was quantized on load as a local mirror for the next time.
-    max_seq_length: tokens whose KV cache must fit beside the weights; 2048 when left out.
-    check_memory: refuse what this machine has no room for, before its weights are fetched.
-    local_files_only: answer from what is here, without a socket.
-    prefer: `default`, `cached` or `official`; the configuration's when left out.
-    locked: a lock file; what is loaded must be exactly what it says.
+    load_in_*: the format of the weights; by default 16-bit, or the floats as they are stored.
+    use_exact_model_name: that repository and no other, whatever the catalogue says.
+    dtype: a torch dtype or its name; by default the checkpoint's.
+    kernels: mdl's kernels to apply: True for all (on CUDA), False, or their names (anywhere).
+    task: auto (the class the checkpoint was saved from), text, vision, sequence-classification,
+        encoder.
+    quantization, quantization_config: how to quantize on load (ours, or a `BitsAndBytesConfig`).
+    quantize_once: save a model quantized on load as a local copy for the next time.
+    max_seq_length: tokens whose KV cache must fit beside the weights; 2048 by default.
+    check_memory: reject what does not fit into memory before downloading its weights.
+    local_files_only: use what is here, and open no socket.
+    prefer: `default`, `cached` or `official`; the configuration's by default.
+    locked: a lock file; the model must be exactly the one it names.
     """
 
     load_in_4bit: bool
@@ -85,7 +80,7 @@ class LoadOptions(PassedOn, total=False):
 
 
 PASSED_ON = frozenset(PassedOn.__annotations__)
-# Arguments that mean the same in a request, under the same name.
+# Arguments with the same name and meaning in a request.
 _SAME = ("revision", "task", "device_map", "max_seq_length", "trust_remote_code", "allow_pickle",
          "quantize_once", "check_memory", "prefer", "locked", "token")  # fmt: skip
 
@@ -97,12 +92,14 @@ def load(
 
     Args:
         model_name: `org/name` in any casing, or a local folder.
-        progress: an `mdl.loader.progress.Progress` to tell how far it is.
+        progress: an `mdl.loader.progress.Progress` that shows how far the load is.
         **options: see `LoadOptions`.
 
     Raises:
-        MdlError: each refusal with what happened, why, and what to do next.
+        MdlError: the load failed; the error says what happened, why, and what to do next.
     """
+    from mdl.loader.pipeline import load_request
+
     return load_request(make_request(model_name, **options), progress=progress)
 
 
@@ -125,12 +122,12 @@ def make_request(model_name: str, **options: Unpack[LoadOptions]) -> LoadRequest
     """A checked request from the arguments of `mdl.load`.
 
     Raises:
-        UsageError: contradictory or unknown arguments, by name.
+        UsageError: unknown, contradictory or invalid arguments, by name.
     """
     given: dict[str, Any] = dict(options)
-    _refuse_unknown(given)
+    _check_names(given)
     _check_texts(model_name, given)
-    wanted = one_format(
+    format = one_format(
         in_4bit=given.get("load_in_4bit", False),
         in_8bit=given.get("load_in_8bit", False),
         in_16bit=given.get("load_in_16bit", False),
@@ -138,9 +135,9 @@ def make_request(model_name: str, **options: Unpack[LoadOptions]) -> LoadRequest
     )
     quantization = given.get("quantization")
     if given.get("quantization_config") is not None:
-        quantization, asked = from_bnb_config(given["quantization_config"])
-        wanted = asked or wanted
-    _check_quantization(quantization, wanted)
+        quantization, configured = from_bnb_config(given["quantization_config"])
+        format = configured or format
+    _check_quantization(quantization, format)
     fields = {name: given[name] for name in _SAME if name in given}
     if "num_labels" in given and fields.get("task", "auto") == "auto":
         fields["task"] = "sequence-classification"
@@ -149,7 +146,7 @@ def make_request(model_name: str, **options: Unpack[LoadOptions]) -> LoadRequest
         kernels = (kernels,)
     return LoadRequest(
         name=str(model_name),
-        format=wanted,
+        format=format,
         exact_name=given.get("use_exact_model_name", False),
         dtype=dtype_name(given.get("dtype")),
         quantization=quantization or Quantization(),
@@ -160,17 +157,17 @@ def make_request(model_name: str, **options: Unpack[LoadOptions]) -> LoadRequest
     )
 
 
-def _check_quantization(settings: Any, wanted: str) -> None:
+def _check_quantization(settings: Any, format: str) -> None:
     if settings is None:
         return
     if not isinstance(settings, Quantization):
         raise UsageError(
-            f"quantization={settings!r} is no mdl.loader.Quantization.",
+            f"quantization={settings!r} is not an mdl.loader.Quantization.",
             next="Write Quantization(quant_type='nf4', …), or pass quantization_config.",
         )
-    if wanted != "bnb-4bit":
+    if format != "bnb-4bit":
         raise UsageError(
-            "quantization says how to quantize to 4 bits, and 4 bits are not asked for.",
+            "quantization is for 4-bit loads, but load_in_4bit is not set.",
             next="Add load_in_4bit=True, or leave quantization out.",
         )
 
@@ -178,29 +175,29 @@ def _check_quantization(settings: Any, wanted: str) -> None:
 def _check_texts(model_name: Any, given: dict[str, Any]) -> None:
     if not isinstance(model_name, (str, os.PathLike)):
         raise UsageError(
-            f"{model_name!r} is not a model name.", next="Write org/name, or a folder's path."
+            f"{model_name!r} is not a model name.", next="Write org/name, or the path of a folder."
         )
     revision, token = given.get("revision"), given.get("token")
     if not (revision is None or isinstance(revision, str)):
         raise UsageError(
-            f"revision={revision!r} is no branch, tag or commit: write it as text.",
-            next="Give its name in quotes, or leave revision out for the main branch.",
+            f"revision={revision!r} is not a string.",
+            next="Pass a branch, tag or commit, or leave revision out for the main branch.",
         )
     if not (token is None or isinstance(token, (str, bool))):
         raise UsageError(
-            "token is neither text nor True nor False.",
-            next="Give the token itself, True for the one set up here, or False for none.",
+            "token is neither a string nor a boolean.",
+            next="Pass the token itself, True for the configured one, or False for none.",
         )
 
 
-def _refuse_unknown(given: dict[str, Any]) -> None:
+def _check_names(given: dict[str, Any]) -> None:
     known = sorted(LoadOptions.__annotations__)
     unknown = sorted(set(given) - set(known))
     if unknown:
-        meant = [close for name in unknown for close in difflib.get_close_matches(name, known, 1)]
-        hint = f"Did you mean {', '.join(meant)}? " if meant else ""
+        similar = [near for name in unknown for near in difflib.get_close_matches(name, known, 1)]
+        hint = f"Did you mean {', '.join(similar)}? " if similar else ""
         raise UsageError(
             f"Unknown arguments: {', '.join(unknown)}.",
-            why="An argument that is swallowed changes nothing and says nothing.",
+            why="Ignoring them could load a model other than the one you meant.",
             next=f"{hint}Known: {', '.join(known)}.",
         )

@@ -1,7 +1,7 @@
-"""The devices of this machine: which of them a load would fill, and what is free on each."""
+"""This machine's devices: which of them a load may fill, and how much memory is free."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,28 +23,28 @@ class Device:
     free: int
 
 
-def choose_device_map(asked: Any, *, gpus: int, local_rank: int | None, parallel: bool) -> Any:
+def choose_device_map(requested: Any, *, gpus: int, local_rank: int | None, parallel: bool) -> Any:
     """The device map to load with.
 
     Args:
-        asked: the caller's; None leaves the choice to mdl.
-        gpus: CUDA devices here.
+        requested: the caller's; None leaves the choice to mdl.
+        gpus: number of CUDA devices.
         local_rank: this process's rank on the machine under torchrun, else None.
-        parallel: tensor parallelism or FSDP places the weights; a device map would contradict it.
+        parallel: transformers distributes the weights among ranks; no device map is chosen then.
 
-    One rank, one whole model on its own device; one GPU, all of it; several, spread by size; none,
-    the CPU (None, as transformers means it).
+    Each rank gets a whole model on its own GPU. Otherwise one GPU gets all of it, several share it,
+    and without GPUs it goes to the CPU (None to transformers).
     """
-    automatic = asked is None or asked in SPREAD
+    automatic = requested is None or requested in SPREAD
     if parallel or not automatic:
-        return asked
+        return requested
     if gpus == 0:
         return None
     if local_rank is not None:
         return {"": local_rank}
-    if asked is None:
+    if requested is None:
         return {"": 0} if gpus == 1 else "auto"
-    return asked
+    return requested
 
 
 def device_map_of(request: LoadRequest) -> Any:
@@ -59,7 +59,7 @@ def device_map_of(request: LoadRequest) -> Any:
 
 
 def is_parallel(request: LoadRequest) -> bool:
-    """Whether the weights are divided among ranks by transformers."""
+    """Whether transformers distributes the weights among ranks."""
     return bool(PARALLEL & set(request.extra))
 
 
@@ -70,7 +70,7 @@ def gpu_count() -> int:
 
 
 def has_fp8() -> bool:
-    """Whether the first GPU computes in fp8 (compute capability 8.9), as transformers asks."""
+    """Whether the first GPU supports fp8 (compute capability 8.9), which transformers requires."""
     import torch
 
     return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9)
@@ -80,15 +80,15 @@ def filled_devices(device_map: Any, *, gpus: int, packed: bool) -> tuple[str, ..
     """The names of the devices that a load with this device map may fill.
 
     Args:
-        device_map: as `choose_device_map` gives it.
-        gpus: CUDA devices here.
-        packed: bitsandbytes' weights, which transformers does not spill into main memory.
+        device_map: from `choose_device_map`.
+        gpus: number of CUDA devices.
+        packed: bitsandbytes weights, which transformers does not offload to main memory.
 
-    None where there is no limit to hold it against: weights on the disk or the meta device, and
-    devices whose memory mdl cannot measure.
+    None if there is no limit to check against: weights on the disk or the meta device, or devices
+    whose memory mdl cannot measure.
 
     Raises:
-        UsageError: what is named is no device.
+        UsageError: it names something that is not a device.
     """
     if device_map is None:
         return ("cpu",)
@@ -113,18 +113,18 @@ def _check_device(name: str) -> None:
         torch.device(name)
     except RuntimeError as error:
         raise UsageError(
-            f"{name!r} is no device.",
+            f"{name!r} is not a device.",
             next=f"Use cpu, cuda, cuda:N, {', '.join(SPREAD)}, or a mapping of modules to devices.",
         ) from error
 
 
 def find_devices(request: LoadRequest, *, packed: bool) -> tuple[Device, ...] | None:
-    """The devices that a load may fill, as they are now, within the caller's `max_memory`.
+    """The devices that a load may fill and their free memory, within the caller's `max_memory`.
 
-    None where the weights have no such limit: offloaded to a folder, divided among ranks.
+    None if there is no limit: weights offloaded to a folder, or distributed among ranks.
 
     Raises:
-        UsageError: the device map names what is no device, or a GPU that is not here.
+        UsageError: the device map names something that is not a device, or a GPU not here.
     """
     if "offload_folder" in request.extra or is_parallel(request):
         return None
@@ -132,8 +132,15 @@ def find_devices(request: LoadRequest, *, packed: bool) -> tuple[Device, ...] | 
     if names is None:
         return None
     limits = _limits(request.extra.get("max_memory") or {})
-    found = (measure(name) for name in names)
-    return tuple(Device(d.name, d.total, min(d.free, limits.get(d.name, d.free))) for d in found)
+    measured = (measure(name) for name in names)
+    return tuple(Device(d.name, d.total, min(d.free, limits.get(d.name, d.free))) for d in measured)
+
+
+def other_devices(used: Sequence[Device]) -> tuple[Device, ...]:
+    """All devices of this machine but those used."""
+    names = {device.name for device in used}
+    all_names = [*(f"cuda:{index}" for index in range(gpu_count())), "cpu"]
+    return tuple(measure(name) for name in all_names if name not in names)
 
 
 def _limits(max_memory: Mapping[Any, int | str]) -> dict[str, int]:
@@ -148,17 +155,17 @@ def _limits(max_memory: Mapping[Any, int | str]) -> dict[str, int]:
         }
     except (ValueError, AttributeError) as error:
         raise UsageError(
-            f"max_memory={max_memory!r} cannot be read.",
+            f"Cannot parse max_memory={max_memory!r}.",
             why=str(error),
             next='Write it as {0: "20GiB", "cpu": "60GiB"}.',
         ) from error
 
 
 def measure(name: str) -> Device:
-    """The memory of `cpu` or `cuda:N` as it is now.
+    """The total and free memory of `cpu` or `cuda:N`.
 
     Raises:
-        UsageError: there is no such GPU here.
+        UsageError: this machine has no such GPU.
     """
     import torch
 
@@ -166,9 +173,9 @@ def measure(name: str) -> Device:
         index = name.removeprefix("cuda:")
         if not index.isdecimal() or int(index) >= gpu_count():
             raise UsageError(
-                f"There is no device {name} here.",
+                f"This machine has no device {name}.",
                 why=f"torch {torch.__version__} sees {gpu_count()} CUDA devices.",
-                next="Leave device_map out to let mdl choose, or name cpu.",
+                next="Leave device_map out to let mdl choose, or use cpu.",
             )
         free, total = torch.cuda.mem_get_info(int(index))
         return Device(name, total, free)
@@ -180,20 +187,20 @@ def measure(name: str) -> Device:
 
 
 def container_memory(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that this container may still take (Linux control groups); None without a limit.
+    """Bytes this container may still allocate (Linux control groups); None without a limit.
 
-    Pages of files that could be dropped do not count as taken, as in the kernel's own reckoning.
+    Reclaimable file pages do not count as used, just as in the kernel's own accounting.
     """
-    for limit, used, kept in (
+    for limit, used, reclaimable in (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
     ):
         try:
-            most = int((root / limit).read_text())
-            taken = int((root / used).read_text())
+            maximum = int((root / limit).read_text())
+            current = int((root / used).read_text())
             lines = (root / limit).with_name("memory.stat").read_text().splitlines()
-        except (OSError, ValueError):  # no such limit: "max", or another version of the interface
+        except (OSError, ValueError):  # no limit ("max"), or another version of the interface
             continue
         statistics = dict(line.split(maxsplit=1) for line in lines)
-        return max(0, most - taken + int(statistics.get(kept, 0)))
+        return max(0, maximum - current + int(statistics.get(reclaimable, 0)))
     return None

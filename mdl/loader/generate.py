@@ -1,33 +1,33 @@
-"""Ask a loaded model one thing: the smallest proof that it answers."""
+"""Generate a reply to one prompt: the quickest check that a loaded model works."""
 
 from typing import Any
 
 from mdl.errors import LoadError
-from mdl.loader.pipeline import Loaded
+from mdl.loader.loaded import Loaded
 
 
-def answer_prompt(loaded: Loaded, prompt: str, max_new_tokens: int = 64) -> str:
-    """The model's answer to `prompt`, chosen greedily, through its chat template if it has one.
+def reply_to(loaded: Loaded, prompt: str, max_new_tokens: int = 64) -> str:
+    """The model's reply to `prompt`, decoded greedily, through its chat template if it has one.
 
     Raises:
-        LoadError: the model generates no text, or has no tokenizer.
+        LoadError: the model does not generate text, or has no tokenizer.
     """
     import torch
 
     model, tokenizer = loaded.model, loaded.tokenizer
     if tokenizer is None or not model.can_generate():
         raise LoadError(
-            "The model cannot answer a prompt.",
-            why="It has no tokenizer." if tokenizer is None else "It generates no text.",
+            "The model cannot reply to a prompt.",
+            why="It has no tokenizer." if tokenizer is None else "It does not generate text.",
             next="Leave out --prompt.",
         )
     inputs = _inputs(tokenizer, prompt).to(model.device)
     with torch.inference_mode():
-        made = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-    answer: str = tokenizer.decode(
-        made[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+        output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    reply: str = tokenizer.decode(
+        output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True
     )
-    return answer.strip()
+    return reply.strip()
 
 
 def _inputs(tokenizer: Any, prompt: str) -> Any:
@@ -36,7 +36,7 @@ def _inputs(tokenizer: Any, prompt: str) -> Any:
     if hasattr(tokenizer, "image_processor"):
         try:
             return _chat(tokenizer, [{"type": "text", "text": prompt}])
-        except TypeError:  # a template for text alone, which adds the content to a string
+        except TypeError:  # a template for text only, which expects a string
             pass
     return _chat(tokenizer, prompt)
 

@@ -1,4 +1,4 @@
-"""What a model in memory holds: parameters, bytes, devices."""
+"""A loaded model's parameters, bytes and devices."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,11 +7,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ModelStats:
-    """What one pass over a model found.
+    """Sizes of a model in memory.
 
-    `parameters` counts them as they would be unquantized, tied ones once, under `total`,
-    `trainable` and `quantized`. `bytes` are those of parameters and buffers once, with the
-    statistics of 4-bit weights.
+    `parameters` are counts as they would be unquantized, tied ones once: `total`, `trainable` and
+    `quantized`. `bytes` adds up parameters, buffers and the statistics of 4-bit weights.
     """
 
     parameters: Mapping[str, int]
@@ -20,20 +19,20 @@ class ModelStats:
 
 
 def measure_model(model: Any) -> ModelStats:
-    """Count what a model holds."""
+    """Count a model's parameters and bytes in one pass."""
     import torch
 
     narrow = (torch.int8, torch.float8_e4m3fn)  # bitsandbytes' 8-bit weights, and fp8
     total = trainable = quantized = 0
-    held: dict[tuple[str, int], int] = {}
-    devices: dict[Any, str] = {}  # a device's text takes longer than all else of a parameter
+    sizes: dict[tuple[str, int], int] = {}
+    devices: dict[Any, str] = {}  # str(device) takes longer than all the rest of a parameter
 
     def count(tensor: Any) -> None:
         if tensor is not None:
             device = tensor.device
             if device not in devices:
                 devices[device] = str(device)
-            held[(devices[device], tensor.data_ptr())] = tensor.nbytes
+            sizes[(devices[device], tensor.data_ptr())] = tensor.nbytes
 
     for parameter in model.parameters():
         count(parameter)
@@ -48,8 +47,8 @@ def measure_model(model: Any) -> ModelStats:
                 if part is not None:
                     count(part.absmax)
                     count(part.code)
-    on = tuple(sorted(devices.values()))
+    names = tuple(sorted(devices.values()))
     for buffer in model.buffers():
         count(buffer)
     counts = {"total": total, "trainable": trainable, "quantized": quantized}
-    return ModelStats(counts, sum(held.values()), on)
+    return ModelStats(counts, sum(sizes.values()), names)

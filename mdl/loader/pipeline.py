@@ -1,56 +1,37 @@
-"""The one call: resolve, find, fetch, build, tell."""
+"""A load, step by step: locate, import, check, fetch, build, finish. Each step feeds the next."""
 
 import copy
-import functools
-import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from mdl.loader.adapter import attach_adapter, find_adapter
+from mdl.loader.adapter import attach_adapter
 from mdl.loader.build import (
+    TOKENIZER_FILES,
     Built,
     build_tokenizer,
-    check_fp8,
     check_remote_code,
     check_vocabulary,
     import_libraries,
     prefetch,
 )
-from mdl.loader.checkpoint import Checkpoint
+from mdl.loader.checkpoint import config_hash, file_records, fingerprint
+from mdl.loader.loaded import Loaded
 from mdl.loader.model_stats import measure_model
-from mdl.loader.planning import check_memory
-from mdl.loader.progress import Progress, progress_for
+from mdl.loader.planning import check_fits
+from mdl.loader.progress import PhaseTimer, Progress, progress_for
 from mdl.loader.quantize_once import build_once
-from mdl.loader.report import PhaseTimer, Report, file_records, fingerprint
+from mdl.loader.report import Report
 from mdl.loader.request import LoadRequest
-from mdl.loader.source import LocatedModel, fetch_model
-from mdl.settings import Settings, load_settings
+from mdl.loader.source import FetchedModel, LocatedModel, fetch_model, locate_model
+from mdl.settings import Settings
+from mdl.version import installed_versions
 
+# Libraries that determine what a load gives.
+LIBRARIES = ("mdl", "torch", "transformers", "bitsandbytes", "huggingface_hub", "safetensors")
 log = logging.getLogger("mdl")
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A loaded model; unpacks into `model, tokenizer`.
-
-    `tokenizer` is the processor of a vision model, and None where the repository has none.
-    """
-
-    model: Any
-    tokenizer: Any
-    report: Report
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter((self.model, self.tokenizer))
-
-    def __len__(self) -> int:
-        return 2
-
-    def __getitem__(self, index: int) -> Any:
-        return (self.model, self.tokenizer)[index]
 
 
 def load_request(
@@ -59,55 +40,63 @@ def load_request(
     """Load what a request asks for.
 
     Raises:
-        MdlError: each refusal with its reason; nothing half-made stays behind.
+        MdlError: the load failed; nothing half-finished is left behind.
     """
-    settings = settings or load_settings()
-    asked = request
     progress = progress or progress_for(f"load {request.name}")
-    clock = PhaseTimer(progress.phase)
+    clock = PhaseTimer(progress)
     with clock("resolve"):
-        request, found, adapter = find_adapter(request, settings, progress=progress)
-    if found.source.checkpoint is not None:
-        prefetch(found.source.checkpoint)
+        located = locate_model(request, settings, progress=progress)
+    if located.checkpoint is not None:
+        prefetch(located.checkpoint)
     with clock("import"):
-        import_libraries(found.source.checkpoint, request)
+        import_libraries(located.checkpoint)
     with clock("check"):
-        check_fp8(request, on_load=found.resolution.quantize_on_load)
-        check_memory(found, request)
+        check_fits(located)
     with clock("fetch"):
-        checkpoint = fetch_model(found, request, progress)
-    if found.source.checkpoint is None:  # until now, nobody could know which classes it needs
-        with clock("import"):
-            import_libraries(checkpoint, request)
-    check_remote_code(checkpoint, request)
-    made = build_once(found, checkpoint, request, clock)
-    built, found, checkpoint = made.built, made.found, made.checkpoint
+        fetched = fetch_model(located, progress)
+    with clock("import"):  # its classes, if its configuration was not known until now
+        import_libraries(fetched.checkpoint)
+    check_remote_code(fetched.checkpoint)
+    built = build_once(fetched, clock)
+    return _finish(fetched, built, clock)
+
+
+def _finish(fetched: FetchedModel, built: Built, clock: PhaseTimer) -> Loaded:
+    """Add the tokenizer, kernels, adapter and report to a built model."""
+    located, model = fetched.located, built.model
     with clock("tokenizer"):
-        config = _config_by_name(built, checkpoint, found)
-        tokenizer = build_tokenizer(checkpoint.folder, request, config)
-        check_vocabulary(built.model, tokenizer)
+        tokenizer = _tokenizer(located, built)
     with clock("kernels"):
-        kernels = _apply_kernels(built.model, request)
-    _name_for_saving(built.model, found)
-    _note_use(found)
-    report = _report(request, found, checkpoint, built)
-    report = replace(
-        report,
-        kernels=kernels,
-        mirror=made.mirror,
-        warnings=(*_warnings(built, checkpoint), *made.warnings),
-        seconds={phase: round(spent, 4) for phase, spent in clock.seconds.items()},
-    )
-    loaded = Loaded(built.model, tokenizer, report)
-    if adapter is not None:
-        loaded = attach_adapter(loaded, adapter, asked)
-    _announce(loaded.report)
-    loaded.model.mdl_report = loaded.report
-    return loaded
+        kernels = _apply_kernels(model, located.request)
+    _name_for_saving(model, located)
+    _record_use(fetched, built)
+    report = _report(located, built)
+    if located.adapter is not None:
+        model = attach_adapter(model, located.adapter)
+        report = replace(report, adapter=located.adapter.with_hash())
+    check_vocabulary(model, tokenizer)
+    seconds = {phase: round(spent, 4) for phase, spent in clock.seconds.items()}
+    report = replace(report, kernels=kernels, seconds=seconds)
+    _log(report)
+    model.mdl_report = report
+    return Loaded(model, tokenizer, report)
+
+
+def _tokenizer(located: LocatedModel, built: Built) -> Any:
+    """The tokenizer saved with the adapter, if there is one, else the model's."""
+    request, adapter = located.request, located.adapter
+    folder = None if adapter is None else adapter.folder
+    config = copy.copy(built.model.config)
+    config.name_or_path = located.repo_id  # by which transformers recognizes some tokenizers
+    if folder is not None and any((folder / name).exists() for name in TOKENIZER_FILES):
+        return build_tokenizer(folder, request, config)
+    # The text half of a vision model has another configuration than its folder.
+    same = config.model_type == built.checkpoint.config.get("model_type")
+    return build_tokenizer(built.checkpoint.folder, request, config if same else None)
 
 
 def _apply_kernels(model: Any, request: LoadRequest) -> tuple[str, ...]:
-    """Put kernels in: those named on any device, all of them only where there is a gain (CUDA)."""
+    """Apply the kernels named on any device, or all of them on CUDA, where they are faster."""
     if not request.kernels or (request.kernels is True and not _on_cuda(model)):
         return ()
     from mdl import kernels
@@ -123,112 +112,79 @@ def _on_cuda(model: Any) -> bool:
     return torch.cuda.is_available() and any(weight.is_cuda for weight in model.parameters())
 
 
-def _warnings(built: Built, checkpoint: Checkpoint) -> Iterator[str]:
-    stored = checkpoint.stored_format
-    if stored is not None and getattr(built.model.config, "quantization_config", None) is None:
-        yield f"the weights are stored in {stored} and were dequantized to {built.model.dtype}"
-    if built.new_parameters:
-        yield f"weights that are new: {_count(built.new_parameters)}"
-    if built.unused_tensors:
-        yield f"tensors of the checkpoint that are not used: {_count(built.unused_tensors)}"
+def _name_for_saving(model: Any, located: LocatedModel) -> None:
+    """Have what the user saves name the canonical model, not a mirror or a path of this machine."""
+    if not located.resolution.is_local:
+        model.config.name_or_path = model.name_or_path = located.resolution.canonical
 
 
-def _count(names: tuple[str, ...]) -> str:
-    return names[0] if len(names) == 1 else f"{len(names)}, such as {names[0]}"
-
-
-def _note_use(found: LocatedModel) -> None:
-    """Tell the cache manager that these bytes were used: what is used is pruned last."""
+def _record_use(fetched: FetchedModel, built: Built) -> None:
+    """Tell the cache manager that the snapshot was used, so that it is pruned last."""
     from mdl.cachemgr import open_cache
 
-    if found.source.commit is not None and not found.source.mirror:
-        open_cache(found.settings).record_use(found.source.repo_id, found.source.commit)
+    located = fetched.located
+    read_here = built.checkpoint is fetched.checkpoint and not located.is_local_copy
+    if located.commit is not None and read_here:
+        open_cache(located.settings).record_use(located.repo_id, located.commit)
 
 
-def _name_for_saving(model: Any, found: LocatedModel) -> None:
-    """What the user saves names the canonical model, not the mirror or a path of this machine."""
-    if found.resolution.is_local:
-        return
-    model.config.name_or_path = found.resolution.canonical
-    model.name_or_path = found.resolution.canonical
-
-
-def _config_by_name(built: Built, checkpoint: Checkpoint, found: LocatedModel) -> Any:
-    """The model's configuration under the name of the repository its files come from.
-
-    transformers takes another tokenizer class for some repositories, by their names; in a
-    snapshot's folder it would not know them. None where the model was given another configuration
-    than that of the folder (the text half of a vision model).
-    """
-    config = copy.copy(built.model.config)
-    if config.model_type != checkpoint.config.get("model_type"):
-        return None
-    config.name_or_path = found.source.repo_id
-    return config
-
-
-def _report(
-    request: LoadRequest, found: LocatedModel, checkpoint: Checkpoint, built: Built
-) -> Report:
-    model = built.model
-    held = measure_model(model)
-    quantization = getattr(model.config, "quantization_config", None)
+def _report(located: LocatedModel, built: Built) -> Report:
+    model, checkpoint = built.model, built.checkpoint
+    stats = measure_model(model)
     return Report(
-        requested=request.to_json(),
-        resolution=found.resolution.to_json(),
+        requested=located.original_request.to_json(),
+        resolution=located.resolution.to_json(),
         folder=str(checkpoint.folder),
-        commit=found.source.commit,
+        commit=located.commit,
         files=file_records(checkpoint),
         fingerprint=fingerprint(checkpoint),
-        config_sha256=_config_hash(checkpoint.config),
+        config_sha256=config_hash(checkpoint.config),
         model_class=type(model).__name__,
         dtype=str(model.dtype).removeprefix("torch."),
-        quantization=_plain(quantization),
-        quantized_on_load=built.quantized_here,
-        mirror=None,
-        parameters=held.parameters,
-        memory={"weights": held.bytes},
-        devices=held.devices,
+        quantization=_plain(getattr(model.config, "quantization_config", None)),
+        quantized_on_load=built.quantized_on_load,
+        local_copy=built.local_copy,
+        parameters=stats.parameters,
+        memory={"weights": stats.bytes},
+        devices=stats.devices,
         kernels=(),
-        loaded_by=built.path,
+        loaded_by=built.loaded_by,
         note=built.note,
-        remote_code=request.trust_remote_code,
+        remote_code=checkpoint.request.trust_remote_code,
         pickles=checkpoint.files.pickled,
         new_parameters=built.new_parameters,
         unused_tensors=built.unused_tensors,
-        downloaded=found.source.bytes_to_fetch,
+        downloaded=located.bytes_to_download,
         seconds={},
-        versions=dict(library_versions()),
+        versions=dict(installed_versions(*LIBRARIES)),
+        warnings=tuple(_warnings(built)),
     )
 
 
-@functools.cache
-def library_versions() -> dict[str, str]:
-    """Versions of the libraries that decide what a load gives."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for name in ("mdl", "torch", "transformers", "bitsandbytes", "huggingface_hub", "safetensors"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _config_hash(config: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
-
-
 def _plain(quantization: Any) -> Any:
-    """A model's quantization settings, an object of transformers' or a table, in JSON's types."""
+    """A model's quantization settings, an object of transformers or a table, in JSON's types."""
     if quantization is None:
         return None
     table = quantization if isinstance(quantization, Mapping) else quantization.to_dict()
     return json.loads(json.dumps(table, default=str))
 
 
-def _announce(report: Report) -> None:
+def _warnings(built: Built) -> Iterator[str]:
+    stored = built.checkpoint.stored_format
+    if stored is not None and getattr(built.model.config, "quantization_config", None) is None:
+        yield f"the weights are stored in {stored} and were dequantized to {built.model.dtype}"
+    if built.new_parameters:
+        yield f"new weights, not in the checkpoint: {_count(built.new_parameters)}"
+    if built.unused_tensors:
+        yield f"unused tensors of the checkpoint: {_count(built.unused_tensors)}"
+    yield from built.warnings
+
+
+def _count(names: tuple[str, ...]) -> str:
+    return names[0] if len(names) == 1 else f"{len(names)}, such as {names[0]}"
+
+
+def _log(report: Report) -> None:
     for name, value in report.lines():
         log.info("%-12s %s", name, value)
     for text in report.warnings:

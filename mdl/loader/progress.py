@@ -1,23 +1,24 @@
-"""One progress report for a download made of many files: bytes so far, and a way to stop."""
+"""Progress of a load: its phases and their times, the bytes of a download, and a way to stop it."""
 
 import contextlib
 import socket
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 
 class Cancelled(Exception):
-    """Raised inside a download's thread when the whole is being stopped."""
+    """Raised in a download's threads to stop them."""
 
 
 class Progress:
-    """Counts the bytes of all files together and passes each step on.
+    """Adds up the bytes of all files of a download. This base class shows nothing.
 
     Args:
-        report: called with the bytes that just arrived (negative when some are thrown away).
+        report: called with the number of bytes that just arrived (negative for bytes discarded).
     """
 
     def __init__(self, report: Callable[[int], None] | None = None) -> None:
@@ -28,15 +29,15 @@ class Progress:
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
     def phase(self, name: str) -> None:
-        """Say what is being done now; nothing here."""
+        """A phase starts; an empty name: it ended."""
 
     @contextlib.contextmanager
-    def fetching(self, total: int) -> Iterator[None]:
-        """Around a download of `total` bytes; nothing here."""
+    def downloading(self, total: int) -> Iterator[None]:
+        """Wraps a download of `total` bytes."""
         yield
 
     def advance(self, count: int) -> None:
-        """Count bytes that arrived.
+        """Add bytes that arrived.
 
         Raises:
             Cancelled: the download is being stopped.
@@ -49,8 +50,8 @@ class Progress:
                 self._report(count)
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
-        """Know the connections that huggingface_hub opens meanwhile, so `cancel` can end them."""
+    def tracking_connections(self) -> Iterator[None]:
+        """Track the connections huggingface_hub opens, so that `cancel` can shut them down."""
         from huggingface_hub import get_session
 
         client = get_session()
@@ -70,14 +71,14 @@ class Progress:
             self._sockets.add(connection)
 
     def cancel(self) -> None:
-        """Stop every file of the download: those that wait for bytes are cut off at once."""
+        """Stop all files of the download at once, those waiting for bytes too."""
         self._stop.set()
         for connection in list(self._sockets):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def bar_class(self) -> type:
-        """A class that huggingface_hub takes for tqdm: each file's bar feeds this object."""
+        """A stand-in for tqdm: huggingface_hub makes one a file, and each reports here."""
         progress = self
 
         class FileBar:
@@ -104,20 +105,20 @@ class Progress:
 
 
 class TerminalProgress(Progress):
-    """One line on standard error: the phase, and a bar of bytes while there is a download."""
+    """One line on standard error: the current phase, or a progress bar during a download."""
 
     def __init__(self, title: str) -> None:
         super().__init__()
         self._title = title
 
     def phase(self, name: str) -> None:
-        """Show the phase in place of the last one; an empty name clears the line."""
+        """Replace the phase shown; an empty name clears the line."""
         text = f"{self._title}: {name} …" if name else ""
         sys.stderr.write(f"\r\033[K{text}")
         sys.stderr.flush()
 
     @contextlib.contextmanager
-    def fetching(self, total: int) -> Iterator[None]:
+    def downloading(self, total: int) -> Iterator[None]:
         """Show a bar of `total` bytes."""
         from tqdm import tqdm
 
@@ -133,10 +134,29 @@ class TerminalProgress(Progress):
 
 
 def progress_for(title: str, wanted: bool | None = None) -> Progress:
-    """Progress on the terminal where there is one, or where it is asked for; else silence.
+    """Progress shown on the terminal, or silent.
 
     Args:
-        wanted: True and False decide; None asks whether standard error is a terminal.
+        wanted: whether to show it; None: if standard error is a terminal.
     """
     shown = sys.stderr.isatty() if wanted is None else wanted
     return TerminalProgress(title) if shown else Progress()
+
+
+class PhaseTimer:
+    """Seconds spent in each phase, in the order they ran; reports phases to `progress`."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.seconds: dict[str, float] = {}
+        self._progress = progress
+
+    @contextlib.contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        self._progress.phase(phase)
+        try:
+            yield
+        finally:
+            self._progress.phase("")
+            spent = time.perf_counter() - start
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + spent

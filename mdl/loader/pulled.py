@@ -1,15 +1,14 @@
-"""`mdl.pull`: download the files a model needs, and say where they are."""
+"""`mdl.pull`: download the files a model needs, and return where they are."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mdl.loader.adapter import find_adapter
 from mdl.loader.progress import Progress
 from mdl.loader.request import LoadRequest
-from mdl.loader.source import fetch_model
+from mdl.loader.source import LocatedModel, fetch_model, locate_model
 from mdl.loader.verify import repair_snapshot
-from mdl.settings import Settings, load_settings
+from mdl.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -17,12 +16,12 @@ class Pulled:
     """A model's files on this machine, or with `dry_run` what a pull would download.
 
     Attributes:
-        path: the snapshot folder (of an adapter's name: its base model's); None after a dry run.
-        files: what the model consists of, as paths below `path`.
-        downloaded: those of them that were (or would be) downloaded.
+        path: the snapshot folder (for an adapter, its base model's); None after a dry run.
+        files: the model's files, relative to `path`.
+        downloaded: those that were (or would be) downloaded.
         bytes: the size of the download.
-        adapter: the adapter that was named, as a report keeps it.
-        repaired: files whose content was damaged and was downloaded again; None unless asked for.
+        adapter: the adapter that was requested, as in a report.
+        repaired: damaged files that were downloaded again; None unless requested.
     """
 
     requested: str
@@ -76,12 +75,12 @@ def pull(
     Args:
         name: `org/name` in any casing, or a folder.
         format, exact, revision, prefer, token, offline, settings: as `mdl.resolve` takes them.
-        locked: a lock file; what is pulled must be exactly what it names.
-        allow_pickle: take pickled weights where there are no others; loading them can run code.
-        trust_remote_code: download the repository's own Python too.
-        repair: check the hash of every file that is here, and download damaged ones again.
+        locked: a lock file; the files must be exactly those it names.
+        allow_pickle: accept pickled weights if there are no others; loading them can run code.
+        trust_remote_code: download the repository's Python files too.
+        repair: check the hash of every file in the cache, and download damaged ones again.
         dry_run: download nothing.
-        progress: is told how far the download is.
+        progress: shows the progress of the download.
 
     Returns:
         The snapshot folder, for any other tool, and what was downloaded.
@@ -89,8 +88,7 @@ def pull(
     Raises:
         MdlError: as `mdl.resolve`; and a download that fails, which leaves the cache as it was.
     """
-    settings = settings or load_settings()
-    asked = LoadRequest(
+    request = LoadRequest(
         name=name,
         format=format,
         exact_name=exact,
@@ -102,29 +100,34 @@ def pull(
         token=token,
         offline=offline,
     )
-    request, found, adapter = find_adapter(
-        asked, settings, purpose="pull", fetch=not dry_run, progress=progress
+    located = locate_model(
+        request, settings, purpose="pull", download_adapter=not dry_run, progress=progress
     )
-    source, download = found.source, found.source.download
-    repaired, checkpoint = None, source.checkpoint
+    adapter, download = located.adapter, located.download
+    repaired, checkpoint = None, located.checkpoint
     if not dry_run:
-        if repair:
-            repaired = repair_snapshot(found, request)
-            if adapter is not None and adapter.origin is not None:
-                repaired += repair_snapshot(adapter.origin, asked)
-        checkpoint = fetch_model(found, request, progress)
+        repaired = _repair(located) if repair else None
+        checkpoint = fetch_model(located, progress).checkpoint
     if checkpoint is not None:
-        files = tuple(checkpoint.files.all)
+        files = checkpoint.files.all
     else:
         files = tuple(file.path for file in download.files) if download is not None else ()
     return Pulled(
         requested=name,
-        repo_id=source.repo_id,
-        commit=source.commit,
+        repo_id=located.repo_id,
+        commit=located.commit,
         path=None if dry_run or checkpoint is None else checkpoint.folder,
         files=files,
         downloaded=tuple(file.path for file in download.missing) if download is not None else (),
-        bytes=source.bytes_to_fetch,
+        bytes=located.bytes_to_download,
         adapter=None if adapter is None else adapter.to_json(),
-        repaired=None if repaired is None else tuple(repaired),
+        repaired=repaired,
     )
+
+
+def _repair(located: LocatedModel) -> tuple[str, ...]:
+    """Repair a model's snapshot, and its adapter's if that was downloaded too."""
+    repaired = repair_snapshot(located)
+    if located.adapter is not None and located.adapter.origin is not None:
+        repaired += repair_snapshot(located.adapter.origin)
+    return tuple(repaired)

@@ -1,30 +1,29 @@
-"""Quantize once: among loads, and among processes that load at the same moment.
+"""Quantize once: later loads, and processes loading at the same time, share one local copy.
 
-The first of several ranks on a machine quantizes and keeps the result as a local mirror; the
-others wait for it and read that.
+The first of several ranks on a machine quantizes the model and saves a local copy; the others wait
+for it and read that.
 """
 
 import contextlib
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from mdl.errors import DiskError
-from mdl.loader.build import (
-    PROVENANCE,
-    Built,
-    check_quantized,
-    in_turn,
-    is_own_class,
-    mirror_folder,
-    mirror_row,
-    read_mirror,
-    write_mirror,
-)
+from mdl.loader.build import Built, build_model, check_quantized, is_own_class, quiet_transformers
 from mdl.loader.checkpoint import Checkpoint
 from mdl.loader.devices import is_parallel
-from mdl.loader.report import PhaseTimer
+from mdl.loader.progress import PhaseTimer
 from mdl.loader.request import LoadRequest
-from mdl.loader.source import LocatedModel
+from mdl.loader.source import (
+    FetchedModel,
+    LocatedModel,
+    is_complete,
+    local_copy_folder,
+    local_copy_row,
+    locked,
+    read_local_copy,
+    write_local_copy,
+)
 from mdl.store import LocalMirror
 
 # Arguments for transformers that leave no trace in what is saved.
@@ -32,87 +31,74 @@ NOT_SAVED = frozenset(("attn_implementation", "experts_implementation", "max_mem
 log = logging.getLogger("mdl")
 
 
-@dataclass(frozen=True)
-class Made:
-    """A built model, what it was built from, and the local mirror that was read or written."""
-
-    built: Built
-    found: LocatedModel
-    checkpoint: Checkpoint
-    mirror: str | None = None
-    warnings: tuple[str, ...] = ()
-
-
-def build_once(
-    found: LocatedModel, checkpoint: Checkpoint, request: LoadRequest, clock: PhaseTimer
-) -> Made:
-    """Build the model; one that is quantized here becomes a mirror, or is read from one that
-    another process has made since the request was resolved.
+def build_once(fetched: FetchedModel, clock: PhaseTimer) -> Built:
+    """Build the model. If that quantizes it, save a local copy, or read the one that another
+    process saved since the model was located.
 
     Raises:
-        LoadError, UsageError: as building.
-        VerificationError: the mirror is damaged.
+        LoadError, UsageError: the model cannot be built.
+        VerificationError: the local copy is damaged.
     """
-    from mdl.loader.build import build_mapped
-
-    source = found.source
-    if source.commit is None or not is_to_keep(checkpoint, request):
-        with clock("build"):
-            built = build_mapped(checkpoint, request)
-            check_quantized(built, request)
-        return Made(built, found, checkpoint, str(checkpoint.folder) if source.mirror else None)
-    folder = mirror_folder(source.repo_id, source.commit, request, found.settings)
+    located, checkpoint = fetched.located, fetched.checkpoint
+    if located.commit is None or not keeps_local_copy(checkpoint):
+        built = _build(checkpoint, clock)
+        return replace(built, local_copy=str(checkpoint.folder)) if located.is_local_copy else built
+    repo_id, commit, request = located.repo_id, located.commit, located.request
+    folder = local_copy_folder(repo_id, commit, request, located.settings)
     with contextlib.ExitStack() as stack:
         if not _ranks_build_together(request):
             with clock("wait"):
-                stack.enter_context(in_turn(folder, found.settings))
-        if not (folder / PROVENANCE).exists():
-            with clock("build"):
-                built = build_mapped(checkpoint, request)
-                check_quantized(built, request)
-            with clock("mirror"):
-                return _keep(built, found, checkpoint, request)
-    log.info("%s was quantized by another process: %s", source.repo_id, folder)
-    _note(mirror_row(folder, source.repo_id, source.commit, request), found)
-    made = read_mirror(folder, source.repo_id)
-    with clock("build"):
-        built = build_mapped(made, request)
-    source = replace(source, checkpoint=made, mirror=True)
-    return Made(built, replace(found, source=source), made, str(folder))
+                stack.enter_context(locked(folder, located.settings))
+        if not is_complete(folder):
+            built = _build(checkpoint, clock)
+            with clock("save"):
+                return _save_local_copy(built, located)
+    log.info("%s was quantized by another process: %s", repo_id, folder)
+    _record(local_copy_row(folder, repo_id, commit, request), located)
+    built = _build(read_local_copy(folder, repo_id, request), clock)
+    return replace(built, local_copy=str(folder))
 
 
-def is_to_keep(checkpoint: Checkpoint, request: LoadRequest) -> bool:
-    """Whether the load quantizes, and the result is the repository's own model, which is what a
-    mirror stands for: not one with a new head, nor with a changed configuration."""
+def keeps_local_copy(checkpoint: Checkpoint) -> bool:
+    """Whether a load quantizes the repository's own model: not one with a new head or a changed
+    configuration, which later loads must not get."""
+    request = checkpoint.request
     quantizes = request.wants_4bit and checkpoint.stored_format is None
-    unchanged = set(request.extra) <= NOT_SAVED and is_own_class(checkpoint, request)
+    unchanged = set(request.extra) <= NOT_SAVED and is_own_class(checkpoint)
     return quantizes and request.quantize_once and unchanged
 
 
+def _build(checkpoint: Checkpoint, clock: PhaseTimer) -> Built:
+    with clock("build"):
+        built = build_model(checkpoint)
+        check_quantized(built)
+    return built
+
+
 def _ranks_build_together(request: LoadRequest) -> bool:
-    """Whether ranks exchange weights while they build: one that waits would stop them all."""
+    """Whether ranks exchange weights while building, so that waiting for one would deadlock."""
     from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
     return is_parallel(request) or is_deepspeed_zero3_enabled()
 
 
-def _keep(built: Built, found: LocatedModel, checkpoint: Checkpoint, request: LoadRequest) -> Made:
-    """Write the mirror and note it in the catalogue; a full disk only costs the mirror."""
-    source = found.source
-    assert source.commit is not None
-    origin = (source.repo_id, source.commit)
+def _save_local_copy(built: Built, located: LocatedModel) -> Built:
+    """Save and register a local copy; if the disk is too small, warn and go on without one."""
+    assert located.commit is not None
+    origin = (located.repo_id, located.commit)
     try:
-        row = write_mirror(built.model, checkpoint, origin, request, found.settings)
+        with quiet_transformers():
+            row = write_local_copy(built.model, built.checkpoint, origin, located.settings)
     except DiskError as error:
-        return Made(built, found, checkpoint, None, (f"{error.message} {error.why}",))
-    _note(row, found)
-    return Made(built, found, checkpoint, row.path)
+        return replace(built, warnings=(f"{error.message} {error.why}",))
+    _record(row, located)
+    return replace(built, local_copy=row.path)
 
 
-def _note(row: LocalMirror, found: LocatedModel) -> None:
+def _record(row: LocalMirror, located: LocatedModel) -> None:
     from mdl.store import open_catalog
 
-    catalog = open_catalog(found.settings)
+    catalog = open_catalog(located.settings)
     try:
         if catalog.database.writable:
             catalog.record_local_mirror(row)

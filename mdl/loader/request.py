@@ -1,4 +1,4 @@
-"""What a caller asks of the loader, as one value, and the quantization it implies."""
+"""A load request as one value, with its quantization settings."""
 
 import re
 from collections.abc import Mapping
@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mdl.errors import UsageError
+from mdl.store import LOADABLE_FORMATS
 
-FORMATS = ("16bit", "bnb-4bit", "8bit", "fp8")
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 STORAGES = ("uint8", "bfloat16", "float16", "float32", "float64", "int8")
 _SHORT = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32"}
@@ -18,24 +18,24 @@ def dtype_name(dtype: Any) -> str | None:
     """`bfloat16` for torch.bfloat16, "bf16", "torch.bfloat16"; None for None and "auto".
 
     Raises:
-        UsageError: not a floating-point dtype to load a model in.
+        UsageError: a model cannot be loaded in this dtype.
     """
     if dtype is None or dtype == "auto":
         return None
     name = str(dtype).removeprefix("torch.")
     name = _SHORT.get(name, name)
     if name not in DTYPES:
-        raise UsageError(f"{dtype!r} is no dtype to load in.", next=f"Use {', '.join(DTYPES)}.")
+        raise UsageError(f"Cannot load in dtype {dtype!r}.", next=f"Use {', '.join(DTYPES)}.")
     return name
 
 
 @dataclass(frozen=True)
 class Quantization:
-    """Settings of a bitsandbytes 4-bit quantization on load; the names are bitsandbytes' own.
+    """Settings for quantizing to 4 bits on load, under bitsandbytes' own names.
 
-    `compute_dtype` None is the dtype the model is loaded in. `storage` other than `uint8` makes
-    the packed weights shardable by FSDP. `skip_modules` None leaves out what transformers
-    leaves out by itself (the output head and tied weights).
+    `compute_dtype` None is the dtype the model is loaded in. `storage` other than `uint8` lets
+    FSDP shard the packed weights. `skip_modules` None skips what transformers skips by default
+    (the output head and tied weights).
     """
 
     quant_type: str = "nf4"
@@ -51,21 +51,20 @@ class Quantization:
             )
         if self.storage not in STORAGES:
             raise UsageError(
-                f"{self.storage!r} is no dtype to store packed weights in.",
+                f"Cannot store packed weights as {self.storage!r}.",
                 next=f"Use one of {', '.join(STORAGES)}.",
             )
         object.__setattr__(self, "compute_dtype", dtype_name(self.compute_dtype))
 
     def to_config(self, dtype: str) -> dict[str, Any]:
-        """The `quantization_config` of a checkpoint quantized this way and computed in `dtype`."""
-        compute = self.compute_dtype or dtype
+        """The `quantization_config` of a checkpoint with these settings, computing in `dtype`."""
         return {
             "quant_method": "bitsandbytes",
             "load_in_4bit": True,
             "load_in_8bit": False,
             "bnb_4bit_quant_type": self.quant_type,
             "bnb_4bit_use_double_quant": self.double_quant,
-            "bnb_4bit_compute_dtype": compute,
+            "bnb_4bit_compute_dtype": self.compute_dtype or dtype,
             "bnb_4bit_quant_storage": self.storage,
             "llm_int8_skip_modules": list(self.skip_modules) if self.skip_modules else None,
         }
@@ -73,11 +72,11 @@ class Quantization:
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """One request for a model. `extra` goes to transformers' `from_pretrained` as it is.
+    """One request for a model. `extra` is passed on to transformers' `from_pretrained`.
 
-    `format` says how the weights are wanted; `exact_name` forbids any other repository than the
-    one named, so a 4-bit request with an exact name quantizes that very repository on load.
-    `locked` is the path of a lock file that says which commit it must be.
+    `format` is the format of the weights to load. `exact_name` allows no other repository than the
+    one named: a 4-bit request then quantizes that very repository on load. `locked` is the path of
+    a lock file that pins the commit.
     """
 
     name: str
@@ -101,17 +100,18 @@ class LoadRequest:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.format not in FORMATS:
+        if self.format not in LOADABLE_FORMATS:
             raise UsageError(
-                f"Unknown format {self.format!r}.", next=f"Use one of {', '.join(FORMATS)}."
+                f"Unknown format {self.format!r}.",
+                next=f"Use one of {', '.join(LOADABLE_FORMATS)}.",
             )
         if self.task not in TASKS:
             raise UsageError(f"Unknown task {self.task!r}.", next=f"Use one of {', '.join(TASKS)}.")
         tokens = self.max_seq_length
         if tokens is not None and not (type(tokens) is int and tokens > 0):
             raise UsageError(
-                f"max_seq_length={tokens!r} is no number of tokens.",
-                next="Give a whole number above 0, or leave it out.",
+                f"max_seq_length={tokens!r} is not a number of tokens.",
+                next="Pass a positive integer, or leave it out.",
             )
 
     @property
@@ -119,27 +119,27 @@ class LoadRequest:
         return self.format == "bnb-4bit"
 
     def to_json(self) -> dict[str, Any]:
-        """The request without its token, as the report keeps it."""
-        shown = {key: value for key, value in asdict(self).items() if key not in ("token", "extra")}
-        shown["device_map"] = self.device_map if _plain(self.device_map) else str(self.device_map)
-        shown["extra"] = {key: v if _plain(v) else str(v) for key, v in self.extra.items()}
-        return shown
+        """The request without its token, for the report."""
+        table = {key: value for key, value in asdict(self).items() if key not in ("token", "extra")}
+        table["device_map"] = self.device_map if _plain(self.device_map) else str(self.device_map)
+        table["extra"] = {key: v if _plain(v) else str(v) for key, v in self.extra.items()}
+        return table
 
 
 def one_format(
     *, in_4bit: bool, in_8bit: bool = False, in_16bit: bool = False, fp8: Any = False
 ) -> str:
-    """The format that the `load_in_*` switches of one call ask for together.
+    """The format that the `load_in_*` arguments ask for.
 
     Raises:
-        UsageError: two switches that exclude each other.
+        UsageError: two of them exclude each other.
     """
     chosen = {"8bit": in_8bit, "16bit": in_16bit, "fp8": bool(fp8)}
     on = [name for name, wanted in chosen.items() if wanted]
     if len(on) > 1 or (in_4bit and on):
-        named = ", ".join(["bnb-4bit"] * in_4bit + on)
         raise UsageError(
-            f"Only one of these can be asked for at once: {named}.", next="Leave out all but one."
+            f"Choose one format: {', '.join(['bnb-4bit'] * in_4bit + on)} were requested.",
+            next="Leave out all but one.",
         )
     if on:
         return on[0]
@@ -150,13 +150,13 @@ def from_bnb_config(config: Any) -> tuple[Quantization | None, str | None]:
     """The settings in a `BitsAndBytesConfig` (or its dict), and the format it asks for.
 
     Raises:
-        UsageError: a quantization method that mdl does not load.
+        UsageError: it is for another quantization method.
     """
     table: dict[str, Any] = dict(config if isinstance(config, Mapping) else config.to_dict())
     if table.get("quant_method", "bitsandbytes") not in ("bitsandbytes", None):
         raise UsageError(
-            f"quantization_config of method {table['quant_method']!r} is not for loading here.",
-            next="Name a repository that is quantized that way and load it with its exact name.",
+            f"Cannot quantize with {table['quant_method']!r} while loading.",
+            next="Load a repository that is already quantized that way, by its exact name.",
         )
     if table.get("load_in_8bit"):
         return None, "8bit"
@@ -164,17 +164,18 @@ def from_bnb_config(config: Any) -> tuple[Quantization | None, str | None]:
         return None, None
     skip = table.get("llm_int8_skip_modules")
     compute = table.get("bnb_4bit_compute_dtype")
-    made = Quantization(
+    settings = Quantization(
         quant_type=table.get("bnb_4bit_quant_type", "fp4"),
         double_quant=bool(table.get("bnb_4bit_use_double_quant", False)),
         compute_dtype=re.sub(r"^torch\.", "", str(compute)) if compute is not None else None,
         storage=re.sub(r"^torch\.", "", str(table.get("bnb_4bit_quant_storage") or "uint8")),
         skip_modules=tuple(skip) if skip else None,
     )
-    return made, "bnb-4bit"
+    return settings, "bnb-4bit"
 
 
 def _plain(value: Any) -> bool:
+    """Whether the value has JSON's types only."""
     if isinstance(value, Mapping):
         return all(isinstance(key, str) and _plain(item) for key, item in value.items())
     if isinstance(value, (list, tuple)):

@@ -1,30 +1,31 @@
-"""Is what was loaded still what is on the disk? Hashes recomputed, configurations compared."""
+"""Check that what was loaded is still what is on the disk: recompute hashes, compare configs."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mdl.cachemgr.verify import hash_file
 from mdl.errors import MdlError, NotFoundError, UsageError, VerificationError
-from mdl.loader.checkpoint import Checkpoint, read_checkpoint, read_json
-from mdl.loader.report import (
-    Report,
+from mdl.loader.checkpoint import (
+    Checkpoint,
     blob_hash,
+    config_hash,
     file_records,
     fingerprint,
-    git_hash_of,
-    sha256_of,
+    read_checkpoint,
+    read_json,
 )
+from mdl.loader.report import Report
 from mdl.loader.request import LoadRequest
-from mdl.loader.source import LocatedModel
+from mdl.loader.source import LocatedModel, download_again, plan_download
 from mdl.settings import Settings, StrPath, load_settings
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was checked and found right, and what is not what it should be."""
+    """What passed, and every problem."""
 
     target: str
     checked: tuple[str, ...]
@@ -39,13 +40,13 @@ class Verification:
         }
 
     def raise_problems(self) -> None:
-        """Raises: VerificationError: something is not what it should be."""
+        """Raises: VerificationError: a check failed."""
         if self.problems:
             raise VerificationError(
                 f"{self.target}: {len(self.problems)} of "
                 f"{len(self.problems) + len(self.checked)} checks failed.",
                 why="; ".join(self.problems[:3]),
-                next="`mdl pull NAME --repair` fetches damaged files of the cache again.",
+                next="`mdl pull NAME --repair` downloads damaged files of the cache again.",
                 details=self.to_json(),
             )
 
@@ -58,7 +59,7 @@ def verify_target(target: StrPath, settings: Settings | None = None) -> Verifica
         settings: other settings than the environment's.
 
     Returns:
-        What was checked and found right, and every problem; `raise_problems()` raises them.
+        What passed, and every problem; `raise_problems()` raises them.
 
     Raises:
         NotFoundError: there is no such file or folder.
@@ -69,7 +70,7 @@ def verify_target(target: StrPath, settings: Settings | None = None) -> Verifica
         return verify_folder(target)
     if not target.exists():
         raise NotFoundError(
-            f"There is no {target}.", next="Give a report, a lock file or a snapshot folder."
+            f"{target} does not exist.", next="Pass a report, a lock file or a snapshot folder."
         )
     if target.suffix == ".json":
         return verify_report(read_report(target))
@@ -80,41 +81,41 @@ def read_report(path: Path) -> Report:
     """The report in a file.
 
     Raises:
-        UsageError: the file is no report of a load.
+        UsageError: the file is not the report of a load.
     """
     try:
         return Report.from_json(json.loads(path.read_text()))
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UsageError(
-            f"{path} is no report that `mdl load --report` wrote.",
+            f"{path} is not a report written by `mdl load --report`.",
             why=f"{type(error).__name__}: {error}",
-            next="Give a report, a lock file or a snapshot folder.",
+            next="Pass a report, a lock file or a snapshot folder.",
         ) from error
 
 
 def verify_folder(folder: Path) -> Verification:
-    """Read every file of a snapshot: structure, headers, and hashes where the cache knows them."""
+    """Read every file of a snapshot: structure, headers, and hashes if it is in the cache."""
     checked, problems = [], []
     try:
-        checkpoint = read_checkpoint(folder, allow_pickle=True)
+        checkpoint = read_checkpoint(folder, LoadRequest(str(folder), allow_pickle=True))
     except MdlError as error:
         return Verification(str(folder), (), (f"{error.message} {error.why}".strip(),))
     for name in checkpoint.files.all:
         expected = blob_hash(folder / name)
         if expected is None:
             checked.append(f"{name} (no recorded hash)")
-        elif file_hash(folder / name, expected) == expected:
+        elif has_hash(folder / name, expected):
             checked.append(name)
         else:
-            problems.append(f"{name} is not the file its hash names")
+            problems.append(f"{name} does not match the hash in its blob's name")
     return Verification(str(folder), tuple(checked), tuple(problems))
 
 
 def verify_lock(path: Path, settings: Settings) -> Verification:
-    """Compare the files of every locked commit that is here with the hashes the lock holds.
+    """Compare the files of every locked commit that is in the cache with the locked hashes.
 
     Raises:
-        UsageError, NotFoundError: the file is no lock file.
+        UsageError, NotFoundError: the file is not a lock file.
     """
     from mdl.cachemgr import open_cache
     from mdl.resolver import read_lock
@@ -123,16 +124,15 @@ def verify_lock(path: Path, settings: Settings) -> Verification:
     problems: list[str] = []
     for entry in read_lock(path):
         placed = open_cache(settings).placement(entry.repo_id, entry.commit)
-        named = f"{entry.repo_id} @ {entry.commit[:12]}"
+        title = f"{entry.repo_id} @ {entry.commit[:12]}"
         if placed.path is None:
-            problems.append(f"{named} is not here; `mdl pull` brings it")
+            problems.append(f"{title} is not in the cache; `mdl pull` downloads it")
             continue
         for name, locked in sorted(entry.files.items()):
-            file, expected = placed.path / name, locked.partition(":")[2]
-            if not file.exists():
-                continue  # the lock lists the whole repository, a pull brings what a model needs
-            good = file_hash(file, expected) == expected
-            (checked if good else problems).append(f"{named}: {name}")
+            file = placed.path / name
+            if file.exists():  # the lock has the whole repository; a pull, what a model needs
+                matches = has_hash(file, locked.partition(":")[2])
+                (checked if matches else problems).append(f"{title}: {name}")
     return Verification(str(path), tuple(checked), tuple(problems))
 
 
@@ -140,44 +140,41 @@ def verify_report(report: Report) -> Verification:
     """Compare a report with the folder it names, as it is now."""
     folder = Path(report.folder)
     if not folder.is_dir():
-        gone = f"{folder} is gone; `mdl pull {report.repo_id} --revision {report.commit}` brings it"
-        return Verification(report.repo_id, (), (gone,))
+        pull = f"mdl pull {report.repo_id} --revision {report.commit}"
+        return Verification(report.repo_id, (), (f"{folder} is gone; `{pull}` downloads it",))
+    request = LoadRequest(
+        str(folder), allow_pickle=report.pickles, trust_remote_code=report.remote_code
+    )
     try:
-        checkpoint = read_checkpoint(
-            folder, allow_pickle=report.pickles, remote_code=report.remote_code
-        )
+        checkpoint = read_checkpoint(folder, request)
     except MdlError as error:
         return Verification(report.repo_id, (), (f"{error.message} {error.why}".strip(),))
-    outcome = [*_compare(report, checkpoint), *_compare_adapter(report)]
+    checks = [*_compare(report, checkpoint), *_compare_adapter(report)]
     return Verification(
         report.repo_id,
-        tuple(text for good, text in outcome if good),
-        tuple(text for good, text in outcome if not good),
+        tuple(text for passed, text in checks if passed),
+        tuple(text for passed, text in checks if not passed),
     )
 
 
 def _compare(report: Report, checkpoint: Checkpoint) -> Iterator[tuple[bool, str]]:
-    """(still as reported, what) for every file, the configuration and the weights."""
+    """(passed, what was checked) for every file, the configuration and the weights."""
     now = {record.path: record for record in file_records(checkpoint)}
     for record in report.files:
         if record.path not in now:
             yield False, f"{record.path} is gone"
-            continue
-        same_size = now[record.path].size == record.size
-        path = checkpoint.folder / record.path
-        if not same_size:
+        elif now[record.path].size != record.size:
             yield False, f"{record.path} has {now[record.path].size} bytes, not {record.size}"
         elif record.hash is None:
             yield True, f"{record.path}: size"
         else:
-            good = file_hash(path, record.hash) == record.hash
-            yield good, f"{record.path}: {'hash' if good else 'its hash is another'}"
+            matches = has_hash(checkpoint.folder / record.path, record.hash)
+            yield matches, f"{record.path}: {'hash' if matches else 'its hash has changed'}"
     extra = sorted(set(now) - {record.path for record in report.files})
     if extra:
-        yield False, f"files that were not there: {', '.join(extra)}"
-    text = json.dumps(read_json(checkpoint.folder / "config.json"), sort_keys=True)
-    config = hashlib.sha256(text.encode()).hexdigest()
-    yield config == report.config_sha256, "config.json as it was loaded"
+        yield False, f"new files: {', '.join(extra)}"
+    config = read_json(checkpoint.folder / "config.json")
+    yield config_hash(config) == report.config_sha256, "config.json as it was loaded"
     if report.fingerprint is not None:
         yield fingerprint(checkpoint) == report.fingerprint, "fingerprint of the weights"
     if not report.quantized_on_load and report.quantization and checkpoint.quantization:
@@ -189,46 +186,37 @@ def _compare(report: Report, checkpoint: Checkpoint) -> Iterator[tuple[bool, str
 def _compare_adapter(report: Report) -> Iterator[tuple[bool, str]]:
     if report.adapter is not None:
         path = Path(report.adapter["folder"], report.adapter["weights"])
-        expected = report.adapter["sha256"]
         if not path.exists():
             yield False, f"{path} is gone"
         else:
-            yield file_hash(path, expected) == expected, f"the adapter's {path.name}"
+            yield has_hash(path, report.adapter["sha256"]), f"the adapter's {path.name}"
 
 
-def file_hash(path: Path, like: str) -> str:
-    """The hash of a file in the form of `like`: SHA-256 (64 digits) or git's blob SHA-1 (40)."""
-    return sha256_of(path) if len(like) == 64 else git_hash_of(path)
+def has_hash(path: Path, expected: str) -> bool:
+    """Whether a file has this hash: SHA-256 (64 digits) or git's blob SHA-1 (40)."""
+    kind = "sha256" if len(expected) == 64 else "git-sha1"
+    return hash_file(str(path.resolve()), kind) == expected
 
 
-def repair_snapshot(found: LocatedModel, request: LoadRequest) -> list[str]:
-    """Check the hash of every file that is here and fetch those again that are damaged.
+def repair_snapshot(located: LocatedModel) -> list[str]:
+    """Check the hash of every file that is here; download damaged ones again and return them.
 
     Raises:
-        UsageError: a local folder, which cannot be fetched again.
-        MdlError: as a download.
+        UsageError: the model is a local folder or a local copy, so it was not downloaded.
+        MdlError: the download failed.
     """
-    from mdl.loader.source import plan_download, repair, storage_folder
-
-    if found.source.commit is None or found.source.mirror:
+    if located.commit is None or located.is_local_copy:
         raise UsageError(
-            f"{found.source.repo_id} was not downloaded, so it cannot be fetched again.",
-            next="Repair works on repositories of the Hub.",
+            f"{located.repo_id} was not downloaded, so it cannot be downloaded again.",
+            next="Only repositories of the Hub can be repaired.",
         )
-    download = plan_download(
-        found.hub,
-        found.source.repo_id,
-        found.source.commit,
-        allow_pickle=request.allow_pickle,
-        remote_code=request.trust_remote_code,
-    )
-    root = storage_folder(found.settings.cache_root, download.repo_id)
-    snapshot = root / "snapshots" / download.commit
+    hub = located.hub
+    download = plan_download(hub, located.repo_id, located.commit, located.request)
+    snapshot = hub.folder_of(download.repo_id) / "snapshots" / download.commit
     damaged = [
         file.path
         for file in download.files
-        if (snapshot / file.path).exists()
-        and file_hash(snapshot / file.path, file.etag) != file.etag
+        if (snapshot / file.path).exists() and not has_hash(snapshot / file.path, file.etag)
     ]
-    repair(found.hub, download, damaged)
+    download_again(hub, download, damaged)
     return damaged

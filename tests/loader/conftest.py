@@ -1,4 +1,4 @@
-"""Tiny models of real architectures, and the real SmolLM2 where a test needs words."""
+"""Tiny models of real architectures, and the real SmolLM2 for tests that need language."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.loader import tiny
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`tiny_model("llama")` is a folder with that architecture; made once a session."""
+    """`tiny_model("llama")` is a folder with that architecture, created once per session."""
     made: dict[str, Path] = {}
 
     def get(name: str) -> Path:
@@ -34,6 +34,6 @@ def smollm2() -> Path:
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """No progress bars of transformers in the tests' output."""
+    """Hide transformers' progress bars."""
     transformers.utils.logging.disable_progress_bar()
     yield

@@ -1,4 +1,4 @@
-"""A saved adapter loaded by its folder: its base as it was trained on, the adapter on it."""
+"""A saved adapter, loaded by folder or name: its base model with the adapter attached."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import mdl
 from mdl import FastLanguageModel
 from mdl.cli.entry import run
 from mdl.errors import LoadError, NotFoundError, OfflineError
-from mdl.loader.source.download import RESERVE
+from mdl.loader.disk import RESERVE
 from mdl.loader.verify import verify_report
 from tests.hub import LoopbackHub
 
@@ -36,7 +36,7 @@ def served(hub: LoopbackHub, tiny_model: Callable[..., Path]) -> LoopbackHub:
 
 
 def save_adapter(folder: Path, base: str = NAME, **options: Any) -> torch.Tensor:
-    """Train an adapter a little, save it with its tokenizer; the trained model's logits."""
+    """Change a new adapter's weights and save it with its tokenizer; returns the model's logits."""
     model, tokenizer = FastLanguageModel.from_pretrained(base, **options)
     model = FastLanguageModel.get_peft_model(model, r=4)
     with torch.no_grad():
@@ -51,12 +51,14 @@ def save_adapter(folder: Path, base: str = NAME, **options: Any) -> torch.Tensor
 def logits(model: Any) -> torch.Tensor:
     FastLanguageModel.for_inference(model)
     with torch.inference_mode():
-        found: torch.Tensor = model(IDS).logits
-    return found
+        result: torch.Tensor = model(IDS).logits
+    return result
 
 
 @pytest.mark.parametrize("in_4bit", [True, False], ids=["qlora", "lora"])
-def test_the_trained_model_comes_back(served: LoopbackHub, tmp_path: Path, in_4bit: bool) -> None:
+def test_loading_restores_the_trained_model(
+    served: LoopbackHub, tmp_path: Path, in_4bit: bool
+) -> None:
     folder = tmp_path / "lora"
     trained = save_adapter(folder, load_in_4bit=in_4bit)
     loaded = FastLanguageModel.from_pretrained(str(folder), load_in_4bit=in_4bit)
@@ -74,7 +76,7 @@ def test_the_trained_model_comes_back(served: LoopbackHub, tmp_path: Path, in_4b
     assert config["base_model_name_or_path"] == NAME
 
 
-def test_its_report_is_verified_with_the_adapter(served: LoopbackHub, tmp_path: Path) -> None:
+def test_verifying_its_report_checks_the_adapter(served: LoopbackHub, tmp_path: Path) -> None:
     folder = tmp_path / "lora"
     save_adapter(folder, load_in_4bit=False)
     report = mdl.load(str(folder)).report
@@ -86,7 +88,7 @@ def test_its_report_is_verified_with_the_adapter(served: LoopbackHub, tmp_path: 
     assert verify_report(read_again).problems == ("the adapter's adapter_model.safetensors",)
 
 
-def test_planned_and_pulled_is_its_base(
+def test_plan_and_pull_follow_it_to_its_base(
     served: LoopbackHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "lora"
@@ -98,7 +100,7 @@ def test_planned_and_pulled_is_its_base(
     assert json.loads(capsys.readouterr().out)["repo_id"] == NAME
 
 
-def test_the_revision_it_was_trained_on_is_loaded(
+def test_the_base_is_loaded_at_the_revision_it_was_trained_on(
     served: LoopbackHub, tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "lora"
@@ -116,13 +118,13 @@ def test_the_revision_it_was_trained_on_is_loaded(
 
 @pytest.fixture
 def shared(served: LoopbackHub, tmp_path: Path) -> torch.Tensor:
-    """An adapter that is a repository, Me/lora; the trained model's logits."""
+    """An adapter repository, Me/lora; returns the trained model's logits."""
     trained = save_adapter(tmp_path / "published", load_in_4bit=False)
     served.add_repo("Me/lora", folder=tmp_path / "published")
     return trained
 
 
-def test_one_of_the_hub_comes_by_its_name_in_any_casing(
+def test_an_adapter_repository_is_loaded_by_name_in_any_casing(
     served: LoopbackHub, shared: torch.Tensor
 ) -> None:
     loaded = mdl.load("me/LoRA")
@@ -141,7 +143,7 @@ def test_one_of_the_hub_comes_by_its_name_in_any_casing(
     assert served.requests == []
 
 
-def test_one_of_the_hub_is_planned_without_being_kept_and_pulled_with_its_base(
+def test_a_plan_does_not_download_it_and_a_pull_does_with_its_base(
     served: LoopbackHub,
     shared: torch.Tensor,
     tmp_path: Path,
@@ -151,7 +153,7 @@ def test_one_of_the_hub_is_planned_without_being_kept_and_pulled_with_its_base(
     plan = mdl.plan("me/lora")
     assert plan.repo_id == NAME and plan.adapter is not None
     assert plan.adapter["folder"] is None and plan.adapter["download_bytes"] > 0
-    assert "Me/lora" in str(plan) and ", under 0.1 MB to fetch" in str(plan)
+    assert "Me/lora" in str(plan) and " to download" in str(plan)
     assert "sha256" not in plan.adapter
     small = dataclasses.replace(plan, download_bytes=0, disk_free=RESERVE)
     assert small.disk_short == plan.adapter["download_bytes"] and not small.fits
@@ -166,7 +168,7 @@ def test_one_of_the_hub_is_planned_without_being_kept_and_pulled_with_its_base(
     assert torch.equal(logits(mdl.load("me/lora", local_files_only=True).model), shared)
 
 
-def test_a_lock_holds_the_adapter_and_its_base(
+def test_a_lock_file_needs_both_the_adapter_and_its_base(
     served: LoopbackHub, shared: torch.Tensor, tmp_path: Path
 ) -> None:
     lock = str(tmp_path / "mdl.lock")
@@ -177,17 +179,15 @@ def test_a_lock_holds_the_adapter_and_its_base(
     assert torch.equal(logits(mdl.load("Me/lora", locked=lock).model), shared)
 
 
-def test_one_that_broke_off_is_fetched_to_its_end(
-    served: LoopbackHub, shared: torch.Tensor
-) -> None:
+def test_an_incomplete_adapter_is_completed(served: LoopbackHub, shared: torch.Tensor) -> None:
     folder = Path(str((mdl.load("me/lora").report.adapter or {})["folder"]))
     (folder / "adapter_model.safetensors").unlink()
-    with pytest.raises(OfflineError, match="not wholly here"):
+    with pytest.raises(OfflineError, match="not completely in the cache"):
         mdl.load("me/lora", local_files_only=True)
     assert torch.equal(logits(mdl.load("me/lora").model), shared)
 
 
-def test_an_adapter_on_an_adapter_is_refused(
+def test_an_adapter_for_an_adapter_is_rejected(
     served: LoopbackHub, shared: torch.Tensor, tmp_path: Path
 ) -> None:
     for base in ("Me/lora", str(tmp_path / "own")):
@@ -196,28 +196,28 @@ def test_an_adapter_on_an_adapter_is_refused(
         (tmp_path / "own").mkdir(exist_ok=True)
         for name, data in files.items():
             (tmp_path / "own" / name).write_bytes(data)
-        with pytest.raises(LoadError, match="adapter") as refused:
+        with pytest.raises(LoadError, match="adapter") as raised:
             mdl.load(str(tmp_path / "own"))
-        assert refused.value.next
+        assert raised.value.next
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
-        ("no base", "names no base model"),
-        ("no weights", "no weights of an adapter"),
-        ("pickle", "can run any code"),
+        ("no base", "does not name its base model"),
+        ("no weights", "but no weights"),
+        ("pickle", "can run arbitrary code"),
         ("another base", "does not fit"),
         ("half of it", "does not fit"),
         ("a deeper base", "does not fit"),
     ],
 )
-def test_what_cannot_be_put_on_is_refused(
+def test_what_cannot_be_attached_is_rejected(
     served: LoopbackHub,
     tiny_model: Callable[..., Path],
     tmp_path: Path,
     damage: str,
-    said: str,
+    message: str,
 ) -> None:
     folder = tmp_path / "lora"
     save_adapter(folder, load_in_4bit=False)
@@ -238,6 +238,6 @@ def test_what_cannot_be_put_on_is_refused(
     else:
         served.add_repo("Org/Other", folder=tiny_model("qwen2"))
         config.write_text(json.dumps({**table, "base_model_name_or_path": "Org/Other", "r": 8}))
-    with pytest.raises(LoadError, match=said) as refused:
+    with pytest.raises(LoadError, match=message) as raised:
         mdl.load(str(folder))
-    assert refused.value.next
+    assert raised.value.next

@@ -1,4 +1,4 @@
-"""fp8: stored so, it loads anywhere; made so, it needs a GPU with it, and that is said first."""
+"""fp8: stored weights load anywhere; quantizing on load needs a GPU with fp8, checked first."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from tests.loader import tiny
 NAME = "Org/Name"
 pytestmark = [
     pytest.mark.usefixtures("hub_env"),
-    pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU"),
+    pytest.mark.skipif(torch.cuda.is_available(), reason="tests what happens without a GPU"),
 ]
 
 
-@pytest.mark.parametrize("asked", [False, True], ids=["as-it-is", "fp8"])
-def test_a_stored_fp8_checkpoint_is_dequantized_and_said_so(tmp_path: Path, asked: bool) -> None:
+@pytest.mark.parametrize("requested", [False, True], ids=["default", "fp8"])
+def test_a_stored_fp8_checkpoint_is_dequantized_with_a_warning(
+    tmp_path: Path, requested: bool
+) -> None:
     meant = tiny.save_fp8_model(tmp_path)
-    planned = mdl.plan(str(tmp_path), load_in_fp8=asked)
-    loaded = mdl.load(str(tmp_path), load_in_fp8=asked)
+    planned = mdl.plan(str(tmp_path), load_in_fp8=requested)
+    loaded = mdl.load(str(tmp_path), load_in_fp8=requested)
     state = loaded.model.state_dict()
     assert all(torch.equal(state[name], weight) for name, weight in meant.items())
     report = loaded.report
@@ -37,13 +39,13 @@ def test_a_stored_fp8_checkpoint_is_dequantized_and_said_so(tmp_path: Path, aske
 
 
 @pytest.mark.parametrize("flag", ["load_in_4bit", "load_in_8bit"])
-def test_it_becomes_nothing_else(tmp_path: Path, flag: str) -> None:
+def test_it_cannot_be_loaded_in_other_formats(tmp_path: Path, flag: str) -> None:
     tiny.save_fp8_model(tmp_path)
     with pytest.raises(UsageError, match="fp8"):
         mdl.load(str(tmp_path), **{flag: True})
 
 
-def test_quantizing_to_fp8_without_its_gpu_is_refused_before_a_byte(
+def test_quantizing_to_fp8_without_a_gpu_is_rejected_before_downloading(
     hub: LoopbackHub, tiny_model: Callable[..., Path]
 ) -> None:
     hub.add_repo(NAME, folder=tiny_model("llama"))

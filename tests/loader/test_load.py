@@ -1,4 +1,4 @@
-"""A script written for Unsloth runs with one import changed, and knows what it loaded."""
+"""A script written for Unsloth runs after changing one import, and gets what it asked for."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mdl.errors import (
     VerificationError,
 )
 from mdl.loader import Quantization
-from mdl.loader.generate import answer_prompt
+from mdl.loader.generate import reply_to
 from tests.hub import LoopbackHub
 from tests.loader import tiny
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("hub_env")
 
 @pytest.fixture
 def granted(hub: LoopbackHub, tiny_model: Callable[..., Path], monkeypatch) -> LoopbackHub:
-    """The gated Llama on the Hub, and a token in the environment that may read it."""
+    """The gated Llama on the Hub, and a token in the environment with access to it."""
     hub.add_user("hf_granted", "gina")
     hub.add_repo(
         LLAMA, folder=tiny_model("llama"), gated="manual", access={"hf_granted": "granted"}
@@ -44,9 +44,7 @@ def granted(hub: LoopbackHub, tiny_model: Callable[..., Path], monkeypatch) -> L
     return hub
 
 
-def test_the_exact_gated_model_of_the_first_snippet(
-    granted: LoopbackHub, tiny_model: Callable[..., Path]
-) -> None:
+def test_loads_an_exact_gated_model(granted: LoopbackHub, tiny_model: Callable[..., Path]) -> None:
     model, tokenizer = FastLanguageModel.from_pretrained(
         model_name="meta-llama/Llama-3.1-8B-Instruct", max_seq_length=9590,
         dtype=torch.bfloat16, load_in_4bit=False, use_exact_model_name=True)  # fmt: skip
@@ -60,7 +58,7 @@ def test_the_exact_gated_model_of_the_first_snippet(
     assert model.max_seq_length == 9590
 
 
-def test_the_vision_model_of_the_second_snippet(hub: LoopbackHub, tmp_path: Path) -> None:
+def test_loads_a_vision_model(hub: LoopbackHub, tmp_path: Path) -> None:
     tiny.add_qwen_processor(tiny.save_model("qwen2-vl", tmp_path / "vl"))
     hub.add_repo(QWEN, folder=tmp_path / "vl")
     model, tokenizer = FastVisionModel.from_pretrained(
@@ -87,7 +85,7 @@ def test_a_second_exact_load_makes_at_most_one_request(granted: LoopbackHub) -> 
     assert granted.requests == []
 
 
-def test_offline_loads_what_is_here_without_a_socket(granted: LoopbackHub, monkeypatch) -> None:
+def test_an_offline_load_opens_no_socket(granted: LoopbackHub, monkeypatch) -> None:
     mdl.load(LLAMA, use_exact_model_name=True)
     granted.clear_requests()
     model, _ = mdl.load(LLAMA.upper(), use_exact_model_name=True, local_files_only=True)
@@ -97,26 +95,26 @@ def test_offline_loads_what_is_here_without_a_socket(granted: LoopbackHub, monke
         mdl.load("Org/Never-Seen", local_files_only=True)
 
 
-def test_a_moved_branch_is_loaded_anew_and_the_old_commit_stays(granted: LoopbackHub) -> None:
+def test_a_new_commit_is_loaded_and_the_old_one_kept(granted: LoopbackHub) -> None:
     first = mdl.load(LLAMA, use_exact_model_name=True).report
     changed = granted.commit(LLAMA, {**granted.files(LLAMA), "notes.txt": b"v2"})
     assert mdl.load(LLAMA, use_exact_model_name=True, revision=changed).report.commit == changed
     assert Path(first.folder).is_dir()
 
 
-def test_gated_without_access_stops_before_a_byte(
+def test_a_gated_model_without_access_downloads_nothing(
     hub: LoopbackHub, tiny_model: Callable[..., Path], monkeypatch
 ) -> None:
     hub.add_user("hf_nobody", "nora")
     hub.add_repo(LLAMA, folder=tiny_model("llama"), gated="manual")
     monkeypatch.setenv("HF_TOKEN", "hf_nobody")
-    with pytest.raises(NoAccessError) as refused:
+    with pytest.raises(NoAccessError) as raised:
         mdl.load(LLAMA, use_exact_model_name=True)
-    assert "unsloth/" in str(refused.value)  # the ungated mirror is named
+    assert "unsloth/" in str(raised.value)  # the ungated mirror is named
     assert hub.count("*/resolve/*") == 0
 
 
-def test_a_local_folder_wins_over_the_hub(
+def test_a_local_folder_takes_precedence_over_the_hub(
     hub: LoopbackHub, tiny_model: Callable[..., Path]
 ) -> None:
     loaded = mdl.load(str(tiny_model("llama")))
@@ -129,13 +127,13 @@ def test_an_unknown_name_is_not_found(hub: LoopbackHub) -> None:
         mdl.load("Org/Missing")
 
 
-def test_a_repository_that_is_no_model_says_so(hub: LoopbackHub) -> None:
+def test_a_repository_without_a_model_is_rejected(hub: LoopbackHub) -> None:
     hub.add_repo("Org/Data", files={"README.md": "# data", "train.csv": "a,b"})
     with pytest.raises(LoadError, match="not a model"):
         mdl.load("Org/Data")
 
 
-def test_pickles_are_refused_with_the_reason(hub: LoopbackHub, tmp_path: Path) -> None:
+def test_pickles_are_rejected_unless_allowed(hub: LoopbackHub, tmp_path: Path) -> None:
     folder = tiny.save_model("llama", tmp_path / "m")
     state = transformers.LlamaForCausalLM.from_pretrained(folder).state_dict()
     (folder / "model.safetensors").unlink()
@@ -148,7 +146,7 @@ def test_pickles_are_refused_with_the_reason(hub: LoopbackHub, tmp_path: Path) -
     assert allowed.report.pickles and allowed.report.fingerprint is None
 
 
-def test_remote_code_is_off(hub: LoopbackHub, tmp_path: Path) -> None:
+def test_remote_code_is_off_by_default(hub: LoopbackHub, tmp_path: Path) -> None:
     folder = tiny.save_model("llama", tmp_path / "m")
     config = json.loads((folder / "config.json").read_text())
     config |= {"architectures": ["MyModel"], "auto_map": {"AutoModelForCausalLM": "my.MyModel"}}
@@ -160,7 +158,7 @@ def test_remote_code_is_off(hub: LoopbackHub, tmp_path: Path) -> None:
     assert hub.count("*my.py") == 0
 
 
-def test_remote_code_is_allowed_for_one_commit_only(hub: LoopbackHub, tmp_path: Path) -> None:
+def test_remote_code_needs_a_pinned_commit(hub: LoopbackHub, tmp_path: Path) -> None:
     folder = tiny.save_model("llama", tmp_path / "m")
     config = json.loads((folder / "config.json").read_text())
     config |= {
@@ -175,16 +173,16 @@ def test_remote_code_is_allowed_for_one_commit_only(hub: LoopbackHub, tmp_path: 
         "class Model(LlamaForCausalLM):\n    config_class = Mine\n"
     )
     hub.add_repo("Org/Code", folder=folder)
-    with pytest.raises(LoadError, match="for one commit") as refused:
+    with pytest.raises(LoadError, match="for a pinned commit") as raised:
         mdl.load("Org/Code", trust_remote_code=True)
     commit = hub.repos["Org/Code"].head().id
-    assert commit in refused.value.next
+    assert commit in raised.value.next
     loaded = mdl.load("Org/Code", trust_remote_code=True, revision=commit)
     assert type(loaded.model).__name__ == "Model" and loaded.report.remote_code
     assert (loaded.report.loaded_by, loaded.report.note) == ("transformers", "remote code")
 
 
-def test_unknown_and_contradictory_arguments_are_refused_by_name() -> None:
+def test_unknown_and_contradictory_arguments_are_rejected_by_name() -> None:
     with pytest.raises(UsageError, match="max_lenght"):
         mdl.load("Org/Name", max_lenght=5)
     with pytest.raises(UsageError, match="bnb-4bit, 8bit"):
@@ -194,38 +192,38 @@ def test_unknown_and_contradictory_arguments_are_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        ({"dtype": "int8"}, "no dtype to load in"),
-        ({"max_seq_length": "2048"}, "no number of tokens"),
-        ({"max_seq_length": 0}, "no number of tokens"),
+        ({"dtype": "int8"}, "Cannot load in dtype"),
+        ({"max_seq_length": "2048"}, "not a number of tokens"),
+        ({"max_seq_length": 0}, "not a number of tokens"),
         ({"task": "audio"}, "Unknown task"),
-        ({"device_map": "gpu"}, "'gpu' is no device"),
-        ({"device_map": {"model": "gpu0"}}, "'gpu0' is no device"),
-        ({"max_memory": {"cpu": "lots"}}, "cannot be read"),
+        ({"device_map": "gpu"}, "'gpu' is not a device"),
+        ({"device_map": {"model": "gpu0"}}, "'gpu0' is not a device"),
+        ({"max_memory": {"cpu": "lots"}}, "Cannot parse max_memory"),
         ({"kernels": "softmax"}, "No operation is called 'softmax'"),
-        ({"quantization": {"quant_type": "nf4"}}, "is no mdl.loader.Quantization"),
-        ({"quantization": Quantization()}, "4 bits are not asked for"),
+        ({"quantization": {"quant_type": "nf4"}}, "is not an mdl.loader.Quantization"),
+        ({"quantization": Quantization()}, "load_in_4bit is not set"),
         ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
     ],
 )
-def test_wrong_values_are_refused_by_name(
-    tiny_model: Callable[..., Path], options: dict[str, Any], said: str
+def test_invalid_values_are_rejected_by_name(
+    tiny_model: Callable[..., Path], options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         mdl.load(str(tiny_model("llama")), **options)
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"quant_type": "int4"}, "Unknown 4-bit"),
-        ({"compute_dtype": "float99"}, "no dtype"),
-        ({"storage": "int3"}, "no dtype to store"),
+        ({"compute_dtype": "float99"}, "Cannot load in dtype"),
+        ({"storage": "int3"}, "Cannot store packed weights"),
     ],
 )
-def test_wrong_quantization_settings_are_refused(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_invalid_quantization_settings_are_rejected(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         Quantization(**settings)
 
 
@@ -235,8 +233,8 @@ def test_wrong_quantization_settings_are_refused(settings: dict[str, Any], said:
     ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
      "tokenizer_config.json"],
 )  # fmt: skip
-def test_a_snapshot_damaged_in_any_of_its_files(tmp_path: Path, name: str, damage: str) -> None:
-    """One clear error; or, where the model needs no such file, the same model without it."""
+def test_damage_to_any_file_of_a_snapshot(tmp_path: Path, name: str, damage: str) -> None:
+    """One clear error, or the same model if it does not need the file."""
     folder = tiny.save_model("llama", tmp_path / "m")
     whole = mdl.load(str(folder)).model.state_dict()
     data = (folder / name).read_bytes()
@@ -246,22 +244,22 @@ def test_a_snapshot_damaged_in_any_of_its_files(tmp_path: Path, name: str, damag
         (folder / name).write_bytes(data[: len(data) // 2] if damage == "cut" else b"nonsense")
     try:
         loaded = mdl.load(str(folder))
-    except MdlError as refused:
-        assert refused.why
+    except MdlError as raised:
+        assert raised.why
         return
     assert damage == "gone" and name not in ("config.json", "model.safetensors")
     assert all(torch.equal(v, whole[k]) for k, v in loaded.model.state_dict().items())
 
 
-def test_a_configuration_that_lies_about_shapes_is_refused(tmp_path: Path) -> None:
+def test_a_configuration_with_wrong_shapes_is_rejected(tmp_path: Path) -> None:
     folder = tiny.save_model("llama", tmp_path / "m")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "hidden_size": 128}))
-    with pytest.raises(LoadError, match=r"shape \(|cannot build"):
+    with pytest.raises(LoadError, match=r"has shape \(|cannot build"):
         mdl.load(str(folder))
 
 
-def test_a_tokenizer_larger_than_the_embeddings_is_refused(tmp_path: Path) -> None:
+def test_a_tokenizer_larger_than_the_embeddings_is_rejected(tmp_path: Path) -> None:
     folder = tiny.save_model("llama", tmp_path / "m")
     tokens = tiny.tokenizer()
     tokens.add_tokens([f"<extra{n}>" for n in range(100)])
@@ -270,7 +268,7 @@ def test_a_tokenizer_larger_than_the_embeddings_is_refused(tmp_path: Path) -> No
         mdl.load(str(folder))
 
 
-def test_missing_weights_of_its_own_class_are_refused(tmp_path: Path) -> None:
+def test_missing_weights_of_its_own_class_are_rejected(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     folder = tiny.save_model("llama", tmp_path / "m")
@@ -281,7 +279,7 @@ def test_missing_weights_of_its_own_class_are_refused(tmp_path: Path) -> None:
         mdl.load(str(folder))
 
 
-def test_a_new_head_is_allowed_where_a_task_asks_for_it(tiny_model: Callable[..., Path]) -> None:
+def test_a_task_may_add_a_new_head(tiny_model: Callable[..., Path]) -> None:
     loaded = mdl.load(str(tiny_model("llama")), num_labels=3)
     assert type(loaded.model).__name__ == "LlamaForSequenceClassification"
     assert loaded.report.new_parameters == ("score.weight",)
@@ -289,10 +287,10 @@ def test_a_new_head_is_allowed_where_a_task_asks_for_it(tiny_model: Callable[...
 
 
 @pytest.mark.parametrize("name", ["deepseek-ai/deepseek-coder-tiny", "Org/other-coder"])
-def test_the_tokenizer_is_the_one_transformers_takes_for_that_name(
+def test_the_tokenizer_is_the_one_transformers_uses_for_the_name(
     hub: LoopbackHub, hub_env: dict[str, str], tmp_path: Path, name: str
 ) -> None:
-    """transformers knows some repositories by name; a snapshot's folder has another."""
+    """transformers recognizes some repositories by name, but not their snapshot folders."""
     from tokenizers import decoders, pre_tokenizers
 
     folder = tiny.save_model("llama", tmp_path / "model")
@@ -315,7 +313,7 @@ def test_the_tokenizer_is_the_one_transformers_takes_for_that_name(
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "message"),
     [
         ("Org/Name", {"load_in_4bits": True}, "Did you mean load_in_4bit?"),
         ("Org/Name", {"torch_dtype": "bfloat16"}, "Did you mean dtype?"),
@@ -324,28 +322,30 @@ def test_the_tokenizer_is_the_one_transformers_takes_for_that_name(
         (None, {}, "None is not a model name"),
     ],
 )
-def test_a_slip_in_an_argument_is_refused_by_name(name: Any, options: Any, said: str) -> None:
-    with pytest.raises(UsageError) as refused:
+def test_a_mistake_in_an_argument_is_rejected_by_name(
+    name: Any, options: Any, message: str
+) -> None:
+    with pytest.raises(UsageError) as raised:
         mdl.load(name, **options)
-    assert said in str(refused.value)
+    assert message in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "task", "forms"),
+    ("name", "task", "supported"),
     [("llama", "vision", "text, sequence-classification"), ("qwen2-vl", "text", "vision, encoder")],
 )
-def test_a_task_the_model_has_no_form_for_is_said_with_those_it_has(
-    tiny_model: Callable[..., Path], name: str, task: str, forms: str
+def test_an_unsupported_task_is_rejected_with_the_supported_ones(
+    tiny_model: Callable[..., Path], name: str, task: str, supported: str
 ) -> None:
-    with pytest.raises(LoadError, match=f"no {task} form") as refused:
+    with pytest.raises(LoadError, match=f"do not support the task {task}") as raised:
         mdl.load(str(tiny_model(name)), task=task)
-    assert forms in refused.value.next
+    assert supported in raised.value.next
 
 
 @pytest.mark.parametrize(
     ("name", "task"), [("llama-classifier", "sequence-classification"), ("bert-encoder", "encoder")]
 )
-def test_a_task_that_is_the_checkpoints_own_is_built_the_fast_way(
+def test_the_checkpoints_own_task_is_built_from_mapped_weights(
     tiny_model: Callable[..., Path], name: str, task: str
 ) -> None:
     ours = mdl.load(str(tiny_model(name)), task=task)
@@ -355,18 +355,18 @@ def test_a_task_that_is_the_checkpoints_own_is_built_the_fast_way(
     assert all(torch.equal(mine[key], value) for key, value in theirs.state_dict().items())
 
 
-def test_the_result_is_a_pair_too(tiny_model: Callable[..., Path]) -> None:
+def test_the_result_unpacks_like_a_pair(tiny_model: Callable[..., Path]) -> None:
     loaded = mdl.load(str(tiny_model("llama")))
     assert len(loaded) == 2 and loaded[0] is loaded.model and loaded[-1] is loaded.tokenizer
 
 
-def test_eight_bits_are_called_so(tiny_model: Callable[..., Path]) -> None:
+def test_the_report_shows_eight_bits(tiny_model: Callable[..., Path]) -> None:
     report = mdl.load(str(tiny_model("llama")), load_in_8bit=True).report
     assert report.parameters["quantized"] == 73_728
     assert "73,728 in 8 bits" in str(report) and "fp4" not in str(report)
 
 
-def test_offline_a_missing_shard_is_missing_and_a_damaged_one_damaged(
+def test_offline_a_missing_shard_and_a_damaged_one_are_different_errors(
     hub: LoopbackHub, tmp_path: Path
 ) -> None:
     hub.add_repo("Org/Name", folder=tiny.save_model("llama", tmp_path, max_shard_size="60KB"))
@@ -374,9 +374,9 @@ def test_offline_a_missing_shard_is_missing_and_a_damaged_one_damaged(
     shard = folder / "model-00002-of-00004.safetensors"
     kept = shard.readlink()
     shard.unlink()
-    with pytest.raises(OfflineError, match=r"Org/Name is not wholly here") as refused:
+    with pytest.raises(OfflineError, match=r"Org/Name is not completely in the cache") as raised:
         mdl.load("Org/Name", local_files_only=True)
-    assert shard.name in refused.value.why
+    assert shard.name in raised.value.why
     shard.symlink_to(kept)
     shard.resolve().write_bytes(b"no weights")
     with pytest.raises(VerificationError, match="damaged"):
@@ -385,7 +385,9 @@ def test_offline_a_missing_shard_is_missing_and_a_damaged_one_damaged(
         mdl.load("Org/Name", revision="other", local_files_only=True)
 
 
-def test_a_template_for_text_alone_answers_a_prompt(hub: LoopbackHub, tmp_path: Path) -> None:
+def test_a_text_only_chat_template_works_for_a_vision_model(
+    hub: LoopbackHub, tmp_path: Path
+) -> None:
     tiny.add_qwen_processor(tiny.save_model("qwen2-vl", tmp_path / "vl"))
     loaded = mdl.load(str(tmp_path / "vl"))
-    assert isinstance(answer_prompt(loaded, "Hello", max_new_tokens=2), str)
+    assert isinstance(reply_to(loaded, "Hello", max_new_tokens=2), str)

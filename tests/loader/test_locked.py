@@ -1,4 +1,4 @@
-"""A lock decides what is pulled and loaded, whatever the Hub's branch has become."""
+"""A lock file determines what is pulled and loaded, even if the branch has moved."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAME = "Org/Locked"
 def locked(
     hub: LoopbackHub, hub_env: dict[str, str], tiny_model: Callable[..., Path], tmp_path: Path
 ) -> str:
-    """A lock of a model whose branch has since moved to other weights."""
+    """The lock file of a model whose branch has since moved to other weights."""
     folder = tiny_model("llama")
     hub.add_repo(NAME, folder=folder)
     lock = str(tmp_path / "mdl.lock")
@@ -41,13 +41,13 @@ def test_the_locked_commit_is_loaded_and_nothing_else(
     expected = mdl.load(str(tiny_model("llama"))).model.state_dict()
     assert all(torch.equal(v, expected[k]) for k, v in loaded.model.state_dict().items())
     assert loaded.report.commit != hub.repos[NAME].head().id
-    # Again, with everything here: a pinned commit asks the Hub nothing.
+    # With everything in the cache, a pinned commit makes no request.
     before = len(hub.requests)
     mdl.load(NAME, use_exact_model_name=True, locked=locked)
     assert len(hub.requests) == before
 
 
-def test_files_that_are_not_the_locked_ones_are_refused(locked: str) -> None:
+def test_files_other_than_the_locked_ones_are_rejected(locked: str) -> None:
     assert run(["pull", NAME, "--exact", "--locked", locked]) == 0
     root = Path(os.environ["HF_HOME"]) / "hub" / "models--Org--Locked"
     (snapshot,) = (root / "snapshots").iterdir()
@@ -59,6 +59,6 @@ def test_files_that_are_not_the_locked_ones_are_refused(locked: str) -> None:
         mdl.load(NAME, use_exact_model_name=True, locked=locked)
 
 
-def test_another_format_than_the_locked_one_is_refused(locked: str) -> None:
+def test_a_format_other_than_the_locked_one_is_rejected(locked: str) -> None:
     with pytest.raises(VerificationError, match="is locked"):
         mdl.load(NAME, load_in_4bit=True, locked=locked)

@@ -1,4 +1,4 @@
-"""Plan first: what a load would fetch and need is known before a byte of weights moves."""
+"""A plan shows what a load would download and need, before any weights are downloaded."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_planned_weights_are_what_is_allocated(
     assert planned.parameters == loaded.report.parameters["total"]
 
 
-def test_a_remote_plan_fetches_headers_and_no_weights(
+def test_a_remote_plan_downloads_headers_but_no_weights(
     hub: LoopbackHub, tiny_model: Callable[..., Path]
 ) -> None:
     hub.add_repo(NAME, folder=tiny_model("llama"))
@@ -50,11 +50,11 @@ def test_a_remote_plan_fetches_headers_and_no_weights(
     loaded = mdl.load(NAME, load_in_4bit=True)
     assert planned.download_bytes == loaded.report.downloaded > 0
     again = mdl.plan(NAME, load_in_4bit=True)
-    assert again.download_bytes == 0 and again.from_mirror
+    assert again.download_bytes == 0 and again.from_local_copy
     assert again.memory.weights == planned.memory.weights
 
 
-def test_a_remote_header_that_claims_petabytes_is_refused(hub: LoopbackHub) -> None:
+def test_a_remote_header_that_claims_petabytes_is_rejected(hub: LoopbackHub) -> None:
     lie = (10**15).to_bytes(8, "little") + b"{}"
     hub.add_repo(NAME, files={"config.json": "{}", "model.safetensors": lie})
     with pytest.raises(VerificationError, match="claims 1000000000000000 bytes"):
@@ -63,7 +63,7 @@ def test_a_remote_header_that_claims_petabytes_is_refused(hub: LoopbackHub) -> N
 
 @pytest.fixture
 def free_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """`free_memory(n)` leaves n bytes of main memory, as a container's limit would."""
+    """`free_memory(n)` leaves n bytes of memory, like a container's limit."""
 
     def leave(count: int) -> None:
         monkeypatch.setattr(devices, "container_memory", lambda: count)
@@ -71,14 +71,16 @@ def free_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return leave
 
 
-def test_too_big_is_said_before_weights_are_fetched(
+def test_a_model_that_does_not_fit_is_rejected_before_downloading_weights(
     hub: LoopbackHub, tiny_model: Callable[..., Path], free_memory: Callable[[int], None]
 ) -> None:
     hub.add_repo(NAME, folder=tiny_model("llama"))
     free_memory(150_000)
-    with pytest.raises(LoadError, match="it needs 0.8 MB, 0.1 MB are free on cpu") as refused:
+    with pytest.raises(
+        LoadError, match=r"needs 754\.4 KB, but only 150\.0 KB are free on cpu"
+    ) as raised:
         mdl.load(NAME)
-    assert refused.value.details["memory"]["kv_cache"] == 2 * 2 * 2 * 16 * 2048 * 2
+    assert raised.value.details["memory"]["kv_cache"] == 2 * 2 * 2 * 16 * 2048 * 2
     assert all(r.range is not None for r in hub.requests if r.path.startswith("/cdn/"))
     assert not list(Path(load_settings().cache_root).rglob("*.safetensors"))
     assert mdl.load(NAME, check_memory=False).report.downloaded > 0
@@ -101,9 +103,9 @@ def test_what_would_fit_does_fit(
 ) -> None:
     free_memory(free)
     name = str(tiny_model("llama"))
-    with pytest.raises(LoadError, match="does not fit") as refused:
+    with pytest.raises(LoadError, match="does not fit") as raised:
         mdl.load(name, max_seq_length=tokens)
-    assert all(way in refused.value.next for way in ways)
+    assert all(way in raised.value.next for way in ways)
     if "max_seq_length=256" in ways:
         assert mdl.load(name, max_seq_length=256).model is not None
     if "4-bit weights" in ways:
@@ -124,8 +126,8 @@ def test_the_command_line_says_it_as_json_and_goes_on_when_told(
         assert run(["load", name, "--json", "--no-memory-check", *options]) == 0
         capsys.readouterr()
     assert run(["load", name, "--dry-run"]) == 1
-    said = capsys.readouterr()
-    assert "too small" in said.out and said.err.startswith("error: ")
+    output = capsys.readouterr()
+    assert "too small" in output.out and output.err.startswith("error: ")
 
 
 GB = 10**9
@@ -135,7 +137,7 @@ NEED = MemoryNeed(
 
 
 @pytest.mark.parametrize(
-    ("room", "elsewhere", "expected"),
+    ("free", "others", "expected"),
     [
         (7 * GB, [], ["4-bit"]),
         (2 * GB, [], []),
@@ -144,8 +146,8 @@ NEED = MemoryNeed(
         (2 * GB, [Device("cpu", 64 * GB, 4 * GB)], []),
     ],
 )
-def test_the_ways_that_would_fit(room: int, elsewhere: list[Device], expected: list[str]) -> None:
-    found = what_would_fit(NEED, room, elsewhere)
+def test_alternatives_that_fit(free: int, others: list[Device], expected: list[str]) -> None:
+    found = what_would_fit(NEED, free, others)
     assert len(found) == len(expected)
     assert all(way.startswith(start) for way, start in zip(found, expected, strict=True))
 
@@ -171,12 +173,12 @@ def test_the_devices_a_load_may_fill(
     assert devices.filled_devices(device_map, gpus=gpus, packed=packed) == expected
 
 
-def test_a_device_that_is_not_here_is_one_clear_error(tiny_model: Callable[..., Path]) -> None:
-    with pytest.raises(UsageError, match="no device cuda:7 here"):
+def test_a_missing_device_is_one_clear_error(tiny_model: Callable[..., Path]) -> None:
+    with pytest.raises(UsageError, match="has no device cuda:7"):
         mdl.load(str(tiny_model("llama")), device_map="cuda:7")
 
 
-def test_max_memory_is_kept(tiny_model: Callable[..., Path]) -> None:
+def test_max_memory_is_respected(tiny_model: Callable[..., Path]) -> None:
     name = str(tiny_model("llama"))
     assert mdl.plan(name, max_memory={"cpu": "1GB"}).fits
     assert not mdl.plan(name, max_memory={"cpu": "100KB"}).fits
@@ -193,7 +195,7 @@ def test_a_containers_limit_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "gpus", "rank", "parallel", "expected"),
+    ("requested", "gpus", "rank", "parallel", "expected"),
     [
         (None, 0, None, False, None),
         (None, 1, None, False, {"": 0}),
@@ -206,18 +208,18 @@ def test_a_containers_limit_counts(tmp_path: Path) -> None:
         ("cuda:1", 4, None, False, "cuda:1"),
     ],
 )
-def test_where_a_model_goes(
-    asked: Any, gpus: int, rank: int | None, parallel: bool, expected: Any
+def test_the_choice_of_a_device_map(
+    requested: Any, gpus: int, rank: int | None, parallel: bool, expected: Any
 ) -> None:
-    chosen = devices.choose_device_map(asked, gpus=gpus, local_rank=rank, parallel=parallel)
+    chosen = devices.choose_device_map(requested, gpus=gpus, local_rank=rank, parallel=parallel)
     assert chosen == expected
 
 
 def test_the_dry_run_prints_the_plan(tiny_model: Callable[..., Path], capsys: Any) -> None:
     folder = str(tiny_model("llama"))
     assert run(["load", folder, "--4bit", "--dry-run", "--max-seq-length", "64"]) == 0
-    said = capsys.readouterr().out
-    assert "would load" in said and "at 64 tokens" in said
+    output = capsys.readouterr().out
+    assert "would load" in output and "at 64 tokens" in output
     assert run(["load", folder, "--dry-run", "--json"]) == 0
     body = json.loads(capsys.readouterr().out)
     assert body["fits"] and body["memory"]["weights"] > 0
@@ -225,7 +227,7 @@ def test_the_dry_run_prints_the_plan(tiny_model: Callable[..., Path], capsys: An
 
 @pytest.mark.parametrize("double", [True, False])
 @pytest.mark.parametrize("count", [64, 4096, 100_000])
-def test_quantized_bytes_are_bitsandbytes_own(count: int, double: bool) -> None:
+def test_quantized_bytes_match_bitsandbytes(count: int, double: bool) -> None:
     from bitsandbytes.functional import quantize_4bit
 
     packed, state = quantize_4bit(torch.randn(count), compress_statistics=double, quant_type="nf4")
@@ -236,7 +238,7 @@ def test_quantized_bytes_are_bitsandbytes_own(count: int, double: bool) -> None:
     assert quantized_bytes(count, double_quant=double) == held
 
 
-def test_the_kv_cache_is_what_generation_allocates(tiny_model: Callable[..., Path]) -> None:
+def test_the_kv_cache_matches_what_generation_allocates(tiny_model: Callable[..., Path]) -> None:
     model = mdl.load(str(tiny_model("llama"))).model
     with torch.inference_mode():
         cache = model(torch.ones(1, 24, dtype=torch.long), use_cache=True).past_key_values

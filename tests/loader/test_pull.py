@@ -1,4 +1,4 @@
-"""`mdl pull`: only what a model needs, once, and nothing lost when it goes wrong."""
+"""`mdl pull` downloads what a model needs, each file once, and loses nothing when it fails."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAME = "Org/Name"
 
 @pytest.fixture
 def served(hub: LoopbackHub, hub_env: dict[str, str], tmp_path: Path) -> LoopbackHub:
-    """A sharded model on the Hub beside files that no loader needs."""
+    """A sharded model on the Hub, among files that loading does not need."""
     folder = tiny.save_model("llama", tmp_path / "model", max_shard_size="100KB")
     for name in ("pytorch_model.bin", "model.gguf", "original/consolidated.pth", "onnx/model.onnx"):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -35,7 +35,7 @@ def served(hub: LoopbackHub, hub_env: dict[str, str], tmp_path: Path) -> Loopbac
 
 
 def pull(capsys: Any, *arguments: str) -> tuple[int, dict[str, Any]]:
-    """Run `mdl pull … --json` in this process: exit code and what it printed."""
+    """Run `mdl pull … --json` in this process; returns its exit code and output."""
     code = run(["pull", *arguments, "--json"])
     return code, json.loads(capsys.readouterr().out)
 
@@ -50,7 +50,7 @@ def files_under(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
-def test_only_what_a_model_needs_is_fetched(served: LoopbackHub, capsys: Any) -> None:
+def test_only_what_a_model_needs_is_downloaded(served: LoopbackHub, capsys: Any) -> None:
     code, body = pull(capsys, NAME)
     assert code == 0 and body["done"] and body["path"] == str(snapshot(served))
     have = files_under(snapshot(served))
@@ -60,7 +60,7 @@ def test_only_what_a_model_needs_is_fetched(served: LoopbackHub, capsys: Any) ->
     assert refs.read_text() == served.repos[NAME].head().id
 
 
-def test_a_dry_run_fetches_nothing_and_says_how_much(served: LoopbackHub, capsys: Any) -> None:
+def test_a_dry_run_shows_the_size_and_downloads_nothing(served: LoopbackHub, capsys: Any) -> None:
     code, body = pull(capsys, NAME, "--dry-run")
     assert code == 0 and not body["done"]
     assert served.count("*/resolve/*") == 0
@@ -69,7 +69,7 @@ def test_a_dry_run_fetches_nothing_and_says_how_much(served: LoopbackHub, capsys
     assert body["bytes"] == done["bytes"] == fetched
 
 
-def test_a_second_pull_fetches_nothing(served: LoopbackHub, capsys: Any) -> None:
+def test_a_second_pull_downloads_nothing(served: LoopbackHub, capsys: Any) -> None:
     pull(capsys, NAME)
     served.clear_requests()
     code, body = pull(capsys, NAME.lower())
@@ -77,8 +77,10 @@ def test_a_second_pull_fetches_nothing(served: LoopbackHub, capsys: Any) -> None
     assert served.count("*/resolve/*") == 0
 
 
-def test_what_is_here_by_its_commit_is_found_by_its_name(served: LoopbackHub, capsys: Any) -> None:
-    """transformers, offline, looks into refs/main."""
+def test_a_commit_in_the_cache_gets_a_ref_when_pulled_by_name(
+    served: LoopbackHub, capsys: Any
+) -> None:
+    """Offline, transformers reads refs/main."""
     commit = served.repos[NAME].head().id
     ref = snapshot(served).parent.parent / "refs/main"
     assert pull(capsys, NAME, "--revision", commit)[0] == 0
@@ -88,19 +90,19 @@ def test_what_is_here_by_its_commit_is_found_by_its_name(served: LoopbackHub, ca
     assert ref.read_text() == commit
     assert served.count("*/resolve/*") == 0
     ref.write_text("0" * 40)
-    pull(capsys, NAME, "--offline")  # knowledge of another day moves no ref
+    pull(capsys, NAME, "--offline")  # what was true earlier moves no ref
     assert ref.read_text() == "0" * 40
     assert pull(capsys, NAME)[0] == 0
     assert ref.read_text() == commit
 
 
-def test_a_broken_connection_is_tried_again(served: LoopbackHub, capsys: Any) -> None:
+def test_a_broken_connection_is_retried(served: LoopbackHub, capsys: Any) -> None:
     served.fault("/cdn/*", cut_at=500, reset=True)
     served.fault("/cdn/*", status=503)
     assert pull(capsys, NAME)[0] == 0
 
 
-def test_what_is_complete_stays_when_the_hub_fails(served: LoopbackHub, capsys: Any) -> None:
+def test_complete_files_are_kept_when_the_hub_fails(served: LoopbackHub, capsys: Any) -> None:
     last = [name for name in sorted(served.files(NAME)) if name.startswith("model-")][-1]
     blob = served.repos[NAME].head().files[last]
     served.fault(f"/cdn/{blob.sha256}", status=500, times=None)
@@ -116,25 +118,25 @@ def test_what_is_complete_stays_when_the_hub_fails(served: LoopbackHub, capsys: 
     assert served.count("/cdn/*", "GET") < len(list(snapshot(served).glob("*.safetensors")))
 
 
-def hear_interrupts() -> None:
-    """A shell's background job ignores Ctrl-C, and what it starts inherits that."""
+def accept_interrupts() -> None:
+    """Undo what a background job of the shell inherits: it ignores Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL], ids=["interrupt", "kill"])
-def test_stopped_in_the_middle_of_a_download(
+def test_an_interrupted_download_can_be_resumed(
     served: LoopbackHub, hub_env: dict[str, str], capsys: Any, kill: signal.Signals
 ) -> None:
     fault = served.fault("/cdn/*", hold_at=1000)
     command = [sys.executable, "-m", "mdl", "pull", NAME]
     process = subprocess.Popen(
-        command, env=hub_env, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts
+        command, env=hub_env, stderr=subprocess.PIPE, text=True, preexec_fn=accept_interrupts
     )
     assert fault.reached.wait(30)
     process.send_signal(kill)
-    _, said = process.communicate(timeout=30)
+    _, output = process.communicate(timeout=30)
     if kill is signal.SIGINT:
-        assert process.returncode == 130 and "interrupted" in said
+        assert process.returncode == 130 and "interrupted" in output
         assert not list(snapshot(served).parent.parent.rglob("*.incomplete"))
     served.clear_faults()
     code, body = pull(capsys, NAME)
@@ -145,18 +147,20 @@ def test_stopped_in_the_middle_of_a_download(
         assert Path(source[name]).read_bytes() == data
 
 
-def test_pulls_at_once_fetch_each_file_once(served: LoopbackHub, hub_env: dict[str, str]) -> None:
+def test_concurrent_pulls_download_each_file_once(
+    served: LoopbackHub, hub_env: dict[str, str]
+) -> None:
     command = [sys.executable, "-m", "mdl", "pull", NAME]
     running = [
         subprocess.Popen(command, env=hub_env, stderr=subprocess.PIPE, text=True) for _ in range(3)
     ]
-    said = [process.communicate(timeout=120)[1] for process in running]
-    assert [process.returncode for process in running] == [0, 0, 0], said
+    output = [process.communicate(timeout=120)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0], output
     shards = len(list(snapshot(served).glob("*.safetensors")))
     assert served.count("/cdn/*", "GET") == shards
 
 
-def test_a_full_disk_is_said_before_a_byte(
+def test_a_full_disk_is_reported_before_downloading(
     served: LoopbackHub, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage("/")
@@ -167,10 +171,10 @@ def test_a_full_disk_is_said_before_a_byte(
     assert served.count("*/resolve/*") == 0
 
 
-def test_a_disk_that_becomes_full_loses_nothing(
+def test_a_disk_that_fills_up_loses_nothing(
     hub: LoopbackHub, hub_env: dict[str, str], capsys: Any
 ) -> None:
-    """A limit on the size of files stands in for the full disk: a write fails in the middle."""
+    """A limit on file sizes stands in for the full disk: a write fails halfway."""
     weights = save({"w": torch.zeros(2_000_000)})
     hub.add_repo(NAME, files={"config.json": "{}", "model.safetensors": weights})
     limited = (
@@ -181,14 +185,16 @@ def test_a_disk_that_becomes_full_loses_nothing(
     command = [sys.executable, "-c", limited]
     done = subprocess.run(command, env=hub_env, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: The disk became full"), done.stderr
+    assert done.stderr.startswith("error: The disk filled up"), done.stderr
     assert not list(snapshot(hub).parent.parent.rglob("*.incomplete"))
     assert (snapshot(hub) / "config.json").exists()
     assert pull(capsys, NAME)[0] == 0
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
-def test_repair_fetches_damaged_files_again(served: LoopbackHub, capsys: Any, damage: str) -> None:
+def test_repair_downloads_damaged_files_again(
+    served: LoopbackHub, capsys: Any, damage: str
+) -> None:
     pull(capsys, NAME)
     shard = sorted(snapshot(served).glob("*.safetensors"))[0]
     good = shard.read_bytes()
@@ -203,13 +209,13 @@ def test_repair_fetches_damaged_files_again(served: LoopbackHub, capsys: Any, da
         assert body["repaired"] == [shard.name]
 
 
-def test_offline_and_not_here(served: LoopbackHub, capsys: Any) -> None:
+def test_offline_and_not_in_the_cache(served: LoopbackHub, capsys: Any) -> None:
     code, body = pull(capsys, NAME, "--offline")
     assert (code, body["error"]["code"]) == (5, "offline")
     assert served.requests == []
 
 
-def test_a_damaged_snapshot_is_one_clear_error_offline(
+def test_offline_a_damaged_snapshot_is_one_clear_error(
     served: LoopbackHub, capsys: Any, tiny_model: Callable[..., Path]
 ) -> None:
     pull(capsys, NAME)

@@ -1,4 +1,4 @@
-"""Several ranks on one machine: one download, one mirror, the same model on each."""
+"""Several ranks on one machine: one download, one local copy, the same model on each."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ with torch.no_grad():
 if hasattr(logits, "full_tensor"):
     logits = logits.full_tensor()
 everyone = [None, None]
-dist.all_gather_object(everyone, (loaded.report.folder, loaded.report.mirror,
+dist.all_gather_object(everyone, (loaded.report.folder, loaded.report.local_copy,
                                   loaded.report.loaded_by, logits.float().tolist(), held,
                                   loaded.report.quantized_on_load))
 if dist.get_rank() == 0:
@@ -65,7 +65,7 @@ dist.destroy_process_group()
 
 
 def two_ranks(kind: str, env: dict[str, str], tmp_path: Path) -> list[Any]:
-    """Run the script with torchrun on two CPU ranks; what each rank found."""
+    """Run the script with torchrun on two CPU ranks; returns what each reported."""
     script, out = tmp_path / "ranks.py", tmp_path / "out.json"
     script.write_text(SCRIPT)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -88,18 +88,18 @@ def served(hub: LoopbackHub, tiny_model: Callable[..., Path]) -> LoopbackHub:
 
 
 @pytest.mark.parametrize("kind", ["4bit", "4bit-rank-1-first"])
-def test_two_ranks_download_once_and_share_one_mirror(
+def test_two_ranks_share_one_download_and_one_local_copy(
     served: LoopbackHub, hub_env: dict[str, str], tmp_path: Path, kind: str
 ) -> None:
-    """Whichever rank is first: transformers itself writes weights on rank 0 alone."""
+    """Whichever rank comes first; transformers would save weights on rank 0 only."""
     first, second = two_ranks(kind, hub_env, tmp_path)
     assert served.count("/cdn/*", "GET") == 1
     assert first[1] == second[1] and Path(first[1]).is_dir()
     assert first[3] == second[3]
-    assert {first[5], second[5]} == {True, False}, "one quantizes, the other reads what it made"
+    assert {first[5], second[5]} == {True, False}, "one quantizes, the other reads its copy"
 
 
-def test_tensor_parallel_is_transformers_own(
+def test_tensor_parallelism_goes_through_transformers(
     served: LoopbackHub,
     hub_env: dict[str, str],
     tmp_path: Path,
@@ -114,13 +114,13 @@ def test_tensor_parallel_is_transformers_own(
         assert torch.allclose(torch.tensor(rank[3]), expected, atol=0.02)
 
 
-def test_packed_weights_are_divided_by_fsdp(
+def test_fsdp_shards_packed_weights(
     served: LoopbackHub,
     hub_env: dict[str, str],
     tmp_path: Path,
     tiny_model: Callable[..., Path],
 ) -> None:
-    """4-bit weights stored as bfloat16: half of them on each rank, and the same answer."""
+    """4-bit weights stored as bfloat16: half of them on each rank, and the same logits."""
     first, second = two_ranks("fsdp", hub_env, tmp_path)
     whole = mdl.load(
         str(tiny_model("llama")), load_in_4bit=True, quantization=Quantization(storage="bfloat16")
@@ -161,7 +161,7 @@ found = gather_object([{{
     "ranks": accelerator.num_processes,
     "kind": accelerator.distributed_type.value,
     "folder": report.folder,
-    "mirror": report.mirror,
+    "local_copy": report.local_copy,
     "fingerprint": report.fingerprint,
     "quantized": report.quantized_on_load,
     "start": sum(float(p.double().sum()) for p in before.values()),
@@ -176,11 +176,11 @@ accelerator.end_training()
 """
 
 
-def test_accelerate_launch_trains_one_model_on_two_ranks(
+def test_accelerate_launch_trains_on_two_ranks(
     served: LoopbackHub, hub_env: dict[str, str], tmp_path: Path
 ) -> None:
-    """`accelerate launch --cpu` starts one process; its multi-process launcher asked to use the
-    CPU starts two, which speak gloo."""
+    """`accelerate launch --cpu` starts one process; its multi-GPU launcher, set to use the CPU,
+    starts two, which use gloo."""
     script, run = tmp_path / "train.py", tmp_path / "run"
     script.write_text(TRAINING)
     run.mkdir()
@@ -203,7 +203,7 @@ def test_accelerate_launch_trains_one_model_on_two_ranks(
     first, second = json.loads((run / "ranks.json").read_text())
     for rank in (first, second):
         assert (rank["ranks"], rank["kind"]) == (2, "MULTI_CPU")
-        assert rank["moved"] and rank["mirror"] == first["mirror"]
+        assert rank["moved"] and rank["local_copy"] == first["local_copy"]
     assert served.count("/cdn/*", "GET") == 1
     assert {first["quantized"], second["quantized"]} == {True, False}
     assert first["start"] == second["start"] and first["end"] == second["end"]

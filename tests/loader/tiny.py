@@ -1,4 +1,4 @@
-"""Real architectures at sizes that build in milliseconds, with a real tokenizer."""
+"""Real architectures, small enough to build in milliseconds, with a real tokenizer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VISION = {"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_r
 
 
 def configurations() -> dict[str, tuple[type, Any]]:
-    """Name -> (class, configuration) of the architectures the matrix tests load."""
+    """Name → (class, configuration) of the architectures under test."""
     t = transformers
     bert = {"vocab_size": 320, "hidden_size": 64, "intermediate_size": 128,
             "num_hidden_layers": 2, "num_attention_heads": 4}  # fmt: skip
@@ -111,7 +111,7 @@ def tokenizer() -> Any:
 
 
 def add_qwen_processor(folder: Path) -> None:
-    """The processor files of a Qwen2-VL repository, as they stand on the Hub."""
+    """Add the processor files of a Qwen2-VL repository, as they are on the Hub."""
     preprocessor = {
         "image_processor_type": "Qwen2VLImageProcessor",
         "processor_class": "Qwen2VLProcessor",
@@ -122,9 +122,9 @@ def add_qwen_processor(folder: Path) -> None:
 
 
 def save_fp8_model(folder: Path) -> dict[str, torch.Tensor]:
-    """Save a Llama whose linear layers are stored in fp8, one float32 scale for 128 x 128 weights.
+    """Save a Llama whose linear layers are stored in fp8, with a float32 scale per 128 x 128 block.
 
-    Returns what the weights of those layers stand for, in bfloat16.
+    Returns the dequantized weights of those layers, in bfloat16.
     """
     sizes = {**SMALL, "hidden_size": 256, "intermediate_size": 256, "head_dim": 64}
     torch.manual_seed(3)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from mdl.cachemgr.verify.verify import (
         Verifier,
         VerifyReport,
+        hash_file,
         select_folders,
         verification_error,
     )
@@ -17,6 +18,6 @@ __getattr__ = door(
     __name__,
     {
         "repair": "repair_cache",
-        "verify": "Verifier VerifyReport select_folders verification_error",
+        "verify": "Verifier VerifyReport hash_file select_folders verification_error",
     },
 )

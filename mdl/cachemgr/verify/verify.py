@@ -137,9 +137,9 @@ def algorithm(name: str) -> str | None:
     return "git-sha1" if is_hash(name, COMMIT_LENGTH) else None
 
 
-def hash_file(path: str, expected: str, pause: Callable[[int], None] | None = None) -> str:
-    """The content's hash, by the algorithm that the length of `expected` indicates."""
-    if algorithm(expected) == "sha256":
+def hash_file(path: str, kind: str, pause: Callable[[int], None] | None = None) -> str:
+    """The `sha256` of a file, or its `git-sha1`: git's hash of it as a blob. Follows no links."""
+    if kind == "sha256":
         digest = hashlib.sha256()
     else:
         digest = hashlib.sha1(b"blob %d\0" % os.path.getsize(path), usedforsecurity=False)
@@ -279,7 +279,7 @@ class Verifier:
             if stamp is None:
                 return None
             try:
-                found = hash_file(job.path, job.expected, self.pause)
+                found = hash_file(job.path, algorithm(job.expected) or "", self.pause)
             except OSError as error:
                 return job, stamp, f"cannot be read: {error.strerror or error}"
             if stamp_of(job.path) == stamp:

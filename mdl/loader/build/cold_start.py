@@ -1,8 +1,8 @@
-"""A shorter cold start: the disk reads weights while Python imports, and imports go undisturbed.
+"""A shorter cold start: read the weights while Python imports, and pause its garbage collector.
 
-Nothing of anyone else's is replaced: the kernel is asked to read files, and Python's collector of
-cyclic garbage rests while a few thousand modules, which stay, are made, and does not look through
-them afterwards (a fifth of the CPU time of importing torch and transformers goes into that).
+Nothing of other libraries is replaced. The kernel is asked to read the weight files ahead, and the
+collector is paused while thousands of modules are imported; it then skips them, since they stay
+anyway (traversing them takes a fifth of the CPU time of importing torch and transformers).
 """
 
 import contextlib
@@ -13,56 +13,55 @@ import threading
 from collections.abc import Iterator
 
 from mdl.loader.checkpoint import Checkpoint
-from mdl.loader.request import LoadRequest
 
 
 def prefetch(checkpoint: Checkpoint) -> threading.Thread | None:
-    """Ask the kernel, from a thread of its own, to bring the weight files into the page cache.
+    """Have the kernel read the weight files into the page cache, from a background thread.
 
-    Costs next to nothing where they are there already. None where the platform cannot be asked.
+    Almost free if they are there already. None if the platform has no `posix_fadvise`.
     """
     if not hasattr(os, "posix_fadvise"):
         return None
     paths = [checkpoint.folder / name for name in checkpoint.files.weights]
 
-    def ask() -> None:
+    def advise() -> None:
         for path in paths:
             with contextlib.suppress(OSError), path.open("rb") as stream:
                 os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
-    thread = threading.Thread(target=ask, name="mdl-prefetch", daemon=True)
+    thread = threading.Thread(target=advise, name="mdl-prefetch", daemon=True)
     thread.start()
     return thread
 
 
-def import_libraries(checkpoint: Checkpoint | None, request: LoadRequest) -> None:
-    """Import what the build will need: torch, transformers, the model's own class, bitsandbytes.
+def import_libraries(checkpoint: Checkpoint | None) -> None:
+    """Import what building needs: torch, transformers, the model's class, bitsandbytes.
 
     Args:
-        checkpoint: None while its configuration is not here yet.
+        checkpoint: None while its configuration is not known; then torch and transformers only.
 
     Raises:
-        LoadError: the model's architecture is unknown to the installed transformers.
+        LoadError: the installed transformers does not know the model's architecture.
     """
     first = "transformers" not in sys.modules
-    with collector_resting():
-        import torch  # noqa: F401 # timed here
+    with gc_paused():
+        import torch  # noqa: F401 # so that its time counts as import time
         import transformers
 
         if checkpoint is not None:
             from mdl.loader.build.transformers_build import model_class
 
-            model_class(checkpoint, request)
+            model_class(checkpoint)
             _ = transformers.AutoConfig, transformers.AutoTokenizer
-            if request.format in ("bnb-4bit", "8bit") or checkpoint.is_bnb_4bit:
-                import bitsandbytes  # noqa: F401 # timed here
+            if checkpoint.request.format in ("bnb-4bit", "8bit") or checkpoint.is_bnb_4bit:
+                import bitsandbytes  # noqa: F401 # as above
         if first:
-            make_all_old()
+            age_all_objects()
 
 
 @contextlib.contextmanager
-def collector_resting() -> Iterator[None]:
-    """No garbage collection meanwhile, if it was on."""
+def gc_paused() -> Iterator[None]:
+    """Pause the garbage collector; restore its previous state."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -72,12 +71,12 @@ def collector_resting() -> Iterator[None]:
             gc.enable()
 
 
-def make_all_old() -> None:
-    """Move all objects to the collector's oldest generation without looking through them.
+def age_all_objects() -> None:
+    """Move all objects to the collector's oldest generation without traversing them.
 
-    What was just imported would otherwise be looked through at the next allocation, a quarter of
-    a second for nothing: modules stay. Garbage among it waits for the next full collection.
-    Left alone where the caller froze objects (`gc.freeze`): unfreezing would take theirs too.
+    The next allocation would otherwise traverse all that was just imported, which takes a quarter
+    of a second and frees nothing. Garbage among it waits for the next full collection. Does nothing
+    if the caller froze objects (`gc.freeze`): unfreezing would affect these too.
     """
     if gc.get_freeze_count() == 0:
         gc.freeze()

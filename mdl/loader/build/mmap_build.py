@@ -1,10 +1,9 @@
-"""The fast way to build a model on a CPU: empty modules, then the checkpoint's own pages.
+"""Building on a CPU from memory-mapped weights: empty modules, then the files' own pages.
 
-The weights are memory-mapped and assigned without a copy, but for those that have to be merged or
-split (see `naming`); 4-bit weights are taken as stored or quantized by mdl's own byte-exact
-quantizer. Whatever this way does not cover goes through transformers' load, and the report says
-why. Nobody's module is patched: the empty tensors come from a `TorchFunctionMode`, which ends with
-the `with` block and concerns this thread only.
+Weights are mapped and assigned without a copy, unless they must be merged or split
+(`weight_names`); 4-bit weights are used as stored, or quantized by mdl's own byte-exact quantizer.
+Whatever this does not cover, transformers builds, and the report says why. No module is patched:
+empty tensors come from a `TorchFunctionMode`, which affects only this thread and its `with` block.
 """
 
 import contextlib
@@ -13,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from mdl.errors import LoadError
-from mdl.loader.build.cold_start import collector_resting
+from mdl.loader.build.cold_start import gc_paused
 from mdl.loader.build.transformers_build import (
     Built,
     build_with_transformers,
@@ -23,90 +22,88 @@ from mdl.loader.build.transformers_build import (
     model_config,
     quantization_on_load,
     quiet_transformers,
-    refused_as_load_error,
+    transformers_errors,
 )
-from mdl.loader.build.unsuited import Unsuited
-from mdl.loader.build.weight_names import Named, name_tensors
+from mdl.loader.build.weight_names import CannotMapError, NamedTensors, name_tensors
 from mdl.loader.checkpoint import Checkpoint, map_tensors
-from mdl.loader.request import LoadRequest
 
 CPU_MAPS: tuple[Any, ...] = (None, "cpu", "auto", "sequential", "balanced")
 
 
-def build_mapped(checkpoint: Checkpoint, request: LoadRequest) -> Built:
-    """Build the model the fast way where that is known to be exact, else transformers' way.
+def build_model(checkpoint: Checkpoint) -> Built:
+    """Build the model from mapped weights if the result is exact, else with transformers.
 
     Raises:
-        LoadError: the checkpoint cannot become the model asked for.
-        UsageError: it is quantized in another way than the one asked for.
+        LoadError: the checkpoint cannot become the requested model.
+        UsageError: it is quantized differently from what was requested.
     """
     try:
-        kind = fast_class(checkpoint, request)
-        return _build(kind, checkpoint, request)
-    except Unsuited as reason:
-        return replace(build_with_transformers(checkpoint, request), note=str(reason))
+        return _build(mappable_class(checkpoint), checkpoint)
+    except CannotMapError as reason:
+        return replace(build_with_transformers(checkpoint), note=str(reason))
 
 
-def fast_class(checkpoint: Checkpoint, request: LoadRequest) -> type:
-    """The model class to build the fast way.
+def mappable_class(checkpoint: Checkpoint) -> type:
+    """The model class to build from mapped weights.
 
     Raises:
-        Unsuited: the request or the checkpoint needs transformers' own load.
+        CannotMapError: the request or the checkpoint needs transformers' own load.
     """
     import torch
 
+    request = checkpoint.request
     if checkpoint.files.pickled:
-        raise Unsuited("pickled weights")
+        raise CannotMapError("pickled weights")
     if request.extra:
-        raise Unsuited(f"arguments for transformers: {', '.join(sorted(request.extra))}")
+        raise CannotMapError(f"arguments for transformers: {', '.join(sorted(request.extra))}")
     on_cpu = request.device_map in CPU_MAPS or request.device_map == {"": "cpu"}
     if not on_cpu or (torch.cuda.is_available() and request.device_map != "cpu"):
-        raise Unsuited("not on the CPU")
+        raise CannotMapError("not on the CPU")
     if request.format in ("8bit", "fp8"):
-        raise Unsuited(f"{request.format} goes through transformers")
+        raise CannotMapError(f"{request.format} goes through transformers")
     if checkpoint.quantization is not None and not checkpoint.is_bnb_4bit:
-        raise Unsuited(f"quantized with {checkpoint.quantization.get('quant_method')}")
+        raise CannotMapError(f"quantized with {checkpoint.quantization.get('quant_method')}")
     if checkpoint.config.get("auto_map"):
-        raise Unsuited("remote code")
-    if not (request.dtype or checkpoint.dtype):
-        raise Unsuited("weights of several dtypes, and none is named")
+        raise CannotMapError("remote code")
+    if not (request.dtype or checkpoint.stored_dtype):
+        raise CannotMapError("weights of several dtypes, and none is named")
     _check_plain_transformers(checkpoint)
-    kind, saved_from = model_class(checkpoint, request)
+    kind, saved_from = model_class(checkpoint)
     if request.task == "auto":
         if not saved_from:
-            raise Unsuited("no architecture named in config.json")
+            raise CannotMapError("no architecture named in config.json")
         return kind
-    if not is_own_class(checkpoint, request):
-        raise Unsuited(f"task {request.task} changes the class")
+    if not is_own_class(checkpoint):
+        raise CannotMapError(f"task {request.task} changes the class")
     import transformers
 
-    found: type = getattr(transformers, checkpoint.config["architectures"][0])
-    return found
+    own: type = getattr(transformers, checkpoint.config["architectures"][0])
+    return own
 
 
 def _check_plain_transformers(checkpoint: Checkpoint) -> None:
-    """Leave to transformers' own load what changes how it builds models.
+    """Leave whatever changes how transformers builds models to transformers.
 
     Raises:
-        Unsuited: DeepSpeed's ZeRO 3, modules that this process replaced, fused modules.
+        CannotMapError: DeepSpeed's ZeRO 3, modules replaced in this process, fused modules.
     """
     from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
     from transformers.monkey_patching import get_patch_mapping
 
     if is_deepspeed_zero3_enabled():
-        raise Unsuited("DeepSpeed divides the weights")
+        raise CannotMapError("DeepSpeed shards the weights")
     if get_patch_mapping() or checkpoint.config.get("fusion_config"):
-        raise Unsuited("modules are replaced while the model is made")
+        raise CannotMapError("modules are replaced while the model is built")
 
 
-def _build(kind: Any, checkpoint: Checkpoint, request: LoadRequest) -> Built:
+def _build(kind: Any, checkpoint: Checkpoint) -> Built:
     import torch
 
-    quantizer_config = quantization_on_load(checkpoint, request)
-    config = model_config(checkpoint, request)
-    dtype = getattr(torch, request.dtype or str(checkpoint.dtype))
-    with refused_as_load_error(checkpoint.folder), quiet_transformers(), collector_resting():
-        quantizer = _quantizer(config, quantizer_config)
+    on_load = quantization_on_load(checkpoint)
+    config = model_config(checkpoint)
+    dtype = getattr(torch, checkpoint.dtype)
+    with transformers_errors(checkpoint.folder), quiet_transformers(), gc_paused():
+        quantizer = _quantizer(config, on_load)
         _set_dtype(config, dtype)
         config.name_or_path = str(checkpoint.folder)
         model = _empty_model(kind, config, dtype, quantizer)
@@ -120,15 +117,16 @@ def _build(kind: Any, checkpoint: Checkpoint, request: LoadRequest) -> Built:
             quantizer.postprocess_model(model)
     return Built(
         model,
+        checkpoint,
         "mdl",
         named.note,
         unused_tensors=unused,
-        quantized_here=quantizer_config is not None,
+        quantized_on_load=on_load is not None,
     )
 
 
 def _set_dtype(config: Any, dtype: Any) -> None:
-    """Name the dtype in the configuration and in those inside it, as transformers' load does."""
+    """Set the dtype of the configuration and its sub-configurations, as transformers does."""
     config.dtype = dtype
     for name in config.sub_configs:
         if (inner := getattr(config, name)) is not None:
@@ -136,7 +134,7 @@ def _set_dtype(config: Any, dtype: Any) -> None:
 
 
 def _quantizer(config: Any, on_load: Any) -> Any:
-    """transformers' quantizer for the configuration, as its own load makes it; None for floats."""
+    """The quantizer transformers would use for the configuration; None for floats."""
     from transformers.quantizers import AutoHfQuantizer
 
     stored = getattr(config, "quantization_config", None)
@@ -157,7 +155,7 @@ def _empty_model(kind: Any, config: Any, dtype: Any, quantizer: Any) -> Any:
     """The model with its parameters on the meta device and its buffers computed.
 
     Raises:
-        Unsuited: some modules stay in float32, or a buffer would be without a value.
+        CannotMapError: some modules stay in float32, or a buffer would have no value.
     """
     import torch
 
@@ -165,7 +163,7 @@ def _empty_model(kind: Any, config: Any, dtype: Any, quantizer: Any) -> Any:
         getattr(kind, "_keep_in_fp32_modules", None)
         or getattr(kind, "_keep_in_fp32_modules_strict", None)
     ):
-        raise Unsuited("some modules stay in float32")
+        raise CannotMapError("some modules stay in float32")
     with _default_dtype(dtype), _empty_parameters(), _without_init():
         model = kind(config)
         if quantizer is not None:
@@ -174,7 +172,7 @@ def _empty_model(kind: Any, config: Any, dtype: Any, quantizer: Any) -> Any:
                 use_kernels=False,
             )  # fmt: skip
     if any(buffer.is_meta for buffer in model.buffers()):
-        raise Unsuited("it has buffers that only transformers can compute")
+        raise CannotMapError("it has buffers that only transformers can compute")
     return model
 
 
@@ -192,7 +190,7 @@ def _default_dtype(dtype: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_init() -> Iterator[None]:
-    """Skip the random initialisation of weights that the checkpoint replaces."""
+    """Skip random initialization; the checkpoint has all weights."""
     from transformers import initialization
 
     with initialization.no_init_weights():
@@ -201,7 +199,7 @@ def _without_init() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _empty_parameters() -> Iterator[None]:
-    """`torch.empty` gives meta tensors: modules make their weights with it, not their buffers."""
+    """Make `torch.empty`, which modules use for weights but not for buffers, give meta tensors."""
     import torch
     from torch.overrides import TorchFunctionMode
 
@@ -219,17 +217,17 @@ def _empty_parameters() -> Iterator[None]:
 
 
 def _fill(model: Any, tensors: Mapping[str, Any], checkpoint: Checkpoint, dtype: Any) -> set[str]:
-    """Give every parameter and persistent buffer its tensor; the names of those that got one.
+    """Assign the tensors to parameters and persistent buffers; returns the names assigned.
 
     Raises:
-        LoadError: a tensor's shape is not the one the configuration implies.
+        LoadError: a tensor's shape does not match the configuration.
     """
     import torch
 
     filled = set()
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
-        # By its mark, not its class: importing bitsandbytes costs a second of an exact load.
+        # Not isinstance: importing bitsandbytes would cost a 16-bit load a second.
         is_4bit = hasattr(module, "quant_state")
         for name, parameter in list(module._parameters.items()):
             tensor = tensors.get(prefix + name)
@@ -241,7 +239,7 @@ def _fill(model: Any, tensors: Mapping[str, Any], checkpoint: Checkpoint, dtype:
                 continue
             _check_shape(prefix + name, tensor, parameter, checkpoint)
             value = tensor.to(parameter.dtype)
-            # As transformers: bitsandbytes freezes a layer's bias too, loading thaws it.
+            # As in transformers: bitsandbytes freezes a layer's bias, loading unfreezes it.
             made = torch.nn.Parameter(value, requires_grad=value.is_floating_point())
             setattr(module, name, made)
         for name, buffer in list(module._buffers.items()):
@@ -254,7 +252,7 @@ def _fill(model: Any, tensors: Mapping[str, Any], checkpoint: Checkpoint, dtype:
 
 
 def _packed(module: Any, name: str, tensors: Mapping[str, Any], dtype: Any) -> Any:
-    """The 4-bit parameter of one linear layer: as stored, or quantized here."""
+    """The 4-bit weight of a linear layer: as stored, or quantized here."""
     from bitsandbytes.functional import get_4bit_type
     from bitsandbytes.nn import Params4bit
 
@@ -269,13 +267,13 @@ def _packed(module: Any, name: str, tensors: Mapping[str, Any], dtype: Any) -> A
     from mdl.kernels import quantize_4bit
 
     if issubclass(module.source_cls, Conv1D):
-        raise Unsuited("it has Conv1D layers, which are quantized transposed")
+        raise CannotMapError("it has Conv1D layers, which are quantized transposed")
     empty = module.weight
     made = quantize_4bit(
         tensors[name].to(dtype), quant_type=empty.quant_type, nested=empty.compress_statistics
     )
     packed, state = made.to_bitsandbytes()
-    # bitsandbytes' own table: its FP4 has no negative zero, and checkpoints keep the table.
+    # bitsandbytes' own table: its FP4 has no negative zero, and checkpoints save the table.
     state.code = get_4bit_type(state.quant_type, device="cpu")
     module.quant_state = state
     return Params4bit(
@@ -301,22 +299,24 @@ def _parts(name: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
 def _check_shape(name: str, tensor: Any, expected: Any, checkpoint: Checkpoint) -> None:
     if tensor.shape != expected.shape:
         raise LoadError(
-            f"{name} has the shape {tuple(tensor.shape)} in the checkpoint and "
-            f"{tuple(expected.shape)} by config.json.",
-            why="The configuration belongs to another checkpoint, or lies.",
+            f"{name} has shape {tuple(tensor.shape)}, but config.json implies "
+            f"{tuple(expected.shape)}.",
+            why="The configuration is wrong, or belongs to another checkpoint.",
             next="Check the repository's files and revision.",
             details={"folder": str(checkpoint.folder)},
         )
 
 
-def _finish(model: Any, filled: set[str], named: Named, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Tie what is tied, and hold what is there against what should be, by transformers' rules.
+def _finish(
+    model: Any, filled: set[str], named: NamedTensors, checkpoint: Checkpoint
+) -> tuple[str, ...]:
+    """Tie weights and check that all are there, by transformers' rules.
 
     Returns the checkpoint's tensors that the model has no place for.
 
     Raises:
-        LoadError: weights that the checkpoint does not hold and nothing ties.
-        Unsuited: weights that only transformers can initialise.
+        LoadError: weights are neither in the checkpoint nor tied.
+        CannotMapError: only transformers can initialize the missing weights.
     """
     from transformers.utils.loading_report import LoadStateDictInfo
 
@@ -327,7 +327,7 @@ def _finish(model: Any, filled: set[str], named: Named, checkpoint: Checkpoint) 
     if info.missing_keys:
         raise missing_weights(checkpoint, tuple(sorted(info.missing_keys)))
     if any(parameter.is_meta for parameter in model.parameters()):
-        raise Unsuited("it has weights that only transformers can initialise")
+        raise CannotMapError("it has weights that only transformers can initialize")
     model._weight_conversions = named.rules
     return tuple(sorted(info.unexpected_keys))
 

@@ -1,4 +1,4 @@
-"""The tokenizer of a text model, the processor of a vision model, read from the folder."""
+"""The tokenizer of a text model or the processor of a vision model, from its folder."""
 
 import logging
 from pathlib import Path
@@ -8,7 +8,7 @@ from mdl.errors import LoadError
 from mdl.loader.build.transformers_build import (
     PROCESSOR_FILES,
     quiet_transformers,
-    refused_as_load_error,
+    transformers_errors,
 )
 from mdl.loader.checkpoint import read_json
 from mdl.loader.request import LoadRequest
@@ -22,19 +22,19 @@ TOKENIZER_FILES = (
 
 
 def build_tokenizer(folder: Path, request: LoadRequest, config: Any = None) -> Any:
-    """The processor of a vision model, else the tokenizer, else None where there are no files.
+    """The processor of a vision model, else the tokenizer, else None if there are no files.
 
     Args:
-        config: the model's configuration under its repository's name, by which transformers knows
-            some tokenizers; None reads the folder's once more.
+        config: the model's configuration with its repository's name, by which transformers
+            recognizes some tokenizers; None reads the folder's.
 
     Raises:
-        LoadError: the files are there and cannot be read.
+        LoadError: the files cannot be read.
     """
     import transformers
 
     options = {"local_files_only": True, "trust_remote_code": request.trust_remote_code}
-    with refused_as_load_error(folder), quiet_transformers():
+    with transformers_errors(folder), quiet_transformers():
         if any((folder / name).exists() for name in PROCESSOR_FILES) and request.task != "text":
             if _needs_torchvision(folder):
                 return _without_video(folder, options)
@@ -44,8 +44,8 @@ def build_tokenizer(folder: Path, request: LoadRequest, config: Any = None) -> A
     if request.task == "vision":
         raise LoadError(
             "The repository has no image processor.",
-            why=f"None of {', '.join(PROCESSOR_FILES)} is there.",
-            next="Load it with FastLanguageModel, or name the vision model it was made from.",
+            why=f"It has neither {' nor '.join(PROCESSOR_FILES)}.",
+            next="Load it with FastLanguageModel, or load the vision model it was made from.",
         )
     return None
 
@@ -58,7 +58,7 @@ def _processor_class(folder: Path) -> str | None:
 
 
 def _needs_torchvision(folder: Path) -> bool:
-    """Whether the processor has a video part, which transformers builds on torchvision only."""
+    """Whether the processor has a video part, for which transformers needs torchvision."""
     import transformers
     from transformers.utils import is_torchvision_available
 
@@ -69,13 +69,15 @@ def _needs_torchvision(folder: Path) -> bool:
 
 
 def _without_video(folder: Path, options: dict[str, Any]) -> Any:
-    """The processor for images and text, where torchvision is not installed.
+    """The processor without its video part.
 
-    transformers refuses the whole processor then, though only videos need torchvision.
+    Without torchvision transformers rejects the whole processor, though only videos need it.
     """
     import transformers
 
-    log.warning("torchvision is not installed: the processor takes images and text, no videos.")
+    log.warning(
+        "torchvision is not installed: the processor accepts images and text, but no videos."
+    )
     kind = getattr(transformers, str(_processor_class(folder)))
 
     def check_argument(self: Any, name: str, argument: Any) -> Any:
@@ -97,7 +99,7 @@ def _without_video(folder: Path, options: dict[str, Any]) -> Any:
 
 
 def check_vocabulary(model: Any, tokenizer: Any) -> None:
-    """Refuse a tokenizer that makes ids the embeddings have no row for.
+    """Reject a tokenizer with more tokens than the model has embeddings.
 
     Raises:
         LoadError: the tokenizer's largest id is outside the embedding matrix.
@@ -110,7 +112,7 @@ def check_vocabulary(model: Any, tokenizer: Any) -> None:
     largest = max(tokens.get_vocab().values(), default=0)
     if rows is not None and largest >= rows:
         raise LoadError(
-            f"The tokenizer makes ids up to {largest}, the model has {rows} embeddings.",
-            why="The tokenizer belongs to another model, or the configuration lies.",
-            next="Check the repository, or resize the embeddings from a loaded exact model.",
+            f"The tokenizer has ids up to {largest}, but the model has {rows} embeddings.",
+            why="The tokenizer belongs to another model, or the configuration is wrong.",
+            next="Check the repository, or load it exactly and resize the embeddings.",
         )

@@ -1,18 +1,18 @@
-"""From a checked checkpoint folder to a model and tokenizer, through transformers.
+"""Building with transformers' own load, and what it knows about a checkpoint: class and config.
 
-Only local files are read: the folder is a snapshot, so no request leaves the machine.
+Reads local files only and makes no request.
 """
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mdl.errors import LoadError, UsageError
 from mdl.loader.checkpoint import Checkpoint, read_json
-from mdl.loader.devices import device_map_of, has_fp8
-from mdl.loader.request import LoadRequest
+from mdl.loader.devices import device_map_of
+from mdl.loader.model_stats import measure_model
 from mdl.resolver import is_commit
 
 AUTO_CLASSES = {
@@ -30,67 +30,77 @@ _TASK_TABLES = {
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Built:
-    """A model in memory, how it was built, and the parameters its checkpoint did not hold."""
+    """A model in memory and how it was built.
+
+    `loaded_by` is `mdl` (from mapped weights) or `transformers`; `note` says why, or what was done
+    to the tensors. `new_parameters` were not in the checkpoint. `local_copy` is the folder of the
+    local copy that was read or saved.
+    """
 
     model: Any
-    path: str
+    checkpoint: Checkpoint
+    loaded_by: str
     note: str = ""
     new_parameters: tuple[str, ...] = ()
     unused_tensors: tuple[str, ...] = ()
-    quantized_here: bool = field(default=False)
+    quantized_on_load: bool = False
+    local_copy: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
-def model_class(checkpoint: Checkpoint, request: LoadRequest) -> tuple[type, bool]:
+def model_class(checkpoint: Checkpoint) -> tuple[type, bool]:
     """The transformers class to build, and whether the checkpoint was saved from that class.
 
     Raises:
-        LoadError: the architecture is unknown to the installed transformers, or has no form for
-            the task.
+        LoadError: the installed transformers does not know the architecture, or has no class of it
+            for the requested task.
     """
     import transformers
 
-    if request.task != "auto":
-        _check_task(checkpoint, request.task)
-        return getattr(transformers, AUTO_CLASSES[request.task]), False
+    task = checkpoint.request.task
+    if task != "auto":
+        _check_task(checkpoint, task)
+        return getattr(transformers, AUTO_CLASSES[task]), False
     named = checkpoint.config.get("architectures") or []
     for name in named:
         found = getattr(transformers, name, None)
         if isinstance(found, type):
             return found, True
     if checkpoint.config.get("auto_map"):
-        if not request.trust_remote_code:
+        if not checkpoint.request.trust_remote_code:
             raise LoadError(
-                "The model needs Python code from its repository, and that is switched off.",
+                "The model needs Python code from its repository, which is not allowed.",
                 why=f"transformers {transformers.__version__} has no class "
-                f"{', '.join(named) or 'for it'}; config.json names code of its own (auto_map).",
-                next="Read that code first. Then pass trust_remote_code=True with a revision= pin.",
+                f"{', '.join(named) or 'for it'}; config.json refers to its own (auto_map).",
+                next="Read that code; then pass trust_remote_code=True and pin a revision=.",
             )
         return transformers.AutoModelForCausalLM, False
     if not named:
         return transformers.AutoModel, False
     raise LoadError(
         f"transformers {transformers.__version__} does not know {', '.join(named)}.",
-        why="config.json names an architecture that is not in the installed library.",
+        why="config.json names an architecture that the installed version lacks.",
         next="Upgrade transformers, or load another model.",
     )
 
 
 def task_classes(checkpoint: Checkpoint, task: str) -> tuple[str, ...]:
-    """The names of the classes that transformers has for the checkpoint's model type and a task."""
+    """The names of transformers' classes for the checkpoint's model type and a task."""
     from transformers.models.auto import modeling_auto
 
     found = getattr(modeling_auto, _TASK_TABLES[task]).get(checkpoint.config.get("model_type"), ())
     return (found,) if isinstance(found, str) else tuple(found)
 
 
-def is_own_class(checkpoint: Checkpoint, request: LoadRequest) -> bool:
-    """Whether the class to build is the very one that the checkpoint was saved from."""
-    if request.task == "auto":
-        return model_class(checkpoint, request)[1]
+def is_own_class(checkpoint: Checkpoint) -> bool:
+    """Whether the class to build is the one the checkpoint was saved from."""
+    task = checkpoint.request.task
+    if task == "auto":
+        return model_class(checkpoint)[1]
     named = checkpoint.config.get("architectures") or [None]
-    return named[0] in task_classes(checkpoint, request.task)
+    return named[0] in task_classes(checkpoint, task)
 
 
 def _check_task(checkpoint: Checkpoint, task: str) -> None:
@@ -99,42 +109,41 @@ def _check_task(checkpoint: Checkpoint, task: str) -> None:
 
     kind = checkpoint.config.get("model_type")
     if kind not in CONFIG_MAPPING_NAMES or checkpoint.config.get("auto_map"):
-        return  # a class of the user's own or of the repository's: the auto class knows
+        return  # a class of the user or the repository: the auto class decides
     if task_classes(checkpoint, task):
         return
-    forms = ", ".join(other for other in _TASK_TABLES if task_classes(checkpoint, other))
+    tasks = ", ".join(other for other in _TASK_TABLES if task_classes(checkpoint, other))
     raise LoadError(
-        f"There is no {task} form of {kind} models.",
-        why=f"{AUTO_CLASSES[task]} of transformers {transformers.__version__} has none.",
-        next=f"There are: {forms}. Leave task out for the class the checkpoint was saved from "
-        "(FastVisionModel asks for vision, text_only=True for text).",
+        f"{kind} models do not support the task {task}.",
+        why=f"{AUTO_CLASSES[task]} of transformers {transformers.__version__} has no class for "
+        "them.",
+        next=f"They support: {tasks}. Leave task out for the class the checkpoint was saved from "
+        "(FastVisionModel uses vision, text_only=True text).",
     )
 
 
-def check_remote_code(checkpoint: Checkpoint, request: LoadRequest) -> None:
-    """Allow a repository's own Python for one commit only, not for whatever comes tomorrow.
+def check_remote_code(checkpoint: Checkpoint) -> None:
+    """Allow a repository's own Python at a pinned commit only.
 
     Raises:
-        LoadError: the files name code, it is allowed, and the revision is not pinned to a commit.
+        LoadError: the files refer to code, it is allowed, and the revision is not a commit.
     """
-    downloaded = checkpoint.folder.parent.name == "snapshots"
-    if not request.trust_remote_code or not downloaded or is_commit(request.revision):
-        return
-    if request.locked is not None:
+    request, folder = checkpoint.request, checkpoint.folder
+    downloaded = folder.parent.name == "snapshots"
+    pinned = is_commit(request.revision) or request.locked is not None
+    if not request.trust_remote_code or not downloaded or pinned:
         return
     for name in ("config.json", "tokenizer_config.json", *PROCESSOR_FILES):
-        path = checkpoint.folder / name
-        if path.exists() and read_json(path).get("auto_map"):
+        if (folder / name).exists() and read_json(folder / name).get("auto_map"):
             raise LoadError(
-                "Remote code is allowed for one commit, and none is named.",
-                why=f"{name} names Python code of the repository (auto_map), which its owner can "
-                "change at any time.",
-                next=f"Read the code in {checkpoint.folder}, then pass "
-                f"revision={checkpoint.folder.name!r}.",
+                "Remote code is allowed for a pinned commit only.",
+                why=f"{name} refers to Python code in the repository (auto_map), which its owner "
+                "can change at any time.",
+                next=f"Read the code in {folder}, then pass revision={folder.name!r}.",
             )
 
 
-def model_config(checkpoint: Checkpoint, request: LoadRequest) -> Any:
+def model_config(checkpoint: Checkpoint) -> Any:
     """The transformers configuration object of the folder.
 
     Raises:
@@ -142,19 +151,22 @@ def model_config(checkpoint: Checkpoint, request: LoadRequest) -> Any:
     """
     import transformers
 
-    with refused_as_load_error(checkpoint.folder):
+    with transformers_errors(checkpoint.folder):
         return transformers.AutoConfig.from_pretrained(
-            checkpoint.folder, local_files_only=True, trust_remote_code=request.trust_remote_code
+            checkpoint.folder,
+            local_files_only=True,
+            trust_remote_code=checkpoint.request.trust_remote_code,
         )
 
 
-def build_with_transformers(checkpoint: Checkpoint, request: LoadRequest) -> Built:
-    """transformers' own load of the folder: exact, prequantized, or quantizing as it reads.
+def build_with_transformers(checkpoint: Checkpoint) -> Built:
+    """Load the folder with transformers: exact, prequantized, or quantizing on load.
 
     Raises:
-        LoadError: a shape, key or setting that does not fit the checkpoint.
+        LoadError: a shape, key or setting does not match the checkpoint.
     """
-    kind, saved_from = model_class(checkpoint, request)
+    request = checkpoint.request
+    kind, saved_from = model_class(checkpoint)
     options: dict[str, Any] = {
         "dtype": request.dtype or "auto",
         "local_files_only": True,
@@ -165,17 +177,18 @@ def build_with_transformers(checkpoint: Checkpoint, request: LoadRequest) -> Bui
     }
     if (device_map := device_map_of(request)) is not None:
         options["device_map"] = device_map
-    here = quantization_on_load(checkpoint, request)
-    if here is not None:
-        options["quantization_config"] = here
-    with refused_as_load_error(checkpoint.folder), quiet_transformers():
+    on_load = quantization_on_load(checkpoint)
+    if on_load is not None:
+        options["quantization_config"] = on_load
+    with transformers_errors(checkpoint.folder), quiet_transformers():
         model, info = kind.from_pretrained(checkpoint.folder, **options)  # type: ignore[attr-defined] # an auto or model class
     built = Built(
         model,
+        checkpoint,
         "transformers",
         new_parameters=tuple(sorted(info["missing_keys"])),
         unused_tensors=tuple(sorted(info["unexpected_keys"])),
-        quantized_here=here is not None,
+        quantized_on_load=on_load is not None,
     )
     if built.new_parameters and saved_from:
         raise missing_weights(checkpoint, built.new_parameters)
@@ -183,36 +196,34 @@ def build_with_transformers(checkpoint: Checkpoint, request: LoadRequest) -> Bui
 
 
 def missing_weights(checkpoint: Checkpoint, names: tuple[str, ...]) -> LoadError:
-    """The refusal of a checkpoint that lacks weights of the very class it was saved from."""
+    """The error for a checkpoint that lacks weights of the class it was saved from."""
     return LoadError(
         f"The checkpoint lacks {len(names)} weights of its own architecture.",
-        why=f"For instance {', '.join(names[:3])}; they would be random numbers.",
-        next="Check the repository's files and revision; or name a task to get a new head.",
+        why=f"For example {', '.join(names[:3])}; they would be random numbers.",
+        next="Check the repository's files and revision, or pass a task to get a new head.",
         details={"folder": str(checkpoint.folder), "missing": list(names[:50])},
     )
 
 
-def quantization_on_load(checkpoint: Checkpoint, request: LoadRequest) -> Any:
+def quantization_on_load(checkpoint: Checkpoint) -> Any:
     """The transformers quantization configuration to apply while loading, or None.
 
     Raises:
-        UsageError: the checkpoint is already quantized in another way than the one asked for.
+        UsageError: the checkpoint is already quantized differently.
     """
-    if request.format == "16bit":
-        return None
-    stored = checkpoint.stored_format
-    if stored == request.format:
+    request, stored = checkpoint.request, checkpoint.stored_format
+    if request.format in ("16bit", stored):
         return None
     if stored is not None:
         raise UsageError(
-            f"The checkpoint is already quantized ({stored}): it cannot become {request.format}.",
-            next="Load it as it is (exact), or name its float repository.",
+            f"The checkpoint is already quantized to {stored}; it cannot be loaded as "
+            f"{request.format}.",
+            next="Load it as it is (exact), or load its 16-bit repository.",
         )
     import transformers
 
     if request.wants_4bit:
-        dtype = request.dtype or checkpoint.dtype or "float32"
-        table = request.quantization.to_config(dtype)
+        table = request.quantization.to_config(checkpoint.dtype)
         table.pop("quant_method")
         return transformers.BitsAndBytesConfig(**table)
     if request.format == "8bit":
@@ -220,49 +231,30 @@ def quantization_on_load(checkpoint: Checkpoint, request: LoadRequest) -> Any:
     return transformers.FineGrainedFP8Config()
 
 
-def check_quantized(built: Built, request: LoadRequest) -> None:
-    """Refuse 4 or 8 bits where none of the model's layers can have them.
+def check_quantized(built: Built) -> None:
+    """Reject a 4- or 8-bit load that quantized nothing.
 
     Raises:
         LoadError: no weight is quantized.
     """
-    from mdl.loader.model_stats import measure_model
-
-    if (
-        request.format in ("bnb-4bit", "8bit")
-        and not measure_model(built.model).parameters["quantized"]
-    ):
-        raise nothing_to_quantize(built.model, request)
+    request = built.checkpoint.request
+    narrow = request.format in ("bnb-4bit", "8bit")
+    if narrow and not measure_model(built.model).parameters["quantized"]:
+        raise nothing_to_quantize(built.model, wants_4bit=request.wants_4bit)
 
 
-def nothing_to_quantize(model: Any, request: LoadRequest) -> LoadError:
-    """The refusal of a format that no layer can have."""
-    bits = "4" if request.wants_4bit else "8"
+def nothing_to_quantize(model: Any, *, wants_4bit: bool) -> LoadError:
+    """The error for a model without layers that can be quantized."""
     return LoadError(
-        f"No layer of {type(model).__name__} can be quantized to {bits} bits.",
-        why="It has no linear layer, or all of them are to be left out.",
+        f"No layer of {type(model).__name__} can be quantized to {4 if wants_4bit else 8} bits.",
+        why="It has no linear layers, or all of them are skipped.",
         next="Load it in 16 bits: without load_in_4bit or load_in_8bit (--4bit, --8bit).",
     )
 
 
-def check_fp8(request: LoadRequest, *, on_load: bool) -> None:
-    """Refuse to quantize to fp8 where nothing can: before a byte of weights is fetched.
-
-    Raises:
-        LoadError: fp8 is asked for, the weights are not stored so, and no GPU here has it.
-    """
-    if request.format == "fp8" and on_load and not has_fp8():
-        raise LoadError(
-            f"{request.name} cannot be quantized to fp8 here.",
-            why="transformers quantizes to fp8 on GPUs of compute capability 8.9 and above only.",
-            next="Ask for 8-bit or 4-bit weights, for the 16-bit ones, or name a repository that "
-            "is stored in fp8: without such a GPU it is dequantized to 16 bits.",
-        )
-
-
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bars of transformers' own: mdl shows one of its own, and none in logs."""
+    """Hide transformers' progress bars; mdl shows its own."""
     from transformers.utils import logging
 
     was_on = logging.is_progress_bar_enabled()
@@ -275,16 +267,16 @@ def quiet_transformers() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def refused_as_load_error(folder: Path) -> Iterator[None]:
-    """Whatever transformers refuses becomes one clear error; the cause stays attached."""
+def transformers_errors(folder: Path) -> Iterator[None]:
+    """Turn what transformers raises into a `LoadError`, with the original as its cause."""
     try:
         yield
     except (ValueError, RuntimeError, OSError, KeyError, TypeError, AttributeError) as error:
         if type(error).__module__.startswith("torch") and "OutOfMemory" in type(error).__name__:
             raise LoadError(
-                "The device has too little memory for the model.",
+                "The device ran out of memory.",
                 why=str(error).splitlines()[0],
-                next="See what fits: `mdl load NAME --dry-run`; 4-bit needs about a quarter.",
+                next="`mdl load NAME --dry-run` shows what fits; 4-bit needs about a quarter.",
             ) from error
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise LoadError(

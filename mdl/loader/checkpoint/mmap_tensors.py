@@ -1,10 +1,10 @@
-"""A checkpoint's tensors as torch sees them: views of the files' pages, read when they are used."""
+"""A checkpoint's tensors as torch views of the memory-mapped files: pages are read when used."""
 
 from typing import Any
 
 from mdl.loader.checkpoint.checkpoint import Checkpoint
 
-# torch's names of the format's dtypes (https://github.com/huggingface/safetensors#format).
+# torch's names for the dtypes (https://github.com/huggingface/safetensors#format).
 TORCH_NAMES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu", "I16": "int16", "U16": "uint16",
@@ -14,15 +14,15 @@ TORCH_NAMES = {
 
 
 def map_tensors(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Every tensor of the checkpoint by name, on the CPU, in its stored dtype and shape.
+    """All tensors of the checkpoint by name, on the CPU, in their stored dtype and shape.
 
-    The files are mapped privately: writing to a tensor changes this process's copy of a page and
-    never the file. The headers were parsed and checked with the checkpoint; reading them again
-    with the safetensors library would take longer than all the mapping.
+    The mapping is private: writing to a tensor changes this process's copy of the page, never the
+    file. The headers are already parsed and checked; having the safetensors library read them
+    again would take longer than the mapping itself.
     """
     import torch
 
-    found: dict[str, Any] = {}
+    tensors: dict[str, Any] = {}
     for name, header in checkpoint.headers.items():
         path = checkpoint.folder / name
         size = path.stat().st_size
@@ -31,7 +31,7 @@ def map_tensors(checkpoint: Checkpoint) -> dict[str, Any]:
         for tensor in header.tensors:
             view = pages[data + tensor.start : data + tensor.end]
             dtype = getattr(torch, TORCH_NAMES[tensor.dtype])
-            if view.storage_offset() % dtype.itemsize:  # only a copy can be read as that dtype
+            if view.storage_offset() % dtype.itemsize:  # an unaligned view must be copied
                 view = view.clone()
-            found[tensor.name] = view.view(dtype).view(tensor.shape)
-    return found
+            tensors[tensor.name] = view.view(dtype).view(tensor.shape)
+    return tensors

@@ -1,7 +1,7 @@
-"""The bytes a model's weights will take, from its configuration: built without any weights.
+"""The bytes a model's weights will take, from its configuration alone.
 
-The model is made on the meta device, so the numbers come from the very modules that would be
-filled, and which of them are packed is decided by transformers' own quantizers.
+The model is built on the meta device, so the numbers come from the very modules a load would fill,
+and transformers' own quantizers decide which of them are packed.
 """
 
 import math
@@ -9,25 +9,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mdl.loader.build import (
-    model_class,
-    model_config,
-    nothing_to_quantize,
-    quantization_on_load,
-)
+from mdl.loader.build import model_class, model_config, nothing_to_quantize, quantization_on_load
 from mdl.loader.checkpoint import Checkpoint
 from mdl.loader.devices import has_fp8
 from mdl.loader.planning.memory import quantized_bytes
-from mdl.loader.request import LoadRequest, Quantization
+from mdl.loader.request import Quantization
 
 FP8_BLOCK = 128  # side of the square of weights that share one float32 scale
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """A model's parameters, the bytes of its weights and buffers as asked, and those in 4 bits.
+    """A model's parameters, the bytes of its weights and buffers, and their size in 4 bits.
 
-    `in_4bit` is None where the weights are quantized already, or would be by this request.
+    `in_4bit` is None if the weights are already quantized, or the request quantizes them.
     """
 
     parameters: int
@@ -35,44 +30,42 @@ class Footprint:
     in_4bit: int | None
 
 
-def footprint(checkpoint: Checkpoint, request: LoadRequest) -> Footprint:
+def footprint(checkpoint: Checkpoint) -> Footprint:
     """Count what a load of `checkpoint` would allocate, tied weights once.
 
     Raises:
-        LoadError: the configuration is none that transformers can build, or none of its layers
-            can be quantized as asked.
-        UsageError: the checkpoint is quantized in another way than the one asked for.
+        LoadError: transformers cannot build the configuration, or no layer can be quantized.
+        UsageError: the checkpoint is already quantized differently.
     """
-    model = empty_model(checkpoint, request)
+    model = empty_model(checkpoint)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    on_load = quantization_on_load(checkpoint, request)
+    on_load = quantization_on_load(checkpoint)
     settings = on_load or checkpoint.quantization
     if settings is None:
-        in_4bit = _bytes(model, request.quantization.to_config("bfloat16"), _nf4)
-        return Footprint(parameters, _bytes(model, None, None), in_4bit)
+        four = checkpoint.request.quantization.to_config("bfloat16")
+        return Footprint(parameters, _bytes(model, None, None), _bytes(model, four, _nf4))
     if on_load is not None or checkpoint.is_bnb_4bit:
         packed = _bytes(model, settings, _packing(settings))
         if on_load is not None and packed == _bytes(model, None, None):
-            raise nothing_to_quantize(model, request)
+            raise nothing_to_quantize(model, wants_4bit=checkpoint.request.wants_4bit)
         return Footprint(parameters, packed, None)
-    if checkpoint.stored_format == "fp8" and not has_fp8():  # transformers dequantizes it then
+    if checkpoint.stored_format == "fp8" and not has_fp8():  # then transformers dequantizes it
         return Footprint(parameters, _bytes(model, None, None), None)
     return Footprint(parameters, checkpoint.weight_bytes, None)
 
 
-def empty_model(checkpoint: Checkpoint, request: LoadRequest) -> Any:
-    """The model as it would be built, unquantized, on the meta device.
+def empty_model(checkpoint: Checkpoint) -> Any:
+    """The model on the meta device, unquantized.
 
     Raises:
-        LoadError: the configuration is none that transformers can build.
+        LoadError: transformers cannot build the configuration.
     """
     import torch
 
-    kind, saved_from = model_class(checkpoint, request)
-    config = model_config(checkpoint, request)
-    dtype = getattr(torch, request.dtype or checkpoint.dtype or "float32")
+    kind, saved_from = model_class(checkpoint)
+    config = model_config(checkpoint)
     before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
+    torch.set_default_dtype(getattr(torch, checkpoint.dtype))
     try:
         with torch.device("meta"):
             return kind(config) if saved_from else kind.from_config(config)  # type: ignore[attr-defined] # an auto class
@@ -95,7 +88,7 @@ def _bytes(model: Any, quantization: Any, packing: Callable[[Any], int] | None) 
 
 
 def _packed_names(model: Any, quantization: Any) -> list[str]:
-    """The weights that would be packed, by the rule of transformers' quantizer."""
+    """The weights that transformers' quantizer would pack."""
     import torch
     from transformers.quantizers import AutoHfQuantizer
     from transformers.quantizers.quantizers_utils import should_convert_module
@@ -103,11 +96,11 @@ def _packed_names(model: Any, quantization: Any) -> list[str]:
     if isinstance(quantization, Mapping):
         quantization = AutoHfQuantizer.merge_quantization_configs(dict(quantization), None)
     quantizer = AutoHfQuantizer.from_config(quantization, pre_quantized=False)
-    asked = getattr(quantization, "llm_int8_skip_modules", None) or getattr(
+    requested = getattr(quantization, "llm_int8_skip_modules", None) or getattr(
         quantization, "modules_to_not_convert", None
     )
     skipped = quantizer.get_modules_to_not_convert(
-        model, asked, getattr(model, "_keep_in_fp32_modules", None)
+        model, requested, getattr(model, "_keep_in_fp32_modules", None)
     )
     return [
         f"{name}.weight"
@@ -117,7 +110,7 @@ def _packed_names(model: Any, quantization: Any) -> list[str]:
 
 
 def _packing(quantization: Any) -> Callable[[Any], int]:
-    """The bytes of one packed weight matrix under these settings."""
+    """A function from a weight matrix to its packed size in bytes."""
     table = quantization if isinstance(quantization, Mapping) else quantization.to_dict()
     if table.get("load_in_8bit"):
         return _int8
@@ -132,11 +125,11 @@ def _nf4(weight: Any) -> int:
 
 
 def _int8(weight: Any) -> int:
-    """One byte a weight and one float32 scale a row (LLM.int8(), arXiv:2208.07339)."""
+    """One byte per weight and a float32 scale per row (LLM.int8(), arXiv:2208.07339)."""
     return int(weight.numel() + 4 * weight.shape[0])
 
 
 def _fp8(weight: Any) -> int:
-    """One byte a weight and one float32 scale a block of 128 x 128."""
+    """One byte per weight and a float32 scale per block of 128 x 128."""
     rows, columns = (math.ceil(side / FP8_BLOCK) for side in weight.shape)
     return int(weight.numel() + 4 * rows * columns)

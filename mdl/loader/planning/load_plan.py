@@ -1,54 +1,44 @@
-"""What a load would do, before it does: downloads, disk, memory on each device.
+"""What a load would do, before it does it: downloads, disk space, memory on each device.
 
-The model is built without weights from its configuration (on the meta device), so the numbers
-come from the very modules that would be filled. Headers of weights that are not here are fetched
-by range.
+Sizes come from the model's modules (see `footprint`); the headers of weights that are not here are
+read from the Hub with range requests.
 """
 
-import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mdl.loader.adapter import find_adapter
-from mdl.loader.build import check_fp8
-from mdl.loader.checkpoint import Checkpoint, Header, Needed, parse_header, read_json
-from mdl.loader.devices import Device, find_devices
-from mdl.loader.planning.fit import (
-    DEFAULT_TOKENS,
-    MemoryNeed,
-    megabytes,
-    other_devices,
-    what_would_fit,
-)
+from mdl.errors import LoadError
+from mdl.formatting import human_size
+from mdl.loader.checkpoint import Checkpoint, CheckpointFiles, read_json
+from mdl.loader.devices import Device, find_devices, has_fp8, other_devices
+from mdl.loader.disk import RESERVE, free_space
+from mdl.loader.planning.fit import DEFAULT_TOKENS, MemoryNeed, what_would_fit
 from mdl.loader.planning.footprint import Footprint, footprint
 from mdl.loader.planning.memory import MemoryEstimate, lora_parameters, shape_of, training_bytes
-from mdl.loader.quantize_once import is_to_keep
+from mdl.loader.quantize_once import keeps_local_copy
 from mdl.loader.report import adapter_line, two_columns
 from mdl.loader.request import LoadRequest
 from mdl.loader.source import (
-    RESERVE,
-    Download,
-    HubAccess,
     LocatedModel,
-    existing,
-    fetch_small,
-    hub_errors,
+    download_small_files,
+    locate_model,
+    read_remote_header,
 )
-from mdl.settings import Settings, load_settings
+from mdl.settings import Settings
 
 LORA_RANK = 16
 
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """What a load would fetch and need; sizes in bytes.
+    """What a load would download and need; sizes in bytes.
 
-    `memory_short` is what the devices lack for weights and KV cache; `would_fit` says what this
-    machine has room for instead. `devices` is empty where there is no limit to hold it against.
-    `adapter` is what goes on the model, where the name was an adapter's.
+    `memory_short` is what the devices lack for weights and KV cache; `would_fit` lists what fits
+    instead. `devices` is empty if there is no limit to check against. `adapter` describes the
+    adapter that goes on the model.
     """
 
     requested: Mapping[str, Any]
@@ -56,12 +46,12 @@ class LoadPlan:
     repo_id: str
     commit: str | None
     folder: str | None
-    from_mirror: bool
+    from_local_copy: bool
     download_bytes: int
     download_files: tuple[str, ...]
     cache_root: str
     disk_free: int
-    mirror_bytes: int
+    local_copy_bytes: int
     parameters: int
     dtype: str
     format: str
@@ -74,7 +64,7 @@ class LoadPlan:
 
     @property
     def disk_short(self) -> int:
-        """Bytes to fetch, an adapter's too, that the disk has no room for."""
+        """Bytes missing on the disk for the download, the adapter's included."""
         needed = self.download_bytes + (self.adapter or {}).get("download_bytes", 0)
         return max(0, needed + RESERVE - self.disk_free) if needed else 0
 
@@ -89,107 +79,115 @@ class LoadPlan:
         return {**table, "disk_short": self.disk_short, "fits": self.fits}
 
     def lines(self) -> list[tuple[str, str]]:
-        """The readable table: what, and its value."""
-        where = "the local 4-bit mirror" if self.from_mirror else self.folder or "the Hub"
+        """The rows of the readable table: name and value."""
+        origin = "the local 4-bit copy" if self.from_local_copy else self.folder or "the Hub"
         memory = self.memory
-        shown = [
+        rows = [
             ("requested", str(self.requested["name"])),
             ("would load", f"{self.repo_id}{f' @ {self.commit[:12]}' if self.commit else ''}"),
-            ("from", where),
-            ("to fetch", f"{megabytes(self.download_bytes)} in {len(self.download_files)} files"),
-            ("disk free", megabytes(self.disk_free)),
+            ("from", origin),
+            ("to download", f"{human_size(self.download_bytes)} in {len(self.download_files)} "
+             "files"),
+            ("disk free", human_size(self.disk_free)),
             ("parameters", f"{self.parameters:,}, {self.format}, {self.dtype}"),
-            ("weights", megabytes(memory.weights)),
-            ("KV cache", f"{megabytes(memory.kv_cache)} at {self.tokens} tokens"),
-            ("training", f"{megabytes(memory.training)} more for a step at {self.tokens} tokens"),
-        ]
+            ("weights", human_size(memory.weights)),
+            ("KV cache", f"{human_size(memory.kv_cache)} at {self.tokens} tokens"),
+            ("training", f"{human_size(memory.training)} more for a step at {self.tokens} tokens"),
+        ]  # fmt: skip
         if self.adapter is not None:
-            fetched = self.adapter.get("download_bytes", 0)
-            more = f", {megabytes(fetched)} to fetch" if fetched else ""
-            shown.insert(2, ("with adapter", adapter_line(self.adapter) + more))
-        if self.mirror_bytes:
-            shown.append(("mirror", f"{megabytes(self.mirror_bytes)} to write, once"))
+            size = self.adapter.get("download_bytes", 0)
+            more = f", {human_size(size)} to download" if size else ""
+            rows.insert(2, ("with adapter", adapter_line(self.adapter) + more))
+        if self.local_copy_bytes:
+            rows.append(("local copy", f"{human_size(self.local_copy_bytes)} to write, once"))
         for d in self.devices:
-            shown.append((d.name, f"{megabytes(d.free)} free of {megabytes(d.total)}"))
+            rows.append((d.name, f"{human_size(d.free)} free of {human_size(d.total)}"))
         if self.disk_short:
-            shown.append(("too small", f"the disk, by {megabytes(self.disk_short)}"))
+            rows.append(("too small", f"the disk, by {human_size(self.disk_short)}"))
         if self.memory_short:
-            shown.append(("too small", f"memory, by {megabytes(self.memory_short)}"))
-        return [*shown, *(("would fit", text) for text in self.would_fit)]
+            rows.append(("too small", f"memory, by {human_size(self.memory_short)}"))
+        return [*rows, *(("would fit", text) for text in self.would_fit)]
 
     def __str__(self) -> str:
         return two_columns(self.lines())
 
 
 def make_plan(request: LoadRequest, settings: Settings | None = None) -> LoadPlan:
-    """Plan a load. Fetches the small files and the weights' headers, no weights.
+    """Plan a load. Downloads small files and the weights' headers, but no weights.
 
     Raises:
-        MdlError: as the load itself would refuse.
+        MdlError: whatever the load itself would raise.
     """
-    found = find_adapter(request, settings or load_settings(), purpose="plan", fetch=False)
-    plan = plan_answer(found.answer, found.request)
-    if found.adapter is None:
-        return plan
-    return replace(plan, requested=request.to_json(), adapter=found.adapter.to_json())
+    return plan_model(locate_model(request, settings, purpose="plan", download_adapter=False))
 
 
-def plan_answer(found: LocatedModel, request: LoadRequest) -> LoadPlan:
-    """The plan of what a request resolved to.
+def plan_model(located: LocatedModel) -> LoadPlan:
+    """Plan the load of a located model.
 
     Raises:
         MdlError: as `make_plan`.
     """
-    check_fp8(request, on_load=found.resolution.quantize_on_load)
+    check_fp8(located)
     with tempfile.TemporaryDirectory(prefix="mdl-plan-") as scratch:
-        checkpoint = found.source.checkpoint or _remote_checkpoint(found, request, Path(scratch))
-        return plan_checkpoint(checkpoint, request, found)
+        checkpoint = located.checkpoint or _remote_checkpoint(located, Path(scratch))
+        return _plan(located, checkpoint)
 
 
-def plan_checkpoint(checkpoint: Checkpoint, request: LoadRequest, found: LocatedModel) -> LoadPlan:
-    """The plan of a checkpoint whose configuration and headers are known."""
-    size = footprint(checkpoint, request)
-    is_4bit = checkpoint.is_bnb_4bit or request.wants_4bit
-    need = _need(checkpoint, request, size)
-    keeps_mirror = found.source.commit is not None and is_to_keep(checkpoint, request)
-    download = found.source.download
-    devices = find_devices(request, packed=is_4bit)
-    room = sum(device.free for device in devices or ())
-    short = max(0, need.total - room) if devices is not None else 0
+def check_fp8(located: LocatedModel) -> None:
+    """Reject quantizing to fp8 without a GPU that supports it.
+
+    Raises:
+        LoadError: fp8 is requested, the weights are not stored in it, and no GPU here has it.
+    """
+    if located.request.format == "fp8" and located.resolution.quantize_on_load and not has_fp8():
+        raise LoadError(
+            f"{located.request.name} cannot be quantized to fp8 here.",
+            why="transformers quantizes to fp8 only on GPUs of compute capability 8.9 and above.",
+            next="Load 8-bit, 4-bit or 16-bit weights, or a repository that is stored in fp8: "
+            "without such a GPU it is dequantized to 16 bits.",
+        )
+
+
+def _plan(located: LocatedModel, checkpoint: Checkpoint) -> LoadPlan:
+    """The plan for a checkpoint of which only the configuration and the headers are needed."""
+    size = footprint(checkpoint)
+    need = _need(checkpoint, size)
+    copies = located.commit is not None and keeps_local_copy(checkpoint)
+    download = located.download
+    devices = find_devices(located.request, packed=checkpoint.becomes_4bit)
+    free = sum(device.free for device in devices or ())
+    short = max(0, need.total - free) if devices is not None else 0
     return LoadPlan(
-        requested=request.to_json(),
-        resolution=found.resolution.to_json(),
-        repo_id=found.source.repo_id,
-        commit=found.source.commit,
+        requested=located.original_request.to_json(),
+        resolution=located.resolution.to_json(),
+        repo_id=located.repo_id,
+        commit=located.commit,
         folder=None if download else str(checkpoint.folder),
-        from_mirror=found.source.mirror,
-        download_bytes=found.source.bytes_to_fetch,
+        from_local_copy=located.is_local_copy,
+        download_bytes=located.bytes_to_download,
         download_files=tuple(file.path for file in download.missing) if download else (),
-        cache_root=str(found.settings.cache_root),
-        disk_free=shutil.disk_usage(existing(found.settings.cache_root)).free,
-        mirror_bytes=size.weights if keeps_mirror else 0,
+        cache_root=str(located.settings.cache_root),
+        disk_free=free_space(located.settings.cache_root),
+        local_copy_bytes=size.weights if copies else 0,
         parameters=size.parameters,
-        dtype=_dtype(checkpoint, request),
-        format=found.resolution.format,
+        dtype=checkpoint.dtype,
+        format=located.resolution.format,
         tokens=need.tokens,
-        memory=_memory(need, is_4bit=is_4bit),
+        memory=_memory(need, is_4bit=checkpoint.becomes_4bit),
         devices=devices or (),
         memory_short=short,
-        would_fit=what_would_fit(need, room, other_devices(devices or ())) if short else (),
+        would_fit=what_would_fit(need, free, other_devices(devices or ())) if short else (),
+        adapter=None if located.adapter is None else located.adapter.to_json(),
     )
 
 
-def _dtype(checkpoint: Checkpoint, request: LoadRequest) -> str:
-    return request.dtype or checkpoint.dtype or "float32"
-
-
-def _need(checkpoint: Checkpoint, request: LoadRequest, size: Footprint) -> MemoryNeed:
+def _need(checkpoint: Checkpoint, size: Footprint) -> MemoryNeed:
     return MemoryNeed(
         weights=size.weights,
         in_4bit=size.in_4bit,
         shape=shape_of(checkpoint.config),
-        tokens=request.max_seq_length or DEFAULT_TOKENS,
-        element=4 if _dtype(checkpoint, request) == "float32" else 2,
+        tokens=checkpoint.request.max_seq_length or DEFAULT_TOKENS,
+        element=4 if checkpoint.dtype == "float32" else 2,
     )
 
 
@@ -198,7 +196,7 @@ def _memory(need: MemoryNeed, *, is_4bit: bool) -> MemoryEstimate:
         return MemoryEstimate(need.weights, 0, 0)
     everything = need.weights // need.element
     trained = lora_parameters(need.shape, LORA_RANK) if is_4bit else everything
-    # Full fine-tuning keeps gradients and moments in the weights' dtype, LoRA in float32.
+    # Full fine-tuning has gradients and moments in the weights' dtype, LoRA in float32.
     training = training_bytes(
         need.shape,
         trained,
@@ -211,32 +209,17 @@ def _memory(need: MemoryNeed, *, is_4bit: bool) -> MemoryEstimate:
     return MemoryEstimate(need.weights, need.kv_cache, training)
 
 
-def _remote_checkpoint(found: LocatedModel, request: LoadRequest, scratch: Path) -> Checkpoint:
-    """The checkpoint of a download that was not done: small files fetched, headers by range.
+def _remote_checkpoint(located: LocatedModel, scratch: Path) -> Checkpoint:
+    """The checkpoint without its weights: small files in `scratch`, headers from the Hub.
 
     Raises:
-        LoadError, VerificationError: the configuration or a header is not what it should be.
+        LoadError, VerificationError: the configuration or a header is invalid.
     """
-    download = found.source.download
+    download = located.download
     assert download is not None
-    folder = fetch_small(found.hub, download, scratch)
+    download_small_files(located.hub, download, scratch)
     weights = download.needed.weights if not download.needed.pickled else ()
-    headers = {name: remote_header(found.hub, download, name) for name in weights}
-    files = Needed(tuple(headers), download.needed.rest, download.needed.pickled)
-    return Checkpoint(folder, read_json(folder / "config.json"), files, headers)
-
-
-def remote_header(hub: HubAccess, download: Download, name: str) -> Header:
-    """The header of a weight file on the Hub, fetched by range and checked against its size.
-
-    Raises:
-        VerificationError: the header lies about the file.
-    """
-    from mdl.loader.checkpoint import header_length
-    from mdl.loader.source import read_range
-
-    size = next(file.size for file in download.files if file.path == name)
-    with hub_errors(download.repo_id):
-        length = header_length(read_range(hub, download, name, 0, 8), size, name)
-        text = read_range(hub, download, name, 8, length)
-    return parse_header(text, size - 8 - length, name)
+    headers = {name: read_remote_header(located.hub, download, name) for name in weights}
+    files = CheckpointFiles(tuple(headers), download.needed.rest, download.needed.pickled)
+    config = read_json(scratch / "config.json")
+    return Checkpoint(scratch, located.request, config, files, headers)

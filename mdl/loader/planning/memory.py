@@ -1,14 +1,14 @@
-"""Memory that a model needs, from numbers alone: weights, KV cache, a training step.
+"""Formulas for the memory a model needs: weights, KV cache, a training step.
 
-All sizes are bytes. The formulas:
+All sizes are in bytes.
 
-- 4-bit weights (bitsandbytes): half a byte a weight, and per block of 64 one float32 scale; with
-  double quantization one byte a block, one float32 per 256 blocks, and once 256 + 1 float32.
+- 4-bit weights (bitsandbytes): half a byte per weight, plus a float32 scale per block of 64; with
+  double quantization one byte per block, a float32 per 256 blocks, and 256 + 1 float32 once.
 - KV cache: 2 (keys and values) x layers x KV heads x head size x tokens x batch x element size;
-  a layer with sliding-window attention keeps at most its window.
+  a layer with sliding-window attention caches at most its window.
 - A training step with Adam (Kingma and Ba 2015): for each trained parameter its gradient and two
-  moments; activations with checkpointing keep one hidden state a layer and recompute one layer
-  at a time (Chen et al. 2016, arXiv:1604.06174).
+  moments; with activation checkpointing, one hidden state per layer is kept and one layer at a
+  time recomputed (Chen et al. 2016, arXiv:1604.06174).
 """
 
 import math
@@ -18,7 +18,7 @@ from typing import Any
 
 BLOCK = 64
 NESTED_BLOCK = 256
-CODE_BYTES = 64  # the sixteen float32 values each quantized weight keeps
+CODE_BYTES = 64  # each quantized weight has a table of sixteen float32 values
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class MemoryEstimate:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What of a configuration decides the memory of a language model."""
+    """The sizes in a configuration that determine the memory of a language model."""
 
     layers: int
     hidden: int
@@ -57,7 +57,7 @@ class ModelShape:
 
 
 def quantized_bytes(weights: int, *, double_quant: bool) -> int:
-    """Bytes of one packed 4-bit weight matrix of this many elements, with its statistics."""
+    """Bytes of a packed 4-bit matrix of `weights` elements, with its statistics."""
     blocks = math.ceil(weights / BLOCK)
     packed = math.ceil(weights / 2)
     if not double_quant:
@@ -72,7 +72,7 @@ def kv_cache_bytes(shape: ModelShape, tokens: int, *, batch: int = 1, element: i
 
 
 def lora_parameters(shape: ModelShape, rank: int = 16) -> int:
-    """Trained parameters of LoRA on the seven linear layers of each block: rank x (in + out)."""
+    """Parameters of LoRA on the seven linear layers of each block: rank x (in + out)."""
     attention = shape.heads * shape.head_size
     kv = shape.kv_heads * shape.head_size
     layers = (
@@ -95,7 +95,7 @@ def training_bytes(
     """Bytes a training step adds to the weights.
 
     Args:
-        trained: parameters that get gradients.
+        trained: number of parameters that get gradients.
         tokens: sequence length.
         element: bytes of an activation.
         master: bytes of a gradient and of each Adam moment (4 for float32).
@@ -112,7 +112,7 @@ def training_bytes(
 
 
 def shape_of(config: Mapping[str, Any]) -> ModelShape | None:
-    """The shape in a config.json; None where it is no transformer this can describe."""
+    """The shape in a config.json; None if it does not describe a plain transformer."""
     text = {**config, **(config.get("text_config") or {})}
     try:
         hidden = int(text["hidden_size"])
@@ -134,7 +134,7 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape | None:
 
 
 def _windows(text: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
-    """The sliding window of each layer, None where it attends to everything."""
+    """The sliding window of each layer; None for full attention."""
     window = text.get("sliding_window")
     kinds = text.get("layer_types")
     if kinds and len(kinds) == layers:

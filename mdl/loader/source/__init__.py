@@ -1,4 +1,4 @@
-"""Finding a model on this machine or on the Hub, and downloading it."""
+"""Where a model's files are: in a local copy, in the cache or on the Hub; and downloading them."""
 
 from typing import TYPE_CHECKING
 
@@ -6,34 +6,37 @@ from mdl.lazy import door
 
 if TYPE_CHECKING:
     from mdl.loader.source.download import (
-        RESERVE,
         Download,
         HubAccess,
-        check_space,
-        existing,
-        fetch_small,
-        hub_errors,
+        download_again,
+        download_small_files,
         plan_download,
-        read_range,
-        repair,
-        storage_folder,
-        too_full,
+        read_remote_header,
     )
-    from mdl.loader.source.locate import (
-        LocatedModel,
-        answer,
-        fetch_adapter,
-        fetch_model,
-        is_whole_adapter,
+    from mdl.loader.source.fetch import fetch_model
+    from mdl.loader.source.local_copy import (
+        is_complete,
+        local_copy_folder,
+        local_copy_row,
+        locked,
+        read_local_copy,
+        write_local_copy,
     )
+    from mdl.loader.source.locate import locate_model
+    from mdl.loader.source.located import Adapter, FetchedModel, LocatedModel
 
 __getattr__ = door(
     __name__,
     {
         "download": (
-            "Download HubAccess RESERVE check_space existing fetch_small hub_errors "
-            "plan_download read_range repair storage_folder too_full"
+            "Download HubAccess download_again download_small_files plan_download "
+            "read_remote_header"
         ),
-        "locate": "LocatedModel answer fetch_adapter fetch_model is_whole_adapter",
+        "fetch": "fetch_model",
+        "local_copy": (
+            "is_complete local_copy_folder local_copy_row locked read_local_copy write_local_copy"
+        ),
+        "locate": "locate_model",
+        "located": "Adapter FetchedModel LocatedModel",
     },
 )

@@ -1,39 +1,30 @@
-"""Downloading what a model needs, at one commit, through huggingface_hub.
+"""Downloading a model's files at one commit, through huggingface_hub.
 
-Nothing that is here is fetched again, nothing that is not needed is fetched at all, and a full
-disk is said before the first byte.
+Only missing files are downloaded, and only those a model needs; a disk too small for them is
+reported first.
 """
 
-import contextlib
-import errno
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mdl.errors import (
-    DiskError,
-    LoadError,
-    MdlError,
-    NoAccessError,
-    NotFoundError,
-    OfflineError,
-)
-from mdl.hub_http import http_library
-from mdl.loader.checkpoint import Needed, choose_files
+from mdl.cachemgr import folder_name
+from mdl.hub_http import http_library, hub_errors
+from mdl.loader.checkpoint import CheckpointFiles, Header, choose_files, header_length, parse_header
+from mdl.loader.disk import check_space
 from mdl.loader.progress import Progress
-from mdl.settings import Settings, StrPath
+from mdl.loader.request import LoadRequest
+from mdl.settings import Settings
 
-WORKERS = 4  # files fetched at once
-ATTEMPTS = 3  # a connection that breaks in the middle of a file is not retried by the client
-RESERVE = 64 << 20  # bytes of the disk that a download leaves free
+WORKERS = 4  # files downloaded in parallel
+ATTEMPTS = 3  # huggingface_hub does not retry when a connection breaks in the middle of a file
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a commit on the Hub: its size in bytes and the name its blob has in the cache."""
+    """A file of a commit on the Hub: its size in bytes, and its blob's name in the cache."""
 
     path: str
     size: int
@@ -42,37 +33,28 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Download:
-    """What a pull would do: the files needed at one commit, and those of them not here yet."""
+    """The files a model needs at one commit, and those of them that are not in the cache."""
 
     repo_id: str
     commit: str
     files: tuple[RemoteFile, ...]
     missing: tuple[RemoteFile, ...]
-    needed: Needed
+    needed: CheckpointFiles
 
     @property
     def bytes(self) -> int:
-        """Bytes to fetch."""
+        """Bytes to download."""
         return sum({file.etag: file.size for file in self.missing}.values())
 
     @property
-    def total_bytes(self) -> int:
-        return sum(file.size for file in self.files)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "repo_id": self.repo_id,
-            "commit": self.commit,
-            "bytes": self.bytes,
-            "total_bytes": self.total_bytes,
-            "files": [{"path": f.path, "size": f.size} for f in self.files],
-            "missing": [f.path for f in self.missing],
-        }
+    def weight_bytes(self) -> int:
+        """Size of all weight files."""
+        return sum(file.size for file in self.files if file.path in self.needed.weights)
 
 
 @dataclass(frozen=True)
 class HubAccess:
-    """Where to download from, and as whom. `token` False is anonymous."""
+    """Which Hub to use, and with which token; `token` False is anonymous."""
 
     settings: Settings
     token: str | bool | None = None
@@ -82,71 +64,66 @@ class HubAccess:
         token = self.settings.token_for(self.token)
         return {"endpoint": self.settings.endpoint, "token": token or False}
 
+    def folder_of(self, repo_id: str) -> Path:
+        """The cache's folder for a model repository."""
+        return Path(self.settings.cache_root) / folder_name(repo_id)
 
-def plan_download(
-    hub: HubAccess,
-    repo_id: str,
-    commit: str,
-    *,
-    allow_pickle: bool = False,
-    remote_code: bool = False,
-) -> Download:
-    """List a commit's files (one request) and choose those a model needs.
+
+def plan_download(hub: HubAccess, repo_id: str, commit: str, request: LoadRequest) -> Download:
+    """List a commit's files (one request to the Hub) and choose those the model needs.
 
     Raises:
-        LoadError: the repository is not a model that may be loaded.
-        NotFoundError, NoAccessError, OfflineError: as the Hub answers.
+        LoadError: the repository is not a model that can be loaded.
+        NotFoundError, NoAccessError, OfflineError: the Hub cannot list it.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
     with hub_errors(repo_id):
-        api = HfApi(**hub.options)
         rows = {
             row.path: RemoteFile(row.path, row.size, row.lfs.sha256 if row.lfs else row.blob_id)
-            for row in api.list_repo_tree(repo_id, recursive=True, revision=commit)
+            for row in HfApi(**hub.options).list_repo_tree(repo_id, recursive=True, revision=commit)
             if isinstance(row, RepoFile)
         }
-    needed = choose_files(rows, allow_pickle=allow_pickle, remote_code=remote_code)
+    needed = choose_files(
+        rows, allow_pickle=request.allow_pickle, remote_code=request.trust_remote_code
+    )
     files = tuple(rows[path] for path in needed.all)
-    blobs = storage_folder(hub.settings.cache_root, repo_id) / "blobs"
+    blobs = hub.folder_of(repo_id) / "blobs"
     missing = tuple(file for file in files if not (blobs / file.etag).exists())
     return Download(repo_id, commit, files, missing, needed)
 
 
-def fetch(hub: HubAccess, download: Download, *, progress: Progress | None = None) -> Path:
-    """Download what is missing and return the snapshot folder.
+def download_files(hub: HubAccess, download: Download, progress: Progress | None = None) -> Path:
+    """Download the missing files and return the snapshot folder.
 
-    Small files come first: weights that are whole mean a snapshot that is.
+    Small files come first, so that a snapshot with all its weights is complete.
 
     Raises:
-        DiskError: the disk is too small, before a byte is fetched, or became full.
-        NotFoundError, NoAccessError, OfflineError, MdlError: as the Hub answers.
+        DiskError: the disk is too small (checked first), or filled up.
+        NotFoundError, NoAccessError, OfflineError, MdlError: the Hub or the network failed.
     """
     check_space(hub.settings.cache_root, download.bytes)
-    weights = [file.path for file in download.files if file.path in download.needed.weights]
-    small = [file.path for file in download.files if file.path not in download.needed.weights]
     progress = progress or Progress()
     with (
         hub_errors(download.repo_id),
-        progress.watching(),
-        progress.fetching(download.bytes),
+        progress.tracking_connections(),
+        progress.downloading(download.bytes),
     ):
-        for paths in (small, weights):
-            _fetch_together(hub, download, paths, progress)
-    root = storage_folder(hub.settings.cache_root, download.repo_id)
-    return root / "snapshots" / download.commit
+        for paths in (download.needed.rest, download.needed.weights):
+            _download_in_parallel(hub, download, paths, progress)
+    return hub.folder_of(download.repo_id) / "snapshots" / download.commit
 
 
-def _fetch_together(
-    hub: HubAccess, download: Download, paths: list[str], progress: Progress
+def _download_in_parallel(
+    hub: HubAccess, download: Download, paths: Sequence[str], progress: Progress
 ) -> None:
-    """Fetch some files at once. An interrupt or a failure stops the others promptly."""
-    with ThreadPoolExecutor(WORKERS, thread_name_prefix="mdl-fetch") as pool:
+    """Download files in parallel. An interrupt or a failure stops the others promptly."""
+    with ThreadPoolExecutor(WORKERS, thread_name_prefix="mdl-download") as pool:
         running: list[Future[None]] = []
         try:
-            for path in paths:  # one by one: an interrupt in between stops those handed over
-                running.append(pool.submit(_fetch_one, hub, download, path, progress))
+            for path in paths:  # not pool.map: an interrupt must find the futures in `running`
+                running.append(pool.submit(_download_with_retries, hub, download, path, progress))
             for done in as_completed(running):
                 done.result()
         except BaseException:
@@ -156,55 +133,80 @@ def _fetch_together(
             raise
 
 
-def _fetch_one(hub: HubAccess, download: Download, path: str, progress: Progress) -> None:
-    from huggingface_hub import hf_hub_download
+def _download_with_retries(
+    hub: HubAccess, download: Download, path: str, progress: Progress
+) -> None:
     from huggingface_hub.errors import HfHubHTTPError
 
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            hf_hub_download(
-                download.repo_id,
-                path,
-                revision=download.commit,
-                cache_dir=Path(hub.settings.cache_root),
-                tqdm_class=progress.bar_class(),
-                **hub.options,
-            )
+            _download_file(hub, download, path, progress)
             return
         except HfHubHTTPError as error:
             if error.response.status_code < 500 or attempt == ATTEMPTS:
                 raise
-        except OSError as error:
-            if not isinstance(error, ConnectionError) or attempt == ATTEMPTS:
-                raise
-        except Exception as error:
-            if not _is_connection_error(error) or attempt == ATTEMPTS:
+        except (ConnectionError, http_library().HTTPError):
+            if attempt == ATTEMPTS:
                 raise
 
 
-def fetch_small(hub: HubAccess, download: Download, scratch: Path) -> Path:
-    """A folder with the small files alone, for planning: the cache is left as it is.
-
-    Raises:
-        as `fetch`.
-    """
+def _download_file(
+    hub: HubAccess, download: Download, path: str, progress: Progress, **options: Any
+) -> None:
+    """Download one file into the cache, or to the `local_dir` among the options."""
     from huggingface_hub import hf_hub_download
 
+    hf_hub_download(
+        download.repo_id,
+        path,
+        revision=download.commit,
+        cache_dir=Path(hub.settings.cache_root),
+        tqdm_class=progress.bar_class(),
+        **hub.options,
+        **options,
+    )
+
+
+def download_small_files(hub: HubAccess, download: Download, folder: Path) -> None:
+    """Download everything but the weights to a folder outside the cache, for planning.
+
+    Raises:
+        MdlError: as `download_files`.
+    """
     with hub_errors(download.repo_id):
         for path in download.needed.rest:
-            hf_hub_download(
-                download.repo_id,
-                path,
-                revision=download.commit,
-                local_dir=scratch,
-                tqdm_class=Progress().bar_class(),
-                **hub.options,
-            )
-    return scratch
+            _download_file(hub, download, path, Progress(), local_dir=folder)
 
 
-def read_range(hub: HubAccess, download: Download, path: str, start: int, count: int) -> bytes:
-    """`count` bytes of a file on the Hub from `start` on."""
+def download_again(hub: HubAccess, download: Download, damaged: Sequence[str]) -> None:
+    """Download damaged files again; each is replaced when its download is complete.
+
+    Raises:
+        MdlError: as `download_files`.
+    """
+    sizes = {file.path: file.size for file in download.files}
+    check_space(hub.settings.cache_root, sum(sizes[path] for path in damaged))
+    with hub_errors(download.repo_id):
+        for path in damaged:
+            _download_file(hub, download, path, Progress(), force_download=True)
+
+
+def read_remote_header(hub: HubAccess, download: Download, name: str) -> Header:
+    """Read the header of a weight file on the Hub with range requests, and check it.
+
+    Raises:
+        VerificationError: the header does not match the file.
+        MdlError: as `download_files`.
+    """
+    size = next(file.size for file in download.files if file.path == name)
+    with hub_errors(download.repo_id):
+        length = header_length(_read_range(hub, download, name, 0, 8), size, name)
+        text = _read_range(hub, download, name, 8, length)
+    return parse_header(text, size - 8 - length, name)
+
+
+def _read_range(hub: HubAccess, download: Download, path: str, start: int, count: int) -> bytes:
+    """`count` bytes of a file on the Hub, from `start`."""
     from huggingface_hub import get_session, hf_hub_url
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
@@ -216,138 +218,3 @@ def read_range(hub: HubAccess, download: Download, path: str, start: int, count:
     hf_raise_for_status(response)
     body: bytes = response.content
     return body[:count]
-
-
-def repair(hub: HubAccess, download: Download, damaged: Sequence[str]) -> None:
-    """Fetch files again whose bytes are not what their names say. The old ones go only then.
-
-    Raises:
-        as `fetch`.
-    """
-    from huggingface_hub import hf_hub_download
-
-    sizes = {file.path: file.size for file in download.files}
-    check_space(hub.settings.cache_root, sum(sizes[path] for path in damaged))
-    with hub_errors(download.repo_id):
-        for path in damaged:
-            hf_hub_download(
-                download.repo_id,
-                path,
-                revision=download.commit,
-                cache_dir=Path(hub.settings.cache_root),
-                force_download=True,
-                tqdm_class=Progress().bar_class(),
-                **hub.options,
-            )
-
-
-def check_space(folder: StrPath, needed: int) -> None:
-    """Refuse a download that cannot fit.
-
-    Raises:
-        DiskError: fewer bytes are free on the folder's disk than needed, plus a reserve.
-    """
-    free = shutil.disk_usage(existing(folder)).free
-    if needed and needed + RESERVE > free:
-        raise too_full(folder, free, needed)
-
-
-def too_full(folder: StrPath, free: int, needed: int) -> DiskError:
-    """The refusal of a download that the disk of `folder` has no room for; sizes in bytes."""
-    return DiskError(
-        f"The disk of {folder} has {free / 1e9:.2f} GB free and {needed / 1e9:.2f} GB are "
-        "to be fetched.",
-        why="The download would fill the disk.",
-        next="Free some: `mdl cache prune --dry-run` shows what could go; or set HF_HUB_CACHE.",
-        details={"free": free, "needed": needed},
-    )
-
-
-def existing(folder: StrPath) -> Path:
-    """The folder, or the nearest one above it that is there."""
-    there = Path(folder)
-    while not there.exists():
-        there = there.parent
-    return there
-
-
-def storage_folder(cache_root: StrPath, repo_id: str) -> Path:
-    """Where huggingface_hub keeps a model repository of this spelling."""
-    return Path(cache_root) / f"models--{repo_id.replace('/', '--')}"
-
-
-@contextlib.contextmanager
-def hub_errors(repo_id: str) -> Iterator[None]:
-    """Every refusal of the Hub and every failure on the way as an error a person can act on."""
-    from huggingface_hub import errors
-
-    http = http_library()
-    try:
-        yield
-    except errors.GatedRepoError as error:
-        raise NoAccessError(
-            f"{repo_id} is gated and your token may not read it.",
-            why=_server_message(error),
-            next=f"Ask on its page (…/{repo_id}), or give another token with HF_TOKEN.",
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise NotFoundError(
-            f"{repo_id} has no such revision.",
-            why=_server_message(error),
-            next="See its branches and tags on its page.",
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise NotFoundError(
-            f"There is no repository {repo_id}, or it is private.",
-            why=_server_message(error),
-            next="Check the name; for a private repository set HF_TOKEN.",
-        ) from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, http.ConnectError,
-            http.TimeoutException) as error:  # fmt: skip
-        if isinstance(error.__cause__, errors.HfHubHTTPError):  # the Hub answered, with an error
-            raise _http_error(repo_id, error.__cause__) from error
-        raise OfflineError(
-            f"{repo_id} is not wholly here and the Hub cannot be reached.",
-            why=(str(error) or type(error).__name__).strip().splitlines()[0],
-            next="Connect, or point HF_ENDPOINT at a Hub that answers.",
-        ) from error
-    except errors.HfHubHTTPError as error:
-        raise _http_error(repo_id, error) from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise DiskError(
-                "The disk became full during the download.",
-                why=str(error),
-                next="Free some (`mdl cache prune --dry-run`) and run it again: what is complete "
-                "stays.",
-            ) from error
-        raise
-    except http.HTTPError as error:
-        raise MdlError(
-            f"The download of {repo_id} broke off.",
-            why=f"{type(error).__name__}: {error}",
-            next="Run it again: files that are complete are not fetched twice.",
-        ) from error
-
-
-def _http_error(repo_id: str, error: Any) -> MdlError:
-    status = error.response.status_code
-    if status in (401, 403):
-        return NoAccessError(
-            f"The Hub refuses {repo_id}.",
-            why=_server_message(error),
-            next="Check HF_TOKEN: it may be wrong or expired.",
-        )
-    again = "Wait a little and run it again: files that are complete are not fetched twice."
-    return LoadError(
-        f"The Hub answered {status} for {repo_id}.", why=_server_message(error), next=again
-    )
-
-
-def _server_message(error: Any) -> str:
-    said = error.response.headers.get("X-Error-Message") if error.response is not None else None
-    return str(said or str(error).strip().splitlines()[0])
-
-
-def _is_connection_error(error: BaseException) -> bool:
-    return isinstance(error, http_library().HTTPError)

@@ -1,1 +1,10 @@
-"""Unsloth's calls, argument for argument, and what its users do after loading."""
+"""Unsloth's calls, argument for argument: loading, and what its users call afterwards."""
+
+from typing import TYPE_CHECKING
+
+from mdl.lazy import door
+
+if TYPE_CHECKING:
+    from mdl.loader.unsloth.fast_model import FastLanguageModel, FastModel, FastVisionModel
+
+__getattr__ = door(__name__, {"fast_model": "FastLanguageModel FastModel FastVisionModel"})

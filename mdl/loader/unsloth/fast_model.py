@@ -1,8 +1,7 @@
-"""The call Unsloth's users already have, argument for argument, with their defaults.
+"""`FastLanguageModel.from_pretrained` with Unsloth's arguments and defaults.
 
-Read as facts in Unsloth 2026.10.9 (`unsloth/models/loader.py`): names, order and defaults of the
-arguments. What an argument means here is said in `_ACCEPTED`; one that mdl cannot keep is
-refused by name where it is set to something else than its default.
+Names, order and defaults are those of Unsloth 2026.10.9 (`unsloth/models/loader.py`). An argument
+that mdl does not support is rejected by name, unless it has its default value.
 """
 
 from collections.abc import Mapping
@@ -10,28 +9,28 @@ from typing import Any
 
 from mdl.errors import UsageError
 from mdl.loader.api import load
-from mdl.loader.pipeline import Loaded
-from mdl.loader.unsloth import training as companions
+from mdl.loader.loaded import Loaded
+from mdl.loader.unsloth import training
 
-# Arguments of Unsloth's own engine: their default asks nothing of mdl. Anything else would change
-# the model or how it runs, so it is refused rather than ignored. name -> (default, what to do).
-_NOT_HERE: Mapping[str, tuple[Any, str]] = {
-    "device_map_planner_kwargs": (None, "Give device_map and max_memory."),
+# Arguments of Unsloth's own engine: any value but the default would change the model or how it
+# runs, so it is rejected rather than ignored. Name → (default, what to do instead).
+_UNSUPPORTED: Mapping[str, tuple[Any, str]] = {
+    "device_map_planner_kwargs": (None, "Pass device_map and max_memory."),
     "resize_model_vocab": (None, "Call model.resize_token_embeddings after loading."),
     "float32_mixed_precision": (None, "Pass dtype=torch.float32, or autocast in your trainer."),
-    "fast_inference": (False, "mdl loads models for training and plain generation, not vLLM."),
-    "float8_kv_cache": (False, "It belongs to vLLM inference."),
+    "fast_inference": (False, "mdl loads models for training and plain generation, not for vLLM."),
+    "float8_kv_cache": (False, "It is for vLLM inference."),
     "qat_scheme": (None, "Quantization-aware training is not part of loading."),
-    "unsloth_tiled_mlp": (False, "It is a kernel of Unsloth's."),
+    "unsloth_tiled_mlp": (False, "It is one of Unsloth's kernels."),
     "auto_model": (None, "Pass task=, or call mdl.load."),
-    "whisper_language": (None, "Speech models are not covered."),
-    "whisper_task": (None, "Speech models are not covered."),
+    "whisper_language": (None, "Speech models are not supported."),
+    "whisper_task": (None, "Speech models are not supported."),
     "unsloth_force_compile": (False, "Call torch.compile on the model."),
     "target_parameters": (None, "Pass it to get_peft_model."),
-    "on_model_resolved": (None, "The report and the resolution log say what was resolved."),
-    "return_logits": (False, "The model returns its logits anyway."),
+    "on_model_resolved": (None, "The report and the resolution log show what was resolved."),
+    "return_logits": (False, "The model always returns its logits."),
 }
-# Accepted with any value: they tune Unsloth's engine and change no weight and no result here.
+# Accepted and ignored: they tune Unsloth's engine, and affect neither weights nor results here.
 _WITHOUT_EFFECT = frozenset(
     ("fix_tokenizer", "gpu_memory_utilization", "max_lora_rank", "disable_log_stats", "fullgraph",
      "offload_embedding", "random_state")
@@ -39,13 +38,13 @@ _WITHOUT_EFFECT = frozenset(
 
 
 class FastModel:
-    """A loader with Unsloth's call. `_task` is what the class is for."""
+    """Loads with Unsloth's arguments. `_task` is the task of the class."""
 
     _task = "auto"
-    get_peft_model = staticmethod(companions.get_peft_model)
-    for_inference = staticmethod(companions.for_inference)
-    for_training = staticmethod(companions.for_training)
-    save_pretrained_merged = staticmethod(companions.save_pretrained_merged)
+    get_peft_model = staticmethod(training.get_peft_model)
+    for_inference = staticmethod(training.for_inference)
+    for_training = staticmethod(training.for_training)
+    save_pretrained_merged = staticmethod(training.save_pretrained_merged)
 
     @classmethod
     def from_pretrained(
@@ -74,11 +73,11 @@ class FastModel:
     ) -> Loaded:
         """Load a model as Unsloth's call of the same name does; returns `model, tokenizer`.
 
-        4-bit is the default, as there. `load_in_8bit`, `load_in_16bit`, `load_in_fp8` and
-        `full_finetuning` switch it off. The result carries `.report`.
+        4-bit is the default, as in Unsloth; `load_in_8bit`, `load_in_16bit`, `load_in_fp8` and
+        `full_finetuning` turn it off. The result has a `.report`.
 
         Raises:
-            UsageError: an argument mdl does not keep, by name, with what to do instead.
+            UsageError: an argument that mdl does not support, with what to do instead.
             MdlError: as `mdl.load`.
         """
         others |= {
@@ -86,7 +85,7 @@ class FastModel:
             "resize_model_vocab": resize_model_vocab,
             "fix_tokenizer": fix_tokenizer,
         }
-        passed = _sort_out(others)
+        passed = _supported(others)
         wider = load_in_8bit or load_in_16bit or bool(load_in_fp8) or full_finetuning
         loaded = load(
             model_name,
@@ -119,16 +118,20 @@ class FastVisionModel(FastModel):
     _task = "vision"
 
 
-def _sort_out(others: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments to pass on; those mdl cannot keep are refused by name."""
+def _supported(others: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments to pass on.
+
+    Raises:
+        UsageError: one of the others is not supported.
+    """
     passed = {}
     for name, value in others.items():
         if name in _WITHOUT_EFFECT:
             continue
-        if name in _NOT_HERE:
-            default, instead = _NOT_HERE[name]
+        if name in _UNSUPPORTED:
+            default, instead = _UNSUPPORTED[name]
             if value != default:
-                raise UsageError(f"mdl does not keep {name}={value!r}.", next=instead)
+                raise UsageError(f"mdl does not support {name}={value!r}.", next=instead)
             continue
         passed[name] = value
     return passed
@@ -137,16 +140,16 @@ def _sort_out(others: Mapping[str, Any]) -> dict[str, Any]:
 def _prepare(
     loaded: Loaded, max_seq_length: int | None, checkpointing: bool | str, full: bool
 ) -> None:
-    """What Unsloth's call leaves on the model: its length, and training of all weights if asked."""
+    """Set on the model what Unsloth's call sets, and its training mode if requested."""
     import types
 
-    # Unsloth's users call it on the model itself; PEFT's wrapper passes the look-up on.
-    merged = types.MethodType(companions.save_pretrained_merged, loaded.model)
+    # Unsloth's users call it as a method; PEFT's wrapper delegates to the model.
+    merged = types.MethodType(training.save_pretrained_merged, loaded.model)
     loaded.model.save_pretrained_merged = merged
     loaded.model.max_seq_length = max_seq_length
     loaded.model.mdl_gradient_checkpointing = checkpointing
-    if loaded.report.adapter is not None:  # Unsloth's users go on training it
-        companions.for_training(loaded.model, checkpointing)
+    if loaded.report.adapter is not None:  # Unsloth's users continue training it
+        training.for_training(loaded.model, checkpointing)
     if full:
         loaded.model.requires_grad_(True)
         loaded.model.train()

@@ -1,6 +1,6 @@
-"""What people call after loading: adapters, the two modes, saving merged weights.
+"""What people call after loading: adding adapters, switching modes, saving merged weights.
 
-The arguments follow Unsloth's calls of the same names; the work is PEFT's and transformers'.
+Arguments as in Unsloth's functions of the same names; PEFT and transformers do the work.
 """
 
 import warnings
@@ -12,7 +12,7 @@ from mdl.errors import UsageError
 
 LANGUAGE_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 VISION_PARTS = ("visual", "vision_tower", "vision_model", "vision_encoder", "multi_modal_projector")
-# Arguments of Unsloth's get_peft_model that choose its own engine and change no adapter here.
+# Arguments of Unsloth's get_peft_model that tune its engine; ignored here.
 _WITHOUT_EFFECT = frozenset(("max_seq_length", "temporary_location", "loftq_config"))
 _PEFT = frozenset(
     ("target_parameters", "rank_pattern", "alpha_pattern", "use_dora", "ensure_weight_tying",
@@ -42,33 +42,32 @@ def get_peft_model(
     finetune_mlp_modules: bool = True,
     **others: Any,
 ) -> Any:
-    """Put LoRA adapters on a loaded model (Hu et al. 2021, arXiv:2106.09685), ready to train.
+    """Add LoRA adapters to a loaded model (Hu et al. 2021, arXiv:2106.09685), ready to train.
 
     Args:
-        target_modules: names of linear layers; None takes the seven of a Llama block where they
-            are, else every linear layer, narrowed by the four `finetune_*` switches.
-        use_gradient_checkpointing: None takes what the load was given.
+        target_modules: names of linear layers; None: those selected by the four `finetune_*`
+            arguments, all by default.
+        use_gradient_checkpointing: None uses the value passed to the load.
 
     Raises:
-        UsageError: an unknown argument, adapters that are there already, layers that are not, or
-            switches that leave none to train.
+        UsageError: an unknown argument, a model that already has adapters, layers that do not
+            exist, or `finetune_*` arguments that select none.
     """
     import peft
     import torch
 
     if hasattr(model, "peft_config"):
         raise UsageError(
-            "The model has adapters already.",
-            next="Call get_peft_model once; model.add_adapter gives it more, model.unload() takes "
-            "them off.",
+            "The model already has adapters.",
+            next="model.add_adapter adds more; model.unload() removes them.",
         )
     if type(r) is not int or r < 1:
-        raise UsageError(f"r={r!r} is no rank.", next="Give a whole number above 0, such as 16.")
+        raise UsageError(f"r={r!r} is not a rank.", next="Pass a positive integer, such as 16.")
     unknown = sorted(set(others) - _WITHOUT_EFFECT - _PEFT)
     if unknown:
         raise UsageError(
             f"Unknown arguments of get_peft_model: {', '.join(unknown)}.",
-            next="Check the spelling; peft.LoraConfig lists what there is.",
+            next="Check the spelling; see peft.LoraConfig.",
         )
     switches = {
         "vision": finetune_vision_layers,
@@ -94,7 +93,7 @@ def get_peft_model(
     if use_gradient_checkpointing is None:
         use_gradient_checkpointing = getattr(model, "mdl_gradient_checkpointing", False)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # PEFT asks transformers by the property's old name; nothing for the caller to do.
+        # PEFT uses a deprecated property of transformers; the caller cannot change that.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", append=False)
         torch.manual_seed(random_state)
         wrapped = peft.get_peft_model(model, config)
@@ -102,7 +101,7 @@ def get_peft_model(
 
 
 def for_training(model: Any, use_gradient_checkpointing: bool | str | None = True) -> Any:
-    """Training mode: dropout on, the KV cache off, checkpointing as asked. Returns the model."""
+    """Training mode: dropout on, KV cache off, checkpointing as requested. Returns the model."""
     model.train()
     model.config.use_cache = False
     if use_gradient_checkpointing and getattr(model, "supports_gradient_checkpointing", True):
@@ -112,7 +111,7 @@ def for_training(model: Any, use_gradient_checkpointing: bool | str | None = Tru
 
 
 def for_inference(model: Any) -> Any:
-    """Inference mode: dropout and checkpointing off, the KV cache on. Returns the model."""
+    """Inference mode: dropout and checkpointing off, KV cache on. Returns the model."""
     model.eval()
     model.config.use_cache = True
     if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
@@ -121,7 +120,7 @@ def for_inference(model: Any) -> Any:
 
 
 def _checkpointing(model: Any, what: str) -> Any:
-    """transformers' method, which is called activation checkpointing."""
+    """transformers' method to enable or disable it, whose name depends on the version."""
     newer = getattr(model, f"activation_checkpointing_{what}", None)
     return newer or getattr(model, f"gradient_checkpointing_{what}")
 
@@ -134,26 +133,26 @@ def save_pretrained_merged(
     dtype: Any = None,
     max_shard_size: str = "5GB",
 ) -> Path:
-    """Save the model with its adapters merged into 16-bit weights; the model stays as it is.
+    """Save the model with its adapters merged into 16-bit weights; the model is unchanged.
 
-    4-bit weights are dequantized; the sum is made in float32 and rounded once.
+    4-bit weights are dequantized; the sum is computed in float32 and rounded once.
 
     Args:
-        dtype: what to save in; None is the model's own compute dtype.
+        dtype: the dtype to save in; by default the model's compute dtype.
 
     Raises:
-        UsageError: another `save_method` than merged_16bit.
+        UsageError: a `save_method` other than merged_16bit.
     """
     import torch
     from transformers import GenerationConfig
 
     if save_method not in ("merged_16bit", "16bit"):
         raise UsageError(
-            f"save_method={save_method!r} is not known.",
-            next="Use merged_16bit; adapters alone are saved by model.save_pretrained.",
+            f"Unknown save_method={save_method!r}.",
+            next="Use merged_16bit; model.save_pretrained saves the adapters alone.",
         )
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    # Not `base.dtype`: adapters are float32 whatever the model was loaded in.
+    # Not `base.dtype`: adapters are float32 whatever dtype the model was loaded in.
     named = str(base.config.dtype or "bfloat16").removeprefix("torch.")
     dtype = dtype or getattr(torch, named)
     target = Path(save_directory)
@@ -176,12 +175,12 @@ def save_pretrained_merged(
 
 
 def merged_state(base: Any, dtype: Any) -> Iterable[tuple[str, Any]]:
-    """Name and tensor of every weight as the base model would have them, adapters merged in."""
+    """The base model's state dict, with the adapters merged in."""
     from peft.tuners.lora import LoraLayer
     from peft.utils import ModulesToSaveWrapper
 
-    # On some CPUs bitsandbytes repacks 4-bit weights at the first forward pass; asking for the
-    # state dict puts them back.
+    # On some CPUs bitsandbytes repacks 4-bit weights in the first forward pass; state_dict() undoes
+    # that.
     base.state_dict()
     state: dict[str, Any] = {}
     for path, module in base.named_modules(remove_duplicate=False):
@@ -228,27 +227,27 @@ def _merged_weight(layer: Any, dtype: Any) -> Any:
 
 
 def _targets(
-    model: Any, asked: Iterable[str] | str | None, switches: Mapping[str, bool]
+    model: Any, requested: Iterable[str] | str | None, switches: Mapping[str, bool]
 ) -> list[str] | str:
-    """The linear layers to adapt, by full name where the switches narrow them."""
+    """The linear layers to adapt, by full name if the switches select some of them."""
     import torch
 
-    if isinstance(asked, str):  # a pattern, or all-linear
-        return asked
-    if asked is not None:
-        return _present(model, list(asked))
+    if isinstance(requested, str):  # a pattern, or all-linear
+        return requested
+    if requested is not None:
+        return _existing(model, list(requested))
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     linear = [
         name
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and module is not head
     ]
-    chosen = [name for name in linear if _wanted(name, switches)]
+    chosen = [name for name in linear if _is_on(name, switches)]
     if not chosen:
         raise UsageError(
-            "No linear layer is left to train.",
-            why=f"The switches are {', '.join(f'{k}={v}' for k, v in switches.items())}.",
-            next="Leave one of them on, or name target_modules.",
+            "The finetune_* arguments select no linear layer.",
+            why=f"They are {', '.join(f'{k}={v}' for k, v in switches.items())}.",
+            next="Leave one of them on, or pass target_modules.",
         )
     ends = {name.rsplit(".", 1)[-1] for name in linear}
     if chosen == linear and ends <= set(LANGUAGE_TARGETS):
@@ -256,28 +255,35 @@ def _targets(
     return chosen
 
 
-def _present(model: Any, asked: list[str]) -> list[str]:
-    """The names asked for; PEFT takes those that are there and says nothing of the others."""
-    there = [name for name, _ in model.named_modules()]
-    absent = [name for name in asked if not any(t == name or t.endswith(f".{name}") for t in there)]
-    if absent or not asked:
+def _existing(model: Any, requested: list[str]) -> list[str]:
+    """The requested names; PEFT would silently skip those that do not exist.
+
+    Raises:
+        UsageError: the model lacks one of them, or there are none.
+    """
+    names = [name for name, _ in model.named_modules()]
+    absent = [r for r in requested if not any(n == r or n.endswith(f".{r}") for n in names)]
+    if absent or not requested:
         ends = {name.rsplit(".", 1)[-1] for name, module in model.named_modules()
                 if hasattr(module, "weight")}  # fmt: skip
         raise UsageError(
-            f"target_modules names what the model does not have: {', '.join(absent) or 'nothing'}.",
+            f"The model has no modules named {', '.join(absent)}."
+            if absent
+            else "target_modules is empty.",
             next=f"Its layers with weights are {', '.join(sorted(ends))}.",
         )
-    return asked
+    return requested
 
 
-def _wanted(name: str, switches: Mapping[str, bool]) -> bool:
+def _is_on(name: str, switches: Mapping[str, bool]) -> bool:
+    """Whether the `finetune_*` arguments select a layer."""
     part = "vision" if any(word in name for word in VISION_PARTS) else "language"
     kind = "attention" if "attn" in name or "attention" in name else "mlp"
     return switches[part] and switches[kind]
 
 
 def _task_type(model: Any) -> str | None:
-    """PEFT's name for what the model does."""
+    """PEFT's name for the model's task."""
     if type(model).__name__.endswith("ForSequenceClassification"):
         return "SEQ_CLS"
     return "CAUSAL_LM" if model.can_generate() else "FEATURE_EXTRACTION"

@@ -1,4 +1,4 @@
-"""Tensors are the files' own pages: what safetensors reads, and never written back."""
+"""Mapped tensors are what safetensors reads, and writing to them leaves the file unchanged."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ DTYPES = [
 
 @pytest.fixture
 def folder(tmp_path: Path, tiny_model: Callable[..., Path]) -> Path:
-    """A folder to put weights in; only its configuration counts."""
+    """A folder with a configuration, for weights."""
     (tmp_path / "config.json").write_bytes((tiny_model("llama") / "config.json").read_bytes())
     return tmp_path
 
 
-def test_every_dtype_and_shape_is_read_as_safetensors_reads_it(folder: Path) -> None:
+def test_every_dtype_and_shape(folder: Path) -> None:
     torch.manual_seed(1)
     some = torch.randint(0, 2, (3, 8), dtype=torch.uint8)
     tensors = {str(dtype): some.to(dtype) for dtype in DTYPES if dtype.itemsize > 1}
@@ -45,7 +45,7 @@ def test_every_dtype_and_shape_is_read_as_safetensors_reads_it(folder: Path) -> 
         assert torch.equal(*same), name
 
 
-def test_shards_are_read_together(tmp_path: Path) -> None:
+def test_shards(tmp_path: Path) -> None:
     tiny.save_model("llama", tmp_path, max_shard_size="50KB")
     checkpoint = read_checkpoint(tmp_path)
     assert len(checkpoint.files.weights) > 1
@@ -57,8 +57,8 @@ def test_shards_are_read_together(tmp_path: Path) -> None:
     assert all(found[name].equal(tensor) for name, tensor in expected.items())
 
 
-def test_a_tensor_at_an_odd_offset_is_copied(folder: Path) -> None:
-    """The format allows it; only a copy can be read as 4-byte numbers."""
+def test_an_unaligned_tensor_is_copied(folder: Path) -> None:
+    """The format allows unaligned tensors; torch cannot view them."""
     header = {
         "odd": {"dtype": "U8", "shape": [3], "data_offsets": [0, 3]},
         "wide": {"dtype": "F32", "shape": [2], "data_offsets": [3, 11]},
@@ -71,7 +71,7 @@ def test_a_tensor_at_an_odd_offset_is_copied(folder: Path) -> None:
     assert found["wide"].tolist() == [0.5, -4.0]
 
 
-def test_writing_to_a_tensor_leaves_the_file_as_it_is(folder: Path) -> None:
+def test_writing_to_a_tensor_leaves_the_file_unchanged(folder: Path) -> None:
     save_file({"weight": torch.ones(4)}, folder / "model.safetensors")
     before = (folder / "model.safetensors").read_bytes()
     found = map_tensors(read_checkpoint(folder))

@@ -14,13 +14,12 @@ from pathlib import Path
 import pytest
 
 from mdl.errors import LoadError
-from mdl.loader.build.cold_start import collector_resting, import_libraries, make_all_old, prefetch
+from mdl.loader.build.cold_start import age_all_objects, gc_paused, import_libraries, prefetch
 from mdl.loader.checkpoint.checkpoint import read_checkpoint
-from mdl.loader.request import LoadRequest
 
 
 def is_cached(path: Path) -> bool:
-    """Whether the file's last page is in the page cache: a read that may not wait succeeds."""
+    """Whether the file's last page is in the page cache: a non-blocking read succeeds."""
     with path.open("rb") as stream:
         try:
             at = path.stat().st_size - 1
@@ -30,7 +29,7 @@ def is_cached(path: Path) -> bool:
 
 
 @pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="needs Linux's preadv2")
-def test_the_weights_are_brought_into_the_page_cache(tiny_model: Callable[..., Path]) -> None:
+def test_prefetching_reads_the_weights_into_the_page_cache(tiny_model: Callable[..., Path]) -> None:
     folder = tiny_model("llama")
     weights = folder / "model.safetensors"
     with weights.open("rb") as stream:
@@ -46,10 +45,10 @@ def test_the_weights_are_brought_into_the_page_cache(tiny_model: Callable[..., P
 
 
 @pytest.mark.parametrize("was_on", [True, False])
-def test_the_collector_is_left_as_it_was(was_on: bool) -> None:
+def test_the_garbage_collector_is_restored(was_on: bool) -> None:
     try:
         (gc.enable if was_on else gc.disable)()
-        with pytest.raises(ZeroDivisionError), collector_resting():
+        with pytest.raises(ZeroDivisionError), gc_paused():
             assert not gc.isenabled()
             raise ZeroDivisionError
         assert gc.isenabled() == was_on
@@ -57,17 +56,17 @@ def test_the_collector_is_left_as_it_was(was_on: bool) -> None:
         gc.enable()
 
 
-@pytest.mark.skipif(gc.get_freeze_count() != 0, reason="this Python froze objects at its start")
-def test_what_is_made_old_is_still_collected_later() -> None:
+@pytest.mark.skipif(gc.get_freeze_count() != 0, reason="this Python freezes objects at startup")
+def test_aged_garbage_is_still_collected_later() -> None:
     class Node:
         pass
 
-    gc.unfreeze()  # what a command that was tested in this process froze
+    gc.unfreeze()  # what a command run in this process froze
     node = Node()
-    node.itself = node  # type: ignore[attr-defined] # garbage that only the collector finds
+    node.itself = node  # type: ignore[attr-defined] # a cycle, which only the collector frees
     seen = weakref.ref(node)
-    with collector_resting():
-        make_all_old()
+    with gc_paused():
+        age_all_objects()
         assert any(found is node for found in gc.get_objects(generation=2))
         assert gc.get_freeze_count() == 0
         del node
@@ -79,22 +78,22 @@ def test_what_the_caller_froze_stays_frozen() -> None:
     gc.freeze()
     try:
         frozen = gc.get_freeze_count()
-        make_all_old()
+        age_all_objects()
         assert gc.get_freeze_count() == frozen > 0
     finally:
         gc.unfreeze()
 
 
-def test_an_exact_load_imports_no_bitsandbytes(
+def test_a_16bit_load_does_not_import_bitsandbytes(
     tiny_model: Callable[..., Path], hub_env: dict[str, str]
 ) -> None:
-    """Its decorators pull torch's compiler in: a second that only 4 and 8 bits have to pay."""
+    """Its decorators import torch's compiler: a second that only 4- and 8-bit loads need."""
     code = f"""
 import gc, sys, mdl
 mdl.load({str(tiny_model("llama"))!r})
 assert gc.isenabled()
 for name in ("bitsandbytes", "torch._inductor.compile_fx"):
-    assert name not in sys.modules, f"{{name}} was imported for nothing"
+    assert name not in sys.modules, f"{{name}} was imported needlessly"
 """
     done = subprocess.run(
         [sys.executable, "-c", code], env=hub_env, capture_output=True, text=True, check=False
@@ -102,10 +101,10 @@ for name in ("bitsandbytes", "torch._inductor.compile_fx"):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_an_unknown_architecture_is_said_before_anything_is_built(
+def test_an_unknown_architecture_is_rejected_before_building(
     tiny_model: Callable[..., Path],
 ) -> None:
     checkpoint = read_checkpoint(tiny_model("llama"))
     checkpoint.config["architectures"] = ["NoSuchModel"]  # type: ignore[index] # a dict
     with pytest.raises(LoadError, match="NoSuchModel"):
-        import_libraries(checkpoint, LoadRequest("x"))
+        import_libraries(checkpoint)

@@ -1,4 +1,4 @@
-"""The calls that follow a load: adapters, training, inference, merged weights, kernels."""
+"""What people call after a load: adapters, training, inference, merged weights, kernels."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def train(model: Any, steps: int = 10, rate: float = 0.02) -> list[float]:
 
 
 @pytest.mark.parametrize("in_4bit", [True, False], ids=["qlora", "lora"])
-def test_a_short_training_lowers_the_loss_and_merges(
+def test_training_lowers_the_loss_and_the_adapter_merges(
     tiny_model: Callable[..., Path], tmp_path: Path, in_4bit: bool
 ) -> None:
     model, tokenizer = FastLanguageModel.from_pretrained(
@@ -62,7 +62,7 @@ def test_a_short_training_lowers_the_loss_and_merges(
     assert torch.allclose(found, expected, atol=0.02 * expected.abs().max().item())
     assert torch.equal(found.argmax(-1), expected.argmax(-1))
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "merged")("Paris").input_ids
-    with torch.inference_mode():  # saving left the model as it was, but for bitsandbytes' repacking
+    with torch.inference_mode():  # unchanged by saving, but for bitsandbytes' repacking
         assert torch.allclose(model(IDS).logits, expected, atol=0.01)
 
 
@@ -94,7 +94,7 @@ def test_merging_tied_and_saved_modules(tiny_model: Callable[..., Path], tmp_pat
     assert torch.allclose(found, expected, atol=0.02 * expected.abs().max().item())
 
 
-def test_checkpointing_follows_the_mode(tiny_model: Callable[..., Path]) -> None:
+def test_checkpointing_depends_on_the_mode(tiny_model: Callable[..., Path]) -> None:
     model, _ = FastLanguageModel.from_pretrained(str(tiny_model("llama")), load_in_4bit=False)
     model = FastLanguageModel.get_peft_model(model, r=4)
     assert checkpoints(model) and model.training and not model.config.use_cache
@@ -104,7 +104,7 @@ def test_checkpointing_follows_the_mode(tiny_model: Callable[..., Path]) -> None
     assert checkpoints(model) and model.training
 
 
-def test_the_vision_switches_choose_the_layers(tmp_path: Path) -> None:
+def test_the_finetune_arguments_select_layers(tmp_path: Path) -> None:
     folder = tiny.save_model("qwen2-vl", tmp_path / "vl")
     tiny.add_qwen_processor(folder)
     for switch, part in (("finetune_vision_layers", "visual"), ("finetune_mlp_modules", "mlp")):
@@ -120,7 +120,7 @@ def test_full_finetuning_trains_every_weight(tiny_model: Callable[..., Path]) ->
     assert model.mdl_report.resolution["format"] == "16bit"
 
 
-def test_unknown_arguments_are_refused_by_name(tiny_model: Callable[..., Path]) -> None:
+def test_unknown_arguments_are_rejected_by_name(tiny_model: Callable[..., Path]) -> None:
     model, _ = FastLanguageModel.from_pretrained(str(tiny_model("llama")))
     with pytest.raises(UsageError, match="lora_alfa"):
         FastLanguageModel.get_peft_model(model, lora_alfa=3)
@@ -128,7 +128,7 @@ def test_unknown_arguments_are_refused_by_name(tiny_model: Callable[..., Path]) 
         FastLanguageModel.save_pretrained_merged(model, "x", save_method="gguf")
 
 
-def test_kernels_are_applied_later_and_undone(tiny_model: Callable[..., Path]) -> None:
+def test_kernels_can_be_applied_later_and_removed(tiny_model: Callable[..., Path]) -> None:
     from mdl import kernels
 
     exact = mdl.load(str(tiny_model("llama")), kernels=False)
@@ -143,8 +143,8 @@ def test_kernels_are_applied_later_and_undone(tiny_model: Callable[..., Path]) -
     assert chosen.report.kernels == ("5 x rms_norm",)
 
 
-def test_nothing_of_others_is_patched(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
-    """PEFT, Trainer, torch.compile and DTensor work in a process where mdl loaded a model."""
+def test_other_libraries_are_not_patched(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    """PEFT, Trainer, torch.compile and DTensor still work after mdl loaded a model."""
     from torch.distributed.tensor import DTensor
 
     model, _ = mdl.load(str(tiny_model("llama")))
@@ -162,7 +162,7 @@ def test_nothing_of_others_is_patched(tiny_model: Callable[..., Path], tmp_path:
 
 
 @pytest.mark.model
-def test_the_command_answers_paris(smollm2: Path, capsys: Any) -> None:
+def test_the_command_prints_the_reply_to_a_prompt(smollm2: Path, capsys: Any) -> None:
     from mdl.cli.entry import run
 
     question = "What is the capital of France?"
@@ -181,26 +181,26 @@ def test_the_command_answers_paris(smollm2: Path, capsys: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        ({"r": 0}, "r=0 is no rank"),
-        ({"r": 2.5}, "r=2.5 is no rank"),
-        ({"target_modules": ["q_proj", "nosuch_proj"]}, "does not have: nosuch_proj"),
-        ({"target_modules": []}, "nothing"),
+        ({"r": 0}, "r=0 is not a rank"),
+        ({"r": 2.5}, "r=2.5 is not a rank"),
+        ({"target_modules": ["q_proj", "nosuch_proj"]}, "no modules named nosuch_proj"),
+        ({"target_modules": []}, "is empty"),
     ],
 )
-def test_wrong_adapters_are_refused_and_leave_the_model_as_it_was(
-    tiny_model: Callable[..., Path], options: dict[str, Any], said: str
+def test_invalid_adapters_are_rejected_and_leave_the_model_unchanged(
+    tiny_model: Callable[..., Path], options: dict[str, Any], message: str
 ) -> None:
     model, _ = FastLanguageModel.from_pretrained(str(tiny_model("llama")), load_in_4bit=False)
     before = [name for name, _ in model.named_parameters()]
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         FastLanguageModel.get_peft_model(model, **options)
     assert [name for name, _ in model.named_parameters()] == before
 
 
-def test_adapters_are_put_on_once(tiny_model: Callable[..., Path]) -> None:
+def test_adapters_are_added_once(tiny_model: Callable[..., Path]) -> None:
     model, _ = FastLanguageModel.from_pretrained(str(tiny_model("llama")), load_in_4bit=False)
     model = FastLanguageModel.get_peft_model(model)
-    with pytest.raises(UsageError, match="adapters already"):
+    with pytest.raises(UsageError, match="already has adapters"):
         FastLanguageModel.get_peft_model(model)

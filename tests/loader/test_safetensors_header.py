@@ -1,4 +1,4 @@
-"""A safetensors header is not believed: each lie is a clear error, and nothing is allocated."""
+"""Invalid safetensors headers are clear errors, raised before anything is allocated."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ def test_a_real_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "size", "why"),
     [
-        (b"[]", 0, "no JSON object"),
-        (b"{", 0, "no JSON object"),
-        (b"[" * 100_000, 0, "no JSON object"),
-        (b'{"a": 1, "a": 2}', 0, "twice"),
-        (header(a={"dtype": "F32"}), 8, "no dtype, shape and offsets"),
+        (b"[]", 0, "not a JSON object"),
+        (b"{", 0, "not a JSON object"),
+        (b"[" * 100_000, 0, "not a JSON object"),
+        (b'{"a": 1, "a": 2}', 0, "duplicate"),
+        (header(a={"dtype": "F32"}), 8, "lacks a dtype, shape or offsets"),
         (header(a={**ENTRY, "dtype": "F99"}), 8, "unknown dtype"),
-        (header(a={**ENTRY, "shape": [2**60]}), 8, "does not fit"),
-        (header(a={**ENTRY, "shape": [-2]}), 8, "no sizes"),
-        (header(a={**ENTRY, "shape": [True]}), 8, "no sizes"),
-        (header(a={**ENTRY, "data_offsets": [8, 0]}), 8, "no sizes"),
+        (header(a={**ENTRY, "shape": [2**60]}), 8, "does not match"),
+        (header(a={**ENTRY, "shape": [-2]}), 8, "invalid shape or invalid offsets"),
+        (header(a={**ENTRY, "shape": [True]}), 8, "invalid shape or invalid offsets"),
+        (header(a={**ENTRY, "data_offsets": [8, 0]}), 8, "invalid shape or invalid offsets"),
         (header(a=ENTRY, b=ENTRY), 8, "overlap"),
-        (header(a=ENTRY, b={**ENTRY, "data_offsets": [16, 24]}), 24, "hole"),
+        (header(a=ENTRY, b={**ENTRY, "data_offsets": [16, 24]}), 24, "gap"),
         (header(a=ENTRY), 7, "need 8 bytes"),
         (header(a=ENTRY), 9, "need 8 bytes"),
     ],
 )
-def test_lies(text: bytes, size: int, why: str) -> None:
+def test_invalid_headers(text: bytes, size: int, why: str) -> None:
     with pytest.raises(VerificationError, match=why):
         parse_header(text, size, "model.safetensors")
 
@@ -58,14 +58,14 @@ def test_lies(text: bytes, size: int, why: str) -> None:
     ("first", "size"),
     [(b"", 0), ((10**15).to_bytes(8, "little"), 10**16), ((100).to_bytes(8, "little"), 50)],
 )
-def test_header_lengths_no_file_can_have(first: bytes, size: int) -> None:
+def test_impossible_header_lengths(first: bytes, size: int) -> None:
     with pytest.raises(VerificationError):
         header_length(first, size, "model.safetensors")
 
 
 @settings(max_examples=200)
 @given(st.data())
-def test_any_damage_is_a_verification_error_or_the_same_tensors(data: st.DataObject) -> None:
+def test_any_damage_is_an_error_or_leaves_the_same_tensors(data: st.DataObject) -> None:
     whole = save({"a": torch.zeros(3), "b": torch.ones(2, dtype=torch.bfloat16)})
     length = int.from_bytes(whole[:8], "little")
     at = data.draw(st.integers(8, 8 + length - 1))
@@ -78,13 +78,13 @@ def test_any_damage_is_a_verification_error_or_the_same_tensors(data: st.DataObj
     assert sum(tensor.bytes for tensor in found.tensors) == len(whole) - 8 - length
 
 
-def test_a_shard_the_index_names_and_the_disk_lacks(tmp_path: Path) -> None:
+def test_a_shard_in_the_index_but_not_on_the_disk(tmp_path: Path) -> None:
     shard = "model-00001-of-00002.safetensors"
     save_file({"a": torch.zeros(2)}, tmp_path / shard)
     (tmp_path / "config.json").write_text("{}")
     index = {"weight_map": {"a": shard, "b": "model-00002-of-00002.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(VerificationError, match="it is not there"):
+    with pytest.raises(VerificationError, match="it is missing"):
         read_checkpoint(tmp_path)
 
 
@@ -95,7 +95,7 @@ def test_a_tensor_in_two_shards(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     index = {"weight_map": {"a": shards[0], "b": shards[1]}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(VerificationError, match="too"):
+    with pytest.raises(VerificationError, match="also in"):
         read_checkpoint(tmp_path)
 
 
@@ -103,20 +103,20 @@ def test_a_tensor_in_two_shards(tmp_path: Path) -> None:
     ("paths", "why"),
     [
         (["README.md"], "not a model"),
-        (["adapter_config.json", "README.md"], "no weights of an adapter"),
+        (["adapter_config.json", "README.md"], "but no weights"),
         (["adapter_config.json", "adapter_model.bin"], "pickle"),
         (["README.md", "model.Q4_K_M.gguf"], "GGUF"),
         (["config.json", "pytorch_model.bin"], "pickle"),
         (["config.json", "weights.pt"], "pickle"),
-        (["config.json", "tokenizer.json"], "no weights"),
+        (["config.json", "tokenizer.json"], "a configuration but no weights"),
     ],
 )
-def test_what_is_no_model_is_refused_with_its_reason(paths: list[str], why: str) -> None:
+def test_a_repository_without_loadable_weights_is_rejected(paths: list[str], why: str) -> None:
     with pytest.raises(LoadError, match=why):
         choose_files(paths)
 
 
-def test_an_adapter_is_one_whatever_lies_beside_it() -> None:
+def test_an_adapter_is_recognized_among_other_files() -> None:
     saved = ["adapter_config.json", "adapter_model.safetensors", "tokenizer.json"]
     chosen = choose_files([*saved, "config.json", "checkpoint-9/adapter_config.json", "run.py"])
     assert chosen.adapter and chosen.weights == ("adapter_model.safetensors",)
@@ -124,7 +124,7 @@ def test_an_adapter_is_one_whatever_lies_beside_it() -> None:
     assert not choose_files([*saved, "config.json", "model.safetensors"]).adapter
 
 
-def test_shards_win_over_other_forms_and_code_is_left_out() -> None:
+def test_shards_are_preferred_and_code_is_left_out() -> None:
     paths = [
         "config.json", "tokenizer.json", "chat_template.jinja", "model.py", "README.md",
         "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",

@@ -1,0 +1,80 @@
+"""Hashes of a checkpoint: its files, its configuration, and a fingerprint of its weights."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mdl.loader.checkpoint.checkpoint import Checkpoint
+from mdl.loader.checkpoint.safetensors_header import TensorInfo
+
+SAMPLE = 1024  # bytes read at each end of a tensor for the fingerprint
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A file that was read. `hash` is the name of its blob in the cache: SHA-256 for large files,
+    git's blob SHA-1 for small ones; None outside the cache."""
+
+    path: str
+    size: int
+    hash: str | None
+
+
+def file_records(checkpoint: Checkpoint) -> tuple[FileRecord, ...]:
+    """The checkpoint's files with the hashes the cache knows them by."""
+    return tuple(
+        FileRecord(name, path.stat().st_size, blob_hash(path))
+        for name in checkpoint.files.all
+        if (path := checkpoint.folder / name).exists()
+    )
+
+
+def blob_hash(path: Path) -> str | None:
+    """The hash that names a cached file's blob; None outside a cache."""
+    target = path.resolve()
+    name = target.name
+    if target.parent.name != "blobs" and target.parent.parent.name != "blobs":
+        return None
+    is_hash = len(name) in (40, 64) and set(name) <= set("0123456789abcdef")
+    return name if is_hash else None
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """SHA-256 of a config.json, whatever its layout."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def fingerprint(checkpoint: Checkpoint) -> str | None:
+    """SHA-256 over the name, dtype, shape and both ends of every tensor.
+
+    Reads about 2 KiB a tensor, cheap enough for every load; `mdl verify` reads everything.
+    None for pickles, whose tensors cannot be read without running them.
+    """
+    if checkpoint.files.pickled:
+        return None
+    digest = hashlib.sha256()
+    where = {t.name: (file, t) for file, h in checkpoint.headers.items() for t in h.tensors}
+    with contextlib.ExitStack() as stack:
+        streams = {}
+        for file in checkpoint.headers:
+            streams[file] = stack.enter_context((checkpoint.folder / file).open("rb"))
+        starts = {file: 8 + int.from_bytes(stream.read(8), "little")
+                  for file, stream in streams.items()}  # fmt: skip
+        for name in sorted(where):
+            file, tensor = where[name]
+            digest.update(f"{name}|{tensor.dtype}|{tensor.shape}|".encode())
+            for first, count in _samples(tensor):
+                streams[file].seek(starts[file] + first)
+                digest.update(streams[file].read(count))
+    return digest.hexdigest()
+
+
+def _samples(tensor: TensorInfo) -> list[tuple[int, int]]:
+    """(offset, length) of the bytes to hash: all of a small tensor, both ends of a large one."""
+    if tensor.bytes <= 2 * SAMPLE:
+        return [(tensor.start, tensor.bytes)]
+    return [(tensor.start, SAMPLE), (tensor.end - SAMPLE, SAMPLE)]

@@ -1,0 +1,77 @@
+"""Reject models that will not fit before downloading weights."""
+
+from mdl.errors import LoadError
+from mdl.formatting import human_size
+from mdl.loader.checkpoint import Checkpoint
+from mdl.loader.devices import find_devices
+from mdl.loader.disk import disk_too_small
+from mdl.loader.planning.fit import DEFAULT_TOKENS
+from mdl.loader.planning.load_plan import LoadPlan, check_fp8, plan_model
+from mdl.loader.planning.memory import kv_cache_bytes, shape_of
+from mdl.loader.source import LocatedModel
+
+
+def check_fits(located: LocatedModel) -> None:
+    """Reject a load that this machine cannot do, or has not enough memory for.
+
+    The plan is made only if file sizes alone do not show that the model fits.
+
+    Raises:
+        LoadError: the model does not fit, or cannot be quantized here.
+        MdlError: the plan cannot be made.
+    """
+    request, checkpoint = located.request, located.checkpoint
+    check_fp8(located)
+    if not request.check_memory:
+        return
+    packed = request.wants_4bit if checkpoint is None else checkpoint.becomes_4bit
+    devices = find_devices(request, packed=packed)
+    if devices is not None and upper_bound(located) > sum(device.free for device in devices):
+        check_plan(plan_model(located))
+
+
+def upper_bound(located: LocatedModel) -> int:
+    """The most bytes a load may need, from file sizes or headers: fast, so that loads that clearly
+    fit need no plan."""
+    tokens = located.request.max_seq_length or DEFAULT_TOKENS
+    if located.checkpoint is not None:
+        return _upper_bound_here(located.checkpoint, tokens)
+    assert located.download is not None
+    # Weights grow at most fourfold (fp8 to float32). A token's KV cache is a thousandth of the
+    # weights at a hidden size of 250, and less at every larger one.
+    return int(located.download.weight_bytes * (4 + tokens / 1000))
+
+
+def _upper_bound_here(checkpoint: Checkpoint, tokens: int) -> int:
+    width = {"float64": 8, "float32": 4}.get(checkpoint.request.dtype or "", 2)
+    if not checkpoint.headers or (checkpoint.quantization and not checkpoint.is_bnb_4bit):
+        stored = sum((checkpoint.folder / f).stat().st_size for f in checkpoint.files.weights)
+        weights = stored * 2 * width
+    else:
+        weights = sum(max(t.bytes, t.numel * width) for t in checkpoint.tensors.values())
+    shape = shape_of(checkpoint.config)
+    return weights + (kv_cache_bytes(shape, tokens, element=width) if shape else 0)
+
+
+def check_plan(plan: LoadPlan) -> None:
+    """Reject a plan that does not fit.
+
+    Raises:
+        LoadError: not enough memory.
+        DiskError: not enough disk space.
+    """
+    if plan.disk_short:
+        raise disk_too_small(plan.cache_root, plan.disk_free, plan.download_bytes)
+    if plan.memory_short == 0:
+        return
+    names = ", ".join(device.name for device in plan.devices)
+    memory = plan.memory
+    ways = "; ".join(plan.would_fit) or f"a device with {human_size(memory.total)} free"
+    raise LoadError(
+        f"{plan.repo_id} does not fit: it needs {human_size(memory.total)}, but only "
+        f"{human_size(memory.total - plan.memory_short)} are free on {names}.",
+        why=f"{human_size(memory.weights)} of weights ({plan.dtype}, {plan.format}) and "
+        f"{human_size(memory.kv_cache)} of KV cache at {plan.tokens} tokens.",
+        next=f"What would fit: {ways}. To try anyway: check_memory=False, --no-memory-check.",
+        details=plan.to_json(),
+    )
