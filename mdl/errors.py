@@ -1,19 +1,19 @@
-"""Everything mdl can refuse, in one tree.
+"""The errors of mdl, in one tree.
 
 MdlError                      1  something failed
 ├── UsageError                2  the request itself is wrong
-│   ├── NameRefusedError         a name that can be no repository and no folder
+│   ├── NameRefusedError         not the name of a repository or folder
 │   └── ConfigError              a setting or configuration file that cannot be used
 ├── NotFoundError             3  no such repository, revision, file or row
 ├── NoAccessError             4  the Hub, or a policy, says no
-├── OfflineError              5  the answer needs the network, and there is none
-├── VerificationError         6  what is there is not what it should be
-├── BusyError                 7  someone else is working on the same thing
+├── OfflineError              5  this needs the network, and there is none
+├── VerificationError         6  something is not what it should be
+├── BusyError                 7  another process is working on the same thing
 ├── StoreError                1  the database cannot be opened, read or upgraded
 ├── DiskError                 1  no space, read-only, a file system that refuses
 └── LoadError                 1  a checkpoint that cannot become the model asked for
 
-The number is the exit code of a command that ends with it.
+The number is the exit code of a command that fails with it.
 """
 
 from collections.abc import Mapping
@@ -21,13 +21,13 @@ from typing import Any, ClassVar
 
 
 class MdlError(Exception):
-    """A failure a person can act on.
+    """A failure that the user can act on.
 
     Args:
         message: what happened, one sentence.
-        why: the reason, as far as it is known.
+        why: the reason, if known.
         next: what to do now.
-        details: JSON-serialisable fields that stand beside `error` in `--json` and the HTTP API.
+        details: JSON fields beside `error` in `--json` and the HTTP API.
     """
 
     exit_code: ClassVar[int] = 1
@@ -56,7 +56,7 @@ class MdlError(Exception):
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Keyword-only arguments are lost by the default pickling of exceptions.
+        # Exceptions are pickled without keyword-only arguments by default.
         return (_rebuild, (type(self), self.message, self.why, self.next, self.details))
 
     def to_json(self) -> dict[str, Any]:
@@ -71,9 +71,9 @@ def _rebuild(
 
 
 def error_from_json(body: Mapping[str, Any]) -> MdlError:
-    """The error behind a `to_json` object, in its own class where this version has it."""
+    """The error behind a `to_json` object, in its own class if this version has that."""
     kinds = [MdlError]
-    for kind in kinds:  # grows while it is walked: the whole tree
+    for kind in kinds:  # grows during the loop: the whole tree
         kinds += kind.__subclasses__()
         if kind.code == body.get("code"):
             break
@@ -92,7 +92,7 @@ class UsageError(MdlError):
 
 
 class NameRefusedError(UsageError):
-    """A name that can be no repository and no folder."""
+    """Not the name of a repository or folder."""
 
     code = "name_refused"
 
@@ -118,21 +118,21 @@ class NoAccessError(MdlError):
 
 
 class OfflineError(MdlError):
-    """The answer needs the network, and there is none."""
+    """This needs the network, and there is none."""
 
     exit_code = 5
     code = "offline"
 
 
 class VerificationError(MdlError):
-    """What is there is not what it should be."""
+    """Something is not what it should be."""
 
     exit_code = 6
     code = "verification_failed"
 
 
 class BusyError(MdlError):
-    """Someone else is working on the same thing."""
+    """Another process is working on the same thing."""
 
     exit_code = 7
     code = "busy"

@@ -1,11 +1,11 @@
-"""How mdl writes sizes, ages, names and tables, for terminals and pages alike."""
+"""How sizes, ages, names and tables are written, in terminals and on pages."""
 
 import sys
 from collections.abc import Iterable, Sequence
 
 
 def printable(text: str) -> str:
-    """`text` on one line and without control characters or surrogates, safe for a terminal."""
+    """`text` on one line, control characters and surrogates escaped: safe for a terminal."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
@@ -45,27 +45,27 @@ def table(
     right: Iterable[str] = (),
     spare: Iterable[str] = (),
 ) -> str:
-    """Columns padded with spaces; in a narrow terminal some are left out, then the first gives way.
+    """Columns padded with spaces; a narrow terminal drops some, then shortens the first.
 
     Args:
         right: titles of right-aligned columns.
-        spare: titles of the columns that can be left out, the first one first.
+        spare: titles of columns that can be dropped, in this order.
     """
     lines = [list(header), *[[printable(cell) for cell in row] for row in rows]]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     if sys.stdout.isatty():
         import shutil
 
-        room = shutil.get_terminal_size().columns
+        width = shutil.get_terminal_size().columns
         for title in spare:
-            if sum(widths) + 2 * (len(widths) - 1) > room:
+            if sum(widths) + 2 * (len(widths) - 1) > width:
                 _leave_out(lines, widths, lines[0].index(title))
-        room -= sum(widths[1:]) + 2 * (len(widths) - 1)
-        widths[0] = min(widths[0], max(20, room))
+        width -= sum(widths[1:]) + 2 * (len(widths) - 1)
+        widths[0] = min(widths[0], max(20, width))
         for line in lines:
             line[0] = _shorten(line[0], widths[0])
     rights = {lines[0].index(title) for title in right if title in lines[0]}
-    # One format for all the rows: padding cell by cell takes three times as long.
+    # One format string for all rows: padding each cell takes three times as long.
     row = "  ".join(f"{{:{'>' if i in rights else '<'}{w}}}" for i, w in enumerate(widths)).format
     return "\n".join([row(*line).rstrip() for line in lines])
 

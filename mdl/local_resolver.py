@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mdl.resolver import LockEntry
     from mdl.resolver.formats import Format
 
-# What settings are made of: while none of it changes, one resolver serves a whole process.
+# The environment that settings are read from: a resolver is reused until one of these changes.
 _SETTING_NAMES = (
     "HOME", "MDL_HOME", "MDL_CONFIG", "MDL_DATABASE_URL", "MDL_SERVER", "MDL_SERVER_TOKEN",
     "MDL_HUB_TIMEOUT",
@@ -98,7 +98,7 @@ def access(
     Args:
         name: `org/name` in any casing.
         token: a Hub token; the environment's by default, `False` for none.
-        offline: `True` uses what is known here.
+        offline: `True` uses the database alone.
         settings: other settings than the environment's.
 
     Returns:
@@ -106,7 +106,7 @@ def access(
 
     Raises:
         NotFoundError: there is no such repository that this token can see.
-        OfflineError: the Hub does not answer, and nothing is known here.
+        OfflineError: the Hub does not respond, and the database has nothing about it.
         UsageError: the name is a folder.
     """
     return resolver_for(settings, token=token, offline=offline).access(name)
@@ -178,7 +178,7 @@ def lock(
 ) -> "tuple[LockEntry, ...]":
     """Write what names resolve to, down to commits and file hashes, into a lock file.
 
-    The cache is told of the file: pruning keeps the commits that it names.
+    The cache keeps the locked commits: pruning removes none of them.
 
     Args:
         names: one name or several.
@@ -244,10 +244,10 @@ def resolver_for(
 
 
 class CacheWindow:
-    """The cache as the resolver may see it: one repository at a time, no full scan.
+    """Looks up repositories in the cache, one at a time.
 
-    Most names asked for are not here: one listing of the root, kept while its mtime stands, says
-    so without importing the cache manager.
+    Most names are not there: one listing of the root, kept until its mtime changes, tells so
+    without importing the cache manager.
     """
 
     def __init__(self, settings: Settings) -> None:

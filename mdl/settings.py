@@ -1,11 +1,10 @@
-"""Where things are and what is allowed: the environment and one TOML file, read once.
+"""Settings from the environment and one TOML file, read once.
 
 Precedence: environment, then `$MDL_HOME/config.toml` (or the file `$MDL_CONFIG` names), then
-the defaults. The `HF_*` variables mean what they mean to huggingface_hub; they are read here
-again, because importing huggingface_hub costs more than a whole `mdl cache ls`.
+the defaults. The `HF_*` variables mean what they mean to huggingface_hub; they are parsed here
+because importing huggingface_hub takes longer than a whole `mdl cache ls`.
 """
 
-import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 _UNITS |= {f"{unit}I": 1024**power for power, unit in enumerate("KMGTP", start=1)}
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
 _NUMBER, _SIZE, _DURATION = (int, float), (int, str), (int, float, str)
-# What a setting of the file may be; true and false are numbers to Python alone.
+# The type of each setting in the file (a bool is never taken for a number).
 _FILE = {"database_url": str, "server": str, "prefer": str, "hub_timeout": _NUMBER, "cache": dict}
 _CACHE = {
     "max_size": _SIZE, "keep_free": _SIZE, "unused_for": _DURATION, "older_than": _DURATION,
@@ -32,7 +31,7 @@ StrPath: TypeAlias = str | os.PathLike[str]
 
 
 class CacheSettings(NamedTuple):
-    """The `[cache]` table: what the daemon keeps and `mdl cache prune` defaults to.
+    """The `[cache]` table: limits of the daemon, and the defaults of `mdl cache prune`.
 
     Sizes are bytes, durations seconds; `None` means no limit.
     """
@@ -50,10 +49,10 @@ class CacheSettings(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """One frozen object, handed down from the command line; no layer below reads `os.environ`.
+    """One frozen value, passed down from the top; nothing below reads `os.environ`.
 
-    Folders are strings or paths, whatever was given: importing pathlib (and with it urllib) takes
-    a fifteenth of the time of `mdl resolve`, which needs neither.
+    Folders are strings or paths, as given: importing pathlib takes a fifteenth of the time of
+    `mdl resolve`, which does not need it.
     """
 
     home: StrPath
@@ -76,14 +75,17 @@ class Settings(NamedTuple):
 
     @property
     def database_path(self) -> str:
-        """The SQLite file used when `database_url` names no server."""
+        """The SQLite file used if `database_url` does not name a server."""
         if self.database_url and self.database_url.startswith("sqlite:///"):
             return self.database_url.removeprefix("sqlite:///")
         return os.path.join(self.home, "mdl.db")
 
     def token_for(self, given: str | bool | None) -> str | None:
-        """The token of a call that was given this: a text is the token itself, False means none,
-        True the one on this machine, None that one unless it is only to be used when asked for."""
+        """The token that a `token` argument stands for.
+
+        A string is the token itself, False none, True this machine's, None this machine's unless
+        that is used on request only (HF_HUB_DISABLE_IMPLICIT_TOKEN).
+        """
         if given is None or given is True:
             return self.token or (self.stored_token if given else None)
         return given or None
@@ -129,10 +131,10 @@ def load_settings(env: Mapping[str, str] | None = None) -> Settings:
     """Read the settings of this process.
 
     Args:
-        env: the environment; `os.environ` when left out.
+        env: the environment; `os.environ` by default.
 
     Raises:
-        ConfigError: the configuration file is no TOML, or a key or value is none mdl knows.
+        ConfigError: the configuration file is not TOML, or has an unknown key or value.
     """
     env = os.environ if env is None else env
     user = env.get("HOME") or os.path.expanduser("~")
@@ -170,15 +172,19 @@ def _truthy(value: str | None) -> bool:
 
 
 def _endpoint(value: str, *, offline: bool) -> str:
-    """The Hub's address without a trailing slash; offline, one that cannot be used is no matter."""
+    """The Hub's URL without a trailing slash; offline, an invalid one does no harm."""
     address = value.strip().rstrip("/") or DEFAULT_ENDPOINT
     if offline or re.fullmatch(r"https?://[^\s/]+\S*", address, re.IGNORECASE):
         return address
-    why = "it has a blank in it" if re.search(r"\s", address) else "it has no http:// or https://"
+    why = "it does not start with http:// or https://"
+    if re.search(r"\s", address):
+        why = "it contains white space"
+    elif re.match("https?:", address, re.IGNORECASE):
+        why = "it has no host"
     raise ConfigError(
-        f"HF_ENDPOINT is {value!r}, which is not an address.",
+        f"HF_ENDPOINT is not a URL: {value!r}.",
         why=why,
-        next=f"Set it to an address such as {DEFAULT_ENDPOINT}, or unset it.",
+        next=f"Set it to a URL such as {DEFAULT_ENDPOINT}, or unset it.",
     )
 
 
@@ -188,7 +194,7 @@ def _folder(value: str | None, user: str) -> str | None:
     if value == "~" or value.startswith("~/"):
         value = user + value[1:]
     value = os.path.expandvars(value)
-    # Made absolute, not normalized: `a/../b` is another place when `a` is a link.
+    # Absolute, but not normalized: `a/../b` is another place if `a` is a link.
     return value if os.path.isabs(value) else os.path.join(os.getcwd(), value)
 
 
@@ -205,7 +211,7 @@ def _token(env: Mapping[str, str], hf_home: str, user: str) -> str | None:
 
 
 def _clean(token: str) -> str:
-    """As huggingface_hub cleans it: a token pasted over two lines is one token, blanks are none."""
+    """As huggingface_hub does it: a token pasted on two lines is one, white space is none."""
     return token.replace("\r", "").replace("\n", "").strip()
 
 
@@ -216,8 +222,8 @@ def _timeout(value: str | float) -> float:
         seconds = 0.0
     if not 0 < seconds < 86400:  # and no NaN
         raise ConfigError(
-            f"The Hub's timeout is {value!r}.",
-            next="Set MDL_HUB_TIMEOUT or hub_timeout to a number of seconds above 0.",
+            f"The Hub time-out {value!r} is not valid.",
+            next="Set MDL_HUB_TIMEOUT or hub_timeout to a positive number of seconds.",
         )
     return seconds
 
@@ -227,7 +233,7 @@ def _read_config(home: str, env: Mapping[str, str]) -> dict[str, Any]:
     path = named or os.path.join(home, "config.toml")
     if not named and not os.path.exists(path):
         return {}
-    import tomllib  # only for those who have the file: it is a twentieth of `mdl cache ls`
+    import tomllib  # only if there is a file: a twentieth of the time of `mdl cache ls`
 
     try:
         with open(path, "rb") as file:
@@ -236,7 +242,7 @@ def _read_config(home: str, env: Mapping[str, str]) -> dict[str, Any]:
         raise ConfigError(
             f"The configuration file {path} cannot be read.",
             why=str(error),
-            next="Mend the file." if not named else "Mend the file, or unset MDL_CONFIG.",
+            next="Fix the file." if not named else "Fix the file, or unset MDL_CONFIG.",
         ) from error
     _check_table(config, _FILE, path)
     return config
@@ -247,7 +253,7 @@ def _check_table(table: Mapping[str, Any], kinds: Mapping[str, Any], where: str)
     if unknown:
         raise ConfigError(
             f"{where} has unknown settings: {', '.join(unknown)}.",
-            next=f"Known are: {', '.join(sorted(kinds))}.",
+            next=f"Known settings: {', '.join(sorted(kinds))}.",
         )
     for key, value in table.items():
         wanted = kinds[key]
@@ -256,7 +262,7 @@ def _check_table(table: Mapping[str, Any], kinds: Mapping[str, Any], where: str)
 
 
 _WORDS: Mapping[Any, str] = {
-    str: "a text in quotes",
+    str: "a string in quotes",
     bool: "true or false",
     int: "a whole number",
     dict: "a table: [cache] and its settings below",
@@ -274,8 +280,8 @@ def _cache_settings(table: Mapping[str, Any]) -> CacheSettings:
         ("normalize", settings.normalize in ("shared", "hub", "lower", "off"),
          "shared, hub, lower or off"),
         ("keep_last", settings.keep_last is None or settings.keep_last > 0, "1 or more"),
-        ("low_watermark", 0 < settings.low_watermark <= 1, "a share between 0 and 1, such as 0.9"),
-        ("trash_days", settings.trash_days >= 0, "a number of days, 0 or more"),
+        ("low_watermark", 0 < settings.low_watermark <= 1, "a fraction such as 0.9"),
+        ("trash_days", settings.trash_days >= 0, "0 or more days"),
     ):  # fmt: skip
         if not right:
             raise ConfigError(f"cache.{key} is {table[key]!r}.", next=f"Use {words}.")
@@ -292,7 +298,9 @@ def _parsed(key: str, value: Any) -> Any:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
+    """Whether a host name or address can only be reached from this machine."""
+    import ipaddress  # takes a millisecond, which only a service and its clients need
+
     if host.lower() == "localhost":
         return True
     try:

@@ -78,7 +78,7 @@ def test_the_token_is_found_and_never_shown(tmp_path: Path) -> None:
     assert "hf_secret" not in repr(settings)
 
 
-def test_a_token_of_blanks_hides_no_other(tmp_path: Path) -> None:
+def test_a_blank_token_hides_no_other(tmp_path: Path) -> None:
     """As huggingface_hub: HF_TOKEN="  " (an empty secret of a CI job) is no token."""
     (tmp_path / "token").write_text("hf_from_file")
     env = {"HOME": str(tmp_path), "HF_HOME": str(tmp_path)}
@@ -97,10 +97,10 @@ def test_an_implicit_token_may_be_switched_off(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("address", "why"),
-    [("hf-mirror.com", "no http"), ("localhost:8642", "no http"), ("https://a hub", "blank"),
-     ("https://", "no http"), ("ftp://hub", "no http")],
+    [("hf-mirror.com", "not start"), ("localhost:8642", "not start"), ("https://a hub", "space"),
+     ("https://", "no host"), ("ftp://hub", "not start")],
 )  # fmt: skip
-def test_an_endpoint_that_is_no_address_is_named(tmp_path: Path, address: str, why: str) -> None:
+def test_an_endpoint_that_is_not_a_url_is_named(tmp_path: Path, address: str, why: str) -> None:
     env = {"HOME": str(tmp_path), "HF_ENDPOINT": address}
     with pytest.raises(ConfigError, match="HF_ENDPOINT") as refused:
         load_settings(env)
@@ -109,7 +109,7 @@ def test_an_endpoint_that_is_no_address_is_named(tmp_path: Path, address: str, w
 
 
 @pytest.mark.parametrize("address", ["https://hf-mirror.com", "http://127.0.0.1:8642/hub/"])
-def test_blanks_around_an_endpoint_are_no_part_of_it(tmp_path: Path, address: str) -> None:
+def test_white_space_around_an_endpoint_is_ignored(tmp_path: Path, address: str) -> None:
     env = {"HOME": str(tmp_path), "HF_ENDPOINT": f" {address} \n"}
     assert load_settings(env).endpoint == address.rstrip("/")
 
@@ -133,8 +133,8 @@ def test_sizes_and_durations() -> None:
     [
         ("prefer = 'mirror'", "prefer is 'mirror'"),
         ("hub_timeout = 'soon'", "hub_timeout is 'soon'"),
-        ("hub_timeout = -1", "timeout is -1"),
-        ("hub_timeout = nan", "timeout is nan"),
+        ("hub_timeout = -1", "time-out -1"),
+        ("hub_timeout = nan", "time-out nan"),
         ("cache = 5", "cache is 5"),
         ("database_url = 5", "database_url is 5"),
         ("[cache]\ndetached = 'yes'", "detached is 'yes'"),

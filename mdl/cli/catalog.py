@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from click.termui import progressbar
@@ -11,7 +11,7 @@ from mdl.cli.output import FilePath, confirm, echo_json, never_asks, yes_option
 from mdl.errors import NotFoundError, UsageError
 from mdl.formatting import human_ago, printable, table
 from mdl.resolver import shown
-from mdl.store import FORMATS, LOADABLE_FORMATS, USER, Catalog, MirrorRow, open_catalog
+from mdl.store import FORMATS, LOADABLE_FORMATS, USER, BadMirror, Catalog, MirrorRow, open_catalog
 
 if TYPE_CHECKING:
     from mdl.resolver import HubApi
@@ -35,12 +35,12 @@ def _open() -> Catalog:
 @click.argument("pattern", required=False)
 @click.option("--source", help="Rows of one source only.")
 @click.option("--format", type=click.Choice(LOADABLE_FORMATS), help="Rows of one format only.")
-@click.option("--limit", type=click.IntRange(1), help="At most that many rows.")
-@click.option("--sources", "show_sources", is_flag=True, help="Where the rows came from.")
+@click.option("--limit", type=click.IntRange(1), help="At most this many rows.")
+@click.option("--sources", "show_sources", is_flag=True, help="List the sources of the rows.")
 @_json
 def ls(pattern: str | None, source: str | None, format: str | None, limit: int | None,
        show_sources: bool, as_json: bool) -> int:  # fmt: skip
-    """List rows; PATTERN is a part of a name."""
+    """List rows, or those whose name or mirror contains PATTERN."""
     found = _open()
     if show_sources:
         return _print_sources(found, as_json)
@@ -52,7 +52,7 @@ def ls(pattern: str | None, source: str | None, format: str | None, limit: int |
     if as_json:
         echo_json({"mirrors": [row._asdict() for row in rows], "total": total})
         return 0
-    click.echo(_rows_table(rows) if rows else "No row matches.")
+    click.echo(_rows_table(rows) if rows else "No rows match.")
     if total > len(rows):
         click.echo(f"… and {total - len(rows)} more")
     return 0
@@ -68,7 +68,7 @@ def show(name: str, as_json: bool) -> int:
     rows = found.mirrors(name=name)
     if not (rows or about.repository or about.bad or about.local):
         raise NotFoundError(
-            f"The catalogue knows nothing of {shown(name)}.",
+            f"The catalogue has nothing about {shown(name)}.",
             next="`mdl catalog ls PART` searches; `mdl catalog sync NAME` asks the Hub.",
         )
     history = found.history(name, limit=5)
@@ -88,14 +88,14 @@ def show(name: str, as_json: bool) -> int:
     if about.repository is not None:
         seen = about.repository
         click.echo(
-            f"  the Hub said {human_ago(seen.checked_at)}: {seen.state},"
+            f"  on the Hub ({human_ago(seen.checked_at)}): {seen.state},"
             f" gated {seen.gated or 'unknown'}, {seen.format or 'format unknown'},"
             f" commit {seen.commit or 'unknown'}"
         )
     if about.bad is not None:
         click.echo(f"  known bad: {about.bad.reason}; use {about.bad.replacement}")
     for mirror in about.local:
-        click.echo(f"  quantized here: {mirror.path} ({mirror.format} of {mirror.commit[:12]})")
+        click.echo(f"  local copy: {mirror.path} ({mirror.format} of {mirror.commit[:12]})")
     if rows:
         click.echo(_rows_table(rows))
     return 0
@@ -105,35 +105,39 @@ def show(name: str, as_json: bool) -> int:
 @click.argument("name")
 @click.argument("mirror")
 @click.option(
-    "--format", type=click.Choice(LOADABLE_FORMATS), help="What to load it as; else by its weights."
+    "--format",
+    type=click.Choice(LOADABLE_FORMATS),
+    help="The format it is for; by default that of its weights.",
 )
 @click.option(
-    "--weights", type=click.Choice(FORMATS), help="What its weights are; else by its name."
+    "--weights",
+    type=click.Choice(FORMATS),
+    help="The format of its weights; by default what its name claims.",
 )
-@click.option("--rank", type=int, default=0, show_default=True, help="0 is taken first.")
+@click.option("--rank", type=int, default=0, show_default=True, help="0 comes first.")
 @_dry
 @never_asks
 @_json
 def add(name: str, mirror: str, format: str | None, weights: str | None, rank: int, dry_run: bool,
         as_json: bool) -> int:  # fmt: skip
-    """Add MIRROR for NAME; your own rows beat every imported one."""
-    from mdl.resolver import make_row
+    """Resolve NAME to MIRROR; your own rows come before imported ones."""
+    from mdl.resolver import mirror_row
 
-    row = make_row(name, mirror, format=format, weights=weights, rank=rank)
+    row = mirror_row(name, mirror, format=format, weights=weights, rank=rank)
     if not dry_run:
         _open().add([row])
     if as_json:
         echo_json({"added": row._asdict(), "dry_run": dry_run})
     else:
-        verb = "Would resolve" if dry_run else "Resolves"
-        click.echo(f"{verb} {row.name} to {row.repo_id} for {row.format}.")
+        verb = "Would resolve" if dry_run else "Now resolves"
+        click.echo(f"{verb} {row.name} ({row.format}) to {row.repo_id}.")
     return 0
 
 
 @catalog.command()
 @click.argument("name")
 @click.argument("mirror", required=False)
-@click.option("--source", default=USER, show_default=True, help="Whose rows.")
+@click.option("--source", default=USER, show_default=True, help="The source of the rows.")
 @_dry
 @yes_option
 @_json
@@ -167,31 +171,21 @@ def import_(what: str, mapper: Path | None, loader_utils: Path | None, dry_run: 
             as_json: bool) -> int:  # fmt: skip
     """Import the installed unsloth package's table, or a TOML, JSON or CSV file.
 
-    Python is parsed, never executed. One transaction replaces what the same source gave before;
-    rows you added are not touched.
+    Python is parsed, never executed. One transaction replaces the same source's earlier rows; your
+    own are not touched.
     """
-    from mdl.resolver import catalog_file as catalogfile
-    from mdl.resolver import unsloth_table as unsloth
+    from mdl.resolver import read_catalog_file, read_unsloth
 
-    bad: tuple[Any, ...] = ()
+    bad: tuple[BadMirror, ...] = ()
     if what == "unsloth":
-        if mapper is None:
-            mapper, loader_utils, version = unsloth.find_package()
-        else:
-            version = "file"
-            beside = mapper.with_name("loader_utils.py")
-            loader_utils = loader_utils or (beside if beside.exists() else None)
-        read = unsloth.read_table(mapper, loader_utils, version)
-        source, rows, bad = unsloth.source_of(read), unsloth.rows_of(read), read.bad
-        if version == "file":
-            source = source._replace(version=read.sha256[:12], origin=str(mapper))
+        source, rows, bad = read_unsloth(mapper, loader_utils)
     elif mapper is not None or loader_utils is not None:
         raise UsageError(
             "--mapper and --loader-utils go with `import unsloth`.",
             next="Leave them out, or write: mdl catalog import unsloth --mapper PATH.",
         )
     else:
-        source, rows = catalogfile.read_file(Path(what))
+        source, rows = read_catalog_file(Path(what))
     if not dry_run:
         _open().import_rows(source, rows, bad)
     body = {"source": source._asdict(), "rows": len(rows), "bad_mirrors": len(bad),
@@ -213,15 +207,15 @@ def import_(what: str, mapper: Path | None, loader_utils: Path | None, dry_run: 
 @never_asks
 @_json
 def sync(names: tuple[str, ...], dry_run: bool, as_json: bool) -> int:
-    """Ask the Hub's model tree what is quantized from each NAME."""
-    from mdl.resolver import catalog_check as upkeep
+    """Import mirrors of each NAME from the Hub's model tree."""
+    from mdl.resolver import HUB_TREE, sync_mirrors
 
     found, hub = _open(), _hub()
     body = []
     for name in names:
-        canonical, rows = upkeep.sync_mirrors(hub, name)
+        canonical, rows = sync_mirrors(hub, name)
         if not dry_run:
-            found.add(rows, upkeep.SYNC)
+            found.add(rows, HUB_TREE)
         body.append({"name": canonical, "mirrors": [row._asdict() for row in rows]})
         if not as_json:
             click.echo(f"{canonical}: {len(rows)} mirrors")
@@ -236,15 +230,19 @@ def sync(names: tuple[str, ...], dry_run: bool, as_json: bool) -> int:
 @click.argument("pattern", required=False)
 @click.option("--source", help="Rows of one source only.")
 @click.option(
-    "--workers", type=click.IntRange(1, 32), default=8, show_default=True, help="Requests at once."
+    "--workers",
+    type=click.IntRange(1, 32),
+    default=8,
+    show_default=True,
+    help="Concurrent requests.",
 )
 @_dry
 @never_asks
 @_json
 def check(pattern: str | None, source: str | None, workers: int, dry_run: bool,
           as_json: bool) -> int:  # fmt: skip
-    """Ask the Hub about every mirror and mark the dead, renamed and mismatched ones."""
-    from mdl.resolver import catalog_check as upkeep
+    """Check every mirror on the Hub; mark dead, renamed and mismatched ones."""
+    from mdl.resolver import check_mirrors
 
     found, hub = _open(), _hub()
     rows = [
@@ -253,11 +251,11 @@ def check(pattern: str | None, source: str | None, workers: int, dry_run: bool,
         if not pattern or pattern.lower() in f"{row.name} {row.repo_id}".lower()
     ]
     if not rows:
-        raise NotFoundError("No mirror matches.", next="`mdl catalog ls` lists them.")
+        raise NotFoundError("No mirrors match.", next="`mdl catalog ls` lists them.")
     count = len({row.repo_id.lower() for row in rows})
     findings = []
     with progressbar(length=count, label="checking", file=sys.stderr, hidden=as_json) as bar:
-        for batch in upkeep.check_mirrors(hub, rows, workers):
+        for batch in check_mirrors(hub, rows, workers):
             findings += batch
             bar.update(1)
             if not dry_run:
@@ -269,38 +267,46 @@ def check(pattern: str | None, source: str | None, workers: int, dry_run: bool,
         for finding in wrong:
             what = f"{finding.repo_id} for {finding.name}"
             click.echo(f"{finding.status:<9} {what}: {printable(finding.reason)}")
-        click.echo(f"{count} mirrors checked, {len(wrong)} of {len(findings)} rows wrong.")
+        click.echo(f"{count} mirrors checked; {len(wrong)} of {len(findings)} rows are wrong.")
     return 0
 
 
 @catalog.command()
 @click.option("--source", help="Rows of one source only.")
 @click.option(
-    "--format", "kind", type=click.Choice(["toml", "json", "csv"]), help="Else by the file's name."
+    "--format",
+    "kind",
+    type=click.Choice(["toml", "json", "csv"]),
+    help="Else by the file's extension.",
 )
 @click.option(
-    "--output", "-o", type=FilePath(path_type=Path, dir_okay=False), help="Else it is printed."
+    "--output",
+    "-o",
+    type=FilePath(path_type=Path, dir_okay=False),
+    help="The file to write; else standard output.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: the rows, or what was written.")
 def export(source: str | None, kind: str | None, output: Path | None, as_json: bool) -> int:
-    """Write rows as TOML, JSON or CSV, to share and to import elsewhere."""
-    from mdl.resolver import write_text
+    """Export rows as TOML, JSON or CSV, to share or import elsewhere."""
+    from mdl.resolver import catalog_text
 
     if as_json and output is None:
         if kind not in (None, "json"):
-            raise UsageError(f"--json and --format {kind} disagree.", next="Leave one of them out.")
+            raise UsageError(f"--json contradicts --format {kind}.", next="Leave one of them out.")
         kind = "json"
     if kind is None:
         suffix = output.suffix.lstrip(".").lower() if output is not None else "toml"
         if suffix not in ("toml", "json", "csv"):
-            raise UsageError(f"{output} does not say its kind.", next="Add --format toml|json|csv.")
+            raise UsageError(
+                f"{output} has no known extension.", next="Add --format toml|json|csv."
+            )
         kind = suffix
     rows = _open().mirrors(source=source)
     if not rows:
         raise NotFoundError(
-            "There is nothing to export.", next="`mdl catalog ls --sources` lists what there is."
+            "There are no rows to export.", next="`mdl catalog ls --sources` lists the sources."
         )
-    text = write_text(rows, kind)
+    text = catalog_text(rows, kind)
     if output is None:
         click.echo(text, nl=False)
     else:

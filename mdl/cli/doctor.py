@@ -1,4 +1,4 @@
-"""`mdl doctor`: what this machine has, what is wrong with it, and what to do."""
+"""`mdl doctor`: check this machine, and say what to do about problems."""
 
 import os
 import sys
@@ -24,11 +24,11 @@ _LIBRARIES = (
 )
 
 
-_EXTRAS = "mdl's extras bring it: load, kernels, service, postgres."
+_EXTRAS = "Install one of mdl's extras: load, kernels, service, postgres."
 
 
 class Finding(NamedTuple):
-    """One thing looked at: `ok`, `note` (nothing to do) or `problem`."""
+    """One check: its state is `ok`, `note` (nothing to do) or `problem`."""
 
     what: str
     state: str
@@ -40,7 +40,7 @@ class Finding(NamedTuple):
 @click.option("--offline", is_flag=True, help="Do not ask the Hub.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(offline: bool, as_json: bool) -> int:
-    """Check settings, database, cache, Hub, token, libraries and GPU of this machine."""
+    """Check this machine's settings, database, cache, Hub, token, libraries and GPU."""
     settings = load_settings()
     checks = list(_checks(settings, offline or settings.offline))
     wrong = [check for check in checks if check.state == "problem"]
@@ -49,7 +49,7 @@ def doctor(offline: bool, as_json: bool) -> int:
         raise MdlError(
             f"{len(wrong)} of {len(checks)} checks found a problem.",
             why="; ".join(f"{check.what}: {check.found}" for check in wrong),
-            next="Each of `checks` says what to do.",
+            next="Each of `checks` has its own `next`.",
             details=body,
         )
     if as_json:
@@ -68,7 +68,7 @@ def _checks(settings: Settings, offline: bool) -> Iterator[Finding]:
     for look in (_database, _cache, _disk):
         yield _guarded(look, settings)
     yield _token(settings)
-    yield Finding("Hub", "note", "not asked") if offline else _guarded(_hub, settings)
+    yield Finding("Hub", "note", "not checked") if offline else _guarded(_hub, settings)
     yield from _libraries()
     yield _gpu()
 
@@ -93,7 +93,9 @@ def _database(settings: Settings) -> Finding:
     where = catalog.database.where
     catalog.database.close()
     if not catalog.database.writable:
-        return Finding("database", "problem", f"{where} is read-only", "Answers are not recorded.")
+        return Finding(
+            "database", "problem", f"{where} is read-only", "Resolutions are not recorded."
+        )
     return Finding("database", "ok", f"{where}, {rows} mirrors")
 
 
@@ -102,7 +104,7 @@ def _cache(settings: Settings) -> Finding:
 
     root = Path(settings.cache_root)
     if not root.is_dir():
-        return Finding("cache", "note", f"{root} is not there yet")
+        return Finding("cache", "note", f"{root} does not exist yet")
     repos = open_cache(settings).list()
     broken = [repo.repo_id for repo in repos if repo.problems]
     twice = [repo.repo_id for repo in repos if len(repo.spellings) > 1]
@@ -110,8 +112,8 @@ def _cache(settings: Settings) -> Finding:
     if broken:
         return Finding("cache", "problem", f"{found}, {len(broken)} with problems", "mdl cache ls")
     if twice:
-        hint = "`mdl cache normalize --dry-run` shows what sharing them frees."
-        return Finding("cache", "note", f"{found}, {len(twice)} in several spellings", hint)
+        hint = "`mdl cache normalize --dry-run` shows how much sharing would free."
+        return Finding("cache", "note", f"{found}, {len(twice)} under several spellings", hint)
     return Finding("cache", "ok", found)
 
 
@@ -123,7 +125,9 @@ def _disk(settings: Settings) -> Finding:
     usage = shutil.disk_usage(nearest_existing(settings.cache_root))
     found = f"{human_size(usage.free)} free of {human_size(usage.total)}"
     if usage.free < 10 * 10**9:
-        return Finding("disk", "problem", found, "`mdl cache prune --dry-run` shows what could go.")
+        return Finding(
+            "disk", "problem", found, "`mdl cache prune --dry-run` shows what can be removed."
+        )
     return Finding("disk", "ok", found)
 
 
@@ -143,7 +147,7 @@ def _hub(settings: Settings) -> Finding:
     hub = HubApi(settings.endpoint, settings.token, settings.hub_timeout)
     name = hub.whoami()
     if hub.bad_token:
-        hint = "Public repositories still work; `hf auth login` makes a new one."
+        hint = "Public repositories still work; `hf auth login` stores a new one."
         return Finding("Hub", "problem", f"{settings.endpoint} does not accept the token", hint)
     return Finding("Hub", "ok", f"{settings.endpoint}, as {name or 'nobody (no token)'}")
 

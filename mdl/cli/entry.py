@@ -1,4 +1,4 @@
-"""The console entry point: a command, then its exit code; every failure is one clear message."""
+"""The console entry point: runs a command; a failure is one clear message and an exit code."""
 
 import errno
 import os
@@ -12,30 +12,30 @@ from mdl.formatting import printable
 if TYPE_CHECKING:
     import click
 
-_TRACEBACK = "Run it again with MDL_DEBUG=1 for the traceback, and report it."
-# What the system says of a path or a disk, and what to do about it.
+_TRACEBACK = "Run it again with MDL_DEBUG=1 for a traceback, and report it."
+# What the system reports about a path or disk, and what to do about it.
 _NO_SPACE = "Free some: `mdl cache prune --dry-run` shows what could go."
-_NO_RIGHT = "Check its permissions, or name another place."
+_NO_RIGHT = "Check its permissions, or use another path."
 _DISK = {
-    errno.ENOSPC: ("No space left on the disk", _NO_SPACE),
-    errno.EDQUOT: ("Your quota on this disk is used up", _NO_SPACE),
-    errno.EROFS: ("The file system is read-only", "Name another place, or mount it writable."),
-    errno.EACCES: ("No right to use", _NO_RIGHT),
-    errno.EPERM: ("No right to use", _NO_RIGHT),
-    errno.ENOENT: ("There is no", "Check the path: it, or a folder on the way to it, is missing."),
-    errno.ENOTDIR: ("There is a file where a folder must be:", "Name another place."),
-    errno.EISDIR: ("There is a folder where a file must be:", "Name a file."),
-    errno.EEXIST: ("There is a file where a folder must be:", "Name another place."),
+    errno.ENOSPC: ("No space left on the disk:", _NO_SPACE),
+    errno.EDQUOT: ("Your disk quota is used up:", _NO_SPACE),
+    errno.EROFS: ("The file system is read-only:", "Use another path, or mount it writable."),
+    errno.EACCES: ("Permission denied:", _NO_RIGHT),
+    errno.EPERM: ("Permission denied:", _NO_RIGHT),
+    errno.ENOENT: ("No such file or folder:", "Check the path."),
+    errno.ENOTDIR: ("Not a folder:", "Use another path."),
+    errno.EISDIR: ("A folder, not a file:", "Give a file."),
+    errno.EEXIST: ("A file is in the way:", "Use another path."),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Every ending is an exit code, never a traceback."""
+    """Exit with a command's exit code, never with a traceback."""
     raise SystemExit(run(argv))
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: every failure is one clear message."""
+    """Run a command and return its exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
     _prepare_streams()
     try:
@@ -43,7 +43,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # The reader (head, less) went away: not an error, and the interpreter must not say so.
+        # The reader (head, less) is gone: not an error, and the interpreter must not report one.
         _silence_stdout()
         return 0
     except OSError as error:  # standard output itself cannot be written
@@ -62,7 +62,7 @@ def _run(args: list[str], *, as_json: bool) -> int:
     except BrokenPipeError:
         raise
     except SystemExit:
-        # click wraps a standard output whose reader went away, and exits.
+        # click wraps a standard output whose reader is gone, and exits.
         if sys.stdout is not stdout:
             raise BrokenPipeError from None
         raise
@@ -103,7 +103,7 @@ def _ending_of_click(error: Exception, *, as_json: bool) -> int | None:
 
 
 def _interrupted() -> int:
-    print("interrupted: nothing that was there before is lost.", file=sys.stderr)
+    print("interrupted: nothing that was there before is lost", file=sys.stderr)
     return 130
 
 
@@ -119,7 +119,7 @@ def _fail(error: MdlError, *, as_json: bool) -> int:
 
 
 def _prepare_streams() -> None:
-    """Closed streams swallow or are empty; what a terminal lacks is escaped, never a crash."""
+    """Replace closed streams, and escape characters that a terminal cannot show."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:
@@ -165,7 +165,7 @@ def _disk_error(error: OSError) -> MdlError:
 
 def _unexpected(error: Exception) -> MdlError:
     return MdlError(
-        f"mdl met something it did not expect: {printable(str(error)) or type(error).__name__}",
+        f"Unexpected error: {printable(str(error)) or type(error).__name__}",
         why=type(error).__name__,
         next=_TRACEBACK,
     )

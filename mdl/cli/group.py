@@ -1,7 +1,4 @@
-"""The group of all commands, and groups whose commands are imported on use.
-
-So `mdl cache ls` pays for neither the resolver nor torch.
-"""
+"""The group of all commands; each is imported when used: `mdl cache ls` imports no torch."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -11,26 +8,26 @@ import click
 
 from mdl.version import __version__
 
-# command -> (module, one-line help). The help stands here so that `mdl --help` imports nothing.
+# command → (module, one-line help); with the help here, `mdl --help` imports no command.
 COMMANDS = {
-    "resolve": ("mdl.cli.resolve", "Say what a model name will give, and why."),
-    "inspect": ("mdl.cli.inspect", "Say what a repository's weights are, and what shows it."),
-    "access": ("mdl.cli.resolve", "Say who may read a repository, and where to ask."),
-    "lock": ("mdl.cli.lock", "Write the commits and hashes behind names into a lock file."),
+    "resolve": ("mdl.cli.resolve", "Show what a model name resolves to, and why."),
+    "inspect": ("mdl.cli.inspect", "Show the format of a repository's weights, and the proof."),
+    "access": ("mdl.cli.resolve", "Show who may read a repository, and where to request access."),
+    "lock": ("mdl.cli.lock", "Lock names to commits and file hashes."),
     "pull": ("mdl.cli.load", "Download what a name resolves to."),
     "load": ("mdl.cli.load", "Load a model, report what was loaded, try a prompt."),
     "verify": ("mdl.cli.load", "Check a report, a lock file or a snapshot against the disk."),
     "catalog": ("mdl.cli.catalog", "The table of mirrors: list, add, import, sync, check."),
     "cache": ("mdl.cli.cache.group", "See and shrink the Hugging Face cache."),
-    "daemon": ("mdl.cli.daemon", "The process that keeps the cache right."),
-    "serve": ("mdl.cli.serve", "The HTTP service a team asks."),
-    "kernels": ("mdl.cli.kernels", "The Triton kernels: list, check, measure."),
+    "daemon": ("mdl.cli.daemon", "The process that keeps the cache within its limits."),
+    "serve": ("mdl.cli.serve", "The HTTP service for a team."),
+    "kernels": ("mdl.cli.kernels", "The Triton kernels: list, check, benchmark."),
     "doctor": ("mdl.cli.doctor", "Check this machine's settings, cache, database and libraries."),
 }
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command when it is used, and lists them all without.
+    """A group that lists its commands without importing them.
 
     Args:
         places: command → (module, one-line help); the command is the attribute of its name there,
@@ -75,4 +72,4 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__, "--version", prog_name="mdl")
 def cli() -> None:
-    """What will this model name give me, is it here, give it to me."""
+    """Resolve, cache and load Hugging Face models without surprises."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("name", required=False)
 @click.option("--revision", help="A branch, tag or commit.")
-@click.option("--offline", is_flag=True, help="Open no socket: look at what is in the cache.")
+@click.option("--offline", is_flag=True, help="Look only at what is in the cache.")
 @click.option(
     "--from-json",
     "described",
@@ -29,10 +29,13 @@ if TYPE_CHECKING:
 def inspect(
     name: str | None, revision: str | None, offline: bool, described: Path | None, as_json: bool
 ) -> None:
-    """Say what the weights of NAME, a repository or a folder, are, and what shows it."""
+    """Show the format of the weights of NAME, a repository or a folder, and the proof of it."""
     if described is not None:
         if name is not None or revision is not None:
-            raise UsageError("--from-json takes neither a name nor a revision.")
+            raise UsageError(
+                "--from-json takes neither a name nor a revision.",
+                next="Leave out the name and --revision, or --from-json.",
+            )
         body = _read(described)
         name, found = str(body.get("name") or "it"), _judge(body)
     elif name is None:
@@ -51,7 +54,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         body = json.loads(sys.stdin.read() if str(path) == "-" else path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not JSON.", why=str(error)) from error
+        raise UsageError(
+            f"{path} is not JSON.", why=str(error), next="See mdl inspect --help for its fields."
+        ) from error
     if not isinstance(body, dict):
         raise UsageError(f"{path} is not a JSON object.", next="See mdl inspect --help.")
     return body

@@ -26,9 +26,9 @@ from mdl.cli.resolve import format_options, resolve_arguments
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def lock(names: tuple[str, ...], output: Path, add: bool, dry_run: bool, yes: bool, as_json: bool,
          **flags: Any) -> int:  # fmt: skip
-    """Write what each NAME resolves to, down to commits and file hashes, into a lock file.
+    """Lock each NAME to what it resolves to now: commits and file hashes.
 
-    The locked commits are registered with the cache: no pruning removes them.
+    The cache keeps the locked commits: pruning removes none of them.
     """
     from mdl import local_resolver
     from mdl.cli.output import confirm
@@ -49,5 +49,5 @@ def lock(names: tuple[str, ...], output: Path, add: bool, dry_run: bool, yes: bo
     else:
         for entry in made:
             click.echo(f"{entry.requested} → {entry.repo_id} @ {entry.commit[:12]}")
-        click.echo(f"{output} holds {len(entries)} model(s).")
+        click.echo(f"{output}: {len(entries)} model(s)")
     return 0

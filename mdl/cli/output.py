@@ -1,4 +1,4 @@
-"""What every command shares: its options, JSON on standard output, a question before a change."""
+"""What commands share: options, JSON on standard output, confirmation of changes."""
 
 import sys
 from typing import Any
@@ -7,18 +7,17 @@ import click
 
 from mdl.errors import MdlError, UsageError
 
-# Every command that changes something takes --yes, so that a script need not know which ones ask.
+# Every command that changes something takes --yes, so scripts need not know which ones ask.
 never_asks = click.option(
-    "-y", "--yes", is_flag=True, expose_value=False, help="Nothing is asked here; for scripts."
+    "-y", "--yes", is_flag=True, expose_value=False, help="For scripts; this command does not ask."
 )
 
 
-# Of those that do ask.
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 
 
 class FilePath(click.Path):
-    """A path on the command line; an empty one is refused, where pathlib would read `.`."""
+    """A path on the command line; rejects an empty one, which pathlib reads as `.`."""
 
     def convert(
         self,
@@ -27,7 +26,7 @@ class FilePath(click.Path):
         ctx: click.Context | None,
     ) -> Any:
         if value == "":
-            self.fail("it is empty.", param, ctx)
+            self.fail("the path is empty.", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -50,19 +49,19 @@ def echo_json_line(value: Any) -> None:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask before changing something; without a terminal only `--yes` says yes.
+    """Ask before changing something; without a terminal, `--yes` is required.
 
     Raises:
-        MdlError: the answer is no.
-        UsageError: nobody is there to ask.
+        MdlError: the user says no.
+        UsageError: there is no terminal.
     """
     if yes:
         return
     if not sys.stdin.isatty():
         raise UsageError(
-            "This changes things and there is no terminal to ask.",
-            next="Add --yes to do it, or --dry-run to see it.",
+            "This needs confirmation, and there is no terminal.",
+            next="Add --yes to do it, or --dry-run to preview it.",
         )
-    # On standard error: a JSON object may be all that standard output is for.
+    # On standard error: standard output may be for a JSON object alone.
     if not click.confirm(question, default=False, err=True):
-        raise MdlError("You said no: nothing was changed.", next="Say y, or add --yes.")
+        raise MdlError("Cancelled: nothing was changed.", next="Confirm with y, or add --yes.")

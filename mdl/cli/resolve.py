@@ -21,21 +21,21 @@ _FORMATS = {
 
 
 def format_options(command: "Callable[..., Any]") -> "Callable[..., Any]":
-    """The options that every command which takes a name shares."""
+    """The options shared by all commands that resolve names."""
     for option in reversed(
         (
             click.option("--4bit", "four", is_flag=True, help="4-bit (NF4) weights."),
             click.option("--8bit", "eight", is_flag=True, help="8-bit weights."),
             click.option("--fp8", is_flag=True, help="fp8 weights."),
             click.option("--16bit", "sixteen", is_flag=True, help="16-bit weights."),
-            click.option("--exact", is_flag=True, help="That repository and no other."),
+            click.option("--exact", is_flag=True, help="This repository and no other."),
             click.option("--revision", help="A branch, tag or commit of the named repository."),
             click.option(
                 "--prefer",
                 type=click.Choice(["default", "cached", "official"]),
-                help="Take what is here, or the publisher's own.",
+                help="Prefer what is in the cache, or the publisher's own.",
             ),
-            click.option("--offline", is_flag=True, help="Open no socket."),
+            click.option("--offline", is_flag=True, help="Use the database and the cache alone."),
         )
     ):
         command = option(command)
@@ -43,7 +43,7 @@ def format_options(command: "Callable[..., Any]") -> "Callable[..., Any]":
 
 
 def resolve_arguments(flags: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of `mdl.resolve` behind the options of `format_options`.
+    """The arguments of `mdl.resolve` for the options of `format_options`.
 
     Raises:
         UsageError: two formats at once.
@@ -68,12 +68,12 @@ def resolve_arguments(flags: dict[str, Any]) -> dict[str, Any]:
 @click.argument("names", nargs=-1, metavar="NAME...")
 @format_options
 @click.option("--fp8-scaling", type=click.Choice(["block", "row"]), help="How fp8 is scaled.")
-@click.option("--stdin", "from_stdin", is_flag=True, help="Read names, one a line; JSON Lines out.")
-@click.option("--locked", type=FilePath(dir_okay=False), help="Answer as this lock file says.")
-@click.option("--history", is_flag=True, help="What was answered before.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a name.")
+@click.option("--stdin", "from_stdin", is_flag=True, help="Read a name per line; print JSON Lines.")
+@click.option("--locked", type=FilePath(dir_okay=False), help="Resolve as this lock file says.")
+@click.option("--history", is_flag=True, help="Show earlier resolutions that were used.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per name.")
 def resolve(names: tuple[str, ...], **flags: Any) -> int:
-    """Say what each NAME will give, and why. Fetches nothing."""
+    """Show what each NAME resolves to, and why. Downloads nothing."""
     from mdl.local_resolver import resolver_for
     from mdl.resolver import ResolveOptions
 
@@ -87,12 +87,12 @@ def resolve(names: tuple[str, ...], **flags: Any) -> int:
     options = ResolveOptions(**arguments, fp8_scaling=flags["fp8_scaling"] or "block")
     asked = _with_stdin(names) if flags["from_stdin"] else names
     if flags["locked"]:
-        answers = _locked(resolver, flags["locked"], asked, options)
+        results = _locked(resolver, flags["locked"], asked, options)
     else:
-        answers = resolver.resolve_many(asked, options)
+        results = resolver.resolve_many(asked, options)
     if flags["from_stdin"]:
-        return _stream(answers)
-    printed = list(answers)
+        return _stream(results)
+    printed = list(results)
     if not flags["locked"]:
         _record(resolver, printed)
     return _print_all(printed, flags["as_json"])
@@ -118,81 +118,81 @@ def _locked(
             yield error
 
 
-def _record(resolver: "Resolver", answers: "list[Resolution | MdlError]") -> None:
-    for answer in answers:
-        if not isinstance(answer, MdlError) and answer.substituted and answer.error is None:
-            resolver.record(answer, "resolve", announce=False)  # it is printed
+def _record(resolver: "Resolver", results: "list[Resolution | MdlError]") -> None:
+    for result in results:
+        if not isinstance(result, MdlError) and result.substituted and result.error is None:
+            resolver.record(result, "resolve", announce=False)  # it is printed
 
 
-def _print_all(answers: "Sequence[Resolution | MdlError]", as_json: bool) -> int:
+def _print_all(results: "Sequence[Resolution | MdlError]", as_json: bool) -> int:
     code = 0
-    for answer in answers:
-        error = answer if isinstance(answer, MdlError) else answer.error
+    for result in results:
+        error = result if isinstance(result, MdlError) else result.error
         if as_json:
-            (echo_json if len(answers) == 1 else echo_json_line)(_body(answer))
+            (echo_json if len(results) == 1 else echo_json_line)(_body(result))
         elif error is not None:
-            if not isinstance(answer, MdlError):
-                _print_trace(answer)
+            if not isinstance(result, MdlError):
+                _print_trace(result)
             click.echo(f"error: {error}", err=True)
-        elif not isinstance(answer, MdlError):
-            _print(answer)
+        elif not isinstance(result, MdlError):
+            _print(result)
         code = code or (error.exit_code if error is not None else 0)
     return code
 
 
-def _body(answer: "Resolution | MdlError") -> dict[str, Any]:
-    if isinstance(answer, MdlError):
-        return {**answer.details, "error": answer.to_json()}
-    body = answer.to_json()
-    if answer.error is not None and "suggestions" in answer.error.details:
-        body["suggestions"] = answer.error.details["suggestions"]
+def _body(result: "Resolution | MdlError") -> dict[str, Any]:
+    if isinstance(result, MdlError):
+        return {**result.details, "error": result.to_json()}
+    body = result.to_json()
+    if result.error is not None and "suggestions" in result.error.details:
+        body["suggestions"] = result.error.details["suggestions"]
     return body
 
 
-def _stream(answers: "Iterable[Resolution | MdlError]") -> int:
-    """One JSON line a name, as soon as it is answered; the first failure's code at the end."""
+def _stream(results: "Iterable[Resolution | MdlError]") -> int:
+    """Print one JSON line per name at once; returns the first failure's exit code."""
     import json
 
     code = 0
     write = sys.stdout.write
-    for answer in answers:
-        error = answer if isinstance(answer, MdlError) else answer.error
-        write(json.dumps(_body(answer)) + "\n")
-        sys.stdout.flush()  # the reader may be waiting for this very answer
+    for result in results:
+        error = result if isinstance(result, MdlError) else result.error
+        write(json.dumps(_body(result)) + "\n")
+        sys.stdout.flush()  # the reader may be waiting for it
         code = code or (error.exit_code if error is not None else 0)
     return code
 
 
-def _print(answer: "Resolution") -> None:
-    arrow = "→" if answer.substituted else "="
-    click.echo(f"{printable(answer.requested)} {arrow} {answer.repo_id}")
-    lines = [("format", _format_line(answer))]
-    if answer.commit:
-        lines.append(("commit", answer.commit))
-    lines.append(("access", f"{answer.access} ({_gated(answer.gated)})"))
-    lines.append(("source", f"{answer.source} {answer.source_version or ''}".rstrip()))
-    lines.append(("cached", _cached_line(answer)))
-    if answer.knowledge_age is not None:
+def _print(result: "Resolution") -> None:
+    arrow = "→" if result.substituted else "="
+    click.echo(f"{printable(result.requested)} {arrow} {result.repo_id}")
+    lines = [("format", _format_line(result))]
+    if result.commit:
+        lines.append(("commit", result.commit))
+    lines.append(("access", f"{result.access} ({_gated(result.gated)})"))
+    lines.append(("source", f"{result.source} {result.source_version or ''}".rstrip()))
+    lines.append(("cached", _cached_line(result)))
+    if result.knowledge_age is not None:
         import time
 
-        lines.append(("known", human_ago(time.time() - answer.knowledge_age)))
+        lines.append(("as of", human_ago(time.time() - result.knowledge_age)))
     for key, value in lines:
         click.echo(f"  {key:<8}{value}")
-    _print_trace(answer)
+    _print_trace(result)
 
 
-def _print_trace(answer: "Resolution") -> None:
-    for step in answer.trace:
+def _print_trace(result: "Resolution") -> None:
+    for step in result.trace:
         mark = {"accepted": "✓", "rejected": "✗"}.get(step.verdict, "·")
         click.echo(f"  {mark} {printable(step.candidate)}: {printable(step.reason)}")
-    if answer.alternatives and answer.error is None:
-        click.echo(f"  also: {', '.join(answer.alternatives)}")
+    if result.alternatives and result.error is None:
+        click.echo(f"  also: {', '.join(result.alternatives)}")
 
 
-def _format_line(answer: "Resolution") -> str:
-    if answer.quantize_on_load:
-        return f"{answer.format}, quantized on load from {answer.weights or 'float'} weights"
-    return answer.format
+def _format_line(result: "Resolution") -> str:
+    if result.quantize_on_load:
+        return f"{result.format}, quantized on load from {result.weights or 'float'} weights"
+    return result.format
 
 
 def _gated(gated: bool | str | None) -> str:
@@ -201,11 +201,11 @@ def _gated(gated: bool | str | None) -> str:
     return "gating unknown" if gated is None else "not gated"
 
 
-def _cached_line(answer: "Resolution") -> str:
-    if answer.cached is None:
+def _cached_line(result: "Resolution") -> str:
+    if result.cached is None:
         return "no"
-    state = "yes" if answer.cached.complete else "in part"
-    return f"{state}, {human_size(answer.cached.bytes)}"
+    state = "yes" if result.cached.complete else "partly"
+    return f"{state}, {human_size(result.cached.bytes)}"
 
 
 def _show_history(resolver: "Resolver", names: tuple[str, ...], as_json: bool) -> int:
@@ -213,7 +213,7 @@ def _show_history(resolver: "Resolver", names: tuple[str, ...], as_json: bool) -
     if as_json:
         echo_json({"history": rows})
     elif not rows:
-        click.echo("Nothing was recorded.")
+        click.echo("No resolutions are recorded.")
     else:
         click.echo(
             table(
@@ -230,10 +230,10 @@ def _show_history(resolver: "Resolver", names: tuple[str, ...], as_json: bool) -
 
 @click.command()
 @click.argument("name")
-@click.option("--offline", is_flag=True, help="Open no socket.")
+@click.option("--offline", is_flag=True, help="Use the database and the cache alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def access(name: str, offline: bool, as_json: bool) -> int:
-    """Say who may read NAME, where to ask, and which mirrors are open."""
+    """Show who may read NAME, where to request access, and ungated mirrors."""
     from mdl import local_resolver
     from mdl.resolver import no_access
 

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 from mdl.lazy import door
 
 if TYPE_CHECKING:
+    from mdl.resolver.catalog_check import HUB_TREE, check_mirrors, sync_mirrors
     from mdl.resolver.catalog_file import (
         HIGHEST_RANK,
-        make_row,
-        read_bytes,
+        catalog_text,
+        mirror_row,
+        parse_catalog_file,
+        read_catalog_file,
         rows_to_remove,
-        write_text,
     )
     from mdl.resolver.formats import ADAPTER, is_adapter
     from mdl.resolver.hub_api import HubApi
@@ -40,11 +42,16 @@ if TYPE_CHECKING:
         ResolveOptions,
         TraceStep,
     )
+    from mdl.resolver.unsloth_table import read_unsloth
 
 __getattr__ = door(
     __name__,
     {
-        "catalog_file": "HIGHEST_RANK make_row read_bytes rows_to_remove write_text",
+        "catalog_check": "HUB_TREE check_mirrors sync_mirrors",
+        "catalog_file": (
+            "HIGHEST_RANK catalog_text mirror_row parse_catalog_file read_catalog_file "
+            "rows_to_remove"
+        ),
         "formats": "ADAPTER is_adapter",
         "hub_api": "HubApi",
         "hub_description": "format_on_hub",
@@ -54,5 +61,6 @@ __getattr__ = door(
         "remote": "RemoteResolver",
         "resolver": "Resolver",
         "types": "Access CacheView Cached READABLE RepoInfo Resolution ResolveOptions TraceStep",
+        "unsloth_table": "read_unsloth",
     },
 )

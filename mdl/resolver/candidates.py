@@ -1,4 +1,4 @@
-"""Every repository that could serve a request, best first, before any is judged."""
+"""Which repositories could serve a request, best first; `rules` judges them."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -27,7 +27,7 @@ class Candidate(NamedTuple):
 
 
 class Field(NamedTuple):
-    """What the order depends on: the options, the rows, and what the named repository is."""
+    """What the order depends on: options, catalogue rows, and the repository named."""
 
     options: ResolveOptions
     known: NameRecord
@@ -48,13 +48,25 @@ def candidates(field: Field) -> Iterator[Candidate]:
                 yield each
 
 
+def ungated_mirrors(known: NameRecord) -> tuple[str, ...]:
+    """Repositories with the same weights that nothing says are gated, best first."""
+    found = {
+        row.repo_id: None
+        for row, bad, repository in known.mirrors
+        if bad is None
+        and row.variant != "official"
+        and (repository is None or repository.gated in (None, "false"))
+    }
+    return tuple(found)
+
+
 def _in_order(field: Field, own: Candidate, own_format: str) -> Iterator[Candidate]:
     format = field.options.format
     rows = list(_rows(field, format))
     yield from (row for row in rows if row.rule == "override")
     if own_format == "adapter":
         base = f" {field.base_model}" if field.base_model else ""
-        yield own._replace(reason=f"it is an adapter, which a load puts on its base model{base}")
+        yield own._replace(reason=f"it is an adapter, loaded on top of its base model{base}")
         return
     if own_format == format != "16bit":
         yield own._replace(reason=f"its weights already are {format}")
@@ -68,7 +80,9 @@ def _in_order(field: Field, own: Candidate, own_format: str) -> Iterator[Candida
         yield own._replace(
             rule="quantize-on-load", reason=f"no {format} mirror is known: converted on load"
         )
-    yield from _floats(field, "quantize-on-load", f"its float repository, made {format} on load")
+    yield from _floats(
+        field, "quantize-on-load", f"its float repository, converted to {format} on load"
+    )
 
 
 def _float_order(
@@ -79,18 +93,18 @@ def _float_order(
         return
     gated = field.gated
     if field.options.revision is not None:
-        yield own._replace(reason="the revision given is its own")
+        yield own._replace(reason="the revision is its own")
     if gated == "false":
-        known = "its weights are 16-bit" if field.format else "nothing says that it is quantized"
+        known = "its weights are 16-bit" if field.format else "nothing says it is quantized"
         yield own._replace(reason=f"it is open and {known}")
-    why = f"it is gated ({gated})" if gated else "whether it is gated is not known"
+    why = f"it is gated ({gated})" if gated else "it may be gated"
     for row in rows:
         yield row._replace(rule="ungated-mirror", reason=f"the ungated mirror: {why}")
     yield own._replace(reason="the repository itself")
 
 
 def _official(field: Field, own: Candidate, own_format: str) -> Iterator[Candidate]:
-    reason = "the publisher's own repository was preferred"
+    reason = "the publisher's own repository, as preferred"
     official = list(_rows(field, "16bit", ("official",)))
     for row in official:
         yield row._replace(rule="official", reason=reason)
@@ -108,7 +122,7 @@ def _floats(field: Field, rule: str, reason: str) -> Iterator[Candidate]:
 def _rows(
     field: Field, format: str, variants: tuple[str, ...] | None = None
 ) -> Iterator[Candidate]:
-    """Catalogue rows for a format; `official` ones only when asked for."""
+    """The catalogue's rows for a format; `official` ones only if asked for."""
     if format == "fp8":
         # Row scaling needs FBGEMM kernels; block scaling runs wherever fp8 does.
         scalings = ("block",) if field.options.fp8_scaling == "block" else ("row", "block")
@@ -134,7 +148,7 @@ def _matching(field: Field, format: str, fits: Callable[[str], bool]) -> Iterato
 
 
 def _with_replacement(candidate: Candidate) -> Iterator[Candidate]:
-    """The candidate, and behind a bad one what its row says to use instead."""
+    """The candidate, followed by the replacement of a bad one."""
     yield candidate
     bad = candidate.bad
     if bad is not None:
@@ -143,18 +157,18 @@ def _with_replacement(candidate: Candidate) -> Iterator[Candidate]:
             bad.replacement_format,
             "bad-mirror",
             bad.source,
-            f"used instead of {bad.repo_id} ({bad.reason})",
+            f"replaces {bad.repo_id} ({bad.reason})",
             version=candidate.version,
         )
 
 
 def _row_reason(row: MirrorRow) -> str:
     if row.source == USER:
-        return "a row added here by hand"
+        return "your own row in the catalogue"
     return _KINDS.get(row.variant) or f"the {row.variant} {row.weights} mirror".replace("  ", " ")
 
 
 def _dead_reason(row: MirrorRow) -> str | None:
     if row.status in ("dead", "mismatch"):
-        return f"found {row.status} by a check: {row.status_reason}"
+        return f"found {row.status} by `mdl catalog check`: {row.status_reason}"
     return None

@@ -1,4 +1,4 @@
-"""Keeping the catalogue true: the Hub's model tree read in, and the mirrors checked against it."""
+"""Check the catalogue's mirrors against the Hub, and import mirrors from its model tree."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
     from mdl.resolver.hub_api import HubApi
 
-SYNC = CatalogSource("hub-tree", "", "the Hub's model tree (base_model:quantized)", "", "")
+HUB_TREE = CatalogSource("hub-tree", "", "the Hub's model tree (base_model:quantized)", "", "")
 _TAGS = {"4-bit": "bnb-4bit", "8-bit": "8bit", "gguf": "gguf", "awq": "awq", "gptq": "gptq",
          "fp8": "fp8"}  # fmt: skip
-# Well-downloaded mirrors first, and behind whatever the packaged catalogue names.
+# By downloads, and after whatever the packaged catalogue names.
 _BEHIND = 50
 
 
-class Finding(NamedTuple):
-    """What a check found of one row: `ok`, `dead`, `renamed` or `mismatch`."""
+class CheckedMirror(NamedTuple):
+    """A row and its status: `ok`, `dead`, `renamed` or `mismatch`."""
 
     name: str
     repo_id: str
@@ -47,52 +47,53 @@ def derived_rows(name: str, listed: "Iterable[ModelInfo]") -> Iterator[MirrorRow
         found = shown or claim
         if found in LOADABLE_FORMATS and found != "16bit" and info.id.lower() != name.lower():
             relation = "verified" if shown is not None else "declared"
-            yield MirrorRow(name, found, info.id, found, "", _BEHIND + rank, relation, SYNC.name)
+            yield MirrorRow(
+                name, found, info.id, found, "", _BEHIND + rank, relation, HUB_TREE.name
+            )
 
 
 def sync_mirrors(hub: "HubApi", name: str) -> tuple[str, list[MirrorRow]]:
-    """The canonical spelling of `name`, and the rows the Hub's model tree gives for it.
+    """The Hub's spelling of `name`, and the rows that its model tree gives for it.
 
     Raises:
-        NotFoundError: the repository cannot be seen.
-        OfflineError: the Hub does not answer.
+        NotFoundError: the repository does not exist, or is not visible to this token.
+        OfflineError: the Hub does not respond.
     """
     asked = parse_name(name, allow_local=False).text
     facts = hub.facts(asked)
     if facts.state != "ok":
         raise NotFoundError(
-            f"{asked} cannot be seen.", why=facts.message, next="Check the spelling and the token."
+            f"{asked} does not exist, or is not visible to this token.",
+            why=facts.message,
+            next="Check the spelling and the token.",
         )
     return facts.repo_id, list(derived_rows(facts.repo_id, hub.quantized_of(facts.repo_id)))
 
 
-def judge(row: MirrorRow, facts: RepoInfo) -> Finding:
-    """What the Hub's answer about a mirror means for its row."""
-    if facts.state != "ok":
-        return Finding(row.name, row.repo_id, "dead", facts.message or facts.state)
-    if facts.repo_id.lower() != row.repo_id.lower():
-        return Finding(row.name, row.repo_id, "renamed", f"the Hub now calls it {facts.repo_id}")
+def judge(row: MirrorRow, facts: RepoInfo) -> CheckedMirror:
+    """What the Hub's facts about a mirror mean for its row."""
     base = facts.base_model
-    if base and _is_instruct(base) != _is_instruct(row.name) and _same_family(base, row.name):
-        return Finding(row.name, row.repo_id, "mismatch", f"its card says it is made from {base}")
-    if facts.format and facts.format != row.weights:
-        return Finding(
-            row.name,
-            row.repo_id,
-            "mismatch",
-            f"its config says {facts.format}, the row says {row.weights}",
-        )
-    return Finding(row.name, row.repo_id, "ok", "")
+    status, reason = "ok", ""
+    if facts.state != "ok":
+        status, reason = "dead", facts.message or facts.state
+    elif facts.repo_id.lower() != row.repo_id.lower():
+        status, reason = "renamed", f"the Hub now calls it {facts.repo_id}"
+    elif base and _is_instruct(base) != _is_instruct(row.name) and _same_family(base, row.name):
+        status, reason = "mismatch", f"its card says it was made from {base}"
+    elif facts.format and facts.format != row.weights:
+        status = "mismatch"
+        reason = f"its config says {facts.format}, the row says {row.weights}"
+    return CheckedMirror(row.name, row.repo_id, status, reason)
 
 
 def check_mirrors(
     hub: "HubApi", rows: list[MirrorRow], workers: int = 8
-) -> Iterator[list[Finding]]:
-    """Ask the Hub about each mirror once, `workers` at a time: a list of findings each.
+) -> Iterator[list[CheckedMirror]]:
+    """Check each mirror once, `workers` at a time; yields its rows as a list.
 
     Raises:
-        BusyError: the Hub's rate limit is used up; what was found before stands.
-        OfflineError: the Hub does not answer.
+        BusyError: the Hub's rate limit is used up; earlier results remain valid.
+        OfflineError: the Hub does not respond.
     """
     by_repository: dict[str, list[MirrorRow]] = {}
     for row in rows:
@@ -118,7 +119,7 @@ def _is_instruct(name: str) -> bool:
 
 
 def _same_family(one: str, other: str) -> bool:
-    """Whether two names differ in little more than base against instruct."""
+    """Whether two names differ in little more than base versus instruct."""
 
     def stem(name: str) -> str:
         words = name.lower().split("/")[-1].replace("_", "-").split("-")

@@ -1,4 +1,4 @@
-"""The catalogue as a file people write and share: TOML, JSON or CSV, one row a claim."""
+"""The catalogue as a file to write and share: TOML, JSON or CSV, a row for each mirror."""
 
 import contextlib
 import csv
@@ -22,7 +22,7 @@ _REQUIRED = ("name", "repo_id")
 _SHAPE = "Nothing was imported. `mdl catalog export` writes a file of the right shape."
 
 
-def make_row(
+def mirror_row(
     name: str,
     repo_id: str,
     format: str | None = None,
@@ -31,10 +31,10 @@ def make_row(
     rank: int = 0,
     relation: str = "declared",
 ) -> MirrorRow:
-    """A checked row. By default `weights` is what the mirror's name claims, `format` the same.
+    """A checked row. By default `weights` is what the mirror's name claims, and so is `format`.
 
     Raises:
-        NameRefusedError: a name that can be no repository.
+        NameRefusedError: no repository can have that name.
         UsageError: an unknown format or rank, or a repository that is its own mirror.
     """
     checked = [parse_name(text, allow_local=False).text for text in (name, repo_id)]
@@ -60,33 +60,34 @@ def make_row(
         )
     number = _rank(rank)
     if relation not in ("declared", "verified"):
-        raise UsageError(f"{relation!r} is no relation.", next="Use declared or verified.")
+        raise UsageError(f"Unknown relation {relation!r}.", next="Use declared or verified.")
     if not isinstance(variant, str) or not variant.isprintable() or len(variant) > _MAX_VARIANT:
         raise UsageError(
-            f"{shown(str(variant))} is no variant.", next="Give a word, such as dynamic or plain."
+            f"{shown(str(variant))} is not a variant.",
+            next="Give a word, such as dynamic or plain.",
         )
     return MirrorRow(checked[0], format, checked[1], weights, variant, number, relation, "user")
 
 
 def _rank(given: Any) -> int:
-    """A file's rank: a whole number that a database holds; in CSV it is text."""
+    """A rank within the database's bounds; text in CSV."""
     if isinstance(given, int | str) and not isinstance(given, bool):
         with contextlib.suppress(ValueError):
             if abs(rank := int(given)) <= HIGHEST_RANK:
                 return rank
     raise UsageError(
-        f"{shown(str(given))} is no rank.",
-        next=f"Give a whole number up to {HIGHEST_RANK:,}; 0 is taken first.",
+        f"{shown(str(given))} is not a rank.",
+        next=f"Give a whole number up to {HIGHEST_RANK:,}; 0 comes first.",
     )
 
 
 def rows_to_remove(
     catalog: Catalog, name: str, mirror: str | None = None, source: str = USER
 ) -> list[MirrorRow]:
-    """The rows of one source that answer for a name, or the one of them with that mirror.
+    """One source's rows for a name, or only the one with that mirror.
 
     Raises:
-        NotFoundError: there is none.
+        NotFoundError: there are none.
     """
     rows = [
         row
@@ -103,12 +104,12 @@ def rows_to_remove(
     return rows
 
 
-def read_file(path: Path) -> tuple[CatalogSource, list[MirrorRow]]:
-    """Read and check a whole file; nothing is taken from one with a single bad row.
+def read_catalog_file(path: Path) -> tuple[CatalogSource, list[MirrorRow]]:
+    """Read and check a file; one bad row refuses all of it.
 
     Raises:
-        NotFoundError: the file is not there.
-        UsageError: it is not of its kind, or a row is wrong; the error names the row.
+        NotFoundError: the file does not exist.
+        UsageError: it cannot be parsed, or a row is wrong; the error names the row.
     """
     try:
         data = path.read_bytes()
@@ -118,32 +119,32 @@ def read_file(path: Path) -> tuple[CatalogSource, list[MirrorRow]]:
             why=error.strerror or str(error),
             next="Give the path of a .toml, .json or .csv file, as `mdl catalog export` writes it.",
         ) from error
-    return read_bytes(data, path)
+    return parse_catalog_file(data, path)
 
 
-def read_bytes(data: bytes, path: Path) -> tuple[CatalogSource, list[MirrorRow]]:
-    """`read_file` for content that is here already; the path's name is the source's.
+def parse_catalog_file(data: bytes, path: Path) -> tuple[CatalogSource, list[MirrorRow]]:
+    """`read_catalog_file` for given content; the path's name becomes the source's.
 
     Raises:
-        UsageError: it is not of its kind, or a row is wrong; the error names the row.
+        UsageError: it cannot be parsed, or a row is wrong; the error names the row.
     """
     try:
         records = list(_records(path.suffix.lower(), data.decode()))
     except (ValueError, RecursionError, csv.Error) as error:  # ValueError: each parser's own
         raise UsageError(
-            f"{path} is not {path.suffix.lstrip('.').upper()} that mdl can read.",
+            f"{path} is not valid {path.suffix.lstrip('.').upper()}.",
             why=str(error),
             next=_SHAPE,
         ) from error
     rows = [_row_of(record, f"{path}, row {n}") for n, record in enumerate(records, start=1)]
     if not rows:
-        raise UsageError(f"{path} holds no rows.", next="Rows stand under `mirrors`.")
+        raise UsageError(f"{path} has no rows.", next="Put them under `mirrors`.")
     digest = hashlib.sha256(data).hexdigest()
     return CatalogSource(f"file:{path.name}", digest[:12], path.name, digest, ""), rows
 
 
-def write_text(rows: Iterable[MirrorRow], kind: str) -> str:
-    """The rows as `toml`, `json` or `csv`, such that reading it back gives the same rows."""
+def catalog_text(rows: Iterable[MirrorRow], kind: str) -> str:
+    """The rows as `toml`, `json` or `csv`; parsing the text gives the same rows."""
     records = [{field: getattr(row, field) for field in FIELDS} for row in rows]
     if kind == "json":
         return json.dumps({"mirrors": records}, indent=1) + "\n"
@@ -153,7 +154,7 @@ def write_text(rows: Iterable[MirrorRow], kind: str) -> str:
         writer.writeheader()
         writer.writerows(records)
         return text.getvalue()
-    # JSON's strings and numbers are TOML's.
+    # Strings and numbers in JSON are valid TOML.
     return "\n".join(
         "[[mirrors]]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in record.items())
         for record in records
@@ -165,19 +166,19 @@ def _records(suffix: str, text: str) -> Iterable[Any]:
         return csv.DictReader(io.StringIO(text), strict=True)
     if suffix not in (".toml", ".json"):
         raise UsageError(
-            f"{suffix or 'A file without an ending'} is no kind of catalogue file.",
+            f"{suffix or 'A file without an extension'} is not a kind of catalogue file.",
             next="Use .toml, .json or .csv.",
         )
     content = tomllib.loads(text) if suffix == ".toml" else json.loads(text)
     rows = content.get("mirrors", []) if isinstance(content, dict) else content
     if not isinstance(rows, list):
-        raise UsageError("`mirrors` is no list of rows.", next=_SHAPE)
+        raise UsageError("`mirrors` is not a list of rows.", next=_SHAPE)
     return rows
 
 
 def _row_of(record: Any, where: str) -> MirrorRow:
     if not isinstance(record, Mapping):
-        raise UsageError(f"{where}: a row is a table of fields.", next=_SHAPE)
+        raise UsageError(f"{where}: a row must be a table of fields.", next=_SHAPE)
     unknown = sorted(str(key) for key in set(record) - set(FIELDS))
     missing = [field for field in _REQUIRED if not record.get(field)]
     if unknown or missing:
@@ -185,8 +186,8 @@ def _row_of(record: Any, where: str) -> MirrorRow:
         raise UsageError(f"{where}: {what}.", next=f"The fields are {', '.join(FIELDS)}.")
     given = {key: value for key, value in record.items() if value not in (None, "")}
     if not all(isinstance(given[field], str) for field in _REQUIRED):
-        raise UsageError(f"{where}: name and repo_id are texts.", next=_SHAPE)
+        raise UsageError(f"{where}: name and repo_id must be strings.", next=_SHAPE)
     try:
-        return make_row(**given)
+        return mirror_row(**given)
     except MdlError as error:
         raise UsageError(f"{where}: {error.message}", why=error.why, next=error.next) from error

@@ -1,4 +1,4 @@
-"""The answer to a name that is a folder on this machine."""
+"""Resolving a name that is a folder on this machine."""
 
 import json
 from pathlib import Path
@@ -10,10 +10,10 @@ from mdl.resolver.types import Cached, Resolution, ResolveOptions, TraceStep
 
 
 def resolve_folder(name: Name, options: ResolveOptions) -> Resolution:
-    """A folder is taken as it is; its own config.json says what its weights are.
+    """Take a folder as it is; its config.json says what its weights are.
 
     Raises:
-        NotFoundError: it holds no model.
+        NotFoundError: it does not contain a model.
         UsageError: a revision was asked for, its config.json cannot be read, or its weights
             cannot become the format asked for.
     """
@@ -31,7 +31,7 @@ def resolve_folder(name: Name, options: ResolveOptions) -> Resolution:
         raise UsageError(
             f"{name.text}/config.json cannot be read.",
             why=str(error),
-            next="Mend the file, or fetch the folder again: it should be the model's own JSON.",
+            next="Fix the file, or download the folder again: it should be the model's own JSON.",
             details={"requested": name.text},
         ) from error
     quantize = options.format not in ("16bit", weights)
@@ -55,7 +55,7 @@ def resolve_folder(name: Name, options: ResolveOptions) -> Resolution:
         access="open",
         source="local",
         rule="local",
-        trace=(TraceStep(path, "accepted", "a local folder wins, as it is"),),
+        trace=(TraceStep(path, "accepted", "a local folder is used as it is"),),
         alternatives=(),
         cached=Cached(True, path, size, None, path),
         weights=weights,
@@ -63,16 +63,16 @@ def resolve_folder(name: Name, options: ResolveOptions) -> Resolution:
 
 
 def _no_model(name: Name) -> NotFoundError:
-    why, next = "it has no config.json", "Give the folder that holds config.json and the weights."
+    why, next = "it has no config.json", "Give the folder with config.json and the weights."
     try:
         base = json.loads((Path(str(name.path)) / ADAPTER).read_text())["base_model_name_or_path"]
     except (OSError, ValueError, LookupError, TypeError):
         pass
     else:
-        why = f"it holds an adapter on {shown(str(base))}"
-        next = "Ask about that model; `mdl load` takes the folder and puts the adapter on it."
+        why = f"it contains an adapter for {shown(str(base))}"
+        next = "Resolve that model; `mdl load` takes the folder and applies the adapter."
     return NotFoundError(
-        f"The folder {name.text} holds no model.",
+        f"The folder {name.text} does not contain a model.",
         why=why,
         next=next,
         details={"requested": name.text},

@@ -1,4 +1,4 @@
-"""Lock files: what a name was, down to the commit and the hash of every file, to hold later.
+"""Lock files: what names resolve to, down to commits and file hashes, so that it stays so.
 
 The file is TOML with one table a name, keys and files in a fixed order: it diffs well in git.
 """
@@ -64,49 +64,49 @@ class LockEntry:
         return self.requested.lower(), self.format
 
 
-def lock_entry(resolver: "Resolver", answer: Resolution) -> LockEntry:
-    """Pin an answer: its commit, the named repository's commit, every file's hash.
+def lock_entry(resolver: "Resolver", resolution: Resolution) -> LockEntry:
+    """Lock a resolution: its commit, the named repository's commit, every file's hash.
 
     Raises:
-        NotFoundError: the answer is a folder, which has no commit.
-        OfflineError: the Hub does not answer.
+        UsageError: it is a folder, which has no commit.
+        OfflineError: the Hub does not respond.
     """
-    if answer.is_local:
+    if resolution.is_local:
         raise UsageError(
-            f"{answer.requested} is a folder: there is no commit to lock.",
+            f"{resolution.requested} is a folder: there is no commit to lock.",
             next="Lock the repository it came from.",
         )
-    if not resolver.online or answer.commit is None:
+    if not resolver.online or resolution.commit is None:
         raise OfflineError(
-            f"{answer.requested} cannot be locked without the Hub.",
-            why="the commit and the files' hashes come from it",
-            next="Lock again with the network; a lock file then works without it.",
+            f"{resolution.requested} cannot be locked offline.",
+            why="the commit and the files' hashes come from the Hub",
+            next="Lock it online; the lock file then works offline.",
         )
     upstream = None
-    if answer.repo_id.lower() != answer.canonical.lower():
-        facts = resolver.hub.facts(answer.canonical)
+    if resolution.repo_id.lower() != resolution.canonical.lower():
+        facts = resolver.hub.facts(resolution.canonical)
         upstream = facts.commit if facts.state == "ok" else None
     return LockEntry(
-        requested=answer.requested,
-        format=answer.format,
-        canonical=answer.canonical,
-        repo_id=answer.repo_id,
-        commit=answer.commit,
-        substituted=answer.substituted,
-        quantize_on_load=answer.quantize_on_load,
-        source=answer.source,
-        catalogue=answer.source_version or "",
-        gated=answer.gated,
+        requested=resolution.requested,
+        format=resolution.format,
+        canonical=resolution.canonical,
+        repo_id=resolution.repo_id,
+        commit=resolution.commit,
+        substituted=resolution.substituted,
+        quantize_on_load=resolution.quantize_on_load,
+        source=resolution.source,
+        catalogue=resolution.source_version or "",
+        gated=resolution.gated,
         upstream_commit=upstream,
-        files=resolver.hub.file_hashes(answer.repo_id, answer.commit),
+        files=resolver.hub.file_hashes(resolution.repo_id, resolution.commit),
     )
 
 
 def write_lock(path: Path, entries: Iterable[LockEntry]) -> None:
-    """Write a lock file in one move: a reader sees the old one or the new one.
+    """Write a lock file atomically: a reader sees the old one or the new one.
 
     Raises:
-        DiskError: there is no room or no right to; an old file is as it was.
+        DiskError: no space or no permission; an old file is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -116,7 +116,7 @@ def write_lock(path: Path, entries: Iterable[LockEntry]) -> None:
         raise DiskError(
             f"The lock file {path} cannot be written.",
             why=error.strerror or str(error),
-            next="Name a file in a folder that is there and that you may write to.",
+            next="Give a file in an existing folder that you may write to.",
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -142,7 +142,7 @@ def lock_text(entries: Iterable[LockEntry]) -> str:
 
 
 def _quoted(value: Any) -> str:
-    """A value as TOML: JSON's, but that TOML knows no pairs of surrogates and no bare DEL."""
+    """A value as TOML: as JSON, without surrogate pairs and bare DEL characters."""
     import json
 
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
@@ -152,8 +152,8 @@ def read_lock(path: Path) -> list[LockEntry]:
     """Read a lock file.
 
     Raises:
-        NotFoundError: it is not there.
-        UsageError: it is no lock file, or of a newer format.
+        NotFoundError: it does not exist.
+        UsageError: it is not a lock file, or of a newer version.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -163,38 +163,38 @@ def read_lock(path: Path) -> list[LockEntry]:
             why=str(error),
             next="`mdl lock NAME -o FILE` writes one.",
         ) from error
-    except (ValueError, RecursionError) as error:  # ValueError: the parser's own, and its kin
+    except (ValueError, RecursionError) as error:  # ValueError: the parser's own
         raise UsageError(
-            f"{path} is no lock file.",
+            f"{path} is not a lock file.",
             why=str(error),
             next="Give a file that `mdl lock` wrote, or write it again.",
         ) from error
     if content.get("version") != _FORMAT:
         raise UsageError(
-            f"{path} is no lock file of format {_FORMAT}.",
+            f"{path} is not a lock file of version {_FORMAT}.",
             why=f"its version is {content.get('version')!r}",
             next="Write it again with `mdl lock`, or upgrade mdl.",
         )
     try:
         return [_entry(table) for table in content.get("model", [])]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        missing = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UsageError(
             f"{path} has an entry that cannot be used.",
-            why=missing,
-            next="Write it again with `mdl lock`; nothing was done with it.",
+            why=why,
+            next="Write it again with `mdl lock`; nothing was done.",
         ) from error
 
 
 def resolve_locked(
     resolver: "Resolver", path: str, name: str, options: ResolveOptions
 ) -> Resolution:
-    """Resolve a name as a lock file says; online, the Hub must still have exactly that.
+    """Resolve a name as locked; online, the Hub must still have exactly these files.
 
     Raises:
-        NotFoundError: there is no such file, or the name is not in it.
-        VerificationError: it is locked in another format, or the Hub has something else now.
-        OfflineError: the Hub does not answer.
+        NotFoundError: the lock file does not exist, or the name is not in it.
+        VerificationError: it is locked in another format, or the Hub now has something else.
+        OfflineError: the Hub does not respond.
     """
     entry = _find_entry(read_lock(Path(path)), name, options, path)
     resolution = _resolution_of(entry, path, resolver.cached)
@@ -218,7 +218,7 @@ def _find_entry(
             if options.revision not in (None, entry.commit):
                 raise VerificationError(
                     f"{name} is locked in {where} at {entry.commit}, not at {options.revision!r}.",
-                    next="Leave out the revision, or lock that one anew.",
+                    next="Leave out the revision, or lock that one.",
                 )
             return entry
     if of_name:
@@ -232,7 +232,7 @@ def _find_entry(
 
 
 def _resolution_of(entry: LockEntry, path: str, cached: CacheView) -> Resolution:
-    """The locked answer: no Hub, no catalogue; the commit is the lock's."""
+    """The resolution that an entry stands for, without Hub or catalogue."""
     return Resolution(
         requested=entry.requested,
         canonical=entry.canonical,
@@ -255,24 +255,24 @@ def _resolution_of(entry: LockEntry, path: str, cached: CacheView) -> Resolution
 
 
 def _check_against_hub(resolver: "Resolver", entry: LockEntry) -> None:
-    """Whether the Hub still has the locked commit with the same files.
+    """Check that the Hub still has the locked commit with the same files.
 
     Raises:
         VerificationError: it does not; the error says what differs.
-        OfflineError: the Hub does not answer.
+        OfflineError: the Hub does not respond.
     """
     facts = resolver.hub.facts(entry.repo_id, entry.commit)
     if facts.state != "ok":
         raise VerificationError(
             f"{entry.repo_id} no longer has the locked commit {entry.commit}.",
             why=facts.message,
-            next="If it is in your cache it still loads with --offline; else lock anew.",
+            next="If it is in your cache it still loads with --offline; otherwise lock again.",
         )
     if facts.repo_id.lower() != entry.repo_id.lower():
         raise VerificationError(
             f"{entry.repo_id} is now {facts.repo_id}.",
             why="the Hub redirects the locked name",
-            next="Look at it, and lock anew.",
+            next="Look at it, then lock again.",
         )
     files = resolver.hub.file_hashes(entry.repo_id, entry.commit)
     differing = sorted(p for p in {*files, *entry.files} if files.get(p) != entry.files.get(p))
@@ -280,23 +280,23 @@ def _check_against_hub(resolver: "Resolver", entry: LockEntry) -> None:
         raise VerificationError(
             f"{entry.repo_id} at {entry.commit} is not what was locked.",
             why=f"differing files: {', '.join(differing[:5])}",
-            next="Do not load it before you know why.",
+            next="Find out why before you load it.",
         )
 
 
 def _entry(table: Mapping[str, Any]) -> LockEntry:
-    """One table as an entry; what could not have come from the Hub is refused.
+    """One table of the file as an entry; refuses what cannot have come from the Hub.
 
     Raises:
-        AttributeError, KeyError, TypeError, ValueError: it is no entry.
+        AttributeError, KeyError, TypeError, ValueError: it is not an entry.
     """
     files = {str(path): str(digest) for path, digest in table["files"].items()}
     for path, digest in files.items():
         if path.startswith("/") or ".." in path.split("/") or not _HASH.fullmatch(digest):
-            raise ValueError(f"{shown(path)} = {shown(digest)} is no file of a repository")
+            raise ValueError(f"{shown(path)} = {shown(digest)} is not a file of a repository")
     commit = str(table["commit"])
     if not is_commit(commit):
-        raise ValueError(f"{shown(commit)} is no commit hash")
+        raise ValueError(f"{shown(commit)} is not a commit hash")
     try:
         names = {f: parse_name(str(table[f]), allow_local=False).text
                  for f in ("requested", "canonical", "repo_id")}  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a person typed, taken apart: a repository name, a local folder, or a clear refusal."""
+"""Parse what people type: a repository name, a local folder, or neither."""
 
 import os
 import re
@@ -13,7 +13,7 @@ _REPOSITORY = re.compile(rf"(?:{_PART}/)?{_PART}")
 _MAX_LENGTH = 96  # of the owner, and of the name
 _HUBS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _PATH_STARTS = ("/", "./", "../", "~", ".\\", "..\\")
-# Compiled by `re` when a revision is given: most names come without one.
+# Left to `re` to compile when needed: most names come without a revision.
 _COMMIT = r"[0-9a-f]{40}"
 _REVISION = r"[A-Za-z0-9][A-Za-z0-9._/+-]*"
 
@@ -38,7 +38,7 @@ class Name(NamedTuple):
 def parse_name(text: str, *, allow_local: bool = True, endpoint: str = "") -> Name:
     """Check a name and tell repositories from folders; a local folder wins over a repository.
 
-    A folder whose name could also be a repository's counts only when it holds a `config.json` or
+    A folder whose name could also be a repository's counts only if it contains a `config.json` or
     `params.json`: an empty `gpt2/` beside a script must not hide the model of that name.
 
     Args:
@@ -46,7 +46,7 @@ def parse_name(text: str, *, allow_local: bool = True, endpoint: str = "") -> Na
 
     Raises:
         NameRefusedError: no repository can have this name; the error says why.
-        NotFoundError: it is written as a path and there is no such folder.
+        NotFoundError: it is written as a path, and the folder does not exist.
     """
     name = text.strip()
     if allow_local and name.startswith(_PATH_STARTS):
@@ -86,12 +86,12 @@ def parse_revision(text: str | None) -> str | None:
 
 
 def is_commit(revision: str | None) -> bool:
-    """Whether a revision is a full commit hash, which can never move."""
+    """Whether a revision is a full commit hash, which never moves."""
     return revision is not None and re.fullmatch(_COMMIT, revision) is not None
 
 
 def shown(text: str, limit: int = 60) -> str:
-    """A hostile text, quoted, escaped and short enough for an error message."""
+    """Untrusted text, quoted, escaped and short enough for an error message."""
     short = text if len(text) <= limit else text[:limit] + "…"
     return ascii(short) if not short.isprintable() else repr(short)
 
@@ -118,7 +118,7 @@ def _folder(name: str) -> Name:
     raise NotFoundError(
         f"There is no folder {shown(name)}.",
         why=f"{shown(path) if path else 'the path'} {kind}",
-        next="Give the folder that holds config.json, or a repository as org/name.",
+        next="Give the folder with config.json, or a repository as org/name.",
         details={"requested": name[:_MAX_LENGTH]},
     )
 

@@ -1,4 +1,4 @@
-"""The policy's refusals in words: what happened, why, and what to do next. Pure functions."""
+"""The errors of the rules: what happened, why, and what to do next. Pure functions."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,10 +8,10 @@ from mdl.resolver.types import RepoInfo, ResolveOptions, TraceStep
 ACCESS_WORDS = {
     "no_token": "it is gated and no token was given",
     "bad_token": "it is gated and the Hub does not accept the token",
-    "not_requested": "it is gated and access was not asked for",
-    "pending": "it is gated and the request for access awaits its author's review",
-    "rejected": "it is gated and its author rejected the request for access",
-    "unknown": "it is gated and whether this token may read it is not known",
+    "not_requested": "it is gated and access was not requested",
+    "pending": "it is gated and the access request awaits review by its author",
+    "rejected": "it is gated and its author rejected the access request",
+    "unknown": "it is gated, and whether this token may read it is unknown",
 }
 
 
@@ -19,15 +19,15 @@ def moved_to_another_owner(name: str, repo_id: str) -> MdlError:
     return NotFoundError(
         f"{name} is now {repo_id}, which belongs to another owner.",
         why="the Hub redirects the old name; an exact name is never redirected",
-        next=f"Look at {repo_id}; if it is what you want, ask for it by that name.",
+        next=f"If {repo_id} is what you want, ask for it by that name.",
     )
 
 
 def unknown_offline(name: str) -> MdlError:
     return OfflineError(
-        f"Nothing is known here about {name}.",
+        f"{name} is unknown on this machine.",
         why="it is neither in the catalogue nor in the cache, and mdl is offline",
-        next="Check the spelling, or ask again with the network.",
+        next="Check the spelling, or try again online.",
     )
 
 
@@ -37,18 +37,18 @@ def not_to_be_had(own: RepoInfo, name: str, canonical: str, revision: str | None
         return NotFoundError(
             f"{canonical} has no revision {revision!r}.",
             why=own.message,
-            next="Look at the repository's branches and tags on its page.",
+            next="Its page lists its branches and tags.",
         )
     if own.state == "disabled":
         return NoAccessError(
             f"{canonical} is disabled on the Hub.",
             why=own.message,
-            next="Look at its page for the reason, or for what replaces it.",
+            next="Its page may give the reason, or name a replacement.",
         )
     return NotFoundError(
-        f"There is no repository {name} that this token can see.",
+        f"{name} does not exist, or is not visible to this token.",
         why=own.message or "the Hub answers 404",
-        next="Check the spelling; a private repository needs a token of its owner's.",
+        next="Check the spelling; a private repository needs a token of its owner.",
     )
 
 
@@ -64,8 +64,8 @@ def lost_revision(canonical: str, options: ResolveOptions, repo_id: str) -> MdlE
         f"Revision {options.revision!r} of {canonical} would be lost: in {options.format} it is"
         f" replaced by {repo_id}.",
         why="a revision belongs to the repository it was given for",
-        next="Add --exact to use that revision as it is (with --4bit: quantized on load), or ask"
-        f" for {repo_id} by name.",
+        next="Add --exact to use that revision (with --4bit it is quantized on load), or ask for"
+        f" {repo_id} by name.",
     )
 
 
@@ -73,7 +73,7 @@ def no_access(
     repo_id: str, reason: str, access: str, said: str, mirrors: Sequence[str]
 ) -> NoAccessError:
     """Refuse a repository; `access` is the caller's state, `said` the Hub's own words."""
-    page = f"Visit the page of {repo_id} on the Hub, accept its terms there"
+    page = f"Accept the terms on the page of {repo_id} on the Hub"
     if access in ("no_token", "bad_token"):
         page += ", and set HF_TOKEN to a valid token (or run `hf auth login`)"
     if mirrors:
@@ -85,24 +85,24 @@ def no_access(
 def nothing_left(
     canonical: str, options: ResolveOptions, trace: Sequence[TraceStep], others: Sequence[str]
 ) -> MdlError:
-    why = f"{len(trace)} candidates were passed over; the last: {last_reason(trace)}"
+    why = f"{len(trace)} candidates were rejected; the last because {last_reason(trace)}"
     if not trace:
-        why = "it holds no weights in a form that mdl loads, and no mirror of it is known"
+        why = "it has no weights that mdl can load, and no mirror is known"
     return NotFoundError(
         f"{canonical} is not available in {options.format}.",
         why=why,
         next=f"Other formats: {', '.join(others)}."
         if others
-        else "Name the repository it was made from; --exact says what it holds.",
+        else "Name the repository it was made from; --exact shows what it contains.",
     )
 
 
 def last_reason(trace: Sequence[TraceStep]) -> str:
-    return trace[-1].reason if trace else "nothing is known of it"
+    return trace[-1].reason if trace else "nothing is known about it"
 
 
 def suggest(error: MdlError, key: str, names: Iterable[str]) -> None:
-    """Add to a refusal those of `names` that may have been meant by `key`."""
+    """Add the closest of `names` to an error about `key`."""
     from difflib import get_close_matches
 
     known = {name.lower(): name for name in names if name.lower() != key}

@@ -1,7 +1,7 @@
-"""Asking a service instead of deciding here: what MDL_SERVER does.
+"""Resolving through a service (MDL_SERVER) instead of locally.
 
-Standard library only, because `mdl resolve` imports this. The service knows the catalogue and the
-Hub; what is cached, where, and what was quantized here is known here, and is put into its answers.
+The service knows the catalogue and the Hub; this machine's cache and local copies are added to its
+responses here. Standard library only, because `mdl resolve` imports this.
 """
 
 import http.client
@@ -26,7 +26,7 @@ _LARGEST = 64 << 20
 
 
 class Unreachable(Exception):
-    """The service did not answer as a service does; never leaves this module's resolver."""
+    """The service gave no usable response; does not leave this module."""
 
 
 class RemoteClient:
@@ -38,7 +38,7 @@ class RemoteClient:
         hub_token: the caller's Hub token; sent only over TLS or to this machine.
 
     Raises:
-        ConfigError: the address is none.
+        ConfigError: the URL is not valid.
     """
 
     def __init__(self, url: str, token: str | None, hub_token: str | None) -> None:
@@ -49,7 +49,7 @@ class RemoteClient:
             port = -1
         if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
             raise ConfigError(
-                f"MDL_SERVER is not an address: {url!r}.",
+                f"MDL_SERVER is not a valid URL: {url!r}.",
                 next="Write http://host:port or https://host:port, or unset it.",
             )
         kind = http.client.HTTPSConnection if parts.scheme == "https" else (
@@ -87,42 +87,42 @@ class RemoteClient:
             data = json.dumps(body).encode()
             headers["Content-Type"] = "application/json"
         try:
-            answer = self._send(method, self._path + target, data, headers)
-            found = json.loads(answer)
+            content = self._send(method, self._path + target, data, headers)
+            found = json.loads(content)
         except (OSError, http.client.HTTPException, ValueError) as error:
             self._connection.close()
             raise Unreachable(str(error) or type(error).__name__) from error
         if not isinstance(found, dict):
-            raise Unreachable("its answer is no JSON object")
+            raise Unreachable("its response is not a JSON object")
         return found
 
     def _send(self, method: str, target: str, data: bytes | None, headers: dict[str, str]) -> bytes:
         had_connection = self._connection.sock is not None
         try:
             self._connection.request(method, target, data, headers)
-            answer = self._connection.getresponse()
+            response = self._connection.getresponse()
         except (http.client.RemoteDisconnected, ConnectionError):
-            # A connection kept from before may have been closed meanwhile: once more, afresh.
+            # A kept-alive connection may have been closed meanwhile: try once more with a new one.
             if not had_connection:
                 raise
             self._connection.close()
             self._connection.request(method, target, data, headers)
-            answer = self._connection.getresponse()
-        content = answer.read(_LARGEST)
-        if answer.status in (401, 421) or answer.status >= 500:
+            response = self._connection.getresponse()
+        content = response.read(_LARGEST)
+        if response.status in (401, 421) or response.status >= 500:
             try:
                 message = json.loads(content)["error"]["message"]
             except (ValueError, KeyError, TypeError):
-                message = answer.reason
-            raise Unreachable(f"{answer.status}: {message}")
+                message = response.reason
+            raise Unreachable(f"{response.status}: {message}")
         return content
 
 
 class RemoteResolver(Resolver):
-    """A resolver that asks a service first, and decides here when that does not answer.
+    """A resolver that asks a service first, and resolves locally if that does not respond.
 
-    Decided here without asking: folders, offline requests, `prefer="cached"`, names that a
-    person's own rows are about, and gated repositories where the Hub token may not travel.
+    Always local are folders, offline requests, `prefer="cached"`, names with rows of your own, and
+    gated repositories if the Hub token must not be sent to the service.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class RemoteResolver(Resolver):
         super().__init__(settings, cached, token=token)
         self._here = cached
         self._client = RemoteClient(str(settings.server), settings.server_token, self._token)
-        self._away = False
+        self._unreachable = False
 
     def close(self) -> None:
         self._client.close()
@@ -156,16 +156,16 @@ class RemoteResolver(Resolver):
         listed = list(names)
         for start in range(0, len(listed), _BULK):
             chunk = listed[start : start + _BULK]
-            answers = self._bulk(chunk, options)
+            found = self._bulk(chunk, options)
             for text in chunk:
                 try:
-                    yield answers.get(text) or super().resolve(text, options)
+                    yield found.get(text) or super().resolve(text, options)
                 except MdlError as error:
                     error.details.setdefault("requested", text)
                     yield error
 
     def access(self, text: str) -> Access:
-        if self.settings.offline or self._away or not self._client.sends_hub_token:
+        if self.settings.offline or self._unreachable or not self._client.sends_hub_token:
             return super().access(text)
         parse_name(text)
         try:
@@ -176,11 +176,11 @@ class RemoteResolver(Resolver):
         except Unreachable as error:
             self._fall_back(error)
         except (KeyError, TypeError) as error:
-            self._fall_back(Unreachable(f"its answer lacks {error}"))
+            self._fall_back(Unreachable(f"its response lacks {error}"))
         return super().access(text)
 
     def _bulk(self, chunk: list[str], options: ResolveOptions) -> dict[str, Resolution | MdlError]:
-        """The service's answers by name; a name without one is decided here."""
+        """The service's responses by name; names without one are resolved locally."""
         asked = [text for text in chunk if self._may_be_asked(text, options)]
         found: dict[str, Resolution | MdlError] = {}
         if not asked:
@@ -204,10 +204,10 @@ class RemoteResolver(Resolver):
         try:
             return self._is_for_server(text, options)
         except MdlError:
-            return False  # refused here, with the reason
+            return False  # refused locally, with the reason
 
     def _is_for_server(self, text: str, options: ResolveOptions) -> bool:
-        if self.settings.offline or self._away or options.prefer == "cached":
+        if self.settings.offline or self._unreachable or options.prefer == "cached":
             return False
         name = parse_name(text)
         if name.path is not None:
@@ -225,38 +225,34 @@ class RemoteResolver(Resolver):
         try:
             return Resolution.from_json(body)
         except (KeyError, TypeError, ValueError) as error:
-            raise Unreachable(f"its answer cannot be read ({error!r})") from error
+            raise Unreachable(f"its response cannot be read ({error!r})") from error
 
-    def _local_view(self, answer: Resolution) -> Resolution:
-        """The service's answer with this machine's cache and quantized mirrors in it."""
-        untold = self._token is not None and not self._client.sends_hub_token
-        if untold and answer.access in ("no_token", "unknown") and answer.gated is not False:
+    def _local_view(self, resolution: Resolution) -> Resolution:
+        """The service's resolution with this machine's cache and local copies."""
+        withheld = self._token is not None and not self._client.sends_hub_token
+        undecided = resolution.access in ("no_token", "unknown") and resolution.gated is not False
+        if withheld and undecided:
             raise _NeedsToken
-        cached = self._here(answer.repo_id, answer.commit or answer.revision)
+        cached = self._here(resolution.repo_id, resolution.commit or resolution.revision)
         local: tuple[dict[str, Any], ...] = ()
-        if answer.quantize_on_load:
-            rows = self.catalog.about(answer.repo_id.lower()).local
+        if resolution.quantize_on_load:
+            rows = self.catalog.about(resolution.repo_id.lower()).local
             local = tuple(row._asdict() for row in rows)
-        return answer._replace(cached=cached, local_mirrors=local)
+        return resolution._replace(cached=cached, local_mirrors=local)
 
     def _fall_back(self, error: Exception) -> None:
-        """Say so once; for the rest of this process everything is decided here."""
-        self._away = True
+        """Warn once; the rest of this process resolves locally."""
+        self._unreachable = True
         log.warning(
-            "The service %s does not answer (%s). Deciding here instead.", self._client.url, error
+            "The service %s does not respond (%s). Resolving locally.", self._client.url, error
         )
 
 
 class _NeedsToken(Exception):
-    """The answer depends on a Hub token that may not travel over a plain connection."""
+    """The result depends on a Hub token that must not be sent over plain HTTP."""
 
 
 def _fields(options: ResolveOptions) -> dict[str, Any]:
-    fields = {
-        "format": options.format,
-        "exact": "true" if options.exact else None,
-        "revision": options.revision,
-        "prefer": options.prefer,
-        "fp8_scaling": options.fp8_scaling,
-    }
-    return {key: value for key, value in fields.items() if value is not None}
+    """The options as query or body fields; those not given are left out."""
+    given = {**options._asdict(), "exact": "true" if options.exact else None}
+    return {key: value for key, value in given.items() if value is not None}

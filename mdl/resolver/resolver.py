@@ -1,4 +1,4 @@
-"""Gathering what the policy needs: the database, the Hub, and the cache view it is handed."""
+"""Resolve names: gather what the rules need from the database, the Hub and the cache."""
 
 import os
 import time
@@ -14,7 +14,7 @@ from mdl.errors import (
     StoreError,
     UsageError,
 )
-from mdl.resolver import refusals
+from mdl.resolver import candidates, refusals
 from mdl.resolver.names import Name, parse_name
 from mdl.resolver.rules import decide
 from mdl.resolver.types import (
@@ -34,24 +34,25 @@ from mdl.store import Catalog, NameRecord, RepositoryRow, open_catalog
 if TYPE_CHECKING:
     from mdl.resolver.hub_api import HubApi
 
-# Seconds for which an answer of the Hub is taken again without asking.
-_LIVE = 60.0  # what this session itself asked: the commit of a branch
-_FACTS = 86400.0  # name, gating, format: they change rarely, and the load asks again
-_GRANTED, _DENIED = 3600.0, 300.0  # a denial is forgotten soon: people fix it and try again
-# From this many unknown names of one owner on, its listing is cheaper than asking for each.
+# Seconds for which what the Hub said is used again without asking.
+_LIVE = 60.0  # asked by this very resolver: the commit of a branch
+_FACTS = 86400.0  # name, gating, format: they change rarely, and a load asks again
+_GRANTED, _DENIED = 3600.0, 300.0  # denials expire soon: people fix them and try again
+# From this many names of one owner on, listing the owner is cheaper than asking for each.
 _LISTING_PAYS = 8
 _BATCH = 500
+_USING_LOCAL_DATA = "%s Using local data."
 
 
 class Resolver:
-    """Answers names for one set of settings; keeps its database open between them.
+    """Resolves names with one set of settings; keeps the database open in between.
 
     Args:
-        settings: where the database and the Hub are; `offline` forbids any socket.
-        cached: what is on the disk, for offline answers and `prefer="cached"`.
-        token: the caller's Hub token; the settings' own when left out, `False` for none.
+        settings: where the database and the Hub are; with `offline` no socket is opened.
+        cached: looks up the cache, for working offline and for `prefer="cached"`.
+        token: the caller's Hub token; the settings' by default, `False` for none.
         allow_local: whether a name may be a folder (a server says no).
-        catalog: one that is open already, and stays the caller's to close.
+        catalog: one that is already open; the caller closes it.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Resolver:
         self._token = settings.token_for(token)
         self._allow_local = allow_local
         self._hub: HubApi | None = None
-        self._told_of_token = False
+        self._warned_of_token = False
         self._dead: OfflineError | None = None
         self._facts: dict[tuple[str, str | None], tuple[float, RepoInfo]] = {}
         self._print: str | None = None
@@ -84,7 +85,7 @@ class Resolver:
 
     @property
     def online(self) -> bool:
-        """Whether the Hub may be asked and, as far as is known, answers."""
+        """Whether the Hub may be asked and, as far as is known, responds."""
         return not self.settings.offline and self._dead is None
 
     def close(self) -> None:
@@ -93,7 +94,7 @@ class Resolver:
     # -- one name ---------------------------------------------------------------------------
 
     def resolve(self, text: str, options: ResolveOptions | None = None) -> Resolution:
-        """Answer one name; a refusal is an answer with `error` set (see `Resolution.checked`).
+        """Resolve one name; a refusal is a resolution with `error` set (see `Resolution.checked`).
 
         Raises:
             NameRefusedError: no repository and no folder can have this name.
@@ -108,24 +109,24 @@ class Resolver:
             return resolve_folder(name, options)
         was_online = self.online
         try:
-            answer = self._decide(ResolveRequest(name, options, was_online))
+            resolution = self._decide(ResolveRequest(name, options, was_online))
         except OfflineError as error:
-            # A dead endpoint after a short bound: what is known here answers.
+            # The Hub is out of reach: use the database and the cache.
             if not was_online:
                 raise
             self._dead = error
-            _warn("%s Answering from what is known here.", error.message)
-            answer = self._decide(ResolveRequest(name, options, online=False))
-        if answer.error is not None and answer.error.exit_code in (3, 5):
-            self._suggest(answer.error, name)
-        return answer
+            _warn(_USING_LOCAL_DATA, error.message)
+            resolution = self._decide(ResolveRequest(name, options, online=False))
+        if resolution.error is not None and resolution.error.exit_code in (3, 5):
+            self._suggest(resolution.error, name)
+        return resolution
 
     def resolve_many(
         self, names: Iterable[str], options: ResolveOptions | None = None
     ) -> Iterator[Resolution | MdlError]:
-        """Answer many names, in order, as they come; one that cannot be answered gives its error.
+        """Resolve many names, in order, as they come; one that cannot be resolved gives its error.
 
-        Online, names are taken in batches, so that whole owners can be asked for at once.
+        Online, names are taken in batches, so that one request can list a whole owner.
         """
         waiting = iter(names)
         while batch := list(islice(waiting, _BATCH if self.online else 1)):
@@ -138,47 +139,46 @@ class Resolver:
                     error.details.setdefault("requested", text)
                     yield error
 
-    def record(self, answer: Resolution, purpose: str, *, announce: bool = True) -> None:
-        """Write an answer that is used into the resolution log, and announce a substitution."""
-        if answer.substituted and announce:
+    def record(self, resolution: Resolution, purpose: str, *, announce: bool = True) -> None:
+        """Log a resolution that is used, and warn of a substitution."""
+        if resolution.substituted and announce:
             _warn(
-                "%s was asked for; %s is used instead (%s).",
-                answer.requested,
-                answer.repo_id,
-                answer.trace[-1].reason if answer.trace else answer.rule,
+                "Using %s instead of %s (%s).",
+                resolution.repo_id,
+                resolution.requested,
+                resolution.trace[-1].reason if resolution.trace else resolution.rule,
             )
-        self._write(
-            lambda: self.catalog.log(purpose, answer.requested, answer.format, answer.to_json())
-        )
+        row = resolution.requested, resolution.format, resolution.to_json()
+        self._write(lambda: self.catalog.log(purpose, *row))
 
     def access(self, text: str) -> Access:
-        """Gating of a repository and the caller's own access to it, asked now.
+        """Ask how a repository is gated and whether this caller may read it.
 
         Raises:
-            NotFoundError: no such repository can be seen.
-            OfflineError: the Hub does not answer, and nothing is known here.
+            NotFoundError: no such repository is visible to this token.
+            OfflineError: the Hub does not respond, and nothing is known here.
             UsageError: the name is a folder.
         """
         name = self._parse(text)
         if name.path is not None:
             raise UsageError(
-                f"{name.text} is a folder: access is a matter of the file system.",
-                next="Ask about a repository, as org/name.",
+                f"{name.text} is a local folder: the Hub does not control access to it.",
+                next="Give a repository, as org/name.",
             )
         if not self.online:
             stored = self._stored(name.key, self.catalog.about(name.key).repository)
             if stored is None:
                 raise OfflineError(
-                    f"Nothing is known here about the access to {name.text}.",
-                    next="Ask again with the network.",
+                    f"Access to {name.text} has not been checked on this machine.",
+                    next="Try again online.",
                 )
             return self._access_of(name, stored)
         facts = self.hub.facts(name.text)
         if facts.state != "ok":
             error = NotFoundError(
-                f"{name.text} cannot be seen.",
+                f"{name.text} does not exist, or is not visible to this token.",
                 why=facts.message,
-                next="Check the spelling; a private repository needs a token of its owner's.",
+                next="Check the spelling; a private repository needs a token of its owner.",
             )
             self._suggest(error, name)
             raise error
@@ -188,14 +188,7 @@ class Resolver:
         return self._access_of(name, facts)
 
     def _access_of(self, name: Name, facts: RepoInfo) -> Access:
-        mirrors = self.catalog.about(facts.repo_id.lower()).mirrors
-        ungated = {
-            row.repo_id: None
-            for row, bad, known in mirrors
-            if bad is None
-            and row.variant != "official"
-            and (known is None or known.gated in (None, "false"))
-        }
+        ungated = candidates.ungated_mirrors(self.catalog.about(facts.repo_id.lower()))
         return Access(
             requested=name.text,
             repo_id=facts.repo_id,
@@ -203,7 +196,7 @@ class Resolver:
             access=facts.access,
             message=facts.message,
             page=f"{self.settings.endpoint}/{facts.repo_id}",
-            ungated_mirrors=tuple(ungated),
+            ungated_mirrors=ungated,
         )
 
     def _parse(self, text: str) -> Name:
@@ -229,18 +222,18 @@ class Resolver:
                 continue
             self._gather(outcome, request, facts)
 
-    def _with_local(self, answer: Resolution, request: ResolveRequest) -> Resolution:
-        """What was quantized here before, when another repository than the named one answers."""
-        key = answer.repo_id.lower()
-        if not answer.quantize_on_load or key == request.name.key:
-            return answer
-        made = [m for m in self._about(key).local if m.commit == answer.commit]
+    def _with_local(self, resolution: Resolution, request: ResolveRequest) -> Resolution:
+        """Add local copies made earlier, where the resolution is not the repository named."""
+        key = resolution.repo_id.lower()
+        if not resolution.quantize_on_load or key == request.name.key:
+            return resolution
+        made = [m for m in self._about(key).local if m.commit == resolution.commit]
         if not made:
-            return answer
-        return answer._replace(local_mirrors=tuple(m._asdict() for m in made))
+            return resolution
+        return resolution._replace(local_mirrors=tuple(m._asdict() for m in made))
 
     def _knowledge(self, request: ResolveRequest, facts: dict[str, RepoInfo]) -> NameRecord:
-        """The catalogue's rows about a name, and the stored facts that are still good."""
+        """The catalogue's rows about a name; adds stored facts that are fresh enough to `facts`."""
         known = self._about(request.name.key)
         rows = [known.repository, *(row for _, _, row in known.mirrors)]
         for row in rows:
@@ -261,9 +254,9 @@ class Resolver:
         return known
 
     def _about(self, key: str) -> NameRecord:
-        """The catalogue's rows, with the local mirrors that are still here.
+        """The catalogue's rows, with those local copies that still exist.
 
-        A folder may have been removed since, or be on another machine of the team's.
+        A copy may have been removed, or be on a teammate's machine.
         """
         known = self._look_up(key)
         if known.local:
@@ -275,12 +268,12 @@ class Resolver:
         return self.catalog.about(key)
 
     def _gather(
-        self, need: MissingFact, request: ResolveRequest, facts: dict[str, RepoInfo]
+        self, missing: MissingFact, request: ResolveRequest, facts: dict[str, RepoInfo]
     ) -> None:
-        key = need.repo_id.lower()
-        if need.what == "facts":
-            own = key == request.name.key or need.repo_id == request.name.text
-            facts[key] = self._fetch(need.repo_id, request.options.revision if own else None)
+        key = missing.repo_id.lower()
+        if missing.what == "facts":
+            own = key == request.name.key or missing.repo_id == request.name.text
+            facts[key] = self._fetch(missing.repo_id, request.options.revision if own else None)
             if own:
                 facts[request.name.key] = facts[key]
             facts[facts[key].repo_id.lower()] = facts[key]
@@ -289,13 +282,13 @@ class Resolver:
 
     def _fetch(self, repo_id: str, revision: str | None) -> RepoInfo:
         key = (repo_id.lower(), revision)
-        held = self._facts.get(key)
-        if held is not None and time.monotonic() - held[0] < _LIVE:
-            return held[1]
+        at, stored = self._facts.get(key, (-_LIVE, None))
+        if stored is not None and time.monotonic() - at < _LIVE:
+            return stored
         facts = self.hub.facts(repo_id, revision)
-        if self.hub.bad_token and not self._told_of_token:
-            self._told_of_token = True
-            _warn("The Hub does not accept the token; asking without one.")
+        if self.hub.bad_token and not self._warned_of_token:
+            self._warned_of_token = True
+            _warn("The Hub does not accept the token; continuing without it.")
         self._keep(repo_id.lower(), revision, facts)
         return facts
 
@@ -317,45 +310,34 @@ class Resolver:
         self._write(lambda: self.catalog.remember(rows.items()))
 
     def _write(self, write: Callable[[], None]) -> None:
-        """Keep what was learnt. A full or busy disk must not keep a good answer from its asker."""
+        """Write to the database; a full or busy disk must not lose a good resolution."""
         if not self.catalog.database.writable:
             return
         try:
             write()
         except (StoreError, BusyError) as error:
-            said = "%s (%s) The answer stands, but nothing was recorded."
-            _warn(said, error.message, error.why)
+            _warn("%s (%s) The result is unaffected, but not recorded.", error.message, error.why)
 
     def _stored(self, key: str, row: RepositoryRow | None) -> RepoInfo | None:
-        """A stored row as facts, with what is known of this token's access."""
+        """A stored row as facts, with this token's access as last found."""
         if row is None:
             return None
         access, message = ("open" if row.gated == "false" else "unknown"), ""
         if row.gated in ("auto", "manual"):
-            held = self.catalog.access(key, self._fingerprint())
-            if held is not None:
-                access, message = held[0], held[1]
+            known = self.catalog.access(key, self._fingerprint())
+            if known is not None:
+                access, message = known[0], known[1]
         if row.state != "ok":
             message = f"the Hub said: {row.state}"
-        return RepoInfo(
-            repo_id=row.renamed_to or row.repo_id,
-            state=row.state,
-            gated=row.gated,
-            format=row.format,
-            base_model=row.base_model,
-            commit=row.commit,
-            access=access,
-            message=message,
-            age=max(0.0, time.time() - row.checked_at),
-        )
+        return RepoInfo.from_row(row, access, message)
 
     def _with_access(self, facts: RepoInfo, *, ask_again: bool = False) -> RepoInfo:
         key, mark = facts.repo_id.lower(), self._fingerprint()
-        held = None if ask_again else self.catalog.access(key, mark)
-        if held is not None:
-            life = _GRANTED if held[0] == "granted" else _DENIED
-            if time.time() - held[2] < life:
-                return facts._replace(access=held[0], message=held[1])
+        known = None if ask_again else self.catalog.access(key, mark)
+        if known is not None:
+            state, message, at = known
+            if time.time() - at < (_GRANTED if state == "granted" else _DENIED):
+                return facts._replace(access=state, message=message)
         state, message = self.hub.access(facts.repo_id)
         if state not in ("unknown", "no_token"):
             self._write(lambda: self.catalog.remember_access(key, mark, state, message))
@@ -369,18 +351,16 @@ class Resolver:
         return self._print
 
     def _prefetch(self, names: list[str]) -> None:
-        """Ask for whole owners where many names are theirs."""
+        """List owners that many of the names belong to."""
         owners: dict[str, list[str]] = {}
         for text in names:
             try:
                 name = parse_name(text, allow_local=False)
             except MdlError:
-                continue  # it gets its own answer
+                continue  # `resolve` reports it
             known = self.catalog.about(name.key)
-            for each in (
-                known.spelling or name.text,
-                *(m.repo_id for m, _, _ in known.mirrors[:1]),
-            ):
+            first = [row.repo_id for row, _, _ in known.mirrors[:1]]
+            for each in (known.spelling or name.text, *first):
                 if "/" in each:
                     owners.setdefault(each.partition("/")[0].lower(), []).append(each)
         try:
@@ -389,10 +369,10 @@ class Resolver:
                     self._prefetch_owner(theirs[0])
         except OfflineError as error:
             self._dead = error
-            _warn("%s Answering from what is known here.", error.message)
+            _warn(_USING_LOCAL_DATA, error.message)
 
     def _prefetch_owner(self, one_name: str) -> None:
-        # The listing wants the owner as the Hub spells it; one of the names tells.
+        # A listing needs the owner in the Hub's spelling, which one of the names gives.
         spelled = self._fetch(one_name, None)
         listed = list(self.hub.by_author(spelled.repo_id.partition("/")[0]))
         now = time.monotonic()
@@ -405,7 +385,7 @@ class Resolver:
 
 
 def _warn(text: str, *values: object) -> None:
-    # Most answers have nothing to warn of, and importing logging takes a tenth of their time.
+    # Seldom needed, and importing logging takes a tenth of the time of `mdl resolve`.
     import logging
 
     logging.getLogger("mdl").warning(text, *values)

@@ -6,14 +6,14 @@ again. So the same code serves offline, where nothing more can be gathered, and 
 
 The rules, in order; each leaves a line in the trace:
 
-1. A local folder is taken as it is.
-2. With `exact` it is that repository and no other.
-3. A person's own rows.
-4. A name whose weights already have the format stays itself (unless known to be bad; a
-   16-bit one that is gated, or may be, goes to its ungated mirror). So does an adapter.
-5. The catalogue's mirrors by rank; bad, dead and unreadable ones are passed over, with the reason.
+1. A local folder is used as it is.
+2. With `exact`, that repository and no other.
+3. Your own rows.
+4. A repository whose weights already have the format, unless it is known to be bad; a 16-bit
+   one that is gated, or may be, gives way to its ungated mirror. An adapter.
+5. The catalogue's mirrors by rank, without bad, dead and unreadable ones.
 6. The repository itself, converted on load; then its float repositories, converted on load.
-7. Nothing left: a refusal that names what could be had instead.
+7. Otherwise a refusal that names the alternatives.
 """
 
 from collections.abc import Iterator, Mapping
@@ -42,13 +42,13 @@ FactsByKey = Mapping[str, RepoInfo]
 def decide(
     request: ResolveRequest, known: NameRecord, facts: FactsByKey, cached: CacheView
 ) -> Resolution | MissingFact | Redirect:
-    """Answer a request from what is known.
+    """Resolve a request from what is known.
 
     Args:
         request: the checked name and options.
         known: the catalogue's rows about the name.
         facts: what is known of repositories, by key; while online a missing or stale one that
-            matters comes back as a `Need`.
+            matters is returned as a `MissingFact`.
         cached: looks up what is on the disk.
     """
     return _Decision(request, known, facts, cached).run()
@@ -75,9 +75,9 @@ class _Decision:
             self._step(self.canonical, "noted", f"{shown(request.name.typed)} means this name")
 
     def run(self) -> Resolution | MissingFact | Redirect:
-        need = self._need_of_own()
-        if need:
-            return need
+        fact = self._missing_fact()
+        if fact:
+            return fact
         if self.own is not None and self.own.state == "ok" and self._renamed(self.own):
             return self._follow(self.own)
         if self.request.renamed_from:
@@ -91,7 +91,7 @@ class _Decision:
 
     # -- the repository named ---------------------------------------------------------------
 
-    def _need_of_own(self) -> MissingFact | None:
+    def _missing_fact(self) -> MissingFact | None:
         if not self.request.online or self.own is not None:
             return None
         options = self.options
@@ -99,12 +99,12 @@ class _Decision:
             here = self.cached(self.name.text, options.revision)
             if here is not None and here.complete:
                 return None
-        answered = any(row.format == options.format for row, _, _ in self.known.mirrors)
+        has_row = any(row.format == options.format for row, _, _ in self.known.mirrors)
         if (
             options.exact
             or options.format == "16bit"
             or options.prefer == "official"
-            or not answered
+            or not has_row
         ):
             return MissingFact("facts", self.canonical)
         return None
@@ -131,7 +131,7 @@ class _Decision:
             return self._refusal(refusals.unknown_offline(self.name.text))
         self._step(self.canonical, "rejected", own.message or own.state)
         if own.state == "missing" and self.known.mirrors and not self.options.exact:
-            return None  # gone or private upstream; a mirror may still be there
+            return None  # gone or private upstream; its mirrors may remain
         revision = self.options.revision
         return self._refusal(refusals.not_to_be_had(own, self.name.text, self.canonical, revision))
 
@@ -162,11 +162,13 @@ class _Decision:
         if self.options.prefer == "cached":
             for candidate in self._candidates():
                 here = self._here(candidate)
-                if here is not None and here.complete and not self._passed_over(candidate):
+                if here is not None and here.complete and not self._known_problem(candidate):
                     return self._finish(candidate, here)
-            self._step(self.canonical, "noted", "no candidate is in the cache; the usual order")
+            self._step(
+                self.canonical, "noted", "no candidate is in the cache: the usual order applies"
+            )
         for candidate in self._candidates():
-            reason = self._passed_over(candidate)
+            reason = self._known_problem(candidate)
             if reason is None:
                 verdict = self._judge(candidate)
                 if isinstance(verdict, MissingFact):
@@ -179,12 +181,14 @@ class _Decision:
 
     def _finish(self, candidate: Candidate, preferred: Cached | None = None) -> Resolution:
         if self.options.revision is not None and candidate.key != self.canonical.lower():
-            self._step(candidate.repo_id, "rejected", "the revision belongs to the name given")
+            self._step(
+                candidate.repo_id, "rejected", "the revision belongs to the repository named"
+            )
             return self._refusal(
                 refusals.lost_revision(self.canonical, self.options, candidate.repo_id)
             )
         if preferred is not None:
-            reason = "it is in the cache, and that was preferred"
+            reason = "it is in the cache, as preferred"
             candidate = candidate._replace(reason=reason)
         return self._accept(candidate, preferred)
 
@@ -202,14 +206,14 @@ class _Decision:
 
     # -- judging one candidate --------------------------------------------------------------
 
-    def _passed_over(self, candidate: Candidate) -> str | None:
-        """Why the catalogue alone speaks against a candidate, or `None`."""
+    def _known_problem(self, candidate: Candidate) -> str | None:
+        """The reason against a candidate that the catalogue holds, or `None`."""
         if candidate.bad is not None:
             return f"known bad: {candidate.bad.reason}"
         return candidate.dead
 
     def _judge(self, candidate: Candidate) -> str | MissingFact | None:
-        """Why a candidate cannot be used, what must be known first, or `None` for usable."""
+        """Why a candidate cannot be used, what must be known first, or `None` if it can be used."""
         facts = self.facts.get(candidate.key)
         if facts is None or (self.request.online and not facts.live):
             if self.request.online and not self._pinned_here(candidate):
@@ -217,7 +221,7 @@ class _Decision:
             if facts is None:
                 return None
         if facts.state != "ok":
-            return facts.message or f"the Hub says: {facts.state}"
+            return facts.message or f"the Hub said: {facts.state}"
         if facts.format == "adapter" and candidate.key != self.canonical.lower():
             return "it is an adapter, not a model"
         if facts.gated in ("auto", "manual") and facts.access not in READABLE:
@@ -229,7 +233,7 @@ class _Decision:
         return None
 
     def _pinned_here(self, candidate: Candidate) -> bool:
-        """A commit that is wholly here cannot change: the Hub need not be asked."""
+        """A commit that is complete in the cache cannot change: no need to ask the Hub."""
         if not is_commit(self.options.revision):
             return False
         here = self.cached(candidate.repo_id, self.options.revision)
@@ -244,10 +248,10 @@ class _Decision:
             return self.own.format
         return self.known.quantized or claimed_format(self.name.text)
 
-    # -- answers ----------------------------------------------------------------------------
+    # -- results ----------------------------------------------------------------------------
 
     def _accept(self, candidate: Candidate, preferred: Cached | None = None) -> Resolution:
-        """The resolution; `preferred` is the cached copy, where that is preferred to the newest."""
+        """The resolution; `preferred` is the cached copy, where that comes before the newest."""
         facts = self.facts.get(candidate.key)
         is_own = candidate.key == self.canonical.lower()
         repo_id = facts.repo_id if facts is not None else candidate.repo_id
@@ -256,7 +260,7 @@ class _Decision:
         quantize = format != "16bit" and weights not in (format, "adapter")
         commit = None if preferred is not None else self._newest(facts, is_own)
         revision = commit or (self.options.revision if is_own else None)
-        # Of what will be loaded, not of what a branch meant when something was fetched.
+        # The commit to load, which may be newer than the one a branch meant when it was downloaded.
         here = preferred or self.cached(repo_id, revision)
         commit = commit or self._commit_at_hand(facts, here)
         substituted = not is_own or self._moved_owner()
@@ -265,7 +269,7 @@ class _Decision:
             if is_own and quantize and made.format == format and commit in (None, made.commit)
         )  # fmt: skip
         for made in local:
-            self._step(made.path, "noted", f"quantized here before, from {made.commit[:12]}")
+            self._step(made.path, "noted", f"a local copy, quantized from {made.commit[:12]}")
         self._step(repo_id, "accepted", candidate.reason + (", converted on load"
             if quantize and "on load" not in candidate.reason else ""))  # fmt: skip
         return Resolution(
@@ -341,7 +345,7 @@ class _Decision:
         )
 
     def _newest(self, facts: RepoInfo | None, is_own: bool) -> str | None:
-        """The commit that is asked for, or that the Hub named just now."""
+        """The commit asked for, or the one the Hub just named."""
         if is_own and is_commit(self.options.revision):
             return self.options.revision
         return facts.commit if facts is not None and facts.live else None

@@ -1,4 +1,4 @@
-"""Fingerprints of tokens: enough to know one again, nothing to recover it from."""
+"""Fingerprints of tokens: enough to recognise a token, not to recover it."""
 
 import contextlib
 import hashlib
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mdl.settings import StrPath
 
-# This process's, where the home keeps none: what is found out is asked anew by the next.
+# Used where the home cannot store a key: the next process checks access again.
 _OWN_KEY = secrets.token_bytes(32)
 
 
@@ -23,7 +23,7 @@ def fingerprint(token: str | None, home: StrPath) -> str:
         return "anonymous"
     try:
         key = _key(Path(home))
-    except OSError:  # a home that cannot be read or written keeps nobody from an answer
+    except OSError:  # a home that cannot be read or written must not prevent a resolution
         key = _OWN_KEY
     text = token.encode(errors="backslashreplace")  # an environment may hold any bytes
     return hmac.new(key, text, hashlib.sha256).hexdigest()[:16]
@@ -37,12 +37,12 @@ def _key(home: Path) -> bytes:
     made = secrets.token_bytes(32)
     import tempfile  # seldom needed, and slow to import
 
-    # A file of its own for each that makes a key: threads of a service may be first together.
+    # A file for each thread that makes a key: several may start at once.
     with tempfile.NamedTemporaryFile(prefix=f"{path.name}.", dir=home) as file:
         file.write(made)
         file.flush()
         try:
-            # Fails when another was first: then its key counts.
+            # Fails if another was first; then its key is used.
             os.link(file.name, path)
         except FileExistsError:
             made = path.read_bytes()

@@ -1,9 +1,9 @@
-"""Reads the mapping table of the `unsloth` package as data: parsed with `ast`, never executed.
+"""Read the mapping table of the `unsloth` package as data: parsed with `ast`, never executed.
 
-The table (`unsloth/models/mapper.py`, Apache-2.0) has a row a model family: the 4-bit repository,
-its float repositories, sometimes fp8 ones. `unsloth/models/loader_utils.py` lists bad mirrors.
-What their code derives from the table at import becomes mirror rows here; where two families claim
-a name the later one wins, as there.
+The table (`unsloth/models/mapper.py`, Apache-2.0) has a row for each model family: the 4-bit
+repository, its float repositories, sometimes fp8 ones. `unsloth/models/loader_utils.py` lists bad
+mirrors. What Unsloth derives from the table at import becomes mirror rows here; where two families
+claim a name the later one wins, as there.
 
 Run as a module it writes the packaged catalogue: `make catalog UNSLOTH=path/of/unpacked/wheel`.
 """
@@ -23,7 +23,7 @@ from mdl.store import BadMirror, CatalogSource, MirrorRow
 _TABLE = "__INT_TO_FLOAT_MAPPER"
 _UNGATED = "MAP_TO_UNSLOTH_16bit"
 _BAD = "BAD_MAPPINGS"
-_BEHIND = 100  # ranks of mirrors that are taken only when all others are passed over
+_BEHIND = 100  # rank of mirrors that come after all others
 
 
 class Family(NamedTuple):
@@ -34,8 +34,8 @@ class Family(NamedTuple):
     fp8: tuple[str, str | None, str | None] | None  # (official, block scaled, row scaled)
 
 
-class Table(NamedTuple):
-    """What was read, and from which text."""
+class UnslothTable(NamedTuple):
+    """What was read, and the hash of its text."""
 
     families: tuple[Family, ...]
     ungated: tuple[tuple[str, str], ...]  # (gated name, its ungated mirror)
@@ -44,8 +44,30 @@ class Table(NamedTuple):
     sha256: str
 
 
+def read_unsloth(
+    mapper: Path | None = None, loader_utils: Path | None = None
+) -> tuple[CatalogSource, list[MirrorRow], tuple[BadMirror, ...]]:
+    """The table of the installed package, or of the files given, as catalogue rows.
+
+    Args:
+        mapper: unsloth's `mapper.py`.
+        loader_utils: its `loader_utils.py`; by default the one beside `mapper`, if there is one.
+
+    Raises:
+        NotFoundError: unsloth is not installed, or a file does not exist.
+        UsageError: a file is not Python, or does not contain the table.
+    """
+    if mapper is None:
+        table = read_table(*find_package())
+        return source_of(table), rows_of(table), table.bad
+    beside = mapper.with_name("loader_utils.py")
+    table = read_table(mapper, loader_utils or (beside if beside.exists() else None), "")
+    source = source_of(table)._replace(version=table.sha256[:12], origin=str(mapper))
+    return source, rows_of(table), table.bad
+
+
 def find_package() -> tuple[Path, Path, str]:
-    """The installed package's two files and its version, found without importing it.
+    """The installed package's two files and its version, without importing it.
 
     Raises:
         NotFoundError: unsloth is not installed.
@@ -56,26 +78,26 @@ def find_package() -> tuple[Path, Path, str]:
         found = distribution("unsloth")
     except PackageNotFoundError:
         raise NotFoundError(
-            "The package unsloth is not installed here.",
+            "The package unsloth is not installed.",
             next="Give its mapper.py: mdl catalog import unsloth --mapper PATH.",
         ) from None
     folder = Path(str(found.locate_file("unsloth"))) / "models"
     return folder / "mapper.py", folder / "loader_utils.py", found.version
 
 
-def read_table(mapper: Path, loader_utils: Path | None, version: str) -> Table:
+def read_table(mapper: Path, loader_utils: Path | None, version: str) -> UnslothTable:
     """Read both files.
 
     Raises:
-        NotFoundError: a file is not there.
-        UsageError: a file is not Python, or does not hold the table.
+        NotFoundError: a file does not exist.
+        UsageError: a file is not Python, or does not contain the table.
     """
     text = _read(mapper)
     tree = _parse(text, mapper)
     table = _assigned(tree, _TABLE)
     if not isinstance(table, ast.Dict):
         raise UsageError(
-            f"{mapper} holds no mapping table.",
+            f"{mapper} contains no mapping table.",
             why=f"there is no dictionary {_TABLE} in it",
             next="Give unsloth/models/mapper.py, from the package or its repository.",
         )
@@ -84,12 +106,12 @@ def read_table(mapper: Path, loader_utils: Path | None, version: str) -> Table:
         families = tuple(_family(key, values) for key, values in literal.items())
     except (ValueError, TypeError, KeyError, SyntaxError, RecursionError) as error:
         raise UsageError(
-            f"The mapping table in {mapper} is not plain data, or not of the known shape.",
+            f"The mapping table in {mapper} is not plain data, or has an unknown shape.",
             why=str(error),
-            next="Nothing was imported. A newer mdl may know this shape.",
+            next="Nothing was imported. A newer mdl may support it.",
         ) from error
     bad_text = _read(loader_utils) if loader_utils is not None and loader_utils.exists() else ""
-    return Table(
+    return UnslothTable(
         families=families,
         ungated=tuple(_aliases(tree)),
         bad=tuple(_bad_mirrors(bad_text, loader_utils)) if bad_text else (),
@@ -98,12 +120,12 @@ def read_table(mapper: Path, loader_utils: Path | None, version: str) -> Table:
     )
 
 
-def rows_of(table: Table) -> list[MirrorRow]:
+def rows_of(table: UnslothTable) -> list[MirrorRow]:
     """The table as catalogue rows, sorted; ranks count from 0 within a name and a format."""
     claims: dict[tuple[str, str], list[MirrorRow]] = {}
     for family in table.families:
         for key, rows in _claims(family).items():
-            # A later family's claims go before an earlier one's.
+            # A later family's claims come before an earlier one's.
             claims[key] = rows + claims.get(key, [])
     for name, mirror in table.ungated:
         row = _row(name, "16bit", mirror, "ungated")
@@ -111,7 +133,7 @@ def rows_of(table: Table) -> list[MirrorRow]:
     return [row for key in sorted(claims) for row in _ranked(claims[key])]
 
 
-def source_of(table: Table, name: str = "unsloth") -> CatalogSource:
+def source_of(table: UnslothTable, name: str = "unsloth") -> CatalogSource:
     return CatalogSource(
         name=name,
         version=table.version,
@@ -133,10 +155,10 @@ def _claims(family: Family) -> dict[tuple[str, str], list[MirrorRow]]:
     quantized = family.quantized
     fp8 = [name for name in family.fp8 or () if name is not None]
     if fp8:
-        fp8.append(f"{fp8[0]}-dynamic")  # a name that Unsloth's tables know, too
+        fp8.append(f"{fp8[0]}-dynamic")  # a name that Unsloth's tables know too
     members = (quantized, *family.floats, *fp8)
-    # Some rows hold a second 4-bit repository among the float ones, some a 16-bit one in the
-    # 4-bit place (to be quantized on load): the names tell.
+    # Some rows have a second 4-bit repository among the float ones, some a 16-bit one in place
+    # of the 4-bit one (to be quantized on load); the names tell.
     floats = [name for name in family.floats if not claimed_format(name)] or [family.floats[0]]
     official = floats[1] if len(floats) > 1 else floats[0]
     for name in members[1:]:
@@ -220,7 +242,7 @@ def _parse(text: str, path: Path) -> ast.Module:
         raise UsageError(
             f"{path} is not Python.",
             why=str(error),
-            next="Nothing was imported. Fetch the file again.",
+            next="Nothing was imported. Download the file again.",
         ) from error
 
 
@@ -276,7 +298,7 @@ def _comments(text: str) -> dict[int, str]:
 
 def main(arguments: list[str]) -> None:
     """Write the packaged catalogue from an unpacked wheel."""
-    from mdl.store import packaged
+    from mdl.store import write_packaged
 
     (folder,) = map(Path, arguments)
     info = next(folder.glob("unsloth-*.dist-info")).name
@@ -284,7 +306,7 @@ def main(arguments: list[str]) -> None:
     version = info.removeprefix("unsloth-").removesuffix(".dist-info")
     table = read_table(models / "mapper.py", models / "loader_utils.py", version)
     rows = rows_of(table)
-    packaged.write_packaged(source_of(table), rows, list(table.bad))
+    write_packaged(source_of(table), rows, list(table.bad))
     print(f"{len(rows)} rows, {len(table.bad)} bad mirrors, unsloth {version}")
 
 

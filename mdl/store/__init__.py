@@ -1,7 +1,7 @@
-"""The database: the only place that knows SQL.
+"""All SQL is here.
 
-`catalog` is the shared one (SQLite or PostgreSQL, migrated by Alembic); the cache's index is
-each machine's own (`cacheindex`).
+`catalog` may be shared (SQLite or PostgreSQL, migrated by Alembic); `cache_index` is each machine's
+own.
 """
 
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from mdl.lazy import door
 if TYPE_CHECKING:
     from mdl.store.cache_index import CacheIndex, FolderRow, JournalAction
     from mdl.store.catalog import Catalog, open_catalog
+    from mdl.store.packaged import write_packaged
     from mdl.store.rows import (
         FORMATS,
         LOADABLE_FORMATS,
@@ -29,6 +30,7 @@ __getattr__ = door(
     {
         "cache_index": "CacheIndex FolderRow JournalAction",
         "catalog": "Catalog open_catalog",
+        "packaged": "write_packaged",
         "rows": (
             "BadMirror CatalogSource FORMATS LOADABLE_FORMATS LocalMirror MirrorRow NameRecord "
             "RepositoryRow USER"

@@ -1,8 +1,8 @@
-"""What a cache root's index holds: one SQLite file per root and machine, in `$MDL_HOME/cache/`.
+"""The index of a cache root: one SQLite file per root and machine, in `$MDL_HOME/cache/`.
 
-Two kinds of tables. `folder` is a view of the disk: it may be dropped at any time and is read
-again. The others are knowledge the disk does not hold (pins, when something was used, lock files
-on record, the journal of actions) and survive a rebuild.
+`folder` is a view of the disk, which may be dropped at any time and is read again. The other tables
+have what is not on the disk (pins, last uses, registered lock files, the journal of actions) and
+survive a rebuild.
 """
 
 import json
@@ -15,7 +15,7 @@ from mdl.store.index_file import VIEW, VIEW_VERSION, IndexFile
 
 
 class JournalAction(NamedTuple):
-    """One line of the journal. `detail` is what its kind needs to be shown and undone."""
+    """One line of the journal. `detail` is what it takes to show and undo it."""
 
     id: int
     kind: str
@@ -44,12 +44,12 @@ class FolderRow(NamedTuple):
 
 
 class CacheIndex(IndexFile):
-    """The index of one root. Every method raises `StoreError` where the file cannot be used."""
+    """The index of one root. Every method raises `StoreError` if the file cannot be used."""
 
     # The view of the disk
 
     def folders(self, *, breakdowns: bool = False) -> dict[str, FolderRow]:
-        """Every folder by its name; without `breakdowns` these are left out, which is faster."""
+        """Every folder by its name; leaving out `breakdowns` is faster."""
         version = self._rows("SELECT value FROM meta WHERE key = 'view_version'")
         if version != [(str(VIEW_VERSION),)]:
             self.drop_view()
@@ -61,7 +61,7 @@ class CacheIndex(IndexFile):
         return {name: FolderRow(name, *row) for raw, *row in rows for name in [os.fsdecode(raw)]}
 
     def put_folders(self, rows: Iterable[FolderRow], gone: Iterable[str] = ()) -> None:
-        """Remember these folders, and forget those that are gone."""
+        """Store these folders, and remove those that are gone."""
         with self.transaction():
             self._db.executemany(
                 "INSERT OR REPLACE INTO folder VALUES (?, ?, ?, ?, ?)",
@@ -80,7 +80,7 @@ class CacheIndex(IndexFile):
             self._db.execute("DELETE FROM folder WHERE linked")
 
     def drop_view(self) -> None:
-        """Forget everything that can be read from the disk again."""
+        """Remove everything that can be read from the disk again."""
         with self.transaction():
             self._db.execute("DROP TABLE IF EXISTS folder")
             self._db.execute(VIEW)
@@ -91,7 +91,7 @@ class CacheIndex(IndexFile):
     # Pins, use, lock files, spellings
 
     def pins(self) -> list[tuple[str, str, str, float]]:
-        """(repo_key, revision or '', repo_id, when) of every pin."""
+        """(repo_key, revision or '', repo_id, time) of every pin."""
         return self._rows(
             "SELECT repo_key, revision, repo_id, at FROM pin ORDER BY repo_key, revision"
         )
@@ -111,7 +111,7 @@ class CacheIndex(IndexFile):
         return found.rowcount > 0
 
     def used(self) -> list[tuple[str, str, float]]:
-        """(repo_key, commit, when) of the last recorded use of each."""
+        """(repo_key, commit, time) of the last recorded use of each."""
         return self._rows("SELECT repo_key, revision, at FROM used")
 
     def record_use(self, repo_key: str, revision: str, at: float) -> None:
@@ -122,12 +122,12 @@ class CacheIndex(IndexFile):
             )
 
     def lock_files(self) -> list[tuple[str, str, str]]:
-        """(path of a lock file on record, repo_key, commit)."""
+        """(path of a registered lock file, repo_key, commit)."""
         rows = self._rows("SELECT path, repo_key, revision FROM lock_file")
         return [(os.fsdecode(path), key, revision) for path, key, revision in rows]
 
     def put_lock_file(self, path: str, entries: Iterable[tuple[str, str]]) -> None:
-        """Replace what a lock file on record protects with these (repo_key, commit) pairs."""
+        """Replace what a registered lock file protects: (repo_key, commit) pairs."""
         with self.transaction(durable=True):
             self._db.execute("DELETE FROM lock_file WHERE path = ?", (os.fsencode(path),))
             self._db.executemany(
@@ -136,7 +136,7 @@ class CacheIndex(IndexFile):
             )
 
     def canonical(self) -> dict[str, str]:
-        """repo_key → the Hub's own spelling, where it was learnt."""
+        """repo_key → the Hub's own spelling, if known."""
         return dict(self._rows("SELECT repo_key, repo_id FROM canonical"))
 
     def put_canonical(self, repo_key: str, repo_id: str) -> None:
@@ -149,7 +149,7 @@ class CacheIndex(IndexFile):
     # What verify already hashed
 
     def verified(self, since: float) -> dict[str, tuple[str, str]]:
-        """Path → (stamp of the content that was hashed, verdict), of what was hashed since."""
+        """Path → (stamp of the hashed content, verdict), of files hashed since."""
         rows = self._rows("SELECT path, stamp, verdict FROM verified WHERE at >= ?", (since,))
         return {os.fsdecode(path): (stamp, verdict) for path, stamp, verdict in rows}
 
@@ -165,7 +165,7 @@ class CacheIndex(IndexFile):
     def begin_action(
         self, kind: str, summary: str, detail: dict[str, Any], ops: Iterable[dict[str, Any]]
     ) -> int:
-        """Write a whole action down, before its first operation touches the disk."""
+        """Record a whole action, before its first operation touches the disk."""
         with self.transaction(durable=True):
             cursor = self._db.execute(
                 "INSERT INTO action (kind, state, started, summary, detail)"
@@ -180,7 +180,7 @@ class CacheIndex(IndexFile):
         return int(action_id or 0)
 
     def add_operations(self, action_id: int, ops: Iterable[dict[str, Any]]) -> None:
-        """Write further operations of a running action down, before they are performed."""
+        """Record further operations of a running action, before they are performed."""
         with self.transaction(durable=True):
             (last,) = self._db.execute(
                 "SELECT coalesce(max(seq), -1) FROM operation WHERE action_id = ?", (action_id,)
@@ -193,7 +193,7 @@ class CacheIndex(IndexFile):
     def set_action(
         self, action_id: int, state: str, summary: str | None = None, **detail: Any
     ) -> None:
-        """Move an action on; further keywords are merged into its detail."""
+        """Change an action's state; further keywords are merged into its detail."""
         with self.transaction(durable=True):
             (text,) = self._db.execute(
                 "SELECT detail FROM action WHERE id = ?", (action_id,)
@@ -206,7 +206,7 @@ class CacheIndex(IndexFile):
             )
 
     def actions(self, *states: str) -> list[JournalAction]:
-        """The journal, oldest first; only these states where any are given."""
+        """The journal, oldest first; only these states if any are given."""
         rows = self._rows(
             "SELECT id, kind, state, started, finished, summary, detail FROM action ORDER BY id"
         )

@@ -1,4 +1,4 @@
-"""The catalogue: what is known about names, and what was answered."""
+"""The catalogue: what is known about names, and the log of resolutions."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,11 +47,11 @@ class Catalog:
     # -- reading ----------------------------------------------------------------------------
 
     def about(self, key: str) -> NameRecord:
-        """All that is known about one name: index look-ups, whatever the catalogue's size."""
+        """All that is known about one name: a few index look-ups, whatever the catalogue's size."""
         return self._grouped(self.database.rows(ABOUT_ONE, {"key": key}))[key]
 
     def about_many(self, keys: Sequence[str]) -> dict[str, NameRecord]:
-        """All that is known about each of these keys, given once: one way to the database."""
+        """All that is known about these (distinct) keys, in one round trip."""
         found = self._grouped(self._of_keys(ABOUT_MANY, "(:{})", keys))
         return {key: found[key] for key in keys}
 
@@ -61,9 +61,9 @@ class Catalog:
         by_key: dict[str, list[Row]] = {}
         for row in rows:
             by_key.setdefault(row[0], []).append(row)
-        return {key: self._knowledge(its, repositories, bad) for key, its in by_key.items()}
+        return {key: self._record(its, repositories, bad) for key, its in by_key.items()}
 
-    def _knowledge(
+    def _record(
         self, rows: Sequence[Row], repositories: Mapping[str, Row], bad: Mapping[str, Row]
     ) -> NameRecord:
         key, own, own_bad, quantized, spelling, has_local = rows[0][:6]
@@ -89,12 +89,12 @@ class Catalog:
         )
 
     def _keyed(self, sql: str, keys: set[str | None]) -> dict[str, Row]:
-        """Rows by their first column, for those of `keys` that are not `None`."""
+        """Rows by their first column, for those `keys` that are not `None`."""
         asked = [key for key in keys if key is not None]
         return {row[0]: row[1:] for row in self._of_keys(sql, ":{}", asked)} if asked else {}
 
     def _of_keys(self, sql: str, each: str, keys: Sequence[str]) -> Sequence[Row]:
-        # Filled up to a power of two, so that few statements are ever prepared.
+        # Padded to a power of two, so that there are few different statements to prepare.
         size = 1 << (len(keys) - 1).bit_length()
         values = {f"k{i}": keys[i] if i < len(keys) else "" for i in range(size)}
         return self.database.rows(with_keys(sql, each, size), values)
@@ -102,7 +102,7 @@ class Catalog:
     def mirrors(
         self, *, name: str | None = None, source: str | None = None, format: str | None = None
     ) -> list[MirrorRow]:
-        """Mirror rows, of one name, source or format where given, in the order of preference."""
+        """Mirror rows in order of preference, optionally of one name, source or format."""
         return self._mirrors({"name": name, "source": source, "format": format})
 
     def page(
@@ -113,10 +113,10 @@ class Catalog:
         source: str | None = None,
         format: str | None = None,
     ) -> tuple[list[MirrorRow], str | None]:
-        """The rows of the names after `after`: `limit`, and those that the last name has more.
+        """A page of rows, of the names after `after`: `limit`, and the rest of the last name's.
 
         Returns:
-            The rows, and the next page's `after`: `None` where nothing follows.
+            The rows, and the next page's `after`: `None` on the last page.
         """
         given = {"after": after, "source": source, "format": format}
         ends = self._keys(given, limit - 1, 2)
@@ -136,7 +136,7 @@ class Catalog:
         return [row[0] for row in found]
 
     def sources(self) -> list[dict[str, Any]]:
-        """Where the rows came from, with edition, licence, hash and number of rows."""
+        """The sources of the rows: edition, licence, hash and number of rows of each."""
         names = ("name", "version", "origin", "sha256", "licence", "imported_at", "rows")
         found = self.database.rows(
             "SELECT name, version, origin, sha256, licence, imported_at, rows FROM sources"
@@ -149,9 +149,10 @@ class Catalog:
         return str(rows[0][0]) if rows else None
 
     def names_near(self, key: str, few: int = 50_000) -> list[str]:
-        """Names to look for a misspelled one among, in the Hub's spelling.
+        """Names that a misspelled one may mean, in the Hub's spelling.
 
-        All of them in a catalogue of at most `few` rows, else those with the same first letters.
+        All names of a catalogue with at most `few` rows; of a larger one, those with the same
+        first letters.
         """
         bounds, params = "1 = 1", dict[str, Any]()
         if self.database.rows("SELECT COALESCE(SUM(rows), 0) FROM sources")[0][0] > few:
@@ -170,7 +171,7 @@ class Catalog:
         return [str(row[0]) for row in self.database.rows(sql + limit, params)]
 
     def access(self, key: str, fingerprint: str) -> tuple[str, str, float] | None:
-        """(state, the Hub's message, when) as last found for this token, or `None`."""
+        """(state, the Hub's message, time) as last found for this token, or `None`."""
         rows = self.database.rows(
             "SELECT state, message, checked_at FROM access WHERE key = :k AND fingerprint = :f",
             {"k": key, "f": fingerprint},
@@ -194,10 +195,7 @@ class Catalog:
     def import_rows(
         self, source: CatalogSource, mirrors: Iterable[MirrorRow], bad: Iterable[BadMirror] = ()
     ) -> int:
-        """Replace everything of one source by these rows, in one transaction.
-
-        Rows of other sources, a person's own above all, are not touched.
-        """
+        """Replace all rows of one source, in one transaction; other sources are not touched."""
         values = [_mirror_values(row._replace(source=source.name)) for row in mirrors]
         with self.database.transaction() as writer:
             _put_source(writer, source, len(values))
@@ -208,11 +206,11 @@ class Catalog:
                 INSERT_BAD,
                 [{**b._asdict(), "key": b.repo_id.lower(), "source": source.name} for b in bad],
             )
-        self.database.many_came("mirrors")
+        self.database.analyze("mirrors")
         return len(values)
 
     def add(self, rows: Iterable[MirrorRow], source: CatalogSource | None = None) -> None:
-        """Add or replace single rows: a person's own, or what `sync` found for one name."""
+        """Add or replace single rows: the user's own, or what `sync` found for a name."""
         source = source or CatalogSource(USER, "", "mdl catalog add", "", "")
         with self.database.transaction() as writer:
             _put_source(writer, source, 0)
@@ -226,7 +224,7 @@ class Catalog:
             )
 
     def remove(self, name: str, repo_id: str | None = None, *, source: str = USER) -> int:
-        """Remove the rows of a name (or one of them) of one source; how many went."""
+        """Remove one source's rows of a name (or one of them); returns how many."""
         sql = "DELETE FROM mirrors WHERE key = :key AND source = :source"
         params = {"key": name.lower(), "source": source}
         if repo_id is not None:
@@ -236,7 +234,7 @@ class Catalog:
             return writer.run(sql, params)
 
     def mark(self, findings: Iterable[tuple[str, str, str, str]]) -> None:
-        """Write down what a check found: (name, mirror, status, reason) a row."""
+        """Store what a check found, as (name, mirror, status, reason) rows."""
         now = time.time()
         with self.database.transaction() as writer:
             writer.run_many(
@@ -249,7 +247,7 @@ class Catalog:
             )
 
     def remember(self, rows: Iterable[tuple[str, RepositoryRow]]) -> None:
-        """Keep what the Hub said, under the key that was asked for."""
+        """Store what the Hub said, under the key that was asked for."""
         values = [{"key": key, **row._asdict()} for key, row in rows]
         with self.database.transaction() as writer:
             writer.run_many(REMEMBER, values)
@@ -265,7 +263,7 @@ class Catalog:
             )
 
     def record_local_mirror(self, mirror: LocalMirror) -> None:
-        """Make a checkpoint that mdl quantized known, or known anew."""
+        """Record a checkpoint that mdl quantized, or record it again."""
         with self.database.transaction() as writer:
             writer.run(
                 "INSERT INTO local_mirrors (path, key, repo_id, revision_commit, format, settings,"
@@ -274,50 +272,50 @@ class Catalog:
                 {**mirror._asdict(), "key": mirror.repo_id.lower()},
             )
 
-    def log(self, purpose: str, requested: str, format: str, answer: dict[str, Any]) -> None:
-        """Record one answer that was used: `answer` is a resolution's JSON form."""
-        self.log_many(purpose, [(time.time(), requested, format, answer)])
+    def log(self, purpose: str, requested: str, format: str, result: dict[str, Any]) -> None:
+        """Log a resolution that was used; `result` is its JSON form."""
+        self.log_many(purpose, [(time.time(), requested, format, result)])
 
     def log_many(
-        self, purpose: str, answers: Iterable[tuple[float, str, str, dict[str, Any]]]
+        self, purpose: str, resolutions: Iterable[tuple[float, str, str, dict[str, Any]]]
     ) -> None:
-        """Record (when, requested, format, resolution's JSON form) rows in one transaction."""
+        """Log (time, requested, format, a resolution's JSON form) rows in one transaction."""
         rows = [
             {"at": at, "purpose": purpose, "requested": requested, "key": requested.lower(),
-             "format": format, "repo_id": answer["repo_id"], "commit": answer["commit"],
-             "substituted": int(answer["substituted"]), "rule": answer["rule"],
-             "source": answer["source"], "source_version": answer["source_version"]}
-            for at, requested, format, answer in answers
+             "format": format, "repo_id": result["repo_id"], "commit": result["commit"],
+             "substituted": int(result["substituted"]), "rule": result["rule"],
+             "source": result["source"], "source_version": result["source_version"]}
+            for at, requested, format, result in resolutions
         ]  # fmt: skip
         with self.database.transaction() as writer:
             writer.run_many(INSERT_LOG, rows)
 
 
 def open_catalog(settings: Settings) -> Catalog:
-    """Open the catalogue; the packaged rows are there from the first run.
+    """Open the catalogue, and import the packaged rows if they are newer.
 
     Raises:
-        BusyError: another process upgrades the database and does not end.
-        ConfigError: `MDL_DATABASE_URL` is no URL mdl can use.
-        StoreError: the database cannot be opened, is damaged, or of a newer version of mdl.
+        BusyError: another process is upgrading the database and does not finish.
+        ConfigError: `MDL_DATABASE_URL` is not a URL mdl can use.
+        StoreError: the database cannot be opened, is damaged, or was made by a newer mdl.
     """
     from mdl.store import packaged
 
     catalog = Catalog(connect(settings))
-    held = catalog.version(PACKAGED)
-    # Never back to an older edition: two versions of mdl on one database would fight over it.
-    if packaged.newer_than(held) and catalog.database.writable:
+    edition = catalog.version(PACKAGED)
+    # Never an older edition: two versions of mdl on one database would replace each other's.
+    if packaged.newer_than(edition) and catalog.database.writable:
         catalog.import_rows(*packaged.read_packaged())
-    elif held is None:
+    elif edition is None:
         raise StoreError(
-            f"The database {catalog.database.where} holds no catalogue and cannot be written.",
-            next="Make the folder writable once, or set MDL_HOME to one that is.",
+            f"The database {catalog.database.where} is empty and read-only.",
+            next="Make the folder writable once, or set MDL_HOME to another.",
         )
     return catalog
 
 
 def _preference(mirror: tuple[MirrorRow, BadMirror | None, RepositoryRow | None]) -> Any:
-    """`ORDER` for rows that are here already."""
+    """The same order as `ORDER`, for rows that were read already."""
     row = mirror[0]
     return row.source != USER, row.rank, row.repo_id.lower()
 

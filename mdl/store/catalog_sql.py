@@ -7,12 +7,12 @@ MIRROR = (
     "m.name, m.format, m.repo_id, m.weights, m.variant, m.rank, m.relation, m.source,"
     " m.status, m.status_reason, s.version"
 )
-# A person's row beats every import; then the rank; the name last, so that the order is total.
+# The user's own rows first, then by rank; by name last, to make the order total.
 ORDER = "CASE m.source WHEN 'user' THEN 0 ELSE 1 END, m.rank, m.repo_key"
 
-# All that is known about names, a row for each mirror of one and one when it has none: every join
-# and every subselect is one index look-up, and one statement costs less than two. Of what is seldom
-# there only the key: a column costs as much as a look-up, empty or not.
+# All that is known about names: a row for each mirror, or one row if there is none. Every join and
+# subselect is an index look-up, and one statement costs less than two. Of tables that seldom have a
+# row only the key is selected: a column costs as much as a look-up, even if it is empty.
 _ABOUT = """
     SELECT {key}, r.key, b.key,
         (SELECT q.weights FROM mirrors q WHERE q.repo_key = {key} AND q.weights <> '16bit' LIMIT 1),
@@ -29,7 +29,7 @@ _ABOUT = """
 """
 ABOUT_ONE = _ABOUT.format(key=":key", names="(SELECT 1 AS one) AS x", mirror=MIRROR)
 ABOUT_MANY = "WITH k(key) AS (VALUES {})" + _ABOUT.format(key="k.key", names="k", mirror=MIRROR)
-# Of these two the conditions, whose values are bound, stand in the first place.
+# `{}` in these two is for the conditions, whose values are bound.
 _MIRRORS = """
     SELECT {mirror} FROM mirrors m LEFT JOIN sources s ON s.name = m.source
     WHERE {{}} ORDER BY m.key, m.format, {order}
@@ -78,8 +78,8 @@ INSERT_BAD = """
         replacement_format = excluded.replacement_format, reason = excluded.reason,
         source = excluded.source
 """
-# One row a statement: SQLite finds a named parameter by walking the list of them, so that a
-# statement of many rows costs the square of their number.
+# One row per statement: SQLite searches its list of named parameters for each one, so a statement
+# of many rows takes quadratic time.
 INSERT_LOG = """
     INSERT INTO resolution_log (at, purpose, requested, key, format, repo_id, revision_commit,
         substituted, rule, source, source_version)
@@ -108,7 +108,7 @@ def with_keys(sql: str, each: str, count: int) -> str:
 
 
 def mirrors_where(given: Mapping[str, str | None]) -> tuple[str, dict[str, str]]:
-    """The conditions of `MIRRORS` and `KEYS`, and their values; `None` is no condition."""
+    """The conditions of `MIRRORS` and `KEYS`, and their values; `None` means any."""
     there = {
         what: value if what in ("source", "format") else value.lower()  # the others are keys
         for what, value in given.items()

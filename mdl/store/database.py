@@ -1,9 +1,8 @@
-"""One way to run SQL on two kinds of database.
+"""One interface to SQLite and PostgreSQL.
 
-SQLite is spoken to through the standard library, because a process that answers one name cannot
-afford SQLAlchemy's import (half a second, against the tenth of a second the answer takes);
-PostgreSQL through SQLAlchemy and its driver. Both take the same statements: named parameters
-(`:key`), `INSERT … ON CONFLICT`, text, integers and floats.
+SQLite is used through the standard library, because importing SQLAlchemy takes five times as long
+as `mdl resolve`; PostgreSQL through SQLAlchemy and its driver. Both run the same statements: named
+parameters (`:key`), `INSERT … ON CONFLICT`, text, integers and floats.
 """
 
 import contextlib
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     class Database(Protocol):
-        """What `mdl.store`'s queries need of a database; safe to share between threads."""
+        """What the queries need of a database; safe to share between threads."""
 
         where: str
         writable: bool
@@ -34,16 +33,16 @@ if TYPE_CHECKING:
 
         def transaction(self) -> contextlib.AbstractContextManager["Writer"]: ...
 
-        def many_came(self, table: str) -> None:
-            """Say that a table was filled, so that its rows are looked up well from now on."""
+        def analyze(self, table: str) -> None:
+            """Update the planner's statistics after a bulk insert."""
 
         def close(self) -> None: ...
 
     class Writer(Protocol):
-        """A transaction: everything it ran is kept at its end, or nothing."""
+        """A transaction: committed at its end as a whole, or not at all."""
 
         def run(self, sql: str, params: "Params" = ...) -> int:
-            """Run one statement; how many rows it changed."""
+            """Run one statement; returns how many rows it changed."""
 
         def run_many(self, sql: str, params: "Sequence[Params]") -> None: ...
 
@@ -53,12 +52,12 @@ if TYPE_CHECKING:
 Row = tuple[Any, ...]
 Params = Mapping[str, Any]
 NO_PARAMS: Params = {}
-# Of one process to a server: ten replicas stay below the hundred that PostgreSQL takes unasked.
+# Connections of one process: ten replicas stay below PostgreSQL's default limit of a hundred.
 _READING, _WRITING = 6, 2
 
 
 class SqliteDatabase:
-    """A file: WAL, mode 0600, one connection a thread."""
+    """A file: WAL, mode 0600, one connection per thread."""
 
     def __init__(self, path: str) -> None:
         self.where = path
@@ -89,8 +88,8 @@ class SqliteDatabase:
         except sqlite3.Error as error:
             raise self._refusal(error) from error
 
-    def many_came(self, table: str) -> None:
-        """Nothing to do: every statement here has one good plan, whatever the tables hold."""
+    def analyze(self, table: str) -> None:
+        """Nothing to do: SQLite's plans do not depend on statistics here."""
 
     def close(self) -> None:
         for connection in self._open:
@@ -99,8 +98,7 @@ class SqliteDatabase:
         self._local = threading.local()
 
     def __del__(self) -> None:
-        # One that was refused after it was opened, or lives as long as its thread: nobody else
-        # would close it.
+        # Nothing else closes it if opening failed halfway, or if it lives as long as its thread.
         with contextlib.suppress(AttributeError, sqlite3.Error):
             self.close()
 
@@ -122,7 +120,7 @@ class SqliteDatabase:
             raise self._refusal(error) from error
 
     def _connect(self) -> sqlite3.Connection:
-        # On a read-only disk `immutable` reads without the -shm file that WAL would create.
+        # `immutable` reads from a read-only disk without the -shm file that WAL would create.
         mode = "rw" if self.writable else "ro&immutable=1"
         connection = sqlite3.connect(
             f"file:{_quoted(self._path)}?mode={mode}",
@@ -144,7 +142,7 @@ class SqliteDatabase:
             return BusyError(
                 f"The database {self.where} is busy.",
                 why=text,
-                next="Another mdl process is writing; try again in a moment.",
+                next="Another mdl process is writing; try again shortly.",
             )
         if "readonly" in text:
             return StoreError(
@@ -154,16 +152,16 @@ class SqliteDatabase:
             )
         if "full" in text:
             return StoreError(
-                f"There is no room on the disk for {self.where}.",
+                f"The disk is full: cannot write {self.where}.",
                 why=text,
-                next="Free some disk space; what was there before is unchanged.",
+                next="Free some disk space; nothing was lost.",
             )
         if "malformed" in text or "not a database" in text:
             return upgrade.damaged(self._path, error)
         return StoreError(
-            f"The database {self.where} refused a statement.",
+            f"The database {self.where} failed.",
             why=text,
-            next="Check that it is a file you may read and write, or set MDL_HOME elsewhere.",
+            next="Check that you may read and write it, or set MDL_HOME to another folder.",
         )
 
 
@@ -182,11 +180,11 @@ class _SqliteWriter:
 
 
 class ServerDatabase:
-    """A database server: PostgreSQL for a team.
+    """A PostgreSQL server, for a team.
 
-    Writing goes through SQLAlchemy. A look-up is one statement given to the driver, on a
-    connection of SQLAlchemy's pool: its results cost three times as much as the driver's own, and
-    a transaction or a question whether the connection still lives are further ways there and back.
+    Writing goes through SQLAlchemy. A look-up is one statement on the driver's own connection from
+    SQLAlchemy's pool: SQLAlchemy's results cost three times as much, and a transaction or a ping
+    would each be another round trip.
     """
 
     def __init__(self, reading: "Engine", writing: "Engine") -> None:
@@ -198,12 +196,12 @@ class ServerDatabase:
     def rows(self, sql: str, params: Params = NO_PARAMS) -> Sequence[Row]:
         import psycopg
 
-        with self._refused_as_ours():
+        with self._translated_errors():
             statement = self._for_driver(sql)
             try:
                 return self._look_up(statement, params)
             except psycopg.OperationalError:
-                # The server was started again, or hung up: no connection of the pool lives.
+                # The server restarted or hung up: every connection of the pool is dead.
                 self._reading.dispose()
                 return self._look_up(statement, params)
 
@@ -220,12 +218,12 @@ class ServerDatabase:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator["Writer"]:
-        with self._refused_as_ours(), self._writing.begin() as connection:
+        with self._translated_errors(), self._writing.begin() as connection:
             yield _ServerWriter(connection)
 
-    def many_came(self, table: str) -> None:
-        # Until it counts them by itself, a minute later, PostgreSQL may plan for an empty table
-        # and read a million rows for each look-up.
+    def analyze(self, table: str) -> None:
+        # Until it analyses the table by itself, a minute later, PostgreSQL may plan for an empty
+        # one and read a million rows for each look-up.
         with self.transaction() as writer:
             writer.run(f"ANALYZE {table}")
 
@@ -234,7 +232,7 @@ class ServerDatabase:
         self._writing.dispose()
 
     @contextlib.contextmanager
-    def _refused_as_ours(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         import psycopg
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -267,19 +265,19 @@ class _ServerWriter:
 
 def server_refusal(where: str, error: Exception) -> StoreError:
     return StoreError(
-        f"The database {where} did not answer.",
+        f"The database {where} did not respond.",
         why=str(error).splitlines()[0],
-        next="Check MDL_DATABASE_URL and that the server runs.",
+        next="Check MDL_DATABASE_URL, and that the server is running.",
     )
 
 
 def connect(settings: Settings) -> "Database":
-    """Open the catalogue's database, creating or upgrading it where needed.
+    """Open the catalogue's database; create or upgrade it if needed.
 
     Raises:
-        BusyError: another process is upgrading it and does not end.
-        ConfigError: `MDL_DATABASE_URL` is no URL mdl can use.
-        StoreError: it cannot be opened, is damaged, or of a newer version of mdl.
+        BusyError: another process is upgrading it and does not finish.
+        ConfigError: `MDL_DATABASE_URL` is not a URL mdl can use.
+        StoreError: it cannot be opened, is damaged, or was made by a newer mdl.
     """
     if settings.on_sqlite:
         return _connect_sqlite(settings.database_path)
@@ -289,8 +287,8 @@ def connect(settings: Settings) -> "Database":
 def _connect_sqlite(path: str) -> "Database":
     if not path or os.path.isdir(path):
         raise ConfigError(
-            f"The database {path or 'of MDL_DATABASE_URL'} is no file.",
-            next="Name one, as in sqlite:////home/me/mdl.db, or unset MDL_DATABASE_URL.",
+            f"The database {path or 'in MDL_DATABASE_URL'} is not a file.",
+            next="Write sqlite:////home/me/mdl.db, for instance, or unset MDL_DATABASE_URL.",
         )
     try:
         if not os.path.exists(path) or os.path.getsize(path) == 0:
@@ -316,7 +314,9 @@ def _connect_server(url: str) -> "Database":
     from sqlalchemy import create_engine
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-    if not url.startswith("postgresql"):  # before the driver of another database is looked for
+    if not url.startswith(
+        "postgresql"
+    ):  # before SQLAlchemy looks for the driver of another database
         raise _no_url("it is neither PostgreSQL's nor SQLite's")
     try:
         writing = create_engine(url, pool_size=_WRITING, max_overflow=0, pool_pre_ping=True)
@@ -326,7 +326,7 @@ def _connect_server(url: str) -> "Database":
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
         raise _no_url(type(error).__name__) from error  # the text may hold the password
     if writing.dialect.driver != "psycopg":
-        raise _no_url(f"mdl speaks through psycopg, not {writing.dialect.driver}")
+        raise _no_url(f"mdl supports psycopg, not {writing.dialect.driver}")
     try:
         upgrade.upgrade_server(writing)
     except SQLAlchemyError as error:
@@ -343,5 +343,5 @@ def _no_url(why: str) -> ConfigError:
 
 
 def _quoted(path: str) -> str:
-    # What a SQLite URI treats as syntax; everything else in a path is taken as it stands.
+    # The syntax of a SQLite URI; everything else in a path is literal.
     return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")

@@ -1,8 +1,8 @@
-"""The SQLite file of a cache's index: how it is opened, and what happens where it cannot be used.
+"""The SQLite file of a cache index: how it is opened, and what happens if it cannot be used.
 
-A full disk, a damaged file and a folder that may only be read are the days on which a cache is
-looked at; none of them is a traceback, and none of them loses what was written down before.
-Standard library only, because `mdl cache ls` must answer faster than SQLAlchemy imports.
+People look at their cache when the disk is full, a file damaged or a folder read-only: none of
+these may end in a traceback or lose what was recorded. Standard library only, because `mdl cache
+ls` must be faster than SQLAlchemy's import.
 """
 
 import contextlib
@@ -17,10 +17,10 @@ from mdl.errors import BusyError, MdlError, StoreError
 from mdl.store.sqlite_connection import SelfClosing, read_whole
 
 SCHEMA_VERSION = 1
-# Raise it when the meaning of a `folder` row changes: old rows are dropped and read again.
+# Increase it when the meaning of a `folder` row changes: old rows are dropped and read again.
 VIEW_VERSION = 3
 
-# Room for the journal of a few thousand changes.
+# Space for the journal of a few thousand changes.
 _RESERVE = 1 << 20
 
 _DURABLE = """
@@ -53,12 +53,12 @@ CREATE TABLE IF NOT EXISTS folder (
 
 
 class IndexFile:
-    """An open index file, to be used from one thread.
+    """An open index file, for use in one thread.
 
     Args:
-        path: the file; its folder is made when missing. A path that cannot be written gives a
-            copy in memory (`persistent` is false): answers stay right, and what must outlive the
-            process is refused. A damaged file is set aside, as `set_aside`, never deleted.
+        path: the file; its folder is created if missing. If it cannot be written, a copy in memory
+            is used (`persistent` is false): reading works, and what must outlive the process is
+            refused. A damaged file is renamed to `set_aside`, never deleted.
 
     Raises:
         StoreError: the file comes from a newer mdl.
@@ -70,7 +70,7 @@ class IndexFile:
         self.set_aside: Path | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._give_up_reserve()
+            self._release_reserve()
             self._open(str(path))
         except (OSError, sqlite3.OperationalError):
             self.persistent = False
@@ -82,27 +82,27 @@ class IndexFile:
 
     def _open(self, target: str) -> None:
         if target != ":memory:":
-            # The mode is given at creation: pins and paths are nobody else's business. Never
-            # opened and closed where it is there: see `mdl.store.sqlite_connection.read_whole`.
+            # Private from its creation: it has pins and paths. An existing file must not be opened
+            # and closed: see `mdl.store.sqlite_connection.read_whole`.
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
             if not os.access(target, os.R_OK | os.W_OK):
-                raise PermissionError(f"{target} is another's")
+                raise PermissionError(f"{target} belongs to another user")
         self._db = sqlite3.connect(target, timeout=10.0, isolation_level=None, factory=SelfClosing)
         if not self.persistent:
-            self._copy_what_is_there()
+            self._copy_to_memory()
         found = self._db.execute("PRAGMA user_version").fetchone()[0]
         if found > SCHEMA_VERSION:
             raise StoreError(
                 f"The cache index {self.path} was written by a newer mdl.",
-                why=f"its schema is {found}, this mdl knows {SCHEMA_VERSION}.",
+                why=f"its schema is {found}, this mdl supports {SCHEMA_VERSION}.",
                 next="Upgrade mdl, or move the file away: pins and the undo journal are in it.",
             )
         if found < SCHEMA_VERSION:
             self._create()
 
     def _put_aside(self) -> Path:
-        """Rename the file with the log that belongs to it: SQLite deletes one it finds alone."""
+        """Rename the file together with its log, which SQLite would delete if left alone."""
         aside = self.path.with_name(f"{self.path.name}.damaged-{int(time.time())}")
         for suffix in ("-shm", "-wal", ""):
             with contextlib.suppress(FileNotFoundError):
@@ -113,30 +113,29 @@ class IndexFile:
     def _reserve(self) -> Path:
         return self.path.with_suffix(".reserve")
 
-    def _give_up_reserve(self) -> None:
-        """A full disk is when pruning is needed most: the reserve gives way to the journal."""
-        if self._room() < _RESERVE:
+    def _release_reserve(self) -> None:
+        """Make room for the journal: pruning is needed most when the disk is full."""
+        if self._free_space() < _RESERVE:
             self._reserve.unlink(missing_ok=True)
 
     def keep_reserve(self) -> None:
-        """Take a little room for the day when the disk is full, unless that day is near."""
-        if self.persistent and self._room() > 16 * _RESERVE and not self._reserve.exists():
+        """Reserve a little space for when the disk is full, unless it nearly is."""
+        if self.persistent and self._free_space() > 16 * _RESERVE and not self._reserve.exists():
             with contextlib.suppress(OSError):
-                # Random, because a file system that compresses would keep no room for zeros.
+                # Random, because zeros take no space on a file system that compresses.
                 self._reserve.write_bytes(os.urandom(_RESERVE))
 
-    def _room(self) -> int:
-        """Bytes left on the index's disk; 0 where that is not known."""
+    def _free_space(self) -> int:
+        """Bytes left on the index's disk; 0 if unknown."""
         if not hasattr(os, "statvfs"):
             return 0
         disk = os.statvfs(self.path.parent)
         return disk.f_bavail * disk.f_frsize
 
-    def _copy_what_is_there(self) -> None:
-        """Pins and locks hold for one who may only read them, too.
+    def _copy_to_memory(self) -> None:
+        """Copy the index into memory: pins protect also what a read-only user sees.
 
-        Copied with what waits in the write-ahead log, which cannot be read in place without
-        writing beside it.
+        With the write-ahead log, which cannot be read in place without writing beside it.
         """
         import tempfile
 
@@ -163,7 +162,7 @@ class IndexFile:
         self._db.close()
 
     def __del__(self) -> None:
-        # An index lives as long as the cache that opened it; nobody else would close it.
+        # An index lives as long as the cache that opened it; nothing else closes it.
         with contextlib.suppress(AttributeError, sqlite3.Error):
             self.close()
 
@@ -173,7 +172,7 @@ class IndexFile:
         Raises:
             StoreError: the file is damaged.
         """
-        with self._refused_as_ours():
+        with self._translated_errors():
             return self._db.execute(sql, params).fetchall()
 
     @contextlib.contextmanager
@@ -181,12 +180,12 @@ class IndexFile:
         """All or nothing; `durable` also waits until it would survive a power cut.
 
         Raises:
-            BusyError: another process has been writing for longer than one waits.
-            StoreError: there is no room, the file is damaged, or `durable` and only in memory.
+            BusyError: another process has been writing for too long.
+            StoreError: the disk is full, the file damaged, or `durable` and only in memory.
         """
         if durable:
             self.must_last()
-        with self._refused_as_ours():
+        with self._translated_errors():
             self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             with self._all_or_nothing():
                 yield
@@ -198,12 +197,12 @@ class IndexFile:
             yield
             self._db.execute("COMMIT")
         except BaseException:
-            if self._db.in_transaction:  # SQLite may have ended it: there was no room
+            if self._db.in_transaction:  # SQLite may have ended it: the disk was full
                 self._db.execute("ROLLBACK")
             raise
 
     @contextlib.contextmanager
-    def _refused_as_ours(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
@@ -212,27 +211,27 @@ class IndexFile:
     def _refusal(self, why: str) -> MdlError:
         if "locked" in why:
             return BusyError(
-                f"The cache index {self.path} is held by another process.",
+                f"The cache index {self.path} is locked by another process.",
                 why=why,
                 next="Try again when it is done.",
             )
-        do = "Move the file away: the disk is read anew. Pins and the undo journal are in it."
+        do = "Move the file away and the disk is read again; it has pins and the undo journal."
         if "full" in why:
-            do = "Make a little room on its disk; what was begun is then taken back."
+            do = "Free a little space on its disk; unfinished changes are then undone."
         return StoreError(f"The cache index {self.path} cannot be used.", why=why, next=do)
 
     def must_last(self) -> None:
-        """Refuse what has to outlive this process, where nothing does.
+        """Refuse what must outlive this process if the index is only in memory.
 
         Raises:
-            StoreError: the index is only in memory.
+            StoreError: it is.
         """
         if not self.persistent:
-            full = self.path.parent.is_dir() and self._room() < _RESERVE
+            full = self.path.parent.is_dir() and self._free_space() < _RESERVE
             raise StoreError(
                 f"The cache index {self.path} cannot be written"
                 f"{': no space is left on its disk' if full else ''}.",
-                why="pins, and every change before it is made, are written there",
+                why="pins, and every change before it is made, are recorded there",
                 next="Nothing was changed. Set MDL_HOME to a folder you can write to"
-                f"{', or make a little room' if full else ''}.",
+                f"{', or free a little space' if full else ''}.",
             )

@@ -1,30 +1,30 @@
-"""The catalogue in the wheel: rows as data, with the place and hash of what they were made from.
+"""The catalogue in the wheel, with the origin and hash of its source.
 
-Made by `make catalog MAPPER=… LOADER_UTILS=…`; never edited by hand.
+Made by `make catalog UNSLOTH=…`; never edited by hand.
 """
 
 import os
 
 from mdl.store.rows import PACKAGED, BadMirror, CatalogSource, MirrorRow
 
-# The edition in packaged.json, here too because the file takes longer to read than a name to
-# resolve; a test holds the two together.
+# The edition in packaged.json. Here too, because reading the file takes longer than resolving a
+# name; a test keeps the two equal.
 CATALOG_VERSION = "2026.10.9"
 
 _PATH = os.path.join(os.path.dirname(__file__), "packaged.json")
 
 
-def newer_than(held: str | None) -> bool:
-    """Whether the packaged edition is newer than the one a database holds."""
-    if held is None or held == CATALOG_VERSION:
-        return held is None
+def newer_than(edition: str | None) -> bool:
+    """Whether the packaged edition is newer than the one in a database."""
+    if edition is None or edition == CATALOG_VERSION:
+        return edition is None
     from packaging.version import Version  # seldom needed, and slow to import
 
-    return Version(CATALOG_VERSION) > Version(held)
+    return Version(CATALOG_VERSION) > Version(edition)
 
 
 def read_packaged() -> tuple[CatalogSource, list[MirrorRow], list[BadMirror]]:
-    """The packaged edition: where it came from, its mirrors, its bad mirrors."""
+    """The packaged edition: its source, mirrors and bad mirrors."""
     import json
 
     with open(_PATH) as file:
@@ -37,7 +37,7 @@ def read_packaged() -> tuple[CatalogSource, list[MirrorRow], list[BadMirror]]:
 
 
 def write_packaged(source: CatalogSource, mirrors: list[MirrorRow], bad: list[BadMirror]) -> None:
-    """Write the file, one row a line, so that two editions can be compared."""
+    """Write the file, one row per line, so that editions can be diffed."""
     import json
 
     lines = [

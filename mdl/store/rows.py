@@ -6,7 +6,7 @@ from typing import NamedTuple
 FORMATS = ("16bit", "bnb-4bit", "8bit", "fp8", "gguf", "awq", "gptq", "other")
 LOADABLE_FORMATS = ("16bit", "bnb-4bit", "8bit", "fp8")
 
-USER = "user"  # the source of rows a person added; no import touches them
+USER = "user"  # the source of the user's own rows, which no import touches
 PACKAGED = "packaged"  # the source of the rows in the wheel
 
 
@@ -45,7 +45,7 @@ class MirrorRow(NamedTuple):
 class RepositoryRow(NamedTuple):
     """What the Hub last said of a repository, `checked_at` seconds since 1970.
 
-    `state` is `ok`, `missing` (or private: the Hub does not tell which) or `disabled`; `gated` is
+    `state` is `ok`, `missing` (or private; the Hub does not say which) or `disabled`; `gated` is
     `false`, `auto`, `manual` or `None` for unknown; `format` one of FORMATS, `adapter` or `None`.
     """
 
@@ -85,11 +85,11 @@ class LocalMirror(NamedTuple):
 
 
 class NameRecord(NamedTuple):
-    """All the catalogue holds about one name."""
+    """All that the catalogue has about one name."""
 
     repository: RepositoryRow | None
     bad: BadMirror | None
-    quantized: str | None  # the format, when rows name this repository as a quantized mirror
-    spelling: str | None  # the name as the rows spell it
+    quantized: str | None  # its format, if rows name this repository as a quantized mirror
+    spelling: str | None  # the name as rows spell it
     mirrors: tuple[tuple[MirrorRow, BadMirror | None, RepositoryRow | None], ...]
     local: tuple[LocalMirror, ...]

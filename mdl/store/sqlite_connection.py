@@ -1,4 +1,4 @@
-"""The one kind of SQLite connection mdl opens, and how its file may be read beside it."""
+"""The SQLite connection that mdl uses, and how to read its file meanwhile."""
 
 import contextlib
 import os
@@ -6,11 +6,10 @@ import sqlite3
 
 
 class SelfClosing(sqlite3.Connection):
-    """Closes itself when the collector finds it.
+    """Closes itself when it is garbage-collected.
 
-    A connection and its statement cache hold each other, so an owner that goes closes it at once;
-    where owner and connection are in one cycle either may go first, and Python 3.13 warns of every
-    connection that nobody closed.
+    Owner and connection may be in one reference cycle, where either can go first, and Python 3.13
+    warns of every connection that is not closed.
     """
 
     def __del__(self) -> None:
@@ -19,12 +18,11 @@ class SelfClosing(sqlite3.Connection):
 
 
 def read_whole(path: str) -> bytes:
-    """The bytes of a database's file, whose descriptor stays open until the process ends.
+    """The bytes of a database's file; the descriptor stays open until the process ends.
 
-    By POSIX, closing any descriptor of a file ends all the locks that the process has on it. A
-    connection of this process would go on without its own, and the next process to close the
-    database would take itself for the last one and remove the write-ahead log under it: what is
-    written from then on is seen by nobody and lost.
+    By POSIX, closing any descriptor of a file releases all locks that the process has on it. A
+    connection of this process would go on without its locks; the next process to close the database
+    would consider itself the last one and delete the write-ahead log: later writes would be lost.
 
     Raises:
         OSError: it cannot be read.

@@ -21,7 +21,7 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
-# A place rows came from, and which edition of it: re-importing replaces its rows alone.
+# Where rows came from, and which edition: importing it again replaces these rows alone.
 sources = Table(
     "sources",
     metadata,
@@ -72,7 +72,7 @@ mirrors = Table(
     Index("mirrors_by_repository", "repo_key", "weights"),
 )
 
-# Mirrors that exist and must not be used, each with what to use instead and why.
+# Mirrors that must not be used, each with its replacement and the reason.
 bad_mirrors = Table(
     "bad_mirrors",
     metadata,
@@ -84,7 +84,7 @@ bad_mirrors = Table(
     Column("source", Text, ForeignKey("sources.name"), nullable=False),
 )
 
-# What one token (by keyed fingerprint) may read.
+# What a token (by its keyed fingerprint) may read.
 access = Table(
     "access",
     metadata,

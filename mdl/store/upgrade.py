@@ -1,4 +1,4 @@
-"""Bring a database to this version's schema, once, under a lock, with a backup first."""
+"""Upgrade a database to this version's schema: once, under a lock, after a backup."""
 
 import contextlib
 import os
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy import Connection, Engine
 
-# The newest migration. A constant, so that reading a current database imports no Alembic;
-# a test holds it against Alembic's own head.
+# The newest migration. A constant, so that opening a current database does not import Alembic; a
+# test compares it with Alembic's own head.
 HEAD = "0002"
 
-_ADVISORY_LOCK = 0x6D646C  # "mdl", any number that nobody else takes
+_ADVISORY_LOCK = 0x6D646C  # "mdl"; any number that nobody else uses
 _WAIT_SECONDS = 60.0
 
 
 def upgrade_sqlite(file: str) -> None:
-    """Create or upgrade the SQLite database in `file`; an existing one is copied aside first.
+    """Create or upgrade the SQLite database `file`; an existing one is backed up first.
 
     Raises:
-        BusyError: another process held the upgrade lock for a minute.
-        StoreError: the file is no database, or of a newer version of mdl.
+        BusyError: another process kept the upgrade lock for a minute.
+        StoreError: the file is not a database, or was made by a newer mdl.
     """
     from pathlib import Path
 
@@ -42,7 +42,7 @@ def upgrade_sqlite(file: str) -> None:
             return
         if current is not None:
             _backup(path)
-        # A new database appears whole: killed in the middle, the next start makes it again.
+        # A new database appears complete: after a kill in between, the next start makes it again.
         there = path.exists() and path.stat().st_size > 0
         made = path if there else path.with_name(path.name + ".new")
         if made is not path:
@@ -61,7 +61,7 @@ def upgrade_sqlite(file: str) -> None:
 
 
 def upgrade_server(engine: "Engine") -> None:
-    """Upgrade a database server, under an advisory lock: ten replicas upgrade it once."""
+    """Upgrade a database server under an advisory lock: ten replicas upgrade it once."""
     from sqlalchemy import text
 
     with engine.connect() as connection:
@@ -77,10 +77,10 @@ def upgrade_server(engine: "Engine") -> None:
 
 
 def sqlite_revision(path: str) -> str | None:
-    """The schema revision of the file, `None` for an absent or empty one.
+    """The schema revision of a file, `None` if it is missing or empty.
 
     Raises:
-        StoreError: the file is no SQLite database, or cannot be read.
+        StoreError: it is not a SQLite database, or cannot be read.
     """
     if not os.path.exists(path) or os.path.getsize(path) == 0:
         return None
@@ -92,10 +92,10 @@ def sqlite_revision(path: str) -> str | None:
 
 
 def revision_of(connection: sqlite3.Connection, path: str) -> str | None:
-    """The schema revision of an open SQLite database, `None` for one without tables.
+    """The schema revision of an open SQLite database, `None` if it has no tables.
 
     Raises:
-        StoreError: it has tables, and none of them is mdl's.
+        StoreError: its tables are not mdl's.
     """
     names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
     if "alembic_version" not in names:
@@ -107,7 +107,7 @@ def revision_of(connection: sqlite3.Connection, path: str) -> str | None:
 
 
 def server_revision(connection: "Connection") -> str | None:
-    """The schema revision a database server holds, `None` for none."""
+    """The schema revision of a database server, `None` if it has none."""
     from sqlalchemy import inspect, text
 
     if not inspect(connection).has_table("alembic_version"):
@@ -117,7 +117,7 @@ def server_revision(connection: "Connection") -> str | None:
 
 
 def known_revisions() -> list[str]:
-    """Every migration this version of mdl has, oldest first."""
+    """Every migration of this version of mdl, oldest first."""
     from alembic.script import ScriptDirectory
 
     script = ScriptDirectory.from_config(_alembic_config())
@@ -127,24 +127,24 @@ def known_revisions() -> list[str]:
 def newer_version(where: str, revision: str) -> StoreError:
     return StoreError(
         f"The database {where} was made by a newer version of mdl.",
-        why=f"its schema is {revision}; this version knows up to {HEAD}",
-        next="Upgrade mdl, or set MDL_HOME to another folder. The database was left as it is.",
+        why=f"its schema is {revision}; this version supports up to {HEAD}",
+        next="Upgrade mdl, or set MDL_HOME to another folder. The database was not changed.",
     )
 
 
 def damaged(path: str, error: Exception) -> StoreError:
     return StoreError(
-        f"{path} cannot be read as a database.",
+        f"{path} is not a database, or is damaged.",
         why=str(error),
-        next=f"Move it aside, or restore a backup ({os.path.basename(path)}.backup-*) beside it.",
+        next=f"Move it away, or restore a backup ({os.path.basename(path)}.backup-*) beside it.",
     )
 
 
 def not_ours(path: str) -> StoreError:
     return StoreError(
-        f"{path} is a database of something else.",
-        why="it has tables, and none of them is mdl's",
-        next="Set MDL_HOME to a folder of mdl's own.",
+        f"{path} is another program's database.",
+        why="its tables are not mdl's",
+        next="Set MDL_HOME to a folder for mdl alone.",
     )
 
 
@@ -181,14 +181,14 @@ def _make_private_folder(folder: "Path") -> None:
 
 
 def _backup(path: "Path") -> None:
-    """Copy the database through SQLite's own backup, which sees what is still in the WAL."""
+    """Copy the database with SQLite's own backup, which includes the WAL."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     import shutil
 
     target = path.with_name(f"{path.name}.backup-{stamp}")
     if shutil.disk_usage(path.parent).free < path.stat().st_size * 2:
         raise StoreError(
-            f"There is no room to back up {path} before its upgrade.",
+            f"Not enough disk space to back up {path} before its upgrade.",
             next="Free some disk space; nothing was changed.",
         )
     target.touch(mode=0o600)
@@ -201,7 +201,7 @@ def _backup(path: "Path") -> None:
 
 @contextlib.contextmanager
 def _file_lock(path: "Path") -> Iterator[None]:
-    """An exclusive lock on a file of its own; the kernel drops it when the holder dies."""
+    """An exclusive lock; the kernel releases it when its owner dies."""
     import filelock
 
     try:
@@ -210,6 +210,6 @@ def _file_lock(path: "Path") -> Iterator[None]:
     except filelock.Timeout as error:
         raise BusyError(
             "Another process is upgrading mdl's database.",
-            why=f"it has held {path} for {_WAIT_SECONDS:.0f} s",
-            next="Wait for it to end and try again.",
+            why=f"it has had {path} locked for {_WAIT_SECONDS:.0f} s",
+            next="Wait for it to finish, then try again.",
         ) from error

@@ -374,7 +374,7 @@ def test_an_interrupt_is_one_line(
     monkeypatch.setattr("mdl.cli.cache.options.load_settings", interrupt)
     code, out, err = mdl("ls")
     assert (code, out) == (130, "")
-    assert err.strip() == "interrupted: nothing that was there before is lost."
+    assert err.strip() == "interrupted: nothing that was there before is lost"
 
 
 def test_rebuild_sees_what_the_stamps_do_not(mdl: Type, filled: CacheBuilder) -> None:

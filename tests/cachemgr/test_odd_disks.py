@@ -96,7 +96,7 @@ class Machine:
             env=self.env, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         assert "Traceback" not in done.stderr + done.stdout, done.stderr
-        assert "did not expect" not in done.stderr, done.stderr
+        assert "Unexpected error" not in done.stderr, done.stderr
         return done
 
 
@@ -179,10 +179,10 @@ def test_a_disk_that_ignores_case(tmp_path: Path, kind: str) -> None:
         for to in ("shared", "hub", "lower"):
             done = machine.run("normalize", "--to", to, "--yes")
             assert done.returncode == 0, done.stderr
-            assert "does not tell casings apart" in done.stdout
+            assert "ignores case" in done.stdout
         # Only the joining of a folding request is left; exFAT cannot do that either, and says so.
         done = machine.run("normalize", "--to", "lower", "--across", "--yes")
-        assert "does not tell casings apart" in done.stdout
+        assert "ignores case" in done.stdout
         assert done.returncode == 0, done.stderr
         assert manifest(root) == before
         assert machine.run("show", "oRG/nAME").returncode == 0

@@ -94,10 +94,10 @@ def test_what_is_exported_can_be_imported(mdl: Run, tmp_path: Path, kind: str) -
             '{"mirrors": [{"name": "a/b", "repo_id": "c/d", "evil": 1}]}',
             "unknown fields evil",
         ),
-        ("json", "{", "is not JSON"),
-        ("csv", "name,repo_id,rank\na/b,c/d-bnb-4bit,first\n", "no rank"),
+        ("json", "{", "is not valid JSON"),
+        ("csv", "name,repo_id,rank\na/b,c/d-bnb-4bit,first\n", "is not a rank"),
         ("toml", "[[mirrors]]\nname = 'a/b'\nrepo_id = '../x'\n", "not a model name"),
-        ("txt", "hello", "no kind of catalogue file"),
+        ("txt", "hello", "not a kind of catalogue file"),
     ],
 )
 def test_a_wrong_file_is_refused_whole_and_names_the_row(

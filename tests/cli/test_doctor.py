@@ -29,4 +29,4 @@ def test_a_bad_token_a_dead_hub_and_a_broken_database(
     broken.mkdir()
     (broken / "mdl.db").write_text("no database at all")
     ran = mdl("doctor", "--offline", MDL_HOME=str(broken))
-    assert (ran.code, "cannot be read as a database" in ran.out) == (1, True)
+    assert (ran.code, "is not a database" in ran.out) == (1, True)

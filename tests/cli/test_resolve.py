@@ -58,16 +58,16 @@ def test_text_says_what_and_why(mdl: Run) -> None:
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
-        (["org/none"], 3, "There is no repository"),
+        (["org/none"], 3, "does not exist"),
         (["org/../x"], 2, "not a model name"),
         (["./nowhere"], 3, "There is no folder"),
         (["x", "--4bit", "--8bit"], 2, "one format at a time"),
         ([GATED, "--4bit", "--revision", "v1"], 2, "would be lost"),
         ([GATED, "--exact", "--revision", "nope"], 3, "no revision 'nope'"),
-        (["someone/unheard-of", "--offline"], 5, "Nothing is known here"),
+        (["someone/unheard-of", "--offline"], 5, "unknown on this machine"),
         ([], 2, "Which name?"),
         (["x", "--locked", "no.lock"], 3, "cannot be read"),
-        (["x", "--locked", ""], 2, "it is empty"),
+        (["x", "--locked", ""], 2, "the path is empty"),
         (["x", "--frobnicate"], 2, "No such option"),
     ],
 )

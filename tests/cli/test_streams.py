@@ -63,7 +63,7 @@ def test_a_closed_input_is_an_empty_one(
     assert mdl("catalog", "add", "Org/Own", "me/own-bnb-4bit").code == 0
     done = typed(f"{command} <&-", hub_env)
     assert done.stderr.endswith(f"{code}\n")
-    assert ("no terminal to ask" in done.stderr) == (code == 2)
+    assert ("there is no terminal" in done.stderr) == (code == 2)
 
 
 def test_another_ones_exit_is_not_taken_for_a_closed_pipe(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,40 +7,40 @@ from typing import Any
 import pytest
 
 from mdl.errors import UsageError
-from mdl.resolver.catalog_file import HIGHEST_RANK, make_row, read_bytes, write_text
+from mdl.resolver.catalog_file import HIGHEST_RANK, catalog_text, mirror_row, parse_catalog_file
 
 ROW = {"name": "Org/Name", "repo_id": "us/Name-bnb-4bit"}
 
 
 @pytest.mark.parametrize("kind", ["toml", "json", "csv"])
 def test_what_was_written_is_read_again(kind: str) -> None:
-    rows = [make_row(*ROW.values(), variant="dynamic", rank=HIGHEST_RANK),
-            make_row(*ROW.values(), rank=-HIGHEST_RANK, relation="verified")]  # fmt: skip
-    source, read = read_bytes(write_text(rows, kind).encode(), Path(f"some/team.{kind}"))
+    rows = [mirror_row(*ROW.values(), variant="dynamic", rank=HIGHEST_RANK),
+            mirror_row(*ROW.values(), rank=-HIGHEST_RANK, relation="verified")]  # fmt: skip
+    source, read = parse_catalog_file(catalog_text(rows, kind).encode(), Path(f"some/team.{kind}"))
     assert (read, source.name) == (rows, f"file:team.{kind}")
 
 
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("rank", 1.5, "'1.5' is no rank"),
-        ("rank", True, "'True' is no rank"),
-        ("rank", float("inf"), "'inf' is no rank"),
-        ("rank", 10**30, "is no rank"),
-        ("rank", [], "is no rank"),
-        ("variant", "a\0b", "is no variant"),
-        ("variant", "x" * 1000, "is no variant"),
-        ("variant", ["plain"], "is no variant"),
-        ("relation", ["declared"], "is no relation"),
+        ("rank", 1.5, "'1.5' is not a rank"),
+        ("rank", True, "'True' is not a rank"),
+        ("rank", float("inf"), "'inf' is not a rank"),
+        ("rank", 10**30, "is not a rank"),
+        ("rank", [], "is not a rank"),
+        ("variant", "a\0b", "is not a variant"),
+        ("variant", "x" * 1000, "is not a variant"),
+        ("variant", ["plain"], "is not a variant"),
+        ("relation", ["declared"], "Unknown relation"),
         ("format", ["fp8"], "not a format"),
         ("weights", {"a": 1}, "not a format"),
-        ("name", 5, "are texts"),
+        ("name", 5, "must be strings"),
     ],
 )
 def test_a_value_no_row_can_have_is_refused(field: str, value: Any, words: str) -> None:
     data = json.dumps({"mirrors": [ROW, {**ROW, field: value}]}).encode()
     with pytest.raises(UsageError, match="row 2") as refused:
-        read_bytes(data, Path("rows.json"))
+        parse_catalog_file(data, Path("rows.json"))
     assert words in refused.value.message
     assert refused.value.next
 
@@ -57,6 +57,6 @@ def test_a_value_no_row_can_have_is_refused(field: str, value: Any, words: str) 
     ],
 )
 def test_a_file_that_no_parser_takes_is_refused(kind: str, data: bytes) -> None:
-    with pytest.raises(UsageError, match=f"is not {kind.upper()}") as refused:
-        read_bytes(data, Path(f"rows.{kind}"))
+    with pytest.raises(UsageError, match=f"is not valid {kind.upper()}") as refused:
+        parse_catalog_file(data, Path(f"rows.{kind}"))
     assert "Nothing was imported" in refused.value.next

@@ -28,7 +28,7 @@ source = "hub"
 def test_what_no_parser_takes_is_no_lock_file(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "mdl.lock"
     path.write_bytes(data)
-    with pytest.raises(UsageError, match="is no lock file") as refused:
+    with pytest.raises(UsageError, match="is not a lock file") as refused:
         read_lock(path)
     assert refused.value.next
 

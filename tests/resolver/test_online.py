@@ -289,7 +289,7 @@ def test_a_passing_fault_is_tried_again_and_a_dead_hub_answered_from_here(
         answer = resolver.resolve("org/model")
     assert answer.commit is not None, "the database still knows it"
     assert answer.knowledge_age is not None
-    assert "Answering from what is known here" in caplog.text
+    assert "Using local data" in caplog.text
     before = len(hub.requests)
     resolver.resolve("org/model")
     assert len(hub.requests) == before, "a dead Hub is not asked again for each name"
@@ -328,12 +328,12 @@ def test_a_database_that_cannot_be_written_does_not_stop_the_answer(
     resolver.catalog.database.rows(f"PRAGMA max_page_count = {pages}")
     with caplog.at_level(logging.WARNING, "mdl"):
         for n in range(3000):
-            if "nothing was recorded" in caplog.text:
+            if "not recorded" in caplog.text:
                 break
             answer = resolver.resolve(GATED, ResolveOptions("bnb-4bit"))
             resolver.record(answer, f"load {n} " + "x" * 2000)
     assert answer.repo_id == DYNAMIC
-    assert "nothing was recorded" in caplog.text
+    assert "not recorded" in caplog.text
 
 
 def test_a_read_only_database_still_answers(llama: LoopbackHub, online: Make) -> None:

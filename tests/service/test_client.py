@@ -104,7 +104,7 @@ def test_a_service_that_does_not_answer_is_announced_and_answered_for_here(
             assert mdl.resolve("org/open").repo_id == "Org/Open"
             assert mdl.resolve("org/open").repo_id == "Org/Open"
         assert time.monotonic() - start < 3
-    assert caplog.text.count("Deciding here instead") == 1
+    assert caplog.text.count("Resolving locally") == 1
 
 
 def _babble(listener: socket.socket) -> None:

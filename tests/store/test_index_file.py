@@ -44,7 +44,7 @@ def test_no_room_is_said_and_the_index_goes_on(
     with pytest.raises(StoreError, match="cannot be used") as refused:
         write(index)
     assert "full" in refused.value.why
-    assert "room" in refused.value.next
+    assert "space" in refused.value.next
     assert [pin[0] for pin in index.pins()] == ["model/o/n"]
     assert index.actions() == []
     assert index.remove_pin("model/o/n", ""), "a later change is not in the broken-off one"

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from mdl.errors import NotFoundError
-from mdl.resolver import make_row, parse_name, read_bytes, rows_to_remove
+from mdl.resolver import mirror_row, parse_catalog_file, parse_name, rows_to_remove
 from mdl.service.routes.common import (
     BODY_REFUSALS,
     REFUSALS,
@@ -105,7 +105,7 @@ async def add_to_catalog(request: Request, wanted: MirrorToAdd) -> Response:
     It takes precedence over every imported row.
     """
     resolver = service_of(request).resolver
-    row = make_row(wanted.name, wanted.mirror, wanted.format, wanted.weights, rank=wanted.rank)
+    row = mirror_row(wanted.name, wanted.mirror, wanted.format, wanted.weights, rank=wanted.rank)
     if not wanted.dry_run:
         await resolver.in_thread(lambda: resolver.catalog().add([row]))
     return json_response({"added": row._asdict(), "dry_run": wanted.dry_run})
@@ -127,7 +127,7 @@ async def import_into_catalog(
     data = await request.body()
 
     def work() -> tuple[CatalogSource, int]:
-        source, rows = read_bytes(data, FilePath(file))
+        source, rows = parse_catalog_file(data, FilePath(file))
         if not dry_run:
             resolver.catalog().import_rows(source, rows)
         return source, len(rows)
