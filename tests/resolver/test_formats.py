@@ -3,7 +3,7 @@
 import pytest
 
 from mdl.resolver.formats import claimed_format
-from mdl.resolver.formats.claims import _ANY_MARK, _NAMES, _WIDTHS
+from mdl.resolver.formats.claims import _ANY_MARK, _patterns
 
 
 def test_every_claim_is_found_by_the_search_before_it() -> None:
@@ -11,7 +11,7 @@ def test_every_claim_is_found_by_the_search_before_it() -> None:
     words += " eetq mlx onnx openvino ov ct2 coreml mlc nvfp4 mxfp4 mxfp8 fp4 fp8 f8 float8_e4m3"
     words += " w8a8 w4a16 w8a16 w4a8 int4 w8 4bit 8-bit q4 q8 bf16 f32 svdq qlora ggml bnb ao"
     for word in words.split():
-        assert any(pattern.search(word) for pattern, _, _ in _NAMES + _WIDTHS), word
+        assert any(pattern.search(word) for pattern, _, _ in _patterns()), word
         assert _ANY_MARK.search(word), word
 
 

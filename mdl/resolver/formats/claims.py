@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import NamedTuple
 
 ANY_4 = frozenset(
@@ -28,21 +29,8 @@ class Claim(NamedTuple):
     fits: frozenset[str]
 
 
-def _claims(
-    *rows: tuple[str, str | None, Iterable[str]],
-) -> tuple[tuple[re.Pattern[str], str | None, frozenset[str]], ...]:
-    return tuple(
-        (
-            re.compile(rf"(?<![a-z0-9])(?:{pattern})(?![a-z0-9])"),
-            format,
-            frozenset(fits) | {format or ""},
-        )
-        for pattern, format, fits in rows
-    )
-
-
 # Publishers' habits: the word in a lowered name, the format meant, and what else it fits.
-_NAMES = _claims(
+_NAMES: tuple[tuple[str, str | None, Iterable[str]], ...] = (
     (r"gguf", "gguf", ()),
     (r"ggml(?:v3)?", "ggml", ("gguf",)),
     (r"bnb[-_]?4[-_]?bits?|4[-_]?bits?[-_]bnb|nf4|bnb[-_](?:nf4|int4)|qlora", "bnb-4bit", ()),
@@ -78,7 +66,7 @@ _NAMES = _claims(
     (r"w4a8", "w4a8", ("qqq",)),
 )  # fmt: skip
 # Words that several formats share: they mean a format only where nothing more is known.
-_WIDTHS = _claims(
+_WIDTHS: tuple[tuple[str, str | None, Iterable[str]], ...] = (
     (r"(?:int|w)4|4[-_]?bits?|q4", None, ANY_4),
     (r"(?:int|w)8|8[-_]?bits?|q8", None, ANY_8),
     (r"bf16|fp16|f16|fp32|f32", "16bit",
@@ -116,12 +104,25 @@ _ANY_MARK = re.compile(
 )
 
 
+@cache
+def _patterns() -> tuple[tuple[re.Pattern[str], str | None, frozenset[str]], ...]:
+    """Compiled only for a name that claims something: it takes 5 ms, a tenth of `mdl resolve`."""
+    return tuple(
+        (
+            re.compile(rf"(?<![a-z0-9])(?:{pattern})(?![a-z0-9])"),
+            format,
+            frozenset(fits) | {format or ""},
+        )
+        for pattern, format, fits in _NAMES + _WIDTHS
+    )
+
+
 def name_claims(name: str) -> list[Claim]:
     """Every format that a repository's name claims, the most telling first."""
     owner, _, own = name.lower().rpartition("/")
     claims = []
     if _ANY_MARK.search(own):
-        for pattern, format, fits in _NAMES + _WIDTHS:
+        for pattern, format, fits in _patterns():
             found = pattern.search(own)
             if found:
                 claims.append(Claim(format, found[0], fits))
