@@ -226,16 +226,15 @@ class Cache:
             allow_patterns: count only files that match one of these, as `snapshot_download` does.
         """
         wanted = commit or revision or "main"
-        found = [
-            placed
-            for folder in self.folders_of(repo_id, repo_type)
-            if folder.alias_of is None
-            for placed in [self._place(folder, wanted, allow_patterns)]
-            if placed is not None
-        ]
+        folders = [f for f in self.folders_of(repo_id, repo_type) if f.alias_of is None]
+        placed = (self._place(folder, wanted, allow_patterns) for folder in folders)
+        found = [each for each in placed if each is not None]
         if not found:
             known = wanted if is_hash(wanted, COMMIT_LENGTH) else None
-            return Placement(repo_id, repo_type, None, known, "absent", None, 0)
+            here = {s.commit: s.mtime for folder in folders for s in folder.snapshots}
+            commits = tuple(sorted(here, key=lambda commit: -here[commit]))
+            spelling = folders[0].repo_id if folders else None
+            return Placement(repo_id, repo_type, spelling, known, "absent", None, 0, (), commits)
         order = {"complete": 0, "partial": 1, "broken": 2}
         return min(found, key=lambda p: (order[p.state], -p.bytes, spelling_rank(p.spelling or "")))
 
@@ -247,13 +246,17 @@ class Cache:
         if snapshot is None:
             return None
         pointers = [p for p in snapshot.pointers if matches(p.path, patterns)]
-        missing = tuple(path for path in snapshot.missing if matches(path, patterns))
-        state = snapshot.state
-        if patterns is not None and state == "partial":
+        missing, state = snapshot.missing, snapshot.state
+        if patterns is not None:
             from mdl.cachemgr.scan import read_tree_listing
 
             listed = read_tree_listing(self._where, folder.name, commit)
-            state = "complete" if listed is not None and pointers and not missing else "partial"
+            if listed is not None and state != "broken":
+                present = {pointer.path for pointer in snapshot.pointers}
+                missing = tuple(sorted(set(listed) - present))
+                lacking = any(matches(path, patterns) for path in missing)
+                state = "complete" if pointers and not lacking else "partial"
+            missing = tuple(path for path in missing if matches(path, patterns))
         return Placement(
             folder.repo_id,
             folder.repo_type,

@@ -16,6 +16,8 @@ COMMIT_LENGTH, SHA256_LENGTH = 40, 64
 # The fewest first characters that may stand for a commit.
 SHORTEST_COMMIT = 7
 INCOMPLETE = ".incomplete"
+# llama.cpp keeps its downloads in this cache too; it takes no locks.
+IN_PROGRESS = ".downloadInProgress"
 STORE_MARKER = ".huggingface-shared-blobs"
 # What huggingface_hub and operating systems put into the root beside repositories.
 ROOT_EXTRAS = {".locks", "CACHEDIR.TAG", ".DS_Store", "blobs", "version.txt", "desktop.ini"}

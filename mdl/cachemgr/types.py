@@ -121,8 +121,10 @@ class Totals(NamedTuple):
 class Placement(NamedTuple):
     """Where one repository is on this machine, if it is.
 
-    `missing` names the files that the tree listing has and the snapshot lacks; without a listing
-    it is empty, and `state` is judged from what is there.
+    Attributes:
+        missing: the files that the model needs and the snapshot lacks, as far as its
+            configuration, its index and the tree listing tell.
+        commits: where the revision is absent, the commits of the repository that are here.
     """
 
     repo_id: str
@@ -133,6 +135,7 @@ class Placement(NamedTuple):
     path: Path | None
     bytes: int
     missing: tuple[str, ...] = ()
+    commits: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -149,4 +152,5 @@ class Placement(NamedTuple):
             "path": str(self.path) if self.path else None,
             "bytes": self.bytes,
             "missing": list(self.missing),
+            "commits": list(self.commits),
         }

@@ -1,4 +1,4 @@
-"""What nobody should put into a cache: it is reported, never followed, and never a traceback."""
+"""What nobody should put into a cache: reported, never changed, and never a traceback."""
 
 import errno
 import json
@@ -43,6 +43,7 @@ def outside(built: CacheBuilder) -> Path:
 
 
 def link_out_of_a_snapshot(built: CacheBuilder, folder: Path) -> None:
+    (folder / "snapshots" / A / "nowhere").symlink_to(outside(built) / "nothing")
     (folder / "snapshots" / A / "out").symlink_to(outside(built) / "secret")
     (folder / "snapshots" / A / "out-folder").symlink_to(outside(built))
 
@@ -185,7 +186,7 @@ TREES: list[Callable[[CacheBuilder, Path], None]] = [
 
 
 @pytest.mark.parametrize("spoil", TREES, ids=lambda spoil: spoil.__name__)
-def test_reported_and_never_followed(
+def test_reported_and_never_changed(
     spoil: Callable[[CacheBuilder, Path], None],
     built: CacheBuilder,
     cache: Cache,
@@ -234,7 +235,8 @@ def test_problems_are_named(built: CacheBuilder, cache: Cache) -> None:
     link_out_of_a_snapshot(built, folder)
     a_blob_is_a_folder(built, folder)
     text = "\n".join(cache.repo("o/n").problems)
-    assert "out points to no blob" in text
+    assert "nowhere points to no blob" in text
+    assert "out-folder points to no blob" in text
     assert "is not a regular file" in text
     assert "w points to no blob" in text
 

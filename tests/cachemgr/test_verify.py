@@ -189,7 +189,8 @@ def test_repair_offline_is_refused(built: CacheBuilder, settings: Settings) -> N
 
 
 def test_a_damaged_listing_says_nothing(built: CacheBuilder, cache: Cache) -> None:
-    built.revision("o/n", A, FILES, refs=("main",), tree=FILES)
+    files = {"config.json": b"{}", "model.safetensors": b"w"}
+    built.revision("o/n", A, files, refs=("main",), tree=files)
     listing = built.folder("o/n") / "trees" / f"{A}.json"
     for text in ("{", "[]", json.dumps({"format_version": 1, "files": {"w": 3}}), ""):
         listing.write_text(text)

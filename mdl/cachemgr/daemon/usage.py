@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping
 
 from mdl.cachemgr.journal import list_open_files, open_revisions
-from mdl.cachemgr.layout import parse_folder, repo_key
+from mdl.cachemgr.layout import IN_PROGRESS, INCOMPLETE, parse_folder, repo_key
 from mdl.cachemgr.scan import scan_folder, store_is_marked
 from mdl.store import CacheIndex
 
@@ -38,7 +38,7 @@ class UseJournal:
         for path in self._opened(self._root):
             folder, _, rest = path.partition("/")
             place, _, name = rest.partition("/")
-            if place not in ("blobs", "snapshots") or name.endswith(".incomplete"):
+            if place not in ("blobs", "snapshots") or name.endswith((INCOMPLETE, IN_PROGRESS)):
                 continue
             # A clock set back must not silence the journal.
             if 0 <= now - self._noted.get(path, -AGAIN_AFTER) < AGAIN_AFTER:

@@ -65,7 +65,9 @@ def break_down(folder: Folder) -> Breakdown:
         accessed.append(max([blobs[name].atime for name in names], default=None))
         for name in names:
             holders.setdefault(name, []).append(position)
-    orphans = [blob for blob in blobs.values() if blob.name not in holders]
+    orphans = [
+        blob for blob in blobs.values() if blob.name not in holders and blob.inode[0] != "outside"
+    ]
     return Breakdown(
         accessed,
         _parts(folder, holders),
@@ -79,6 +81,8 @@ def _parts(folder: Folder, holders: dict[str, list[int]]) -> list[Part]:
     own: Counter[tuple[int, ...]] = Counter()
     several: dict[Any, list[Any]] = {}  # inode → its blobs here
     for blob in folder.blobs.values():
+        if blob.inode[0] == "outside":
+            continue
         if blob.links == 1 and blob.inode[0] != "shared":
             own[tuple(holders.get(blob.name, (ORPHANS,)))] += blob.size
         else:

@@ -22,6 +22,7 @@ class Summary(NamedTuple):
     `own` counts the bytes that have no name outside this folder; `links` lists the other inodes as
     `(dev, ino, size, names in all, names here)` and `shared` the store's payloads as
     `(xet hash, size)`. `revisions` are `(commit, refs, size, files, state, mtime)`.
+    `keep_out` says why nothing in it may be moved or removed, or is empty.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Summary(NamedTuple):
     incomplete_files: int
     incomplete_size: int
     no_exist: int
-    readable: bool
+    keep_out: str
     revisions: list[Any]
     problems: list[str]
     links: list[Any]

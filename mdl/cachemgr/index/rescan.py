@@ -70,6 +70,8 @@ def summarize(folder: Folder) -> Summary:
     names_here: Counter[Any] = Counter()
     repeated = []
     for blob in folder.blobs.values():
+        if blob.inode[0] == "outside":  # nothing that this cache occupies
+            continue
         if blob.inode[0] == "shared":
             shared.append((blob.inode[1], blob.size))
         elif blob.links == 1:
@@ -105,7 +107,7 @@ def summarize(folder: Folder) -> Summary:
         len(folder.incomplete),
         sum(part.size for part in folder.incomplete),
         folder.no_exist,
-        folder.readable,
+        folder.keep_out,
         revisions,
         list(folder.problems),
         links,

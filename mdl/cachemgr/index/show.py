@@ -21,6 +21,7 @@ def describe(repo: CachedRepo, folders: Sequence[Folder]) -> dict[str, Any]:
         {
             "name": folder.name,
             "alias_of": folder.alias_of,
+            "linked": folder.linked or None,
             "refs": folder.refs,
             "blobs": len(folder.blobs),
             "incomplete": [
@@ -44,8 +45,10 @@ def _files(folder: Folder, snapshot: Snapshot) -> list[dict[str, Any]]:
     files = []
     for pointer in sorted(snapshot.pointers, key=lambda pointer: pointer.path):
         blob = folder.blobs.get(pointer.blob) if pointer.blob is not None else None
-        shared = blob is not None and (blob.inode[0] == "shared" or blob.links > 1)
+        kind = "" if blob is None else blob.inode[0]
+        shared = blob is not None and (kind == "shared" or blob.links > 1)
         state = "broken" if blob is None else "shared" if shared else ""
+        state = "outside" if kind == "outside" else state
         files.append(
             {
                 "path": pointer.path,

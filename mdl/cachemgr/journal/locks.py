@@ -2,7 +2,8 @@
 
 huggingface_hub takes one `flock` per file it downloads, on `.locks/<folder>/<etag>.lock`, and
 never removes those files; there is no lock per repository. mdl never creates, renames or removes
-them: it holds the existing ones while it removes files, and looks again afterwards.
+them: it holds the existing ones while it removes files, and looks again afterwards. llama.cpp
+takes no locks: its downloads run for as long as a process has their file open.
 """
 
 import contextlib
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from mdl.cachemgr.journal.aliases import aliases_of
+from mdl.cachemgr.journal.open_files import list_open_files
+from mdl.cachemgr.layout import IN_PROGRESS
 from mdl.errors import BusyError
 
 fcntl: Any = None
@@ -23,6 +26,9 @@ with contextlib.suppress(ImportError):  # Windows has no flock; huggingface_hub 
 # A download holds no lock for a moment between two files of a snapshot: a repository that was
 # written to this recently is watched until it has been quiet for as long.
 QUIET_SECONDS = 3.0
+# Where no /proc tells of open files (and for other machines), a download that takes no locks runs
+# as long as its file was written to this recently.
+LOCKLESS_SECONDS = 60.0
 
 
 @contextlib.contextmanager
@@ -112,6 +118,8 @@ class DownloadLocks:
 
     def take(self, folder: str) -> str | None:
         """Lock every lock file of a folder; the etag of a busy one, or `None` if none is busy."""
+        if (running := lockless_download(self.root, folder)) is not None:
+            return running
         taken: list[str] = []
         names = [folder, *self._aliases.get(folder, ())]
         for path in sorted(path for name in names for path in lock_files(self.root, name)):
@@ -135,6 +143,24 @@ class DownloadLocks:
 
     def release(self) -> None:
         self._let_go(list(self._held))
+
+
+def lockless_download(root: str, folder: str) -> str | None:
+    """What llama.cpp is downloading into a folder right now, by its name; `None` for nothing."""
+    blobs = f"{folder}/blobs"
+    try:
+        with os.scandir(os.path.join(root, blobs)) as entries:
+            parts = {e.name: e.stat().st_mtime for e in entries if e.name.endswith(IN_PROGRESS)}
+    except OSError:
+        return None
+    if not parts:
+        return None
+    opened = list_open_files(root)
+    for name, written in parts.items():
+        recent = abs(time.time() - written) < LOCKLESS_SECONDS
+        if f"{blobs}/{name}" in opened or recent:
+            return name.removesuffix(IN_PROGRESS)
+    return None
 
 
 def lock_files(root: str, folder: str) -> list[str]:

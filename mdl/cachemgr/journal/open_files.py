@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 
-from mdl.cachemgr.scan import Folder
+from mdl.cachemgr.scan import Folder, content_path
 
 
 def list_open_files(root: str) -> dict[str, int]:
@@ -60,9 +60,4 @@ def open_revisions(folder: Folder, opened: Mapping[str, int]) -> dict[str, int]:
 
 def _content_of(folder: Folder, blob: str) -> str:
     """The path of a blob's content, relative to the root."""
-    inode = folder.blobs[blob].inode
-    if inode[0] == "shared":
-        return f"blobs/{inode[1][:2]}/{inode[1]}"
-    return (
-        f"{folder.name}/{blob}" if blob.startswith("snapshots/") else f"{folder.name}/blobs/{blob}"
-    )
+    return content_path("", folder.name, folder.blobs[blob]).lstrip("/")

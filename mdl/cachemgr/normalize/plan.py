@@ -236,10 +236,10 @@ def _plan_repo(
 def _is_normal(members: Sequence[_Member], name: str | None) -> bool:
     """Is a repository a single folder (named `name`, if given) that every alias points to?
 
-    One that cannot be fully read is not: the plan says so.
+    One that cannot be fully read, or has links out of the cache, is not: the plan says so.
     """
     real = [member.summary for member in members if member.summary.alias_of is None]
-    if len(real) > 1 or not real[0].readable:
+    if len(real) > 1 or real[0].keep_out:
         return False
     aliases = {member.summary.alias_of for member in members} - {None}
     return name is None or (real[0].name == name and aliases <= {name})
@@ -287,8 +287,10 @@ def compose(
     """
     real = ordered(folders)
     for folder in real:
-        if not folder.readable:
-            raise CannotNormalize(f"{folder.name} cannot be fully read")
+        if folder.keep_out:
+            raise CannotNormalize(f"{folder.name}: {folder.keep_out}")
+        if target is not None and any(blob.inode[0] == "outside" for blob in folder.blobs.values()):
+            raise CannotNormalize(f"{folder.name} has links to files outside the cache")
     extras = {folder.name: read_extras(root, folder) for folder in real}
     join(root, steps, duplicate_blobs(root, real), real, compare=compare)
     if target is None:

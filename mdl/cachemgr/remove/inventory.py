@@ -136,9 +136,8 @@ def _untouchable(member: _Member, in_use: InUse) -> str:
     etag = in_use.downloads.get(member.summary.name)
     if etag is not None:
         return f"a download is running ({member.repo_id}, {etag[:12]})"
-    return (
-        "" if member.summary.readable else "its folder cannot be fully read: see `mdl cache show`"
-    )
+    reason = member.summary.keep_out
+    return f"{reason}: see `mdl cache show`" if reason else ""
 
 
 def protection(key: str, commit: str, refs: tuple[str, ...], records: LocalRecords) -> str:

@@ -82,8 +82,8 @@ def apply_prune(cache: "Cache", planned: PrunePlan) -> Outcome:
 
     def objection(folder: Folder, removal: Removal) -> str:
         key = repo_key(folder.repo_type, folder.repo_id)
-        if not folder.readable:
-            return "its folder cannot be fully read"
+        if folder.keep_out:
+            return folder.keep_out
         records = cache.records()
         if reason := protection(key, "", (), records):
             return reason

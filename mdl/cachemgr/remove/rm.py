@@ -66,10 +66,10 @@ def plan_remove(
     for name, removal in removals.items():
         reason = _protected(cache, by_name[name], removal)
         if reason:
-            raise UsageError(
-                f"{target} is protected: {reason}.",
-                next="First unpin it with `mdl cache unpin`, or delete the lock file.",
-            )
+            hint = "First unpin it with `mdl cache unpin`, or delete the lock file."
+            if by_name[name].linked and not removal.whole:
+                hint = "Remove the files where they are, or the link to them."
+            raise UsageError(f"{target} is protected: {reason}.", next=hint)
     _refuse_in_use(root, removals)
     aliases = aliases_of(root)
     removed = [
@@ -80,6 +80,8 @@ def plan_remove(
 
 
 def _protected(cache: "Cache", folder: Folder, removal: Removal) -> str:
+    if folder.linked and not removal.whole:
+        return f"{folder.keep_out}; remove the whole repository, which takes the link alone"
     known = cache.records()
     key = repo_key(folder.repo_type, folder.repo_id)
     commits = {"", *removal.commits, *(commit for commit, _ in removal.files)}
@@ -108,13 +110,15 @@ def freed_by(folders: Sequence[Folder], removed: Sequence[FolderRemoval]) -> int
     by_name = {folder.name: folder for folder in folders}
     for folder in folders:
         for blob in folder.blobs.values():
+            if blob.inode[0] == "outside":
+                continue
             names[blob.inode] = names[blob.inode] + 1 if blob.inode[0] == "shared" else blob.links
             sizes[blob.inode] = blob.size
     freed = 0
     for one in removed:
         folder = by_name[one.folder]
         for name in folder.blobs if one.whole else one.blobs:
-            if name in folder.blobs:
+            if name in folder.blobs and folder.blobs[name].inode in names:
                 going[folder.blobs[name].inode] += 1
         freed += sum(part.size for part in folder.incomplete if one.whole or part.name in one.blobs)
     return freed + sum(sizes[inode] for inode, count in going.items() if count >= names[inode])

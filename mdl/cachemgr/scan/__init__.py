@@ -7,7 +7,7 @@ from mdl.lazy import door
 if TYPE_CHECKING:
     from mdl.cachemgr.scan.content import chunks, same_content
     from mdl.cachemgr.scan.folder import scan_folder
-    from mdl.cachemgr.scan.model import Blob, Folder, Snapshot
+    from mdl.cachemgr.scan.model import Blob, Folder, Snapshot, content_path
     from mdl.cachemgr.scan.parallel import in_processes
     from mdl.cachemgr.scan.stamps import change_stamp, read_small, store_is_marked, trustworthy
     from mdl.cachemgr.scan.tree_listing import read_tree_listing
@@ -17,7 +17,7 @@ __getattr__ = door(
     {
         "content": "chunks same_content",
         "folder": "scan_folder",
-        "model": "Blob Folder Snapshot",
+        "model": "Blob Folder Snapshot content_path",
         "parallel": "in_processes",
         "stamps": "change_stamp read_small trustworthy store_is_marked",
         "tree_listing": "read_tree_listing",

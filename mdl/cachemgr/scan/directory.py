@@ -30,9 +30,10 @@ class Directory:
         OSError: it is missing, or cannot be read.
     """
 
-    __slots__ = ("entries", "fd", "stamp")
+    __slots__ = ("entries", "fd", "path", "stamp")
 
     def __init__(self, path: str, limit: int) -> None:
+        self.path = path
         self.fd: int | None = None
         if _BY_DESCRIPTOR:
             try:

@@ -1,18 +1,23 @@
-"""Read a repository folder in one lean pass that never follows a link out of it.
+"""Read a repository folder in one lean pass; links out of it are followed as `links` says.
 
-One `lstat` per blob, one `readlink` per pointer, one small read per ref; nothing is hashed.
-Anything unexpected (a loop, a FIFO, a folder in place of a blob, an unprintable name) becomes a
-sentence in `problems`; only file system errors are raised.
+One `lstat` per blob, one `readlink` per pointer, one small read per ref, and of a model its
+configuration and index; nothing is hashed. Anything unexpected (a loop, a FIFO, a folder in place
+of a blob, an unprintable name) becomes a sentence in `problems`; only file system errors are
+raised.
 """
 
 import contextlib
 import os
 import re
 import stat
+from collections.abc import Mapping
+from dataclasses import replace
 
-from mdl.cachemgr.layout import INCOMPLETE, SHA256_LENGTH, is_hash, parse_folder
+from mdl.cachemgr.layout import IN_PROGRESS, INCOMPLETE, SHA256_LENGTH, is_hash, parse_folder
 from mdl.cachemgr.scan.directory import Directory, NotAFolder
+from mdl.cachemgr.scan.links import alias_target, as_outside, follow_file, follow_folder
 from mdl.cachemgr.scan.model import Blob, Folder, Incomplete, Pointer, Snapshot
+from mdl.cachemgr.scan.needed import missing_from
 from mdl.cachemgr.scan.stamps import change_stamp, read_small
 from mdl.cachemgr.scan.tree_listing import ListedFile, read_tree_listing
 
@@ -50,46 +55,34 @@ def scan_folder(root: str, name: str, *, marked: bool) -> Folder:
 
 
 def _scan_once(reader: "_Reader", folder: Folder) -> Folder:
-    root, name, repo_type, repo_id = reader.root, folder.name, folder.repo_type, folder.repo_id
     try:
         status = os.lstat(reader.path)
     except OSError as error:
-        return Folder(name, repo_type, repo_id, problems=(_sentence("", error),), readable=False)
+        return replace(folder, problems=(_sentence("", error),), readable=False)
     reader.probes.append(("", change_stamp(status)))
+    alias = None
     if stat.S_ISLNK(status.st_mode):
-        alias = _alias_target(root, name)
-        if alias is None:
+        alias = alias_target(reader.root, folder.name)
+        readable = alias is None and reader.follow()
+        if alias is None and not readable:
             reader.problem("is a link out of this cache; it was not followed")
-        return Folder(name, repo_type, repo_id, alias, problems=reader.shown(),
-                      probes=tuple(reader.probes), readable=alias is not None)  # fmt: skip
-    if not stat.S_ISDIR(status.st_mode):
-        reader.problem("is not a folder")
-        return Folder(name, repo_type, repo_id, problems=reader.shown(),
-                      probes=tuple(reader.probes), readable=False)  # fmt: skip
-    try:
-        folder = reader.read(folder)
-    except _TooMany:
-        reader.problem(f"holds more than {MAX_ENTRIES} entries; it was not read further")
-        reader.unreadable = True
-        folder = Folder(name, repo_type, repo_id, probes=tuple(reader.probes))
-    return Folder(
-        name, repo_type, repo_id, None, folder.blobs, folder.snapshots, folder.refs,
-        folder.incomplete, folder.no_exist, reader.shown(), tuple(reader.probes),
-        not reader.unreadable,
+    else:
+        readable = stat.S_ISDIR(status.st_mode)
+        if not readable:
+            reader.problem("is not a folder")
+    if readable:
+        try:
+            folder = reader.read(folder)
+        except _TooMany:
+            reader.problem(f"holds more than {MAX_ENTRIES} entries; it was not read further")
+            readable = False
+    if reader.linked:
+        blobs = as_outside(reader.root, folder.name, folder.blobs)
+        folder = replace(folder, blobs=blobs, linked=reader.linked)
+    return replace(
+        folder, alias_of=alias, problems=reader.shown(), probes=tuple(reader.probes),
+        readable=alias is not None or (readable and not reader.unreadable),
     )  # fmt: skip
-
-
-def _alias_target(root: str, name: str) -> str | None:
-    """The sibling folder that an alias points to directly, or `None`."""
-    target = os.readlink(os.path.join(root, name))
-    leaf = os.path.basename(os.path.normpath(target))
-    if os.path.normpath(os.path.join(root, target)) != os.path.normpath(os.path.join(root, leaf)):
-        return None
-    try:
-        is_folder = stat.S_ISDIR(os.lstat(os.path.join(root, leaf)).st_mode)
-    except OSError:
-        return None
-    return leaf if is_folder and parse_folder(leaf) else None
 
 
 def _sentence(where: str, error: OSError) -> str:
@@ -108,6 +101,7 @@ class _Reader:
         self.blobs: dict[str, Blob] = {}
         self.incomplete: list[Incomplete] = []
         self.unreadable = False
+        self.linked = ""
         self.budget = MAX_ENTRIES
 
     def problem(self, sentence: str) -> None:
@@ -119,6 +113,15 @@ class _Reader:
             return (*self.problems[:_SHOWN_PROBLEMS], f"and {more} further problems")
         return tuple(self.problems)
 
+    def follow(self) -> bool:
+        """Read through the link that stands in the repository's place, if that may be."""
+        real = follow_folder(self.path)
+        if real is None:
+            return False
+        self.linked = real
+        self.probes.append((".", change_stamp(os.stat(real))))
+        return True
+
     def read(self, folder: Folder) -> Folder:
         self._read_blobs()
         refs = self._read_refs()
@@ -128,7 +131,7 @@ class _Reader:
             listed = None
             if f"{commit}.json" in trees:
                 listed = read_tree_listing(self.root, folder.name, commit)
-            snapshots.append(self._read_snapshot(commit, mtime, listed))
+            snapshots.append(self._read_snapshot(folder, commit, mtime, listed))
         commits = {snapshot.commit for snapshot in snapshots}
         for ref, commit in refs.items():
             if commit not in commits:
@@ -151,6 +154,8 @@ class _Reader:
             for entry in opened.entries:
                 if entry.is_dir(follow_symlinks=False):
                     found.append((entry.name, entry.stat(follow_symlinks=False).st_mtime))
+                elif entry.is_symlink() and follow_folder(f"{opened.path}/{entry.name}"):
+                    found.append((entry.name, os.stat(f"{opened.path}/{entry.name}").st_mtime))
                 elif entry.name not in _IGNORED:
                     self.problem(f"snapshots/{entry.name} is not a folder; it was not followed")
         return found
@@ -168,8 +173,16 @@ class _Reader:
 
     def _open(self, relative: str, *, probe: bool = False) -> Directory | None:
         """Open a folder below this one, for a `with`; `None` where there is none to read."""
+        path = f"{self.path}/{relative}"
         try:
-            opened = Directory(f"{self.path}/{relative}", self.budget)
+            try:
+                opened = Directory(path, self.budget)
+            except NotAFolder:
+                real = follow_folder(path)
+                if real is None:
+                    raise
+                opened = Directory(real, self.budget)
+                self.linked = self.linked or real
         except FileNotFoundError:
             return None
         except NotAFolder:
@@ -178,7 +191,9 @@ class _Reader:
             self.problem(_sentence(relative, error))
         else:
             if probe:
-                self.probes.append((relative, opened.stamp))
+                # Behind a link, what the link leads to: its own stamp does not move.
+                through = relative if opened.path == path else f"{relative}/."
+                self.probes.append((through, opened.stamp))
             self.budget -= len(opened.entries)
             if self.budget < 0:
                 with opened:
@@ -224,7 +239,7 @@ class _Reader:
 
     def _read_blob(self, name: str, status: os.stat_result) -> None:
         if stat.S_ISREG(status.st_mode):
-            if name.endswith(INCOMPLETE):
+            if name.endswith((INCOMPLETE, IN_PROGRESS)):
                 self.incomplete.append(Incomplete(name, status.st_size, status.st_mtime))
             elif not _BLOB_TEMPORARY.fullmatch(name):
                 self.blobs[name] = _blob(name, status)
@@ -295,7 +310,7 @@ class _Reader:
             self.problem(f"{where} is not a readable reference")
 
     def _read_snapshot(
-        self, commit: str, mtime: float, listed: dict[str, ListedFile] | None
+        self, folder: Folder, commit: str, mtime: float, listed: Mapping[str, ListedFile] | None
     ) -> Snapshot:
         found: list[Pointer] = []
         problems: list[str] = []
@@ -311,7 +326,10 @@ class _Reader:
                         problems.append(f"{below[:20]}… nests deeper than {MAX_DEPTH} folders")
                     else:
                         waiting.append((f"snapshots/{commit}/{below[:-1]}", below, f"../{up}"))
-        missing = self._compare(found, listed, problems)
+        self._compare(found, listed, problems)
+        is_model = folder.repo_type == "model"
+        place = (self.root, folder.name)
+        missing = missing_from(found, self.blobs, listed, place, is_model=is_model)
         state = "broken" if problems else "partial" if missing or not found else "complete"
         problems = [f"{commit[:12]}: {problem}" for problem in problems]
         self.problems.extend(problems)
@@ -328,6 +346,10 @@ class _Reader:
         """Add one folder's pointers and problems; return its subfolders, each ending in `/`."""
         found, problems = into
         folders = []
+        if self.linked and os.path.realpath(opened.path) != os.path.join(
+            os.path.realpath(self.path), relative
+        ):
+            up = "\0"  # behind a link: relative links start elsewhere
         start = len(up)
         # Local names: a first listing spends most of its time in this loop.
         blobs, fd, readlink = self.blobs, opened.fd, os.readlink
@@ -337,7 +359,7 @@ class _Reader:
                 target = readlink(item.path, dir_fd=fd)
                 name = target[start:]
                 if name not in blobs or not target.startswith(up):
-                    elsewhere = self._leads_to(f"{self.path}/{relative}", target)
+                    elsewhere = self._leads_to(opened.path, item.name, target, relative)
                     found.append(Pointer(path, elsewhere))
                     if elsewhere is None:
                         problems.append(f"{path} points to no blob")
@@ -354,24 +376,32 @@ class _Reader:
                 problems.append(f"{path} is not a regular file")
         return folders
 
-    def _leads_to(self, folder: str, target: str) -> str | None:
-        """The blob of this repository that an unusually written link points to."""
-        where, name = os.path.split(os.path.normpath(os.path.join(folder, target)))
-        own = where == os.path.join(os.path.normpath(self.path), "blobs")
-        return name if own and self._is_blob(name) else None
+    def _leads_to(self, folder: str, item: str, target: str, relative: str) -> str | None:
+        """The blob that an unusually written link points to, or the plain file elsewhere."""
+        start = os.path.realpath(folder) if self.linked else folder
+        where, name = os.path.split(os.path.normpath(os.path.join(start, target)))
+        here = os.path.realpath(self.path) if self.linked else os.path.normpath(self.path)
+        if where == os.path.join(here, "blobs") and self._is_blob(name):
+            return name
+        outside = follow_file(f"{folder}/{item}")
+        if outside is None:
+            return None
+        key = f"{relative}/{item}"
+        self.blobs[key] = _blob(key, outside.status)._replace(
+            inode=("outside", outside.path), links=1
+        )
+        return key
 
     def _compare(
-        self, found: list[Pointer], listed: dict[str, ListedFile] | None, problems: list[str]
-    ) -> tuple[str, ...]:
-        """Return the listed files that are missing; report wrong sizes as problems."""
-        if listed is None:
-            return ()
+        self, found: list[Pointer], listed: Mapping[str, ListedFile] | None, problems: list[str]
+    ) -> None:
+        """Report wrong sizes as problems."""
         present = {pointer.path: pointer.blob for pointer in found}
-        for path, file in listed.items():
+        for path, file in (listed or {}).items():
             blob = present.get(path)
             if blob is not None and self.blobs[blob].size != file.size:
-                problems.append(f"{path} has {self.blobs[blob].size} bytes instead of {file.size}")
-        return tuple(sorted(path for path in listed if path not in present))
+                size = self.blobs[blob].size
+                problems.append(f"{path} has {size} bytes instead of {file.size}")
 
 
 def _blob(name: str, status: os.stat_result) -> Blob:

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 class Blob(NamedTuple):
     """One entry of a `blobs` folder, or a regular file in a snapshot itself.
 
-    `inode` identifies the bytes, whatever their names: `(st_dev, st_ino)`, or
-    `("shared", <xet hash>)` for a link into the cache-wide store.
+    `inode` identifies the bytes, whatever their names: `(st_dev, st_ino)`,
+    `("shared", <xet hash>)` for a link into the cache-wide store, or `("outside", <path>)` for a
+    file that a snapshot's link points to and that no cache owns.
     """
 
     name: str
@@ -17,6 +18,17 @@ class Blob(NamedTuple):
     links: int
     mtime: float
     atime: float
+
+
+def content_path(root: str, folder: str, blob: Blob) -> str:
+    """The path of a blob's content, in a root and a repository folder of it."""
+    kind, where = blob.inode
+    if kind == "outside":
+        return str(where)
+    if kind == "shared":
+        return f"{root}/blobs/{where[:2]}/{where}"
+    place = "" if blob.name.startswith("snapshots/") else "blobs/"
+    return f"{root}/{folder}/{place}{blob.name}"
 
 
 class Pointer(NamedTuple):
@@ -30,8 +42,9 @@ class Pointer(NamedTuple):
 class Snapshot:
     """One `snapshots/<commit>` folder as found.
 
-    `state` is `complete` (every file of the tree listing is there, or there is no listing),
-    `partial` (some are missing) or `broken` (a file points nowhere or has the wrong size).
+    `state` is `complete` (nothing that is needed is missing), `partial` (something is, by the
+    configuration, the index or the tree listing) or `broken` (a file points nowhere or has the
+    wrong size).
     """
 
     commit: str
@@ -53,7 +66,12 @@ class Incomplete:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """One repository folder as found on disk, with its problems as sentences."""
+    """One repository folder as found on disk, with its problems as sentences.
+
+    Attributes:
+        linked: where a link in a folder's place points: the repository's own, `blobs`,
+            `snapshots` or a snapshot. It is read through; nothing behind it is ever changed.
+    """
 
     name: str
     repo_type: str
@@ -67,6 +85,14 @@ class Folder:
     problems: tuple[str, ...] = ()
     probes: tuple[tuple[str, int], ...] = ()
     readable: bool = True
+    linked: str = ""
+
+    @property
+    def keep_out(self) -> str:
+        """Why nothing in it may be moved or removed, or `''`."""
+        if not self.readable:
+            return "its folder cannot be fully read"
+        return f"a link in it leads to {self.linked}" if self.linked else ""
 
     def refs_of(self, commit: str) -> tuple[str, ...]:
         return tuple(sorted(ref for ref, target in self.refs.items() if target == commit))

@@ -5,6 +5,7 @@ import stat
 from collections.abc import Iterable
 
 from mdl.cachemgr.layout import STORE_MARKER
+from mdl.cachemgr.scan.content import open_quietly
 
 _MAX_REF_BYTES = 256
 _POSIX = os.name == "posix"
@@ -26,7 +27,7 @@ def store_is_marked(root: str) -> bool:
 
 def read_small(path: str, limit: int = _MAX_REF_BYTES) -> bytes | None:
     """The content of a small regular file; `None` for a link, a FIFO, or anything larger."""
-    fd = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    fd = open_quietly(path)
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_size > limit:

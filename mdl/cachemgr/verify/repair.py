@@ -53,6 +53,10 @@ def repair_cache(cache: "Cache", found: Sequence[BadFile]) -> Repaired:
         staging = make_place(trash_place(cache.root))
         action = index.begin_action("repair", f"{len(found)} files", {"trash": staging}, [])
         for number, bad in enumerate(found):
+            linked = scan_folder(root, bad.folder, marked=store_is_marked(root)).linked
+            if linked:
+                failed.append((bad, f"a link in its folder leads to {linked}: mend it there"))
+                continue
             ops = _aside(root, os.path.join(staging, str(number)), bad)
             index.add_operations(action, ops)
             why = perform_or_leave(ops) or _fetch(cache, bad)

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mdl.cachemgr.journal import payload_path
 from mdl.cachemgr.layout import COMMIT_LENGTH, SHA256_LENGTH, is_hash
 from mdl.cachemgr.scan import (
     Folder,
     chunks,
+    content_path,
     read_tree_listing,
     scan_folder,
     store_is_marked,
@@ -107,12 +107,10 @@ def jobs_of(root: str, folders: Iterable[Folder]) -> tuple[list[Job], int]:
         listed = _listed(root, folder)
         for blob in folder.blobs.values():
             expected = blob.name
-            path = os.path.join(root, folder.name, "blobs", blob.name)
+            path = content_path(root, folder.name, blob)
             if blob.name.startswith("snapshots/"):
-                expected = listed.get(blob.name.removeprefix("snapshots/"), "")
-                path = os.path.join(root, folder.name, blob.name)
-            elif blob.inode[0] == "shared":
-                path = payload_path(root, blob.inode[1])
+                # A file that a link leads to may itself be called by its hash: a cache that moved.
+                expected = listed.get(blob.name.removeprefix("snapshots/"), os.path.basename(path))
             if algorithm(expected) is None:
                 unknown += 1
                 continue
@@ -316,6 +314,6 @@ def compare_snapshots(root: str, folder: Folder) -> list[BadFile]:
             elif file is not None and file.hash != pointer.blob:
                 problem = f"is not the file its listing names ({file.hash[:12]}…)"
                 bad.append(BadFile(folder.name, pointer.blob, where, problem))
-        for path in snapshot.missing:
+        for path in snapshot.missing if listed else ():  # a partial download is no damage
             bad.append(BadFile(folder.name, None, ((snapshot.commit, path),), "is missing"))
     return bad

@@ -72,6 +72,7 @@ def show(name: str, repo_type: str | None, cache_dir: Path | None, as_json: bool
         ("last used", f"{human_ago(repo.last_used)} ({repo.last_used_source or 'unknown'})"),
         ("pinned", "yes" if repo.pinned else "no"),
     ]
+    facts += [("link", printable(f["linked"])) for f in details["folders"] if f["linked"]]
     for key, value in facts:
         click.echo(f"  {key:10} {value}")
     for revision in details["revisions"]:

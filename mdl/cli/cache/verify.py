@@ -104,10 +104,14 @@ def _show(report: VerifyReport, fixed: int, failed: list[Any]) -> None:
         click.echo(table(("FOLDER", "FILE", "PROBLEM", "NOT REPAIRED BECAUSE"), rows))
     counts = [f"{report.checked} files hashed ({human_size(report.bytes)})"]
     counts += [f"{report.skipped} found good recently"] if report.skipped else []
-    counts += [f"{report.unknown} not named by a hash"] if report.unknown else []
+    unknown = f"{report.unknown} not checked because their hash is not known"
+    counts += [unknown] if report.unknown else []
     counts += [f"{fixed} repaired"] if fixed else []
     click.echo(f"{', '.join(counts)}.")
     if failed:
         click.echo(f"error: {verification_error(len(failed))}", err=True)
+    elif not fixed and report.unknown:
+        checked = report.checked + report.skipped
+        click.echo("Every checked file matches its hash." if checked else "Nothing was checked.")
     elif not fixed:
         click.echo("Everything matches its hash.")
