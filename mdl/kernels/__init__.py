@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         rms_norm,
         swiglu,
     )
+    from mdl.kernels.runtime import failed_kernels
     from mdl.kernels.self_check import backend, check_here, failures
     from mdl.kernels.swap import Applied, apply, ls, remove
 
@@ -41,6 +42,7 @@ __getattr__ = door(
             "Lora LossOptions add_rms_norm apply_rope cross_entropy fused_linear_cross_entropy "
             "geglu layer_norm linear_4bit lora_linear_4bit rms_norm swiglu"
         ),
+        "runtime": "failed_kernels",
         "self_check": "backend check_here failures",
         "swap": "Applied apply ls remove",
     },

@@ -19,7 +19,7 @@ import mdl.kernels as kernels
 from mdl.errors import VerificationError
 from mdl.kernels.nf4 import reference_dequantize_4bit, reference_quantize_4bit
 from mdl.kernels.ops import reference_rope
-from mdl.kernels.runtime import has_triton, interpreting, on_triton
+from mdl.kernels.runtime import has_triton, interpreting, on_triton, raising_failures
 
 LIMITS = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
@@ -53,7 +53,8 @@ def run_checks(device: torch.device, dtypes: tuple[torch.dtype, ...]) -> list[Ch
     for dtype in dtypes:
         for operation, function in _CHECKS.items():
             started = time.perf_counter()
-            result = function(_Maker(device, dtype))
+            with raising_failures():
+                result = function(_Maker(device, dtype))
             error = max(difference(ours, exact) for ours, exact in result.pairs)
             limit = 0.0 if result.exact else LIMITS[dtype]
             seconds = round(time.perf_counter() - started, 3)

@@ -26,6 +26,7 @@ from mdl.kernels.runtime import (
     TABLE,
     config_for,
     has_triton,
+    raising_failures,
     scratch,
 )
 from mdl.kernels.self_check import Check, difference, run_checks
@@ -49,6 +50,11 @@ def measure_here(options: argparse.Namespace) -> None:
     """
     check_options(options)
     device = require_gpu()
+    with raising_failures():
+        _measure_on(device, options)
+
+
+def _measure_on(device: torch.device, options: argparse.Namespace) -> None:
     if options.tune:
         _print_or_write(tune(device, options.only), options.out)
         return

@@ -19,7 +19,14 @@ from mdl.kernels.nf4.reference import (
     reference_quantize_8bit,
 )
 from mdl.kernels.nf4.tables import GRID, dynamic_code, grid, steps
-from mdl.kernels.runtime import config, custom_op, fresh, launch_kernel, on_triton, stored_dtype
+from mdl.kernels.runtime import (
+    config,
+    custom_op,
+    fresh,
+    kernel_or_reference,
+    launch_kernel,
+    stored_dtype,
+)
 
 _NESTED_BLOCK = 256
 
@@ -45,13 +52,16 @@ def dequantize_4bit(weight: Packed4bit, dtype: torch.dtype | None = None) -> tor
 
 def dequantize_4bit_into(weight: Packed4bit, out: torch.Tensor) -> torch.Tensor:
     """The same into `out`, a contiguous tensor of as many elements on the same device."""
-    if weight.numel == 0:
-        return out
-    if not on_triton(weight.packed):
-        return reference_dequantize_4bit(weight, out)
+    return kernel_or_reference(
+        "dequantize_4bit", weight.packed, _dequantize_on_triton, reference_dequantize_4bit,
+        weight, out,
+    )  # fmt: skip
+
+
+def _dequantize_on_triton(weight: Packed4bit, out: torch.Tensor) -> torch.Tensor:
     if stored_dtype(out.dtype) != out.dtype:
         wide = torch.empty(out.shape, dtype=torch.float32, device=out.device)
-        return out.copy_(dequantize_4bit_into(weight, wide))
+        return out.copy_(_dequantize_on_triton(weight, wide))
     from mdl.kernels.nf4.kernels import dequantize_4bit_kernel
 
     chosen, nested = config("dequantize_4bit", weight.packed), weight.nested
@@ -84,15 +94,19 @@ def quantize_4bit(
     """
     check_format(blocksize, quant_type, tensor.dtype)
     flat = tensor.detach().contiguous().view(-1)
-    pack = _quantize_on_triton if on_triton(flat) else reference_quantize_4bit
-    packed, absmax = pack(flat, blocksize, quant_type)
+    packed, absmax = kernel_or_reference(
+        "quantize_4bit", flat, _quantize_on_triton, reference_quantize_4bit,
+        flat, blocksize, quant_type,
+    )  # fmt: skip
     second = None
     if nested:
         # The mean's last bits depend on the order of the sum, so it is torch's own everywhere.
         offset = absmax.mean()
         centred = absmax - offset
-        compress = _quantize_8bit_on_triton if on_triton(flat) else reference_quantize_8bit
-        absmax, outer = compress(centred, _NESTED_BLOCK)
+        absmax, outer = kernel_or_reference(
+            "quantize_8bit", centred, _quantize_8bit_on_triton, reference_quantize_8bit,
+            centred, _NESTED_BLOCK,
+        )  # fmt: skip
         second = Nested(outer, dynamic_code(flat.device).clone(), offset, _NESTED_BLOCK)
     shape = tuple(tensor.shape)
     return Packed4bit(packed, absmax, shape, tensor.dtype, blocksize, quant_type, second)

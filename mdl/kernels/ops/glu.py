@@ -12,7 +12,7 @@ from mdl.errors import UsageError
 from mdl.kernels.nf4 import blocks_of
 from mdl.kernels.ops.glu_reference import KINDS, reference_glu, reference_glu_backward
 from mdl.kernels.ops.norm import rows_of
-from mdl.kernels.runtime import config, custom_op, launch_kernel, on_triton, stored_dtype
+from mdl.kernels.runtime import config, custom_op, kernel_or_reference, launch_kernel, stored_dtype
 
 __all__ = ["apply_glu", "geglu", "swiglu"]
 
@@ -67,8 +67,14 @@ def _forward_fake(gate: torch.Tensor, up: torch.Tensor, kind: str) -> torch.Tens
 @custom_op("glu", _forward_fake)
 def glu_forward(gate: torch.Tensor, up: torch.Tensor, kind: str) -> torch.Tensor:
     """activation(gate) * up."""
-    if not on_triton(gate) or gate.numel() == 0:
-        return reference_glu(gate, up, kind).contiguous()
+    return kernel_or_reference("glu", gate, _launch, _reference, gate, up, kind)
+
+
+def _reference(gate: torch.Tensor, up: torch.Tensor, kind: str) -> torch.Tensor:
+    return reference_glu(gate, up, kind).contiguous()
+
+
+def _launch(gate: torch.Tensor, up: torch.Tensor, kind: str) -> torch.Tensor:
     from mdl.kernels.ops.glu_kernels import glu_forward_kernel
 
     one, other, chosen = rows_of(gate), rows_of(up), config("glu", gate)
@@ -100,9 +106,18 @@ def glu_backward(
     grad: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, kind: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of gate and up."""
-    if not on_triton(gate) or gate.numel() == 0:
-        of_gate, of_up = reference_glu_backward(grad, gate, up, kind)
-        return of_gate.contiguous(), of_up.contiguous()
+    given = (grad, gate, up, kind)
+    return kernel_or_reference("glu_backward", gate, _launch_backward, _reference_backward, *given)
+
+
+def _reference_backward(*given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    of_gate, of_up = reference_glu_backward(*given)
+    return of_gate.contiguous(), of_up.contiguous()
+
+
+def _launch_backward(
+    grad: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, kind: str
+) -> tuple[torch.Tensor, torch.Tensor]:
     from mdl.kernels.ops.glu_kernels import glu_backward_kernel
 
     one, other, chosen = rows_of(gate), rows_of(up), config("glu", gate)

@@ -21,6 +21,7 @@ from mdl.kernels.runtime import (
     config,
     custom_op,
     interpreting,
+    kernel_or_reference,
     launch_kernel,
     on_triton,
     scratch,
@@ -186,15 +187,19 @@ def _product(
     if on_triton(x):
         limit = config("gemm_4bit_64", x)["ROWS"]
         way = choose(flat.shape[0], weight.shape, x.dtype, limit, batch_invariant)
+    given = (flat, weight, bias, batch_invariant)
     if way == "dense":
-        cast = bias.to(x.dtype) if bias is not None else None
-        return functional.linear(flat, _dense(weight, x.dtype), cast).view(*x.shape[:-1], n)
-    out = torch.empty((flat.shape[0], n), dtype=stored_dtype(x.dtype), device=x.device)
-    if way == "gemv":
-        _gemv(flat, weight, bias, out)
-    else:
-        _gemm(flat, weight, bias, out, batch_invariant)
-    return out.to(x.dtype).view(*x.shape[:-1], n)
+        return _dense_product(*given).view(*x.shape[:-1], n)
+    launch = _gemv if way == "gemv" else _gemm
+    rows = kernel_or_reference(f"{way}_4bit", flat, launch, _dense_product, *given)
+    return rows.view(*x.shape[:-1], n)
+
+
+def _dense_product(
+    x: torch.Tensor, weight: Packed4bit, bias: torch.Tensor | None, batch_invariant: bool
+) -> torch.Tensor:
+    cast = bias.to(x.dtype) if bias is not None else None
+    return functional.linear(x, _dense(weight, x.dtype), cast)
 
 
 def pairs_of(x: torch.Tensor) -> torch.Tensor:
@@ -254,11 +259,17 @@ def _form(weight: Packed4bit) -> tuple[int, int, int, int]:
     return n, k, weight.blocksize, weight.nested.blocksize if weight.nested else 0
 
 
+def _out(x: torch.Tensor, weight: Packed4bit) -> torch.Tensor:
+    shape = (x.shape[0], weight.shape[0])
+    return torch.empty(shape, dtype=stored_dtype(x.dtype), device=x.device)
+
+
 def _gemv(
-    x: torch.Tensor, weight: Packed4bit, bias: torch.Tensor | None, out: torch.Tensor
-) -> None:
+    x: torch.Tensor, weight: Packed4bit, bias: torch.Tensor | None, batch_invariant: bool
+) -> torch.Tensor:
     from mdl.kernels.ops.linear4bit_kernels import gemv_4bit_kernel
 
+    out = _out(x, weight)
     plan = gemv_plan(config("gemv_4bit", x), _KINDS[x.dtype], *_form(weight))
     launch_kernel(
         gemv_4bit_kernel,
@@ -272,6 +283,7 @@ def _gemv(
         BIAS=bias is not None,
         **plan.constants,
     )
+    return out.to(x.dtype)
 
 
 def gemm_height(rows: int, batch_invariant: bool) -> int:
@@ -286,14 +298,11 @@ def gemm_height(rows: int, batch_invariant: bool) -> int:
 
 
 def _gemm(
-    x: torch.Tensor,
-    weight: Packed4bit,
-    bias: torch.Tensor | None,
-    out: torch.Tensor,
-    batch_invariant: bool,
-) -> None:
+    x: torch.Tensor, weight: Packed4bit, bias: torch.Tensor | None, batch_invariant: bool
+) -> torch.Tensor:
     from mdl.kernels.ops.linear4bit_kernels import gemm_4bit_kernel
 
+    out = _out(x, weight)
     m = x.shape[0]
     height = gemm_height(m, batch_invariant)
     operation = f"gemm_4bit_{height}"
@@ -316,6 +325,7 @@ def _gemm(
         BIAS=bias is not None,
         **plan.constants,
     )
+    return out.to(x.dtype)
 
 
 def is_narrow(operation: str, n: int, piece: int, chosen: Config) -> bool:

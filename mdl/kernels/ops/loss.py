@@ -16,8 +16,8 @@ from mdl.kernels.runtime import (
     config,
     custom_op,
     interpreting,
+    kernel_or_reference,
     launch_kernel,
-    on_triton,
     scratch,
     stored_dtype,
 )
@@ -161,8 +161,15 @@ def ce_forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss and log-sum-exp of each row."""
     how = LossOptions(ignore_index, label_smoothing, softcap, logit_scale, z_loss)
-    if not on_triton(logits) or logits.numel() == 0:
-        return reference_cross_entropy(logits, labels, how)
+    given = (logits, labels, how)
+    return kernel_or_reference(
+        "cross_entropy", logits, _launch_forward, reference_cross_entropy, *given
+    )
+
+
+def _launch_forward(
+    logits: torch.Tensor, labels: torch.Tensor, how: LossOptions
+) -> tuple[torch.Tensor, torch.Tensor]:
     from mdl.kernels.ops.loss_kernels import cross_entropy_forward_kernel
 
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
@@ -179,7 +186,7 @@ def ce_forward(
         lse,
         logits.shape[1],
         logits.stride(0),
-        ignore_index,
+        how.ignore_index,
         **_constants(how),
         BLOCK=chosen["BLOCK"],
     )
@@ -204,8 +211,23 @@ def ce_backward(
 ) -> torch.Tensor:
     """The gradient of the logits."""
     how = LossOptions(ignore_index, label_smoothing, softcap, logit_scale, z_loss)
-    if not on_triton(logits) or logits.numel() == 0:
-        return reference_cross_entropy_backward(grad, logits, labels, lse, how).contiguous()
+    given = (grad, logits, labels, lse, how)
+    return kernel_or_reference(
+        "cross_entropy_backward", logits, _launch_gradient, _reference_gradient, *given
+    )
+
+
+def _reference_gradient(*given: Any) -> torch.Tensor:
+    return reference_cross_entropy_backward(*given).contiguous()
+
+
+def _launch_gradient(
+    grad: torch.Tensor,
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    lse: torch.Tensor,
+    how: LossOptions,
+) -> torch.Tensor:
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
     out = torch.empty(logits.shape, dtype=stored_dtype(logits.dtype), device=logits.device)
     return _launch_backward(grad, logits, labels, lse, how, out).to(logits.dtype)
@@ -334,7 +356,23 @@ def _chunk_grad(
     how: LossOptions,
 ) -> torch.Tensor:
     """The gradient of a chunk's logits, over the logits themselves where the kernel can."""
-    rows = share.expand(logits.shape[0]).contiguous()
-    if not on_triton(logits) or (interpreting() and logits.dtype == torch.bfloat16):
-        return logits.copy_(reference_cross_entropy_backward(rows, logits, labels, lse, how))
-    return _launch_backward(rows, logits, labels, lse, how, logits)
+    given = (share.expand(logits.shape[0]).contiguous(), logits, labels, lse, how)
+    if interpreting() and logits.dtype == torch.bfloat16:
+        return _reference_in_place(*given)
+    return kernel_or_reference(
+        "cross_entropy_backward", logits, _launch_in_place, _reference_in_place, *given
+    )
+
+
+def _reference_in_place(grad: torch.Tensor, logits: torch.Tensor, *rest: Any) -> torch.Tensor:
+    return logits.copy_(reference_cross_entropy_backward(grad, logits, *rest))
+
+
+def _launch_in_place(
+    grad: torch.Tensor,
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    lse: torch.Tensor,
+    how: LossOptions,
+) -> torch.Tensor:
+    return _launch_backward(grad, logits, labels, lse, how, logits)

@@ -19,8 +19,8 @@ from mdl.kernels.runtime import (
     config,
     custom_op,
     interpreting,
+    kernel_or_reference,
     launch_kernel,
-    on_triton,
     row_config,
     stored_dtype,
 )
@@ -157,16 +157,31 @@ def rms_forward(
     cast: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """y, x + residual (empty without one), rstd."""
-    if not on_triton(x) or x.numel() == 0:
-        total = x.new_empty(0) if residual is None else x + residual
-        source = x if residual is None else total
-        y, rstd = reference_rms_norm(source, weight, eps, offset, cast)
-        return y.contiguous(), total, rstd
+    given = (x, residual, weight, eps, offset, cast)
+    return kernel_or_reference("rms_norm", x, _rms_launch, _rms_reference, *given)
+
+
+def _rms_launch(
+    x: torch.Tensor,
+    residual: torch.Tensor | None,
+    weight: torch.Tensor,
+    eps: float,
+    offset: float,
+    cast: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     dtype = torch.promote_types(x.dtype, weight.dtype) if cast else x.dtype
     y, total, _, rstd = _launch_forward(
         x, residual, weight, None, eps, (False, offset, cast, dtype)
     )
     return y, total, rstd
+
+
+def _rms_reference(
+    x: torch.Tensor, residual: torch.Tensor | None, *how: Any
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    total = x.new_empty(0) if residual is None else x + residual
+    y, rstd = reference_rms_norm(x if residual is None else total, *how)
+    return y.contiguous(), total, rstd
 
 
 def _rms_backward_fake(
@@ -185,12 +200,29 @@ def rms_backward(
     offset: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of x and of the weight (float32)."""
-    if not on_triton(x) or x.numel() == 0:
-        grad_x, grad_weight = reference_rms_norm_backward(grad, x, weight, rstd, offset)
-        grad_x = grad_x if grad_sum is None else grad_x + grad_sum
-        return grad_x.contiguous(), grad_weight
+    given = (grad, grad_sum, x, weight, rstd, offset)
+    return kernel_or_reference(
+        "rms_norm_backward", x, _rms_backward_launch, _rms_backward_reference, *given
+    )
+
+
+def _rms_backward_launch(
+    grad: torch.Tensor,
+    grad_sum: torch.Tensor | None,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    rstd: torch.Tensor,
+    offset: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
     grad_x, grad_weight, _ = _launch_backward(grad, grad_sum, x, weight, None, rstd, offset)
     return grad_x, grad_weight
+
+
+def _rms_backward_reference(
+    grad: torch.Tensor, grad_sum: torch.Tensor | None, *rest: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    grad_x, grad_weight = reference_rms_norm_backward(grad, *rest)
+    return (grad_x if grad_sum is None else grad_x + grad_sum).contiguous(), grad_weight
 
 
 def _layer_forward_fake(
@@ -205,8 +237,13 @@ def layer_forward(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """y, mean, rstd."""
-    if not on_triton(x) or x.numel() == 0:
-        return reference_layer_norm(x, weight, bias, eps)
+    given = (x, weight, bias, eps)
+    return kernel_or_reference("layer_norm", x, _layer_launch, reference_layer_norm, *given)
+
+
+def _layer_launch(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     y, _, mean, rstd = _launch_forward(x, None, weight, bias, eps, (True, 0.0, False, x.dtype))
     return y, mean, rstd
 
@@ -227,10 +264,25 @@ def layer_backward(
     rstd: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of x, of the weight and of the bias (float32)."""
-    if not on_triton(x) or x.numel() == 0:
-        grad_x, grad_weight, grad_bias = reference_layer_norm_backward(grad, x, weight, mean, rstd)
-        return grad_x.contiguous(), grad_weight, grad_bias
+    given = (grad, x, weight, mean, rstd)
+    return kernel_or_reference(
+        "layer_norm_backward", x, _layer_backward_launch, _layer_backward_reference, *given
+    )
+
+
+def _layer_backward_launch(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    mean: torch.Tensor,
+    rstd: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return _launch_backward(grad, None, x, weight, mean, rstd, 0.0)
+
+
+def _layer_backward_reference(*given: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    grad_x, grad_weight, grad_bias = reference_layer_norm_backward(*given)
+    return grad_x.contiguous(), grad_weight, grad_bias
 
 
 def rows_of(x: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from mdl.errors import UsageError
 from mdl.kernels.ops.rope_reference import merge_sections, reference_rope, reference_rope_backward
-from mdl.kernels.runtime import config, custom_op, launch_kernel, on_triton, stored_dtype
+from mdl.kernels.runtime import config, custom_op, kernel_or_reference, launch_kernel, stored_dtype
 
 __all__ = ["apply_rope"]
 
@@ -91,8 +91,12 @@ def rotate(
     q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, backward: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Q and K rotated, or rotated back."""
-    if on_triton(q) and q.numel():
-        return _launch(q, k, cos, sin, backward)
+    return kernel_or_reference("rope", q, _launch, _reference, q, k, cos, sin, backward)
+
+
+def _reference(
+    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, backward: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
     turn = reference_rope_backward if backward else reference_rope
     return tuple(_empty(x).copy_(turn(x, cos, sin)) for x in (q, k))  # type: ignore[return-value] # two of them
 

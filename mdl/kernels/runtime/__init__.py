@@ -6,6 +6,11 @@ from mdl.lazy import door
 
 if TYPE_CHECKING:
     from mdl.kernels.runtime.cpu_threads import in_threads
+    from mdl.kernels.runtime.fallback import (
+        failed_kernels,
+        kernel_or_reference,
+        raising_failures,
+    )
     from mdl.kernels.runtime.huge_pages import fresh
     from mdl.kernels.runtime.launch import (
         OLDEST_CAPABILITY,
@@ -24,6 +29,7 @@ __getattr__ = door(
     __name__,
     {
         "cpu_threads": "in_threads",
+        "fallback": "failed_kernels kernel_or_reference raising_failures",
         "huge_pages": "fresh",
         "launch": (
             "OLDEST_CAPABILITY config custom_op has_triton interpreting "
