@@ -12,7 +12,7 @@ from mdl.cli.output import echo_json
 from mdl.errors import MdlError
 from mdl.formatting import human_size
 from mdl.settings import Settings, load_settings
-from mdl.version import installed_versions
+from mdl.version import install_command, installed_versions
 
 _LIBRARIES = (
     ("huggingface_hub", "1.33", "core"),
@@ -160,7 +160,8 @@ def _libraries() -> Iterator[Finding]:
         found = versions.get(name)
         if found is None:
             state = "problem" if extra == "core" else "note"
-            yield Finding(name, state, "not installed", f'pip install "mdl[{extra}]"')
+            hint = f"pip install {name}" if extra == "core" else install_command(extra)
+            yield Finding(name, state, "not installed", hint)
         elif Version(found) < Version(floor):
             yield Finding(name, "problem", f"{found}, older than {floor}", f"pip install -U {name}")
         else:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mdl.cli.terminal import CleanStream
 from mdl.errors import DiskError, MdlError, UsageError
 from mdl.formatting import printable
 
@@ -38,6 +39,9 @@ def run(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
     _prepare_streams()
+    before = sys.stdout, sys.stderr
+    sys.stdout = CleanStream(sys.stdout, styles=True)
+    sys.stderr = CleanStream(sys.stderr, redraws=True)
     try:
         code = _run(args, as_json="--json" in args)
         sys.stdout.flush()
@@ -49,6 +53,8 @@ def run(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # standard output itself cannot be written
         _silence_stdout()
         return _fail(_disk_error(error), as_json=False)
+    finally:
+        sys.stdout, sys.stderr = before
 
 
 def _run(args: list[str], *, as_json: bool) -> int:
@@ -139,6 +145,8 @@ def _usage_error(error: "click.ClickException") -> UsageError:
 
 
 def _missing_module(error: ModuleNotFoundError) -> MdlError:
+    from mdl.version import install_command
+
     extras = {
         "torch": "load",
         "transformers": "load",
@@ -152,7 +160,7 @@ def _missing_module(error: ModuleNotFoundError) -> MdlError:
     extra = extras.get(name)
     return MdlError(
         f"This command needs the Python package {name!r}, which is not installed.",
-        next=f'Run: pip install "mdl[{extra}]"' if extra else f"Run: pip install {name}",
+        next=f"Run: {install_command(extra)}" if extra else f"Run: pip install {name}",
     )
 
 

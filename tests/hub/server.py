@@ -78,6 +78,7 @@ class HubHandler(BaseHTTPRequestHandler):
             fault.released.wait(fault.latency)
         if fault.status is not None:
             message = "Too many requests" if fault.status == 429 else "injected fault"
+            message = fault.headers.get("X-Error-Message", message)
             raise HubError(fault.status, None, message, **fault.headers)
 
     def _dispatch(self) -> None:

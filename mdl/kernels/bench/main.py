@@ -30,6 +30,7 @@ from mdl.kernels.runtime import (
     scratch,
 )
 from mdl.kernels.self_check import Check, difference, run_checks
+from mdl.version import install_command
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -145,7 +146,7 @@ def require_gpu() -> torch.device:
     if not has_triton():
         raise MdlError(
             "Triton is not installed, and the kernels are written in it.",
-            next='Run: pip install "mdl[kernels]"',
+            next=f"Run: {install_command('kernels')}",
         )
     return device
 
