@@ -1,6 +1,8 @@
 """Each command has help, and the reference page is what the commands say."""
 
 import importlib.util
+import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -9,7 +11,7 @@ import pytest
 
 from mdl.cli.cache import group as cache
 from mdl.cli.entry import run
-from mdl.cli.group import COMMANDS, LazyGroup, cli
+from mdl.cli.group import COMMANDS, GROUPS, SHORT_FORMS, LazyGroup, cli
 from mdl.cli.output import FilePath
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -55,6 +57,47 @@ def test_a_mistyped_command_is_told_its_likeliest(
     shown = capsys.readouterr().err
     assert said in shown
     assert f"Try 'mdl{' cache' if len(words) > 1 else ''} --help'" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "instead"),
+    [
+        (["ls"], "mdl cache ls"),
+        (["rm", "Org/Name", "--yes"], "mdl cache rm Org/Name --yes"),
+        (["ls", "-f", "size > 1GB"], "mdl cache ls -f 'size > 1GB'"),
+        (["download", "Org/Name"], "mdl pull Org/Name"),
+        (["chat", "Org/Name"], "mdl load Org/Name --prompt TEXT"),
+        (["help", "pull"], "mdl pull --help"),
+        (["cache", "delete", "Org/Name"], "mdl cache rm Org/Name"),
+    ],
+)
+def test_a_short_form_is_answered_with_the_command(
+    words: list[str], instead: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(words) == 2
+    assert f"Run: {instead}\n" in capsys.readouterr().err
+    assert run([*words, "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "usage"
+
+
+def test_each_short_form_leads_to_a_command() -> None:
+    for group, forms in ((cli, SHORT_FORMS), (cache.cache, cache.SHORT_FORMS)):
+        known = dict(reference().commands(group, "mdl"))
+        for form in forms.values():
+            words = [word for word in form.split() if word.islower() and word.isalpha()]
+            assert " ".join(["mdl", *words]) in known, form
+
+
+def test_help_begins_with_a_first_step_and_has_every_command_in_one_group(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["--help"]) == 0
+    shown = capsys.readouterr().out
+    step = re.search(r"^ +mdl (\w+) .*$", shown, re.MULTILINE)
+    assert step is not None and step[1] == "resolve"
+    grouped = [name for names in GROUPS.values() for name in names.split()]
+    assert sorted(grouped) == sorted(COMMANDS) and len(GROUPS) == 3
+    assert all(f"\n{title}:\n" in shown for title in GROUPS)
 
 
 def test_each_command_takes_json() -> None:

@@ -20,6 +20,15 @@ COMMANDS = {
 }
 
 
-@click.group(cls=LazyGroup, places=COMMANDS)
+SHORT_FORMS = {
+    **dict.fromkeys(("list", "scan"), "ls"),
+    **dict.fromkeys(("delete", "remove"), "rm"),
+    **dict.fromkeys(("clean", "gc"), "prune"),
+    **dict.fromkeys(("dedupe", "dedup"), "normalize"),
+    "info": "show", "restore": "trash restore", "check": "verify",
+}  # fmt: skip
+
+
+@click.group(cls=LazyGroup, places=COMMANDS, short_forms=SHORT_FORMS)
 def cache() -> None:
     """Inspect the Hugging Face cache, and shrink it safely."""
