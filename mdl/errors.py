@@ -7,6 +7,7 @@ MdlError                      1  something failed
 ├── NotFoundError             3  no such repository, revision, file or row
 ├── NoAccessError             4  the Hub, or a policy, says no
 ├── OfflineError              5  this needs the network, and there is none
+│   └── HubFaultError            the Hub responds, but fails on this repository
 ├── VerificationError         6  something is not what it should be
 ├── BusyError                 7  another process is working on the same thing
 ├── StoreError                1  the database cannot be opened, read or upgraded
@@ -122,6 +123,10 @@ class OfflineError(MdlError):
 
     exit_code = 5
     code = "offline"
+
+
+class HubFaultError(OfflineError):
+    """The Hub responds, but fails on this repository; others may be fine."""
 
 
 class VerificationError(MdlError):

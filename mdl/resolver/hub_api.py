@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-from mdl.errors import BusyError, MdlError, NoAccessError, OfflineError
+from mdl.errors import BusyError, HubFaultError, MdlError, NoAccessError, OfflineError
 from mdl.hub_http import http_library
 from mdl.resolver.formats import claimed_format, config_format, is_adapter
 from mdl.resolver.hub_session import bounded
@@ -283,7 +283,7 @@ class HubApi:
                 why=f"it answers 429; the limit is reset {when}",
                 next="Wait, or set HF_TOKEN: a known caller has a higher limit.",
             )
-        return OfflineError(
+        return HubFaultError(
             f"The Hub at {self.endpoint} answers {error.response.status_code}.",
             why=_message(error),
             next="Try again later, or add --offline to use what is here.",

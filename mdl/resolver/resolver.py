@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mdl.errors import (
     BusyError,
+    HubFaultError,
     MdlError,
     NotFoundError,
     OfflineError,
@@ -55,6 +56,8 @@ class Resolver:
         catalog: one that is already open; the caller closes it.
     """
 
+    FAULTS_OF_AN_OUTAGE = 3
+
     def __init__(
         self,
         settings: Settings,
@@ -72,6 +75,7 @@ class Resolver:
         self._hub: HubApi | None = None
         self._warned_of_token = False
         self._dead: OfflineError | None = None
+        self._failing: set[str] = set()  # the names' keys
         self._facts: dict[tuple[str, str | None], tuple[float, RepoInfo]] = {}
         self._print: str | None = None
 
@@ -114,7 +118,7 @@ class Resolver:
             # The Hub is out of reach: use the database and the cache.
             if not was_online:
                 raise
-            self._dead = error
+            self._note_fault(error, name.key)
             _warn(_USING_LOCAL_DATA, error.message)
             resolution = self._decide(ResolveRequest(name, options, online=False))
         if resolution.error is not None and resolution.error.exit_code in (3, 5):
@@ -350,6 +354,14 @@ class Resolver:
             self._print = fingerprint(self._token, self.settings.home)
         return self._print
 
+    def _note_fault(self, error: OfflineError, key: str) -> None:
+        """One repository's fault is its own; the Hub is down when it fails for several."""
+        if isinstance(error, HubFaultError):
+            self._failing.add(key)
+            if len(self._failing) < self.FAULTS_OF_AN_OUTAGE:
+                return
+        self._dead = error
+
     def _prefetch(self, names: list[str]) -> None:
         """List owners that many of the names belong to."""
         owners: dict[str, list[str]] = {}
@@ -368,7 +380,7 @@ class Resolver:
                 if len(theirs) >= _LISTING_PAYS:
                     self._prefetch_owner(theirs[0])
         except OfflineError as error:
-            self._dead = error
+            self._note_fault(error, theirs[0].partition("/")[0].lower())
             _warn(_USING_LOCAL_DATA, error.message)
 
     def _prefetch_owner(self, one_name: str) -> None:

@@ -63,8 +63,13 @@ def body_of(error: MdlError, *, internal: bool = False) -> dict[str, Any]:
         shown |= {"message": _INTERNAL[error.code], "why": "", "next": "Try again in a moment."}
         if error.code in ("config", "disk", "load", "failed"):
             shown["next"] = "Tell the service's operator the request id."
-        return {"error": shown}
+        return {**_requested(error), "error": shown}
     return {**error.details, "error": shown}
+
+
+def _requested(error: MdlError) -> dict[str, Any]:
+    """Which of many names the error is about: the caller's own words."""
+    return {key: value for key, value in error.details.items() if key == "requested"}
 
 
 def error_response(request_id: str, status: int, body: Mapping[str, Any]) -> Response:

@@ -16,6 +16,8 @@ from mdl.settings import Settings
 
 log = logging.getLogger("mdl.service")
 
+_FLUSH_EVERY = 1.0  # seconds
+
 
 class Service:
     """Tokens, resolver, cache and metrics of one process. Nothing of it has to outlive it.
@@ -38,7 +40,7 @@ class Service:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Open the database and the cache, write the resolution log once a second, close."""
-        for opening in (self.resolver.in_thread(self.resolver.check), self.cache.state()):
+        for opening in (self.resolver.check(), self.cache.state()):
             try:
                 await opening
             except MdlError as error:
@@ -54,7 +56,7 @@ class Service:
 
     async def _write_resolutions(self) -> None:
         while True:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(_FLUSH_EVERY)
             await asyncio.to_thread(self.resolver.flush_log)
 
     def _add_gauges(self) -> None:

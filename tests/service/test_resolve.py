@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from mdl.resolver.types import ResolveOptions
 from mdl.service.resolving.resolver_pool import Caller
 from tests.hub import LoopbackHub
@@ -69,8 +71,9 @@ def test_a_command_that_ends_takes_nothing_from_the_service_beside_it(start: Sta
 
 
 def test_what_a_read_only_database_cannot_log_is_not_kept_in_memory(
-    hub: LoopbackHub, start: Start
+    hub: LoopbackHub, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("mdl.service.state._FLUSH_EVERY", 3600.0)
     name = "unsloth/Llama-3.2-1B-Instruct"
     for repo in (name, f"{name}-unsloth-bnb-4bit"):
         hub.add_repo(repo, files={"config.json": "{}"})

@@ -7,8 +7,9 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mdl.errors import MdlError, OfflineError
+from mdl.errors import HubFaultError, MdlError, OfflineError
 from mdl.resolver import CacheView, Name, RepoInfo, Resolver
+from mdl.service.resolving.deadline import Deadline
 from mdl.settings import Settings
 from mdl.store import Catalog, NameRecord, RepositoryRow
 
@@ -23,18 +24,31 @@ class NeedsThread(Exception):
 
 
 class Outage:
-    """Remembers for some seconds that the Hub is down, so that not every caller waits for it."""
+    """Remembers for some seconds that the Hub is down, so that not every caller waits for it.
+
+    It is down when it cannot be reached, or fails for several repositories within these seconds.
+    """
 
     def __init__(self) -> None:
         self._until = 0.0
         self._error: OfflineError | None = None
+        self._failing: dict[str, float] = {}  # a name's key → when
+        self._lock = threading.Lock()
 
     @property
     def error(self) -> OfflineError | None:
         return self._error if time.monotonic() < self._until else None
 
-    def note(self, error: OfflineError) -> None:
-        self._until, self._error = time.monotonic() + _DEAD_FOR, error
+    def note(self, error: OfflineError, key: str) -> None:
+        now = time.monotonic()
+        with self._lock:
+            if isinstance(error, HubFaultError):
+                recent = {k: at for k, at in self._failing.items() if now - at < _DEAD_FOR}
+                self._failing = {**recent, key: now}
+                if len(self._failing) < Resolver.FAULTS_OF_AN_OUTAGE:
+                    return
+            if self._error is not error:
+                self._until, self._error = now + _DEAD_FOR, error
 
 
 LiveFacts = dict[tuple[str, str | None], tuple[float, RepoInfo]]
@@ -73,7 +87,8 @@ class CallerResolver(Resolver):
 
     Args:
         token: the caller's Hub token, or `None`; the server's own is never used.
-        may_block: whether the Hub may be asked and rows written; else `NeedsThread` is raised.
+        deadline: until when the Hub may be asked; without one, `NeedsThread` is raised where the
+            Hub has to be asked or a row written.
         outage: whether this process found the Hub down.
         memory: what the Hub said lately.
         known: records already read from the catalogue, by the names' keys.
@@ -86,34 +101,34 @@ class CallerResolver(Resolver):
         cached: CacheView,
         *,
         token: str | None,
-        may_block: bool,
+        deadline: Deadline | None,
         outage: Outage,
         memory: CallerMemory,
         known: Mapping[str, NameRecord] | None = None,
     ) -> None:
         super().__init__(settings, cached, token=token or False, allow_local=False, catalog=catalog)
         self._facts = memory.of(token)
-        self._may_block = may_block
+        self._deadline = deadline
         self._outage = outage
         self._dead = outage.error
         self._known = known or {}
 
     @property
     def hub(self) -> "HubApi":
-        if not self._may_block:
+        if self._deadline is None:
             raise NeedsThread
+        self._deadline.check()
         return super().hub
 
-    def note_outage(self) -> None:
-        """Remember it for other callers when this one found the Hub down."""
-        if self._dead is not None and self._outage.error is None:
-            self._outage.note(self._dead)
+    def _note_fault(self, error: OfflineError, key: str) -> None:
+        self._outage.note(error, key)
+        self._dead = self._outage.error
 
     def _look_up(self, key: str) -> NameRecord:
         return self._known.get(key) or super()._look_up(key)
 
     def _write_rows(self, rows: dict[str, RepositoryRow]) -> None:
-        if not self._may_block:
+        if self._deadline is None:
             raise NeedsThread
         super()._write_rows(rows)
 
@@ -121,6 +136,6 @@ class CallerResolver(Resolver):
         """Ask for each name alone: an owner's listing mixes in what only this token sees."""
 
     def _suggest(self, error: MdlError, name: Name) -> None:
-        if not self._may_block:
+        if self._deadline is None:
             raise NeedsThread
         super()._suggest(error, name)

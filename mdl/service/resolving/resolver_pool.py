@@ -13,8 +13,8 @@ from mdl.errors import BusyError, MdlError, StoreError
 from mdl.resolver import Access, CacheView, Resolution, ResolveOptions, parse_name
 from mdl.service.config import ServiceConfig
 from mdl.service.metrics import Metrics
-from mdl.service.resolving.batching import Batcher
 from mdl.service.resolving.caller_resolver import CallerMemory, CallerResolver, NeedsThread, Outage
+from mdl.service.resolving.deadline import Deadline
 from mdl.service.resolving.resolution_log import ResolutionLog
 from mdl.settings import Settings
 from mdl.store import Catalog, NameRecord, open_catalog
@@ -24,6 +24,7 @@ Known = Mapping[str, NameRecord] | None
 
 _REOPEN_AFTER = 1.0
 _READ_AHEAD = 1 << 31  # bytes of a catalogue at most
+_BULK_SHARE = 0.8  # of the time of a request, so that what was resolved is sent in time
 
 
 class Caller(NamedTuple):
@@ -38,14 +39,6 @@ class Caller(NamedTuple):
     hub_token: str | None = None
 
 
-class NameRequest(NamedTuple):
-    """One name that one caller asks for."""
-
-    name: str
-    options: ResolveOptions
-    caller: Caller
-
-
 class ResolverPool:
     """The resolver behind the service. Its state may be lost: the database is the truth."""
 
@@ -58,9 +51,12 @@ class ResolverPool:
         self._outage = Outage()
         self._memory = CallerMemory()
         self._threads = ThreadPoolExecutor(config.threads, thread_name_prefix="mdl-resolve")
+        # Apart, so that a few large requests do not hold every thread, nor any of them readiness.
+        self._bulk_threads = ThreadPoolExecutor(config.threads, thread_name_prefix="mdl-bulk")
+        self._ready_thread = ThreadPoolExecutor(1, thread_name_prefix="mdl-ready")
+        self._seconds = config.request_seconds
         self._waiting = 0
         self._max_waiting = config.max_waiting
-        self._batcher = Batcher[NameRequest, Resolution](self._stored, waiting=config.max_waiting)
         self._catalog: Catalog | None = None
         self._opening = threading.Lock()
         self._failed: tuple[float, MdlError] | None = None
@@ -89,13 +85,14 @@ class ResolverPool:
                 raise
             return self._catalog
 
-    def check(self) -> None:
-        """Look something up; call it in a thread.
+    async def check(self) -> None:
+        """Look something up, in a thread that nothing else uses.
 
         Raises:
             StoreError, BusyError: names cannot be resolved now.
         """
-        self.catalog().version("packaged")
+        work = self._ready_thread.submit(lambda: self.catalog().version("packaged"))
+        await asyncio.wrap_future(work)
 
     async def close(self) -> None:
         """Finish what is under way, then close; call it in the event loop.
@@ -103,7 +100,8 @@ class ResolverPool:
         Closing a connection while another thread executes a statement on it crashes the process:
         so the threads end first, and `_quick` runs in the event loop's own.
         """
-        await asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
+        for threads in (self._threads, self._bulk_threads, self._ready_thread):
+            await asyncio.to_thread(threads.shutdown, wait=True, cancel_futures=True)
         await asyncio.to_thread(self.flush_log)
         catalog, self._catalog = self._catalog, None
         if catalog is not None:
@@ -111,8 +109,16 @@ class ResolverPool:
 
     # -- running ------------------------------------------------------------------------------
 
-    async def in_thread(self, work: Callable[[], T]) -> T:
+    async def in_thread(
+        self,
+        work: Callable[[], T],
+        deadline: Deadline | None = None,
+        threads: ThreadPoolExecutor | None = None,
+    ) -> T:
         """Run blocking work; bounded, so that requests cannot pile up behind a dead database.
+
+        Args:
+            deadline: cancelled when nobody waits for the work any longer.
 
         Raises:
             BusyError: too many are waiting already.
@@ -120,18 +126,38 @@ class ResolverPool:
         if self._waiting >= self._max_waiting:
             raise BusyError("Too many requests are waiting.", next="Try again in a moment.")
         self._waiting += 1
-        future = self._threads.submit(work)
+        future = (threads or self._threads).submit(work)
         future.add_done_callback(self._done)
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        finally:
+            if deadline is not None:
+                deadline.cancel()
 
     def _done(self, _future: "Future[Any]") -> None:
         self._waiting -= 1
 
     @property
     def waiting(self) -> int:
-        return self._waiting + self._batcher.waiting
+        return self._waiting
 
     # -- resolving ----------------------------------------------------------------------------
+
+    def resolve_now(self, name: str, options: ResolveOptions, caller: Caller) -> Resolution | None:
+        """Resolve from SQLite, in the event loop: a look-up takes microseconds.
+
+        `None` when it would take longer: the Hub, a write or a database server is needed.
+
+        Raises:
+            MdlError: the name is refused.
+        """
+        if self._catalog is None or not self.settings.on_sqlite:
+            return None
+        try:
+            resolver = self._resolver(self._catalog, caller)
+            return self._count(resolver.resolve(name, options))
+        except NeedsThread:
+            return None
 
     async def resolve(self, name: str, options: ResolveOptions, caller: Caller) -> Resolution:
         """Resolve one name, asking the Hub as the caller where necessary.
@@ -139,39 +165,53 @@ class ResolverPool:
         Raises:
             MdlError: the name is refused, or the database does not respond.
         """
-        try:
-            if self.settings.on_sqlite:
-                return self._count(self._quick(name, options, caller))
-            return self._count(await self._batcher(NameRequest(name, options, caller)))
-        except NeedsThread:
-            return self._count(await self.in_thread(lambda: self._slow(name, options, caller)))
+        deadline = Deadline(self._seconds)
+
+        def work() -> Resolution:
+            return self._resolver(self.catalog(), caller, deadline).resolve(name, options)
+
+        return self._count(await self.in_thread(work, deadline))
 
     async def resolve_many(
         self, names: Sequence[str], options: ResolveOptions, caller: Caller
     ) -> list[Resolution | MdlError]:
-        """Resolve many names in their order, in one thread."""
+        """Resolve many names in their order, in one thread; those it has no time for are errors.
 
-        def work() -> list[Resolution | MdlError]:
+        Raises:
+            BusyError: it was not even begun in time.
+            StoreError: the database does not respond.
+        """
+        seconds = self._seconds * _BULK_SHARE
+        deadline = Deadline(seconds)
+        found: list[Resolution | MdlError] = []
+
+        def work() -> None:
             catalog = self.catalog()
-            resolver = self._resolver(catalog, caller, self._known(catalog, names))
-            try:
-                return [_one(resolver, name, options) for name in names]
-            finally:
-                resolver.note_outage()
+            resolver = self._resolver(catalog, caller, deadline, self._known(catalog, names))
+            for name in names:
+                deadline.check()
+                found.append(_one(resolver, name, options))
 
-        found = await self.in_thread(work)
-        return [each if isinstance(each, MdlError) else self._count(each) for each in found]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.in_thread(work, deadline, self._bulk_threads)
+        complete = found[: len(names)]
+        if not complete:
+            raise BusyError("Too many requests are waiting.", next="Try again in a moment.")
+        late = [_late(name, seconds) for name in names[len(complete) :]]
+        return [
+            each if isinstance(each, MdlError) else self._count(each) for each in complete + late
+        ]
 
     async def access(self, name: str, caller: Caller) -> Access:
         """The caller's access to a repository, and mirrors of it that are not gated."""
 
-        def work() -> Access:
-            resolver = self._resolver(self.catalog(), caller)
-            found = resolver.access(name)
-            resolver.note_outage()
-            return found
+        deadline = Deadline(self._seconds)
 
-        return await self.in_thread(work)
+        def work() -> Access:
+            return self._resolver(self.catalog(), caller, deadline).access(name)
+
+        return await self.in_thread(work, deadline)
 
     async def lock(self, names: Sequence[str], options: ResolveOptions, caller: Caller) -> str:
         """The text of a lock file for these names.
@@ -180,52 +220,19 @@ class ResolverPool:
             MdlError: one of them cannot be locked.
         """
 
+        deadline = Deadline(self._seconds)
+
         def work() -> tuple[list[Resolution], str]:
             from mdl.resolver import lock_entry, lock_text
 
-            resolver = self._resolver(self.catalog(), caller)
+            resolver = self._resolver(self.catalog(), caller, deadline)
             found = [resolver.resolve(name, options).checked() for name in names]
             return found, lock_text(lock_entry(resolver, each) for each in found)
 
-        found, text = await self.in_thread(work)
+        found, text = await self.in_thread(work, deadline, self._bulk_threads)
         for resolution in found:
             self._count(resolution)
         return text
-
-    def _quick(self, name: str, options: ResolveOptions, caller: Caller) -> Resolution:
-        """Resolve from SQLite, in the event loop: a look-up takes microseconds.
-
-        Raises:
-            NeedsThread: it takes more than that.
-            MdlError: the name is refused.
-        """
-        if self._catalog is None:
-            raise NeedsThread
-        return self._resolver(self._catalog, caller, may_block=False).resolve(name, options)
-
-    def _slow(self, name: str, options: ResolveOptions, caller: Caller) -> Resolution:
-        resolver = self._resolver(self.catalog(), caller)
-        try:
-            return resolver.resolve(name, options)
-        finally:
-            resolver.note_outage()
-
-    async def _stored(self, batch: Sequence[NameRequest]) -> list[Resolution | Exception]:
-        """What a database server has stored suffices for, else `NeedsThread`."""
-
-        def work() -> list[Resolution | Exception]:
-            catalog = self.catalog()
-            known = self._known(catalog, [each.name for each in batch])
-            return [one(each, catalog, known) for each in batch]
-
-        def one(asked: NameRequest, catalog: Catalog, known: Known) -> Resolution | Exception:
-            resolver = self._resolver(catalog, asked.caller, known, may_block=False)
-            try:
-                return _one(resolver, asked.name, asked.options)
-            except NeedsThread as signal:
-                return signal
-
-        return await self.in_thread(work)
 
     def _known(self, catalog: Catalog, names: Iterable[str]) -> Known:
         """What a database server has about some names, in one round trip."""
@@ -238,16 +245,15 @@ class ResolverPool:
         self,
         catalog: Catalog,
         caller: Caller,
+        deadline: Deadline | None = None,
         known: Known = None,
-        *,
-        may_block: bool = True,
     ) -> CallerResolver:
         return CallerResolver(
             self.settings,
             catalog,
             self._cached,
             token=caller.hub_token,
-            may_block=may_block,
+            deadline=deadline,
             outage=self._outage,
             memory=self._memory,
             known=known,
@@ -292,6 +298,12 @@ def _key(name: str) -> str | None:
     with contextlib.suppress(MdlError):  # resolving it raises the same, with the reason
         return parse_name(name, allow_local=False).key
     return None
+
+
+def _late(name: str, seconds: float) -> MdlError:
+    message = f"Not resolved within {seconds:.0f} s."
+    next = "Ask again, for fewer names at a time."
+    return BusyError(message, next=next, details={"requested": name[:200]})
 
 
 def _one(resolver: CallerResolver, name: str, options: ResolveOptions) -> Resolution | MdlError:

@@ -1,10 +1,14 @@
 """What the routes share: the service, the caller and their role, the documented refusals."""
 
+import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import Depends, Request, Response
+from starlette.requests import ClientDisconnect
 
+from mdl.resolver import Resolution, ResolveOptions
 from mdl.service.auth import may
 from mdl.service.http_errors import Refusal
 from mdl.service.schemas import ErrorResponse
@@ -13,6 +17,7 @@ if TYPE_CHECKING:
     from mdl.service.resolving import Caller
     from mdl.service.state import Service
 
+T = TypeVar("T")
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": text}
     for status, text in {
@@ -48,6 +53,41 @@ def caller_of(request: Request) -> "Caller":
 def json_response(body: Any, status: int = 200) -> Response:
     """In ASCII, so that names that are not UTF-8 on the disk can be sent."""
     return Response(json.dumps(body), status, media_type="application/json")
+
+
+async def while_connected(request: Request, work: Awaitable[T]) -> T:
+    """Wait for work that its caller waits for; cancel it when they hang up.
+
+    Raises:
+        ClientDisconnect: they did.
+    """
+    task, hung_up = asyncio.ensure_future(work), asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait((task, hung_up), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        task.cancel()
+        hung_up.cancel()
+
+
+async def resolve_one(request: Request, name: str, options: ResolveOptions) -> Resolution:
+    """Resolve a name as the caller: at once if that is possible, or as long as they wait.
+
+    Raises:
+        MdlError: the name is refused, or the database does not respond.
+    """
+    resolver, caller = service_of(request).resolver, caller_of(request)
+    found = resolver.resolve_now(name, options, caller)
+    if found is None:
+        found = await while_connected(request, resolver.resolve(name, options, caller))
+    return found
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def needs(role: str) -> Any:

@@ -19,8 +19,7 @@ async def health() -> Response:
 @monitoring_router.get("/v1/ready", response_model=HealthResponse)
 async def ready(request: Request) -> Response:
     """Names can be resolved: the database responds. For load balancers."""
-    resolver = service_of(request).resolver
-    await resolver.in_thread(resolver.check)
+    await service_of(request).resolver.check()
     return json_response({"status": "ready", "version": __version__})
 
 

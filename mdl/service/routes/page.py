@@ -16,7 +16,7 @@ from mdl.resolver import ResolveOptions
 from mdl.service.auth import may
 from mdl.service.cache import cache_html, policy_of
 from mdl.service.http_errors import body_of
-from mdl.service.routes.common import caller_of, service_of
+from mdl.service.routes.common import caller_of, resolve_one, service_of
 from mdl.service.schemas import Prune
 from mdl.version import __version__
 
@@ -70,7 +70,7 @@ async def index(
     result = ""
     if name:
         try:
-            found = await service.resolver.resolve(name, ResolveOptions(format, exact), caller)
+            found = await resolve_one(request, name, ResolveOptions(format, exact))
             result = resolution_html(found)
         except MdlError as error:
             result = error_html(error)

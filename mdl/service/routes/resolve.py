@@ -14,7 +14,9 @@ from mdl.service.routes.common import (
     caller_of,
     json_response,
     needs,
+    resolve_one,
     service_of,
+    while_connected,
 )
 from mdl.service.schemas import (
     AccessResponse,
@@ -39,7 +41,7 @@ async def resolve(request: Request, query: Annotated[ResolveQuery, Query()]) -> 
     service, caller = service_of(request), caller_of(request)
     logged = request.state.logged = {"name": query.name}
     options = query.options(service.settings.prefer)
-    resolution = await service.resolver.resolve(query.name, options, caller)
+    resolution = await resolve_one(request, query.name, options)
     logged["answer"] = resolution.repo_id
     status = 200 if resolution.error is None else status_of(resolution.error)
     return json_response(resolution_json(resolution, caller), status)
@@ -50,7 +52,8 @@ async def resolve_many(request: Request, bulk: BulkRequest) -> Response:
     """Up to a thousand names in one format, in their order, each with its own error."""
     service, caller = service_of(request), caller_of(request)
     options = bulk.options(service.settings.prefer)
-    found = await service.resolver.resolve_many(bulk.names, options, caller)
+    work = service.resolver.resolve_many(bulk.names, options, caller)
+    found = await while_connected(request, work)
     return json_response({"answers": [resolution_json(each, caller) for each in found]})
 
 
@@ -58,7 +61,8 @@ async def resolve_many(request: Request, bulk: BulkRequest) -> Response:
 async def access(request: Request, name: Annotated[Name, Query()]) -> Response:
     """Whether the caller's own Hub token (X-Hub-Token) can read a repository, checked now."""
     service = service_of(request)
-    found = await service.resolver.access(name, caller_of(request))
+    work = service.resolver.access(name, caller_of(request))
+    found = await while_connected(request, work)
     return json_response(found.to_json())
 
 
@@ -67,7 +71,8 @@ async def lock(request: Request, wanted: LockRequest) -> Response:
     """A lock file for these names: the commits and hashes that they resolve to now."""
     service = service_of(request)
     options = wanted.options(service.settings.prefer)
-    text = await service.resolver.lock(wanted.names, options, caller_of(request))
+    work = service.resolver.lock(wanted.names, options, caller_of(request))
+    text = await while_connected(request, work)
     return PlainTextResponse(text, media_type="application/toml")
 
 
