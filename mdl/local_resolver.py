@@ -35,6 +35,8 @@ def resolve(
     exact: bool = False,
     revision: str | None = None,
     prefer: str | None = None,
+    mmproj: str | None = None,
+    any_publisher: bool = False,
     token: str | bool | None = None,
     offline: bool | None = None,
     settings: Settings | None = None,
@@ -43,10 +45,13 @@ def resolve(
 
     Args:
         name: `org/name` or `name` in any casing, or a folder.
-        format: `16bit`, `bnb-4bit`, `8bit` or `fp8`.
+        format: `16bit`, `bnb-4bit`, `8bit`, `fp8`, or one taken as it is stored, with its variant
+            behind a colon: `gguf:Q4_K_M`, `awq`, `mlx:4bit`.
         exact: the named repository and no other, whatever the catalogue says.
         revision: a branch, tag or commit of the named repository.
         prefer: `default`, `cached` or `official`; the configuration's by default.
+        mmproj: the precision of a vision projector beside a GGUF model; `none` leaves it out.
+        any_publisher: take such a format from publishers who are not on the trust list, too.
         token: a Hub token; the environment's by default, `False` for none.
         offline: `True` uses the database and the cache alone.
         settings: other settings than the environment's.
@@ -60,7 +65,10 @@ def resolve(
     """
     resolver = resolver_for(settings, token=token, offline=offline)
     prefer = prefer or resolver.settings.prefer
-    return resolver.resolve(name, ResolveOptions(format, exact, revision, prefer)).checked()
+    options = ResolveOptions(
+        format, exact, revision, prefer, mmproj=mmproj, any_publisher=any_publisher
+    )
+    return resolver.resolve(name, options).checked()
 
 
 def where(
@@ -170,6 +178,8 @@ def lock(
     exact: bool = False,
     revision: str | None = None,
     prefer: str | None = None,
+    mmproj: str | None = None,
+    any_publisher: bool = False,
     add: bool = False,
     dry_run: bool = False,
     token: str | bool | None = None,
@@ -184,7 +194,8 @@ def lock(
         names: one name or several.
         path: the lock file. It is replaced, or with `add` keeps its other entries.
         dry_run: write nothing.
-        format, exact, revision, prefer, token, offline, settings: as `resolve` takes them.
+        format, exact, revision, prefer, mmproj, any_publisher, token, offline, settings: as
+            `resolve` takes them.
 
     Returns:
         Every entry of the file, those of `names` last.
@@ -200,7 +211,14 @@ def lock(
 
     file = Path(path)
     resolver = resolver_for(settings, token=token, offline=offline)
-    options = ResolveOptions(format, exact, revision, prefer or resolver.settings.prefer)
+    options = ResolveOptions(
+        format,
+        exact,
+        revision,
+        prefer or resolver.settings.prefer,
+        mmproj=mmproj,
+        any_publisher=any_publisher,
+    )
     given = [names] if isinstance(names, str) else names
     unique = {name.strip().lower(): name for name in given}.values()
     kept = read_lock(file) if add and file.exists() else []

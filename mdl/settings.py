@@ -18,12 +18,14 @@ _UNITS |= {f"{unit}I": 1024**power for power, unit in enumerate("KMGTP", start=1
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
 _NUMBER, _SIZE, _DURATION = (int, float), (int, str), (int, float, str)
 # The type of each setting in the file (a bool is never taken for a number).
-_FILE = {"database_url": str, "server": str, "prefer": str, "hub_timeout": _NUMBER, "cache": dict}
+_FILE = {"database_url": str, "server": str, "prefer": str, "hub_timeout": _NUMBER, "cache": dict,
+         "publishers": dict}  # fmt: skip
 _CACHE = {
     "max_size": _SIZE, "keep_free": _SIZE, "unused_for": _DURATION, "older_than": _DURATION,
     "keep_last": int, "detached": bool, "incomplete": bool, "low_watermark": _NUMBER,
     "trash_days": _NUMBER, "normalize": str,
 }  # fmt: skip
+_PUBLISHERS = {"trust": list, "distrust": list}
 PREFERENCES = ("default", "cached", "official")
 DEFAULT_ENDPOINT = "https://huggingface.co"
 
@@ -67,6 +69,8 @@ class Settings(NamedTuple):
     prefer: str = "default"
     hub_timeout: float = 5.0
     cache: CacheSettings = CacheSettings()
+    trusted: tuple[str, ...] = ()  # publishers of quantized repositories, besides the packaged list
+    distrusted: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         secret = ("token", "stored_token", "server_token")
@@ -164,7 +168,19 @@ def load_settings(env: Mapping[str, str] | None = None) -> Settings:
         prefer=prefer,
         hub_timeout=_timeout(env.get("MDL_HUB_TIMEOUT") or config.get("hub_timeout", 5.0)),
         cache=_cache_settings(config.get("cache", {})),
+        trusted=_publishers(config, "trust"),
+        distrusted=_publishers(config, "distrust"),
     )
+
+
+def _publishers(config: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """Names out of the `[publishers]` table."""
+    table = config.get("publishers", {})
+    _check_table(table, _PUBLISHERS, "the [publishers] table")
+    names = table.get(key, [])
+    if not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"publishers.{key} is {names!r}.", next=f"Write {_WORDS[list]}.")
+    return tuple(names)
 
 
 def _truthy(value: str | None) -> bool:
@@ -265,7 +281,8 @@ _WORDS: Mapping[Any, str] = {
     str: "a string in quotes",
     bool: "true or false",
     int: "a whole number",
-    dict: "a table: [cache] and its settings below",
+    dict: "a table: [cache] or [publishers], and its settings below",
+    list: 'a list of names, such as ["bartowski"]',
     _NUMBER: "a number",
     _SIZE: 'a size, such as "200GB"',
     _DURATION: 'a duration, such as "30d"',

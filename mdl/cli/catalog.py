@@ -11,7 +11,7 @@ from mdl.cli.output import FilePath, confirm, echo_json, never_asks, yes_option
 from mdl.errors import NotFoundError, UsageError
 from mdl.formatting import human_ago, printable, table
 from mdl.resolver import shown
-from mdl.store import FORMATS, LOADABLE_FORMATS, USER, BadMirror, Catalog, MirrorRow, open_catalog
+from mdl.store import FORMATS, USER, BadMirror, Catalog, MirrorRow, open_catalog
 
 if TYPE_CHECKING:
     from mdl.resolver import HubApi
@@ -34,7 +34,7 @@ def _open() -> Catalog:
 @catalog.command("ls")
 @click.argument("pattern", required=False)
 @click.option("--source", help="Rows of one source only.")
-@click.option("--format", type=click.Choice(LOADABLE_FORMATS), help="Rows of one format only.")
+@click.option("--format", type=click.Choice(FORMATS), help="Rows of one format only.")
 @click.option("--limit", type=click.IntRange(1), help="At most this many rows.")
 @click.option("--sources", "show_sources", is_flag=True, help="List the sources of the rows.")
 @_json
@@ -106,7 +106,7 @@ def show(name: str, as_json: bool) -> int:
 @click.argument("mirror")
 @click.option(
     "--format",
-    type=click.Choice(LOADABLE_FORMATS),
+    type=click.Choice(FORMATS),
     help="The format it is for; by default that of its weights.",
 )
 @click.option(
@@ -203,19 +203,22 @@ def import_(what: str, mapper: Path | None, loader_utils: Path | None, dry_run: 
 
 @catalog.command()
 @click.argument("names", nargs=-1, required=True)
+@click.option("--format", "formats", multiple=True, help="Only this format; may be repeated.")
 @_dry
 @never_asks
 @_json
-def sync(names: tuple[str, ...], dry_run: bool, as_json: bool) -> int:
+def sync(names: tuple[str, ...], formats: tuple[str, ...], dry_run: bool, as_json: bool) -> int:
     """Import mirrors of each NAME from the Hub's model tree."""
-    from mdl.resolver import HUB_TREE, sync_mirrors
+    from mdl.resolver import remember_tree, sync_mirrors
+    from mdl.resolver.formats import parse_format
 
+    wanted = {parse_format(format).format for format in formats}
     found, hub = _open(), _hub()
     body = []
     for name in names:
-        canonical, rows = sync_mirrors(hub, name)
+        canonical, rows = sync_mirrors(hub, name, wanted)
         if not dry_run:
-            found.add(rows, HUB_TREE)
+            remember_tree(found, canonical, rows, formats=wanted)
         body.append({"name": canonical, "mirrors": [row._asdict() for row in rows]})
         if not as_json:
             click.echo(f"{canonical}: {len(rows)} mirrors")

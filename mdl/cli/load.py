@@ -9,6 +9,7 @@ import click
 
 from mdl.cli.output import FilePath, echo_json, never_asks
 from mdl.cli.resolve import format_options, resolve_arguments
+from mdl.errors import UsageError
 from mdl.formatting import human_size
 
 if TYPE_CHECKING:
@@ -166,8 +167,15 @@ def verify(target: Path, as_json: bool) -> None:
 def request_of(name: str, options: dict[str, Any]) -> "LoadRequest":
     """The load request behind the command line's options."""
     from mdl.loader import make_request
+    from mdl.store import LOADABLE_FORMATS
 
     arguments = resolve_arguments(options)
+    if arguments["format"] not in LOADABLE_FORMATS:
+        raise UsageError(
+            f"mdl does not load {arguments['format']}.",
+            why=f"it loads {', '.join(LOADABLE_FORMATS)}",
+            next=f"`mdl pull {name}` with the same options downloads it for another program.",
+        )
     return make_request(
         name,
         load_in_4bit=arguments["format"] == "bnb-4bit",

@@ -15,8 +15,13 @@ if TYPE_CHECKING:
 
     from mdl.resolver import Resolution, ResolveOptions, Resolver
 
+# Formats that are taken as they are stored and have a flag of their own; the rest has --format.
+_FLAGS = ("gguf", "awq", "gptq", "mlx", "nvfp4", "mxfp4", "exl2", "exl3", "onnx", "openvino",
+          "torchao", "hqq", "w4a16", "w8a8")  # fmt: skip
+_SHOWN = ("gguf", "awq", "gptq", "mlx")
 _FORMATS = {
     "four": "bnb-4bit", "eight": "8bit", "fp8": "fp8", "sixteen": "16bit",
+    **{flag: flag for flag in _FLAGS},
 }  # fmt: skip
 
 
@@ -28,6 +33,31 @@ def format_options(command: "Callable[..., Any]") -> "Callable[..., Any]":
             click.option("--8bit", "eight", is_flag=True, help="8-bit weights."),
             click.option("--fp8", is_flag=True, help="fp8 weights."),
             click.option("--16bit", "sixteen", is_flag=True, help="16-bit weights."),
+            *(
+                click.option(
+                    f"--{flag}",
+                    is_flag=True,
+                    hidden=flag not in _SHOWN,
+                    help=f"{flag.upper()} weights, as they are stored.",
+                )
+                for flag in _FLAGS
+            ),
+            click.option(
+                "--format",
+                "named_format",
+                metavar="FORMAT[:VARIANT]",
+                help="Any format, such as gguf:Q4_K_M, awq, exl2:4.25, w4a16, nvfp4, onnx:q4.",
+            ),
+            click.option(
+                "--mmproj",
+                metavar="PRECISION",
+                help="Vision projector to take with a GGUF model: F16, BF16, …; none for none.",
+            ),
+            click.option(
+                "--any-publisher",
+                is_flag=True,
+                help="Also take formats from publishers who are not on the trust list.",
+            ),
             click.option("--exact", is_flag=True, help="This repository and no other."),
             click.option("--revision", help="A branch, tag or commit of the named repository."),
             click.option(
@@ -49,6 +79,8 @@ def resolve_arguments(flags: dict[str, Any]) -> dict[str, Any]:
         UsageError: two formats at once.
     """
     formats = [name for flag, name in _FORMATS.items() if flags.get(flag)]
+    if flags.get("named_format"):
+        formats.append(flags["named_format"])
     if len(formats) > 1:
         raise UsageError(
             "Ask for one format at a time.",
@@ -61,6 +93,8 @@ def resolve_arguments(flags: dict[str, Any]) -> dict[str, Any]:
         "revision": flags["revision"],
         "prefer": flags["prefer"],
         "offline": True if flags["offline"] else None,
+        "mmproj": flags["mmproj"],
+        "any_publisher": flags["any_publisher"],
     }
 
 
@@ -167,6 +201,14 @@ def _print(result: "Resolution") -> None:
     arrow = "→" if result.substituted else "="
     click.echo(f"{printable(result.requested)} {arrow} {result.repo_id}")
     lines = [("format", _format_line(result))]
+    if result.files is not None:
+        sizes = [file.size for file in result.files]
+        known = None not in sizes
+        size = human_size(sum(size or 0 for size in sizes)) if known else "size unknown"
+        lines.append(("files", f"{len(sizes)}, {size}"))
+        lines += [("", file.path) for file in result.files]
+    if result.runtimes:
+        lines.append(("runs in", ", ".join(result.runtimes)))
     if result.commit:
         lines.append(("commit", result.commit))
     lines.append(("access", f"{result.access} ({_gated(result.gated)})"))
@@ -190,6 +232,8 @@ def _print_trace(result: "Resolution") -> None:
 
 
 def _format_line(result: "Resolution") -> str:
+    if result.variant:
+        return f"{result.format}:{result.variant}"
     if result.quantize_on_load:
         return f"{result.format}, quantized on load from {result.weights or 'float'} weights"
     return result.format

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mdl.lazy import door
 
 if TYPE_CHECKING:
-    from mdl.resolver.catalog_check import HUB_TREE, check_mirrors, sync_mirrors
+    from mdl.resolver.catalog_check import check_mirrors, sync_mirrors
     from mdl.resolver.catalog_file import (
         HIGHEST_RANK,
         catalog_text,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mdl.resolver.refusals import no_access
     from mdl.resolver.remote import RemoteResolver
     from mdl.resolver.resolver import Resolver
+    from mdl.resolver.stored import remember_tree
     from mdl.resolver.types import (
         READABLE,
         Access,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 __getattr__ = door(
     __name__,
     {
-        "catalog_check": "HUB_TREE check_mirrors sync_mirrors",
+        "catalog_check": "check_mirrors sync_mirrors",
         "catalog_file": (
             "HIGHEST_RANK catalog_text mirror_row parse_catalog_file read_catalog_file "
             "rows_to_remove"
@@ -60,6 +61,7 @@ __getattr__ = door(
         "refusals": "no_access",
         "remote": "RemoteResolver",
         "resolver": "Resolver",
+        "stored": "remember_tree",
         "types": "Access CacheView Cached READABLE RepoInfo Resolution ResolveOptions TraceStep",
         "unsloth_table": "read_unsloth",
     },

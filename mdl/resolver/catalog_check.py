@@ -1,25 +1,17 @@
 """Check the catalogue's mirrors against the Hub, and import mirrors from its model tree."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, NamedTuple
 
 from mdl.errors import MdlError, NotFoundError
-from mdl.resolver.formats import claimed_format, config_format
 from mdl.resolver.names import parse_name
+from mdl.resolver.stored import list_row, tree_rows
 from mdl.resolver.types import RepoInfo
-from mdl.store import LOADABLE_FORMATS, CatalogSource, MirrorRow
+from mdl.store import MirrorRow
 
 if TYPE_CHECKING:
-    from huggingface_hub import ModelInfo
-
     from mdl.resolver.hub_api import HubApi
-
-HUB_TREE = CatalogSource("hub-tree", "", "the Hub's model tree (base_model:quantized)", "", "")
-_TAGS = {"4-bit": "bnb-4bit", "8-bit": "8bit", "gguf": "gguf", "awq": "awq", "gptq": "gptq",
-         "fp8": "fp8"}  # fmt: skip
-# By downloads, and after whatever the packaged catalogue names.
-_BEHIND = 50
 
 
 class CheckedMirror(NamedTuple):
@@ -31,29 +23,13 @@ class CheckedMirror(NamedTuple):
     reason: str
 
 
-def derived_rows(name: str, listed: "Iterable[ModelInfo]") -> Iterator[MirrorRow]:
-    """Catalogue rows for repositories that say they are quantized from `name`, in their order.
-
-    A relation is `verified` when the repository's own `config.json` shows the format it claims by
-    its tags or name, `declared` when only the claim is there. Formats mdl cannot load are left out.
-    """
-    for rank, info in enumerate(listed):
-        config = info.config or {}
-        shown = config_format(config.get("quantization_config")) if config else None
-        claim = next((_TAGS[tag] for tag in info.tags or () if tag in _TAGS), None)
-        claim = claim or claimed_format(info.id)
-        if shown == "16bit" and claim not in (None, "16bit"):
-            shown = None  # a config without quantization cannot vouch for the claim
-        found = shown or claim
-        if found in LOADABLE_FORMATS and found != "16bit" and info.id.lower() != name.lower():
-            relation = "verified" if shown is not None else "declared"
-            yield MirrorRow(
-                name, found, info.id, found, "", _BEHIND + rank, relation, HUB_TREE.name
-            )
-
-
-def sync_mirrors(hub: "HubApi", name: str) -> tuple[str, list[MirrorRow]]:
+def sync_mirrors(
+    hub: "HubApi", name: str, formats: Collection[str] = ()
+) -> tuple[str, list[MirrorRow]]:
     """The Hub's spelling of `name`, and the rows that its model tree gives for it.
+
+    Args:
+        formats: those to take; all of them by default.
 
     Raises:
         NotFoundError: the repository does not exist, or is not visible to this token.
@@ -67,7 +43,13 @@ def sync_mirrors(hub: "HubApi", name: str) -> tuple[str, list[MirrorRow]]:
             why=facts.message,
             next="Check the spelling and the token.",
         )
-    return facts.repo_id, list(derived_rows(facts.repo_id, hub.quantized_of(facts.repo_id)))
+    listed = [list_row(info) for info in hub.quantized_of(facts.repo_id)]
+    rows = [
+        row
+        for row in tree_rows(facts.repo_id, listed, trusted_only=False)
+        if not formats or row.format in formats
+    ]
+    return facts.repo_id, rows
 
 
 def judge(row: MirrorRow, facts: RepoInfo) -> CheckedMirror:

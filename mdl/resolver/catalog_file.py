@@ -13,10 +13,19 @@ from typing import Any
 from mdl.errors import MdlError, NotFoundError, UsageError
 from mdl.resolver.formats import claimed_format
 from mdl.resolver.names import parse_name, shown
-from mdl.store import FORMATS, LOADABLE_FORMATS, USER, Catalog, CatalogSource, MirrorRow
+from mdl.store import (
+    FORMATS,
+    LOADABLE_FORMATS,
+    STORED_FORMATS,
+    USER,
+    Catalog,
+    CatalogSource,
+    MirrorRow,
+)
 
 FIELDS = ("name", "format", "repo_id", "weights", "variant", "rank", "relation")
 HIGHEST_RANK = 1_000_000
+_ASKABLE = (*LOADABLE_FORMATS, *STORED_FORMATS)
 _MAX_VARIANT = 40
 _REQUIRED = ("name", "repo_id")
 _SHAPE = "Nothing was imported. `mdl catalog export` writes a file of the right shape."
@@ -43,20 +52,20 @@ def mirror_row(
             f"{checked[0]} cannot be its own mirror.",
             next="Name another repository; one that already has the format needs no row.",
         )
-    claimed = claimed_format(checked[1]) or (format if format in LOADABLE_FORMATS else "16bit")
+    claimed = claimed_format(checked[1]) or (format if format in FORMATS else "16bit")
     weights = weights or claimed
-    format = format or (weights if weights in LOADABLE_FORMATS else "")
-    if format not in LOADABLE_FORMATS:
+    format = format or weights
+    if format not in _ASKABLE:
         raise UsageError(
-            f"{format or weights!r} is not a format mdl can load.",
-            next=f"Use one of {', '.join(LOADABLE_FORMATS)}.",
+            f"{format!r} is not a format to ask for.", next=f"Use one of {', '.join(_ASKABLE)}."
         )
     if weights not in FORMATS:
         raise UsageError(f"Unknown weights {weights!r}.", next=f"Use one of {', '.join(FORMATS)}.")
-    if weights not in (format, "16bit"):
+    if weights != format and (weights != "16bit" or format not in LOADABLE_FORMATS):
         raise UsageError(
             f"{weights} weights cannot be loaded as {format}.",
-            next=f"Give {format} or 16bit weights: only float weights are quantized on load.",
+            next=f"Give {format} weights"
+            + (" or 16bit ones, to quantize on load." if format in LOADABLE_FORMATS else "."),
         )
     number = _rank(rank)
     if relation not in ("declared", "verified"):

@@ -23,7 +23,14 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 
 from mdl.errors import BusyError, HubFaultError, MdlError, NoAccessError, OfflineError
 from mdl.hub_http import http_library
-from mdl.resolver.formats import claimed_format, config_format, is_adapter
+from mdl.resolver.formats import (
+    catalogue_format,
+    claimed_format,
+    config_format,
+    is_adapter,
+    recognize,
+)
+from mdl.resolver.hub_description import describe_listing
 from mdl.resolver.hub_session import bounded
 from mdl.resolver.types import RepoInfo
 
@@ -37,6 +44,7 @@ _DENIALS = (
     ("not in the authorized list", "not_requested"),
     ("has been reset", "not_requested"),
 )
+_TREE_LIMIT = 200
 _ANY_MODEL = "openai-community/gpt2"
 
 
@@ -68,41 +76,47 @@ class HubApi:
             BusyError: the Hub's rate limit is used up for longer than a command should wait.
             OfflineError: the Hub does not answer.
         """
-        try:
-            info = self._ask(lambda api: api.model_info(repo_id, revision=revision))
-        except HFValidationError as error:
-            return RepoInfo(repo_id, "missing", message=str(error), live=True)
-        except RevisionNotFoundError as error:
-            return RepoInfo(repo_id, "no_revision", message=_message(error), live=True)
-        except HfHubHTTPError as error:
-            if "disabled" in _message(error).lower():
-                return RepoInfo(repo_id, "disabled", message=_message(error), live=True)
-            if error.response.status_code in (401, 403, 404):
-                why = self._why_missing(error)
-                return RepoInfo(repo_id, "missing", message=why, live=True)
-            raise self._unusable(error) from error
-        if not isinstance(info.id, str):
-            raise self._not_a_hub("its response is not about a repository")
-        return self._facts_of(info)
+        return self.listing(repo_id, revision, sizes=False)[0]
 
-    def listing(self, repo_id: str, revision: str | None = None) -> ModelInfo:
-        """`model_info` with the files' sizes: one request.
+    def listing(
+        self, repo_id: str, revision: str | None = None, *, sizes: bool = True
+    ) -> tuple[RepoInfo, ModelInfo | None]:
+        """The facts, and the Hub's whole response with the files' sizes: one request.
 
         Raises:
-            NoAccessError: the repository cannot be seen.
             BusyError, OfflineError: as `facts`.
         """
         try:
-            return self._ask(
-                lambda api: api.model_info(repo_id, revision=revision, files_metadata=True)
+            info = self._ask(
+                lambda api: api.model_info(repo_id, revision=revision, files_metadata=sizes)
             )
-        except (HfHubHTTPError, HFValidationError) as error:
-            why = self._why_missing(error) if isinstance(error, HfHubHTTPError) else str(error)
-            raise NoAccessError(
-                f"{repo_id} cannot be seen.",
-                why=why,
-                next=f"Check the spelling; `mdl access {repo_id}` says who may read it.",
-            ) from error
+        except HFValidationError as error:
+            return RepoInfo(repo_id, "missing", message=str(error), live=True), None
+        except RevisionNotFoundError as error:
+            return RepoInfo(repo_id, "no_revision", message=_message(error), live=True), None
+        except HfHubHTTPError as error:
+            if "disabled" in _message(error).lower():
+                return RepoInfo(repo_id, "disabled", message=_message(error), live=True), None
+            if error.response.status_code in (401, 403, 404):
+                why = self._why_missing(error)
+                return RepoInfo(repo_id, "missing", message=why, live=True), None
+            raise self._unusable(error) from error
+        if not isinstance(info.id, str):
+            raise self._not_a_hub("its response is not about a repository")
+        return self._facts_of(info), info
+
+    def branches(self, repo_id: str) -> tuple[str, ...]:
+        """The repository's branches: one request; none where they cannot be listed.
+
+        Raises:
+            BusyError, OfflineError: as `facts`.
+        """
+        try:
+            return tuple(
+                ref.name for ref in self._ask(lambda a: a.list_repo_refs(repo_id)).branches
+            )
+        except HfHubHTTPError:
+            return ()
 
     def first_bytes(
         self, repo_id: str, path: str, revision: str | None = None, limit: int = 4_000_000
@@ -189,6 +203,8 @@ class HubApi:
     def quantized_of(self, repo_id: str) -> list[ModelInfo]:
         """The Hub's model tree: repositories that say they are quantized from this one.
 
+        The most downloaded ones, in that order, with their files' names.
+
         Raises:
             BusyError, OfflineError: as `facts`.
         """
@@ -196,7 +212,8 @@ class HubApi:
             lambda api: api.list_models(
                 filter=f"base_model:quantized:{repo_id}",
                 sort="downloads",
-                expand=["tags", "config"],
+                limit=_TREE_LIMIT,
+                expand=["tags", "config", "siblings", "sha", "gated", "downloads", "library_name"],
             )
         )
 
@@ -322,6 +339,10 @@ def _format_of(info: ModelInfo) -> str | None:
     """By the files (a listing of many repositories has none), the configuration, the name."""
     if is_adapter([file.rfilename for file in info.siblings or ()]):
         return "adapter"
+    if info.siblings:
+        found = recognize(describe_listing(info)).format
+        if found is not None:
+            return catalogue_format(found)
     if isinstance(info.config, dict) and info.config:
         return config_format(info.config.get("quantization_config"))
     return "gguf" if "gguf" in (info.tags or ()) else claimed_format(info.id)

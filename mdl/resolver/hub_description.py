@@ -2,22 +2,32 @@
 
 from typing import TYPE_CHECKING
 
+from mdl.errors import NoAccessError
 from mdl.resolver.formats import (
     GGUF_HEAD,
     SIDE_FILES,
     Description,
     File,
     Format,
+    catalogue_format,
     description_from_json,
     find_tables,
     read_gguf_head,
     recognize,
 )
+from mdl.resolver.stored import Listing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from huggingface_hub import ModelInfo
 
     from mdl.resolver.hub_api import HubApi
+
+
+# Libraries whose formats differ by more than the Hub's extract of `config.json` tells.
+_LOOK_CLOSER = ("compressed-tensors", "modelopt", "quark", "torchao", "fp8")
 
 
 def format_on_hub(hub: "HubApi", repo_id: str, revision: str | None = None) -> Format:
@@ -25,18 +35,72 @@ def format_on_hub(hub: "HubApi", repo_id: str, revision: str | None = None) -> F
 
     Raises:
         NoAccessError: the repository cannot be seen.
-        BusyError, OfflineError: the Hub is overloaded, or does not answer.
+        BusyError, OfflineError: the Hub is overloaded, or does not respond.
     """
-    info = hub.listing(repo_id, revision)
+    facts, info = hub.listing(repo_id, revision)
+    if info is None:
+        raise NoAccessError(
+            f"{repo_id} does not exist, or is not visible to this token.",
+            why=facts.message,
+            next=f"Check the spelling; `mdl access {repo_id}` shows who may read it.",
+        )
     description = describe_listing(info)
-    paths = {file.path for file in description.files}
-    commit = info.sha or revision
-    if "config.json" in paths and not _is_only_gguf(description):
-        text = hub.first_bytes(info.id, "config.json", commit)
-        if text is not None:
-            read = description_from_json({"config": text.decode("utf-8", "replace")})
-            description = description._replace(config=read.config)
-    return recognize(_with_one_more(hub, info.id, commit, description))
+    if not _is_only_gguf(description):
+        description = _with_config(hub, info, revision, description)
+    return recognize(_with_one_more(hub, info.id, info.sha or revision, description))
+
+
+def list_repository(
+    hub: "HubApi",
+    repo_id: str,
+    revision: str | None = None,
+    format: str | None = None,
+    seen: Listing | None = None,
+) -> Listing:
+    """A repository's facts and format: one request, or two where its configuration decides.
+
+    Args:
+        format: the one asked for; of another one nothing more is read.
+        seen: its row of the model tree, where that is known: only what that lacks is asked for.
+
+    Raises:
+        BusyError, OfflineError: the Hub is overloaded, or does not respond.
+    """
+    if seen is not None and seen.format.method in _LOOK_CLOSER and revision is None:
+        config = _read_config(hub, seen.repo_id, seen.info.commit)
+        if config is not None:
+            live = seen.info._replace(live=True)
+            description = seen.description._replace(config=config)
+            return Listing(live, recognize(description), True, seen.downloads, description)
+    facts, info = hub.listing(repo_id, revision)
+    if info is None:
+        return Listing(facts, Format(None))
+    description = describe_listing(info)
+    found = recognize(description)
+    names = {catalogue_format(found.format or ""), *(other.format for other in found.others)}
+    if format is not None and found.method in _LOOK_CLOSER and format != "gguf":
+        description = _with_config(hub, info, revision, description)
+        found = recognize(description)
+    elif found.format in ("exl2", "exl3") and format in (None, *names):
+        description = description._replace(branches=hub.branches(info.id))
+        found = recognize(description)
+    return Listing(facts, found, True, info.downloads or 0, description)
+
+
+def _with_config(
+    hub: "HubApi", info: "ModelInfo", revision: str | None, description: Description
+) -> Description:
+    if "config.json" not in {file.path for file in description.files}:
+        return description
+    config = _read_config(hub, info.id, info.sha or revision)
+    return description if config is None else description._replace(config=config)
+
+
+def _read_config(hub: "HubApi", repo_id: str, commit: str | None) -> "Mapping[str, Any] | None":
+    text = hub.first_bytes(repo_id, "config.json", commit)
+    if text is None:
+        return None
+    return description_from_json({"config": text.decode("utf-8", "replace")}).config
 
 
 def describe_listing(info: "ModelInfo") -> Description:

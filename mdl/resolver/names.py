@@ -27,15 +27,19 @@ class Name(NamedTuple):
         path: the folder's absolute path when the name is one, else `None`.
         typed: what was typed instead, where it could only mean this name: a page's address,
             `org/name/`, `models--org--name`, `org\\name`.
+        variant: what stood behind the name's colon: `org/name:Q4_K_M`.
     """
 
     text: str
     key: str
     path: str | None = None
     typed: str = ""
+    variant: str | None = None
 
 
-def parse_name(text: str, *, allow_local: bool = True, endpoint: str = "") -> Name:
+def parse_name(
+    text: str, *, allow_local: bool = True, endpoint: str = "", allow_variant: bool = False
+) -> Name:
     """Check a name and tell repositories from folders; a local folder wins over a repository.
 
     A folder whose name could also be a repository's counts only if it contains a `config.json` or
@@ -55,6 +59,8 @@ def parse_name(text: str, *, allow_local: bool = True, endpoint: str = "") -> Na
         if allow_local and os.path.isdir(name) and _is_model_folder(name):
             return Name(name, name, os.path.abspath(name))
         return Name(name, name.lower())
+    if allow_variant and (split := _split_variant(name, endpoint)) is not None:
+        return split
     meant = _understood(name, endpoint)
     local = allow_local and 0 < len(name) < 4096 and "\0" not in name and os.path.isdir(name)
     if local and (not meant or name.endswith("/") or _is_model_folder(name)):
@@ -121,6 +127,21 @@ def _folder(name: str) -> Name:
         next="Give the folder with config.json, or a repository as org/name.",
         details={"requested": name[:_MAX_LENGTH]},
     )
+
+
+def _split_variant(name: str, endpoint: str) -> Name | None:
+    """The repository and variant in `org/name:Q4_K_M` and `hf.co/org/name:Q4_K_M`."""
+    from mdl.resolver.formats import is_variant, type_in
+
+    head, colon, variant = name.rpartition(":")
+    if not colon or not is_variant(variant) or os.path.exists(name):
+        return None
+    repository = head if _is_repository(head) else _understood(head, endpoint)
+    if not repository or ("/" not in repository and type_in(variant) is None):
+        return None
+    found = None if variant.lower() == "latest" else variant  # Ollama's word for the default
+    typed = "" if head == repository else name
+    return Name(repository, repository.lower(), typed=typed, variant=found)
 
 
 def _understood(name: str, endpoint: str) -> str:

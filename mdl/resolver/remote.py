@@ -14,6 +14,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from mdl.errors import BusyError, ConfigError, MdlError, UsageError, error_from_json
 from mdl.resolver.names import parse_name
 from mdl.resolver.resolver import Resolver
+from mdl.resolver.stored import with_cached_files
 from mdl.resolver.types import Access, CacheView, Resolution, ResolveOptions
 from mdl.settings import Settings, is_loopback
 from mdl.store import USER
@@ -209,7 +210,7 @@ class RemoteResolver(Resolver):
     def _is_for_server(self, text: str, options: ResolveOptions) -> bool:
         if self.settings.offline or self._unreachable or options.prefer == "cached":
             return False
-        name = parse_name(text)
+        name = parse_name(text, allow_variant=True)
         if name.path is not None:
             return False
         known = self.catalog.about(name.key)
@@ -238,7 +239,8 @@ class RemoteResolver(Resolver):
         if resolution.quantize_on_load:
             rows = self.catalog.about(resolution.repo_id.lower()).local
             local = tuple(row._asdict() for row in rows)
-        return resolution._replace(cached=cached, local_mirrors=local)
+        resolution = resolution._replace(cached=cached, local_mirrors=local)
+        return resolution if resolution.files is None else with_cached_files(resolution)
 
     def _fall_back(self, error: Exception) -> None:
         """Warn once; the rest of this process resolves locally."""
@@ -254,5 +256,6 @@ class _NeedsToken(Exception):
 
 def _fields(options: ResolveOptions) -> dict[str, Any]:
     """The options as query or body fields; those not given are left out."""
-    given = {**options._asdict(), "exact": "true" if options.exact else None}
+    given = options._asdict()
+    given |= {field: "true" if given[field] else None for field in ("exact", "any_publisher")}
     return {key: value for key, value in given.items() if value is not None}

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ from mdl.store import Catalog, NameRecord, RepositoryRow, open_catalog
 
 if TYPE_CHECKING:
     from mdl.resolver.hub_api import HubApi
+    from mdl.resolver.stored import StoredLookup
 
 # Seconds for which what the Hub said is used again without asking.
 _LIVE = 60.0  # asked by this very resolver: the commit of a branch
@@ -79,6 +81,12 @@ class Resolver:
         self._facts: dict[tuple[str, str | None], tuple[float, RepoInfo]] = {}
         self._print: str | None = None
 
+    @cached_property
+    def _stored_formats(self) -> "StoredLookup":
+        from mdl.resolver.stored import StoredLookup
+
+        return StoredLookup(self)
+
     @property
     def hub(self) -> "HubApi":
         if self._hub is None:
@@ -106,7 +114,14 @@ class Resolver:
             StoreError: the database cannot be read.
         """
         options = options or ResolveOptions(prefer=self.settings.prefer)
-        name = self._parse(text)
+        name = parse_name(
+            text,
+            allow_local=self._allow_local,
+            endpoint=self.settings.endpoint,
+            allow_variant=not options.exact,
+        )
+        if name.variant is not None and options.variant is None:
+            options = options._replace(variant=name.variant)
         if name.path is not None:
             from mdl.resolver.local_folder import resolve_folder
 
@@ -153,7 +168,7 @@ class Resolver:
                 resolution.trace[-1].reason if resolution.trace else resolution.rule,
             )
         row = resolution.requested, resolution.format, resolution.to_json()
-        self._write(lambda: self.catalog.log(purpose, *row))
+        self.write(lambda: self.catalog.log(purpose, *row))
 
     def access(self, text: str) -> Access:
         """Ask how a repository is gated and whether this caller may read it.
@@ -186,9 +201,9 @@ class Resolver:
             )
             self._suggest(error, name)
             raise error
-        self._keep(name.key, None, facts)
+        self.keep(name.key, None, facts)
         if facts.gated != "false":
-            facts = self._with_access(facts, ask_again=True)
+            facts = self.with_access(facts, ask_again=True)
         return self._access_of(name, facts)
 
     def _access_of(self, name: Name, facts: RepoInfo) -> Access:
@@ -210,6 +225,8 @@ class Resolver:
     # -- gathering --------------------------------------------------------------------------
 
     def _decide(self, request: ResolveRequest) -> Resolution:
+        if request.options.is_stored:
+            return self._stored_formats.resolve(request)
         facts: dict[str, RepoInfo] = {}
         known = self._knowledge(request, facts)
         while True:
@@ -231,14 +248,14 @@ class Resolver:
         key = resolution.repo_id.lower()
         if not resolution.quantize_on_load or key == request.name.key:
             return resolution
-        made = [m for m in self._about(key).local if m.commit == resolution.commit]
+        made = [m for m in self.about(key).local if m.commit == resolution.commit]
         if not made:
             return resolution
         return resolution._replace(local_mirrors=tuple(m._asdict() for m in made))
 
     def _knowledge(self, request: ResolveRequest, facts: dict[str, RepoInfo]) -> NameRecord:
         """The catalogue's rows about a name; adds stored facts that are fresh enough to `facts`."""
-        known = self._about(request.name.key)
+        known = self.about(request.name.key)
         rows = [known.repository, *(row for _, _, row in known.mirrors)]
         for row in rows:
             if row is None:
@@ -257,7 +274,7 @@ class Resolver:
                     facts[key] = stored
         return known
 
-    def _about(self, key: str) -> NameRecord:
+    def about(self, key: str) -> NameRecord:
         """The catalogue's rows, with those local copies that still exist.
 
         A copy may have been removed, or be on a teammate's machine.
@@ -282,7 +299,7 @@ class Resolver:
                 facts[request.name.key] = facts[key]
             facts[facts[key].repo_id.lower()] = facts[key]
         else:
-            facts[key] = self._with_access(facts[key])
+            facts[key] = self.with_access(facts[key])
 
     def _fetch(self, repo_id: str, revision: str | None) -> RepoInfo:
         key = (repo_id.lower(), revision)
@@ -293,10 +310,10 @@ class Resolver:
         if self.hub.bad_token and not self._warned_of_token:
             self._warned_of_token = True
             _warn("The Hub does not accept the token; continuing without it.")
-        self._keep(repo_id.lower(), revision, facts)
+        self.keep(repo_id.lower(), revision, facts)
         return facts
 
-    def _keep(self, key: str, revision: str | None, facts: RepoInfo) -> None:
+    def keep(self, key: str, revision: str | None, facts: RepoInfo) -> None:
         self._facts[(key, revision)] = (time.monotonic(), facts)
         if facts.state == "no_revision" or facts.is_private:
             return
@@ -311,9 +328,9 @@ class Resolver:
         self._write_rows({old: row})
 
     def _write_rows(self, rows: dict[str, RepositoryRow]) -> None:
-        self._write(lambda: self.catalog.remember(rows.items()))
+        self.write(lambda: self.catalog.remember(rows.items()))
 
-    def _write(self, write: Callable[[], None]) -> None:
+    def write(self, write: Callable[[], None]) -> None:
         """Write to the database; a full or busy disk must not lose a good resolution."""
         if not self.catalog.database.writable:
             return
@@ -321,6 +338,10 @@ class Resolver:
             write()
         except (StoreError, BusyError) as error:
             _warn("%s (%s) The result is unaffected, but not recorded.", error.message, error.why)
+
+    def stored_info(self, key: str) -> RepoInfo | None:
+        """What the database has of a repository."""
+        return self._stored(key, self.catalog.about(key).repository)
 
     def _stored(self, key: str, row: RepositoryRow | None) -> RepoInfo | None:
         """A stored row as facts, with this token's access as last found."""
@@ -335,7 +356,7 @@ class Resolver:
             message = f"the Hub said: {row.state}"
         return RepoInfo.from_row(row, access, message)
 
-    def _with_access(self, facts: RepoInfo, *, ask_again: bool = False) -> RepoInfo:
+    def with_access(self, facts: RepoInfo, *, ask_again: bool = False) -> RepoInfo:
         key, mark = facts.repo_id.lower(), self._fingerprint()
         known = None if ask_again else self.catalog.access(key, mark)
         if known is not None:
@@ -344,7 +365,7 @@ class Resolver:
                 return facts._replace(access=state, message=message)
         state, message = self.hub.access(facts.repo_id)
         if state not in ("unknown", "no_token"):
-            self._write(lambda: self.catalog.remember_access(key, mark, state, message))
+            self.write(lambda: self.catalog.remember_access(key, mark, state, message))
         return facts._replace(access=state, message=message or state)
 
     def _fingerprint(self) -> str:

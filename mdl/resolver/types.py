@@ -8,6 +8,7 @@ import time
 from typing import Any, NamedTuple, Protocol
 
 from mdl.errors import MdlError, UsageError, error_from_json
+from mdl.resolver.formats import File
 from mdl.resolver.names import Name, parse_revision
 from mdl.settings import PREFERENCES
 from mdl.store import LOADABLE_FORMATS, RepositoryRow
@@ -23,17 +24,24 @@ class _ResolveOptions(NamedTuple):
     revision: str | None = None
     prefer: str = "default"
     fp8_scaling: str = "block"
+    variant: str | None = None
+    mmproj: str | None = None
+    any_publisher: bool = False
 
 
 class ResolveOptions(_ResolveOptions):
     """What to resolve a name to.
 
     Attributes:
-        format: `16bit`, `bnb-4bit`, `8bit` or `fp8`.
+        format: `16bit`, `bnb-4bit`, `8bit`, `fp8`, or one that is taken as it is stored, with its
+            variant behind a colon: `gguf:Q4_K_M`, `awq`, `mlx:4bit`.
         exact: the named repository and no other; a quantized format is then made on load.
         revision: a branch, tag or commit of the *named* repository.
         prefer: `default`, `cached` (what is in the cache) or `official` (the publisher's own).
         fp8_scaling: `block` or `row`.
+        variant: that of a stored format, where `format` does not name it.
+        mmproj: the precision of a vision projector beside a GGUF model; `none` leaves it out.
+        any_publisher: take a stored format from publishers who are not on the trust list, too.
     """
 
     __slots__ = ()
@@ -45,12 +53,17 @@ class ResolveOptions(_ResolveOptions):
         revision: str | None = None,
         prefer: str = "default",
         fp8_scaling: str = "block",
+        variant: str | None = None,
+        mmproj: str | None = None,
+        any_publisher: bool = False,
     ) -> "ResolveOptions":
         if format not in LOADABLE_FORMATS:
-            raise UsageError(
-                f"{format!r} is not a format mdl can load.",
-                next=f"Use one of: {', '.join(LOADABLE_FORMATS)}.",
-            )
+            from mdl.resolver.formats import parse_format
+
+            format, named = parse_format(format)
+            variant = named or variant
+            if format == "fp8" and variant in FP8_SCALINGS:
+                fp8_scaling, variant = variant, None
         if prefer not in PREFERENCES:
             raise UsageError(
                 f"Unknown preference {prefer!r}.", next=f"Use {', '.join(PREFERENCES)}."
@@ -60,7 +73,14 @@ class ResolveOptions(_ResolveOptions):
                 f"Unknown fp8 scaling {fp8_scaling!r}.", next=f"Use {', '.join(FP8_SCALINGS)}."
             )
         parse_revision(revision)
-        return super().__new__(cls, format, exact, revision, prefer, fp8_scaling)
+        return super().__new__(
+            cls, format, exact, revision, prefer, fp8_scaling, variant, mmproj, any_publisher
+        )
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the format is taken as it is stored, and nothing is converted on load."""
+        return self.variant is not None or self.format not in LOADABLE_FORMATS
 
     @property
     def label(self) -> str:
@@ -199,7 +219,8 @@ class Resolution(NamedTuple):
     """What a name resolves to, and why; `error` is set if it was refused.
 
     `repo_id` is the repository (or folder) to load, `commit` its commit where known,
-    `quantize_on_load` whether its weights still have to be converted to `format`.
+    `quantize_on_load` whether its weights still have to be converted to `format`. `files` are the
+    ones to take of a format that is some of a repository's files, the one to open first.
     """
 
     requested: str
@@ -222,6 +243,10 @@ class Resolution(NamedTuple):
     source_version: str | None = None
     knowledge_age: float | None = None
     error: MdlError | None = None
+    variant: str | None = None
+    files: tuple[File, ...] | None = None
+    publisher: str | None = None
+    runtimes: tuple[str, ...] = ()
 
     @property
     def is_local(self) -> bool:
@@ -236,10 +261,14 @@ class Resolution(NamedTuple):
             "revision": self.revision,
             "commit": self.commit,
             "format": self.format,
+            "variant": self.variant,
+            "files": None if self.files is None else [file._asdict() for file in self.files],
             "substituted": self.substituted,
             "quantize_on_load": self.quantize_on_load,
             "gated": self.gated,
             "access": self.access,
+            "publisher": self.publisher,
+            "runtimes": list(self.runtimes),
             "source": self.source,
             "source_version": self.source_version,
             "rule": self.rule,
@@ -296,6 +325,12 @@ class Resolution(NamedTuple):
             weights=body["weights"],
             knowledge_age=body["knowledge_age"],
             error=None if error is None else error_from_json(error),
+            variant=body.get("variant"),
+            files=None
+            if body.get("files") is None
+            else tuple(File(file["path"], file["size"]) for file in body["files"]),
+            publisher=body.get("publisher"),
+            runtimes=tuple(body.get("runtimes") or ()),
         )  # fmt: skip
 
     def checked(self) -> "Resolution":

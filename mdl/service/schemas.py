@@ -10,8 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from mdl.resolver import HIGHEST_RANK, ResolveOptions
 
 Name = Annotated[str, Field(max_length=200, examples=["meta-llama/Llama-3.1-8B-Instruct"])]
-Format = Literal["16bit", "bnb-4bit", "8bit", "fp8"]
-Weights = Literal["16bit", "bnb-4bit", "8bit", "fp8", "gguf", "awq", "gptq", "other"]
+Format = Literal[
+    "16bit", "bnb-4bit", "8bit", "fp8", "gguf", "awq", "gptq", "w4a16", "w8a16", "w8a8",
+    "w4a8", "w4a4", "nvfp4", "mxfp4", "mxfp8", "mxfp6", "mlx", "exl2", "exl3", "hqq",
+    "torchao", "auto-round", "quark", "onnx", "openvino", "aqlm", "vptq", "quanto",
+    "bitnet", "eetq", "ctranslate2", "coreml", "mlc",
+]  # fmt: skip
+Weights = Format | Literal["other"]
 Preference = Literal["default", "cached", "official"]
 Revision = Annotated[str, Field(max_length=255)]
 
@@ -27,17 +32,20 @@ class _Response(BaseModel):
 class ResolveFields(_Request):
     """The options of `mdl resolve`."""
 
-    format: Format = "16bit"
+    format: Annotated[str, Field(max_length=60, examples=["bnb-4bit", "gguf:Q4_K_M"])] = "16bit"
     exact: bool = False
     revision: Revision | None = None
     prefer: Preference | None = None
     fp8_scaling: Literal["block", "row"] = "block"
+    variant: Annotated[str, Field(max_length=40)] | None = None
+    mmproj: Annotated[str, Field(max_length=40)] | None = None
+    any_publisher: bool = False
 
     def options(self, prefer: str) -> ResolveOptions:
         """As the resolver takes them; `prefer` is the configured preference.
 
         Raises:
-            UsageError: the revision cannot be one.
+            UsageError: the format or the revision cannot be one.
         """
         fields = {field: getattr(self, field) for field in ResolveOptions._fields}
         return ResolveOptions(**{**fields, "prefer": self.prefer or prefer})
@@ -222,10 +230,14 @@ class ResolutionResponse(_Response):
     revision: str | None
     commit: str | None
     format: str
+    variant: str | None = None
+    files: list[dict[str, Any]] | None = None
     substituted: bool
     quantize_on_load: bool
     gated: bool | str | None
     access: str
+    publisher: str | None = None
+    runtimes: list[str] = []
     source: str
     rule: str
     trace: list[StepFields]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mdl.store.rows import (
         FORMATS,
         LOADABLE_FORMATS,
+        STORED_FORMATS,
         USER,
         BadMirror,
         CatalogSource,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         RepositoryRow,
     )
     from mdl.store.tables import metadata
+    from mdl.store.variants import VariantRow, VariantTable
 
 __getattr__ = door(
     __name__,
@@ -33,8 +35,9 @@ __getattr__ = door(
         "packaged": "write_packaged",
         "rows": (
             "BadMirror CatalogSource FORMATS LOADABLE_FORMATS LocalMirror MirrorRow NameRecord "
-            "RepositoryRow USER"
+            "RepositoryRow STORED_FORMATS USER"
         ),
         "tables": "metadata",
+        "variants": "VariantRow VariantTable",
     },
 )

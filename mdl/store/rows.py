@@ -2,9 +2,14 @@
 
 from typing import NamedTuple
 
-# Every format that weights can have, and those mdl can load.
-FORMATS = ("16bit", "bnb-4bit", "8bit", "fp8", "gguf", "awq", "gptq", "other")
+# Formats that mdl makes on load, those taken only as they are stored, and all that weights have.
 LOADABLE_FORMATS = ("16bit", "bnb-4bit", "8bit", "fp8")
+STORED_FORMATS = (
+    "gguf", "awq", "gptq", "w4a16", "w8a16", "w8a8", "w4a8", "w4a4", "nvfp4", "mxfp4", "mxfp8",
+    "mxfp6", "mlx", "exl2", "exl3", "hqq", "torchao", "auto-round", "quark", "onnx", "openvino",
+    "aqlm", "vptq", "quanto", "bitnet", "eetq", "ctranslate2", "coreml", "mlc",
+)  # fmt: skip
+FORMATS = (*LOADABLE_FORMATS, *STORED_FORMATS, "other")
 
 USER = "user"  # the source of the user's own rows, which no import touches
 PACKAGED = "packaged"  # the source of the rows in the wheel

@@ -8,6 +8,7 @@ truth values are 0 and 1. No column ever holds a token.
 """
 
 from sqlalchemy import (
+    BigInteger,
     Column,
     Float,
     ForeignKey,
@@ -125,4 +126,31 @@ resolution_log = Table(
     Column("source", Text, nullable=False),
     Column("source_version", Text),
     Index("resolution_log_by_name", "key", "at"),
+)
+
+# What a repository's files are, by format and variant, the default variant first. `files` is JSON:
+# [[path, size], …], empty where the whole repository is the variant.
+variants = Table(
+    "variants",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("format", Text, primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("variant", Text, nullable=False),
+    Column("variant_key", Text, nullable=False),
+    Column("bits", Float),
+    Column("size", BigInteger),
+    Column("files", Text, nullable=False),
+    Column("method", Text, nullable=False),
+    Column("branch", Text, nullable=False),
+    Column("revision_commit", Text),
+    Column("checked_at", Float, nullable=False),
+)
+
+# When the Hub's model tree of a name was last read into `mirrors`.
+model_trees = Table(
+    "model_trees",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("checked_at", Float, nullable=False),
 )

@@ -122,7 +122,10 @@ def test_the_hubs_tree_is_read_and_its_claims_kept_apart(mdl: Run, hub: Loopback
     assert [(m["repo_id"], m["relation"]) for m in tree["mirrors"]] == [
         ("x/tree-bnb-4bit", "declared"),
         ("x/tree-proved", "verified"),
+        ("x/tree-GGUF", "verified"),
     ]
+    ran = mdl("catalog", "sync", base, "--format", "GGUF", "--dry-run", "--json")
+    assert [m["repo_id"] for m in ran.json["synced"][0]["mirrors"]] == ["x/tree-GGUF"]
     assert mdl("resolve", base, "--4bit", "--json").json["source"] == "hub-tree"
 
 

@@ -22,7 +22,7 @@ def test_every_claim_is_found_by_the_search_before_it() -> None:
         ("unsloth/Llama-3.1-8B-unsloth-bnb-4bit", "bnb-4bit"),
         ("Maker/Model-bnb-8bit", "8bit"),
         ("Maker/Model-AWQ", "awq"),
-        ("mlx-community/Model-4bit", "other"),
+        ("mlx-community/Model-4bit", "mlx"),
         ("Maker/Model-4bit", "other"),
         ("Maker/Movie-Aorta", None),
     ],

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from mdl.lazy import door
 
 if TYPE_CHECKING:
-    from mdl.resolver.formats.claims import claimed_format
+    from mdl.resolver.formats.asked import is_variant, parse_format
+    from mdl.resolver.formats.claims import catalogue_format, claimed_format
     from mdl.resolver.formats.describe import describe_folder, description_from_json
     from mdl.resolver.formats.gguf_header import GGUF_HEAD, read_gguf_head
+    from mdl.resolver.formats.gguf_types import type_in
     from mdl.resolver.formats.layout import ADAPTER, is_adapter
     from mdl.resolver.formats.quant_config import SIDE_FILES, config_format, find_tables
     from mdl.resolver.formats.recognition import recognize
@@ -21,9 +23,11 @@ if TYPE_CHECKING:
 __getattr__ = door(
     __name__,
     {
-        "claims": "claimed_format",
+        "asked": "is_variant parse_format",
+        "claims": "catalogue_format claimed_format",
         "describe": "describe_folder description_from_json",
         "gguf_header": "GGUF_HEAD read_gguf_head",
+        "gguf_types": "type_in",
         "layout": "ADAPTER is_adapter",
         "quant_config": "SIDE_FILES config_format find_tables",
         "recognition": "recognize",

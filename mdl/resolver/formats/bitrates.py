@@ -43,7 +43,8 @@ def branch_variants(description: Description) -> tuple[Variant, ...]:
         bits = number(match[1].replace("_", ".")) if match else None
         if bits is not None and 1.0 <= bits <= 8.0:
             rate = bitrate(bits)
-            found.setdefault(rate, Variant(rate, tuple(folders.get(name, ())), bits))
+            branch = name if name in names else ""
+            found.setdefault(rate, Variant(rate, tuple(folders.get(name, ())), bits, branch))
     return tuple(sorted(found.values(), key=lambda variant: -(variant.bits or 0.0)))
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import NamedTuple
 
+from mdl.store import FORMATS
+
 ANY_4 = frozenset(
     {
         "bnb-4bit", "awq", "gptq", "w4a16", "w4a8", "w4a4", "nvfp4", "mxfp4", "mlx", "hqq",
@@ -147,7 +149,6 @@ def tag_claims(tags: Iterable[str]) -> list[Claim]:
 
 # The catalogue's rows still have their own words for these.
 _CATALOGUE = {"bnb-8bit": "8bit"}
-_IN_CATALOGUE = ("16bit", "bnb-4bit", "8bit", "fp8", "gguf", "awq", "gptq")
 
 
 def claimed_format(name: str) -> str | None:
@@ -162,4 +163,4 @@ def claimed_format(name: str) -> str | None:
 def catalogue_format(format: str) -> str:
     """A format in the catalogue's words."""
     format = _CATALOGUE.get(format, format)
-    return format if format in _IN_CATALOGUE else "other"
+    return format if format == "adapter" or format in FORMATS else "other"

@@ -75,11 +75,15 @@ class Finding(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """One of a repository's alternatives, such as `Q4_K_M`: its files, the first to open first."""
+    """One of a repository's alternatives, such as `Q4_K_M`: its files, the first to open first.
+
+    Without files it is the whole repository, on `branch` where that is named.
+    """
 
     name: str
     files: tuple[File, ...] = ()
     bits: float | None = None
+    branch: str = ""
 
     @property
     def size(self) -> int | None:

@@ -1,0 +1,104 @@
+"""What is known of a repository's files: from the Hub's listing, the database or the disk."""
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from mdl.resolver.formats import (
+    Description,
+    File,
+    Format,
+    Variant,
+    catalogue_format,
+    runtimes_of,
+    variant_key,
+)
+from mdl.resolver.types import RepoInfo
+from mdl.store import VariantRow
+
+PROJECTOR = "mmproj"
+
+
+class Listing(NamedTuple):
+    """A repository's facts and the format of its files.
+
+    `complete` says that sizes are known and the whole repository was looked at; a row of the model
+    tree, or one variant out of the database, is enough to choose by and not to fetch by.
+    """
+
+    info: RepoInfo
+    format: Format
+    complete: bool = True
+    downloads: int = 0
+    description: Description = Description()
+
+    @property
+    def repo_id(self) -> str:
+        return self.info.repo_id
+
+    @property
+    def key(self) -> str:
+        return self.info.repo_id.lower()
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Every format it holds, its main one first, in the catalogue's words."""
+        found = (self.format.format, *(other.format for other in self.format.others))
+        return tuple(catalogue_format(name) for name in found if name)
+
+    def of(self, format: str) -> Format | None:
+        """What it holds in a format of the catalogue's words."""
+        each = (self.format, *self.format.others)
+        return next((f for f in each if f.format and catalogue_format(f.format) == format), None)
+
+
+def to_rows(listing: Listing) -> list[VariantRow]:
+    """A listing as the database keeps it."""
+    now = time.time()
+    rows = []
+    for found in (listing.format, *listing.format.others):
+        if found.format is None:
+            continue
+        named: Sequence[Variant] = found.variants or (Variant("", (), found.bits_per_weight),)
+        groups = [(catalogue_format(found.format), named), (PROJECTOR, found.projectors)]
+        rows += [
+            VariantRow(
+                format, each.name, variant_key(each.name), each.bits, each.size,
+                json.dumps([list(file) for file in each.files]), found.method, each.branch,
+                listing.info.commit, now,
+            )
+            for format, variants in groups
+            for each in variants
+        ]  # fmt: skip
+    return rows
+
+
+def from_rows(info: RepoInfo, rows: Iterable[VariantRow], *, complete: bool = True) -> Listing:
+    """The listing behind a repository's rows; its main format is that of the first of them."""
+    formats: dict[str, list[VariantRow]] = {}
+    for row in rows:
+        formats.setdefault(row.format, []).append(row)
+    projectors = tuple(_variant(row) for row in formats.pop(PROJECTOR, ()))
+    found = [
+        Format(
+            name,
+            tuple(_variant(row) for row in group if row.variant),
+            group[0].bits,
+            (f"{info.repo_id} was recognised as {name} before",),
+            runtimes=runtimes_of(name, group[0].method),
+            method=group[0].method,
+            projectors=projectors if name == "gguf" else (),
+        )
+        for name, group in formats.items()
+    ]
+    if info.format is not None:
+        found.sort(key=lambda each: each.format != info.format)
+    if not found:
+        return Listing(info, Format(None), complete)
+    return Listing(info, found[0]._replace(others=tuple(found[1:])), complete)
+
+
+def _variant(row: VariantRow) -> Variant:
+    files = tuple(File(*file) for file in json.loads(row.files))
+    return Variant(row.variant, files, row.bits, row.branch)

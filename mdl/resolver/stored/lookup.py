@@ -1,0 +1,313 @@
+"""Gather what a choice among stored formats needs: the database, the cache, the Hub."""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from mdl.resolver.formats import (
+    catalogue_format,
+    describe_folder,
+    find_tables,
+    recognize,
+    type_in,
+    variant_key,
+)
+from mdl.resolver.names import parse_name
+from mdl.resolver.stored.choose import HUB_TREE, Ask, Known, choose
+from mdl.resolver.stored.listing import PROJECTOR, Listing, from_rows, to_rows
+from mdl.resolver.stored.trust import trust_rank
+from mdl.resolver.types import (
+    CacheView,
+    RepoInfo,
+    Resolution,
+    ResolveRequest,
+)
+from mdl.settings import Settings
+from mdl.store import (
+    FORMATS,
+    STORED_FORMATS,
+    Catalog,
+    CatalogSource,
+    MirrorRow,
+    NameRecord,
+    VariantTable,
+)
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelInfo
+
+    from mdl.resolver.hub_api import HubApi
+
+TREE_SOURCE = CatalogSource(HUB_TREE, "", "the Hub's model tree (base_model:quantized)", "", "")
+# Seconds for which what the Hub said is used again: asked by this very resolver, and a tree.
+_LIVE, _TREE = 60.0, 86400.0
+_BEHIND = 50  # ranks of the tree's rows start behind the packaged catalogue's
+
+
+class Sources(Protocol):
+    """What a lookup needs of the resolver it works for."""
+
+    settings: Settings
+    catalog: Catalog
+    cached: CacheView
+
+    @property
+    def hub(self) -> "HubApi": ...
+
+    def about(self, key: str) -> NameRecord: ...
+
+    def keep(self, key: str, revision: str | None, facts: RepoInfo) -> None: ...
+
+    def stored_info(self, key: str) -> RepoInfo | None: ...
+
+    def with_access(self, facts: RepoInfo) -> RepoInfo: ...
+
+    def write(self, change: Callable[[], None]) -> None: ...
+
+
+class StoredLookup:
+    """Resolves stored formats for one resolver; remembers for a minute what the Hub said."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+        self._variants = VariantTable(sources.catalog.database)
+        self._live: dict[tuple[str, str | None], tuple[float, Listing]] = {}
+
+    def resolve(self, request: ResolveRequest) -> Resolution:
+        """The repository, variant and files of a stored format; a refusal has `error` set.
+
+        Raises:
+            BusyError, OfflineError: the Hub is overloaded, or does not respond.
+        """
+        if request.options.prefer == "cached" and request.online:
+            here = self.resolve(request._replace(online=False))
+            if here.error is None and here.cached is not None and here.cached.complete:
+                return here
+        listings: dict[str, Listing | None] = {}
+        if request.options.format == "16bit":  # a variant alone: org/repo:Q4_K_M
+            self._find_listing(request, request.name.text, None, listings)
+        request, format = self._meant(request, listings)
+        settings = self._sources.settings
+        known = Known(
+            self._sources.about(request.name.key), listings, self._tree_read(request),
+            settings.trusted, settings.distrusted,
+        )  # fmt: skip
+        while True:
+            outcome = choose(request, format, known)
+            if isinstance(outcome, Resolution):
+                if outcome.error is not None:
+                    return outcome
+                at = outcome.commit or outcome.revision
+                cached = self._sources.cached(outcome.repo_id, at)
+                return with_cached_files(outcome._replace(cached=cached))
+            if outcome.what == "tree":
+                record = self._read_tree(outcome.repo_id, listings)
+                known = known._replace(record=record, tree_read=time.time())
+            elif outcome.what == "access":
+                self._add_access(outcome, listings)
+            else:
+                self._find_listing(request, outcome.repo_id, format, listings)
+                renamed = self._follow(request, listings)
+                if renamed is not request:
+                    request = renamed
+                    known = known._replace(record=self._sources.about(request.name.key))
+
+    def _meant(
+        self, request: ResolveRequest, listings: dict[str, Listing | None]
+    ) -> tuple[ResolveRequest, str]:
+        """The format meant where only a variant was given: the one that has it, else GGUF."""
+        format, variant = request.options.format, request.options.variant
+        if format != "16bit":
+            return request, format
+        request = self._follow(request, listings)
+        own = listings.get(request.name.key)
+        if own is not None and variant is not None:
+            for found in (own.format, *own.format.others):
+                if found.format is not None and found.variant(variant) is not None:
+                    return request, catalogue_format(found.format)
+            if own.formats and type_in(variant) is None:
+                return request, own.formats[0]
+        return request, "gguf"
+
+    def _follow(
+        self, request: ResolveRequest, listings: dict[str, Listing | None]
+    ) -> ResolveRequest:
+        """The request for the name that the Hub redirects to."""
+        own = listings.get(request.name.key)
+        if own is None or own.info.state != "ok" or own.key == request.name.key:
+            return request
+        name = parse_name(own.repo_id, allow_local=False)
+        return request._replace(name=name, renamed_from=request.name.text)
+
+    # -- listings ---------------------------------------------------------------------------
+
+    def _find_listing(
+        self,
+        request: ResolveRequest,
+        repo_id: str,
+        format: str | None,
+        listings: dict[str, Listing | None],
+    ) -> None:
+        key = repo_id.lower()
+        revision = request.options.revision if key == request.name.key else None
+        if request.online:
+            found: Listing | None = self._fetch(repo_id, revision, format, listings.get(key))
+        else:
+            found = self._known_here(repo_id, revision, format, request.options.variant)
+        listings[key] = found
+        if found is not None:
+            listings[found.key] = found
+
+    def _fetch(
+        self, repo_id: str, revision: str | None, format: str | None, seen: Listing | None
+    ) -> Listing:
+        memo = self._live.get((repo_id.lower(), revision))
+        if memo is not None and time.monotonic() - memo[0] < _LIVE:
+            return memo[1]
+        from mdl.resolver.hub_description import list_repository
+
+        found = list_repository(self._sources.hub, repo_id, revision, format, seen)
+        self._live[(repo_id.lower(), revision)] = (time.monotonic(), found)
+        self._sources.keep(repo_id.lower(), revision, found.info)
+        if found.info.state == "ok" and revision is None and not found.info.is_private:
+            rows = to_rows(found)
+            self._sources.write(lambda: self._variants.remember(found.key, rows))
+        return found
+
+    def _known_here(
+        self, repo_id: str, revision: str | None, format: str | None, variant: str | None
+    ) -> Listing | None:
+        """A listing from the database, else from the cache; no socket."""
+        key = repo_id.lower()
+        if revision is None:
+            few = format is not None
+            rows = (
+                self._variants.few(key, str(format), variant and variant_key(variant))
+                if few
+                else self._variants.all(key)
+            )
+            if few and all(row.format == PROJECTOR for row in rows):
+                rows = self._variants.all(key)
+            if rows:
+                info = self._sources.stored_info(key)
+                age = max(0.0, time.time() - rows[0].checked_at)
+                info = info or RepoInfo(repo_id, "ok", age=age)
+                return from_rows(info._replace(commit=rows[0].commit), rows, complete=False)
+        here = self._sources.cached(repo_id, revision)
+        if here is None or here.path is None:
+            return None
+        found = recognize(describe_folder(Path(here.path), name=here.repo_id))
+        return Listing(RepoInfo(here.repo_id, "ok", commit=here.commit), found)
+
+    def _add_access(self, asked: Ask, listings: dict[str, Listing | None]) -> None:
+        listing = listings[asked.repo_id.lower()]
+        assert listing is not None
+        info = self._sources.with_access(listing.info)
+        if info.access == "unknown" and not info.message:
+            info = info._replace(message="unknown")
+        listings[asked.repo_id.lower()] = listing._replace(info=info)
+
+    # -- the model tree ---------------------------------------------------------------------
+
+    def _tree_read(self, request: ResolveRequest) -> float | None:
+        read = self._variants.tree_read_at(request.name.key)
+        if read is None or (request.online and time.time() - read > _TREE):
+            return None
+        return read
+
+    def _read_tree(self, name: str, listings: dict[str, Listing | None]) -> NameRecord:
+        """Ask the Hub what is quantized from a name, and remember it: one request."""
+        found = [list_row(info) for info in self._sources.hub.quantized_of(name)]
+        settings = self._sources.settings
+        rows = list(tree_rows(name, found, settings.trusted, settings.distrusted))
+        self._sources.write(lambda: remember_tree(self._sources.catalog, name, rows))
+        for listing in found:
+            listings.setdefault(listing.key, listing)
+        record = self._sources.about(name.lower())
+        if not any(row.source == HUB_TREE for row, _, _ in record.mirrors):  # a read-only database
+            added = tuple((row, None, None) for row in rows)
+            record = record._replace(mirrors=(*record.mirrors, *added))
+        return record
+
+
+def list_row(info: "ModelInfo") -> Listing:
+    """A row of the model tree as a listing: file names without sizes."""
+    from mdl.resolver.hub_api import facts_of
+    from mdl.resolver.hub_description import describe_listing
+
+    description = describe_listing(info)
+    format = recognize(description)
+    return Listing(facts_of(info, False), format, False, info.downloads or 0, description)
+
+
+def tree_rows(
+    name: str,
+    listed: Iterable[Listing],
+    more: tuple[str, ...] = (),
+    less: tuple[str, ...] = (),
+    *,
+    trusted_only: bool = True,
+) -> Iterator[MirrorRow]:
+    """Catalogue rows for what is quantized from `name`, in the Hub's order (by downloads).
+
+    A relation is `verified` where files or a configuration show the format, `declared` where only
+    a name or a tag claims it.
+
+    Args:
+        more: publishers that the configuration trusts besides the packaged list.
+        less: publishers that it does not trust.
+        trusted_only: leave out rows for formats that mdl makes on load but for fp8 by trusted
+            publishers: such rows are used without another look at the publisher.
+    """
+    base = name.partition("/")[0]
+    for rank, listing in enumerate(listed):
+        owner = listing.repo_id.partition("/")[0]
+        for format in listing.formats:
+            trust = trust_rank(owner, base, format, more, less)
+            wanted = format in STORED_FORMATS or (format == "fp8" and trust is not None)
+            if not trusted_only:
+                wanted = format in FORMATS and format not in ("16bit", "other")
+            if wanted and listing.key != name.lower():
+                relation = "verified" if _is_shown(listing, format) else "declared"
+                yield MirrorRow(
+                    name, format, listing.repo_id, format, "", _BEHIND + rank, relation, HUB_TREE
+                )
+
+
+def _is_shown(listing: Listing, format: str) -> bool:
+    """Whether files or a configuration show a format, where others would only claim it."""
+    found = listing.of(format)
+    has_files = found is not None and any(variant.files for variant in found.variants)
+    return has_files or any(find_tables(listing.description.config or {}))
+
+
+def remember_tree(
+    catalog: Catalog, name: str, rows: Iterable[MirrorRow], formats: Collection[str] = ()
+) -> None:
+    """Replace the model tree's rows of a name, and note when.
+
+    Args:
+        formats: those that were looked for; rows of others stay, and the tree counts as unread.
+    """
+    if formats:
+        catalog.add(rows, TREE_SOURCE)
+        return
+    catalog.remove(name, source=HUB_TREE)
+    catalog.add(rows, TREE_SOURCE)
+    VariantTable(catalog.database).remember_tree(name.lower())
+
+
+def with_cached_files(resolution: Resolution) -> Resolution:
+    """The resolution with what the cache has of its files, rather than of the whole repository."""
+    here = resolution.cached
+    if here is None or here.path is None or resolution.files is None:
+        return resolution
+    sizes = []
+    for file in resolution.files:
+        try:
+            sizes.append((Path(here.path) / file.path).stat().st_size)
+        except OSError:
+            continue
+    complete = len(sizes) == len(resolution.files)
+    return resolution._replace(cached=here._replace(complete=complete, bytes=sum(sizes)))

@@ -1,0 +1,93 @@
+"""What repositories hold, by format and variant, and when model trees were read."""
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from mdl.store.database import Database
+
+_COLUMNS = (
+    "format, variant, variant_key, bits, size, files, method, branch, revision_commit, checked_at"
+)
+_SELECT = f"SELECT {_COLUMNS} FROM variants WHERE key = :key"  # noqa: S608
+# A vision projector goes with every variant; the first of a format is its default.
+_DEFAULT = _SELECT + (
+    " AND (format = 'mmproj' OR (format = :format AND position = 0)) ORDER BY format, position"
+)
+_NAMED = _SELECT + (
+    " AND (format = 'mmproj' OR (format = :format AND variant_key = :variant))"
+    " ORDER BY format, position"
+)
+_ALL = _SELECT + " ORDER BY format, position"
+_INSERT = """
+    INSERT INTO variants (key, position, format, variant, variant_key, bits, size, files, method,
+        branch, revision_commit, checked_at)
+    VALUES (:key, :position, :format, :variant, :variant_key, :bits, :size, :files, :method,
+        :branch, :commit, :checked_at)
+"""
+_TREE = """
+    INSERT INTO model_trees (key, checked_at) VALUES (:key, :now)
+    ON CONFLICT (key) DO UPDATE SET checked_at = excluded.checked_at
+"""
+
+
+class VariantRow(NamedTuple):
+    """One variant of a repository.
+
+    `files` is JSON, `[[path, size], …]`, empty where the whole repository (or its `branch`) is the
+    variant; `size` is in bytes, `checked_at` in seconds since 1970.
+    """
+
+    format: str
+    variant: str
+    variant_key: str
+    bits: float | None
+    size: int | None
+    files: str
+    method: str
+    branch: str
+    commit: str | None
+    checked_at: float
+
+
+class VariantTable:
+    """The variants of repositories over an open database; each method is one query."""
+
+    def __init__(self, database: "Database") -> None:
+        self._database = database
+
+    def few(self, key: str, format: str, variant_key: str | None = None) -> list[VariantRow]:
+        """The variant of this key, or the default one, and the projectors beside it."""
+        if variant_key is None:
+            rows = self._database.rows(_DEFAULT, {"key": key, "format": format})
+        else:
+            named = {"key": key, "format": format, "variant": variant_key}
+            rows = self._database.rows(_NAMED, named)
+        return [VariantRow._make(row) for row in rows]
+
+    def all(self, key: str) -> list[VariantRow]:
+        """Everything known about a repository's files, each format's default first."""
+        return [VariantRow._make(row) for row in self._database.rows(_ALL, {"key": key})]
+
+    def remember(self, key: str, rows: Iterable[VariantRow]) -> None:
+        """Replace what is known of a repository's files."""
+        positions: dict[str, int] = {}
+        values = []
+        for row in rows:
+            positions[row.format] = positions.get(row.format, -1) + 1
+            values.append({"key": key, "position": positions[row.format], **row._asdict()})
+        with self._database.transaction() as writer:
+            writer.run("DELETE FROM variants WHERE key = :key", {"key": key})
+            writer.run_many(_INSERT, values)
+
+    def tree_read_at(self, key: str) -> float | None:
+        """When the model tree of a name was last read, in seconds since 1970."""
+        sql = "SELECT checked_at FROM model_trees WHERE key = :key"
+        rows = self._database.rows(sql, {"key": key})
+        return float(rows[0][0]) if rows else None
+
+    def remember_tree(self, key: str) -> None:
+        """Note that the model tree of a name was read just now."""
+        with self._database.transaction() as writer:
+            writer.run(_TREE, {"key": key, "now": time.time()})
