@@ -88,6 +88,9 @@ def _run(args: list[str], *, as_json: bool) -> int:
 def _command(args: list[str]) -> int:
     from mdl.cli.group import cli
 
+    if "_MDL_COMPLETE" in os.environ:
+        import mdl.cli.completion  # noqa: F401  # how bash completes
+
     result = cli.main(args=args, prog_name="mdl", standalone_mode=False)
     return result if isinstance(result, int) else 0
 

@@ -1,5 +1,6 @@
 """The group of all commands; each is imported when used: `mdl cache ls` imports no torch."""
 
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -24,6 +25,7 @@ COMMANDS = {
     "daemon": ("mdl.cli.daemon", "The process that keeps the cache within its limits."),
     "serve": ("mdl.cli.serve", "The HTTP service for a team."),
     "kernels": ("mdl.cli.kernels", "The Triton kernels: list, check, benchmark."),
+    "completion": ("mdl.cli.completion", "Complete commands and names in bash, zsh and fish."),
     "doctor": ("mdl.cli.doctor", "Check this machine's settings, cache, database and libraries."),
 }
 
@@ -32,7 +34,7 @@ COMMANDS = {
 GROUPS = {
     "Names and models": "resolve inspect access pull load verify kernels",
     "Cache": "cache daemon",
-    "Team and machine": "lock catalog serve doctor",
+    "Team and machine": "lock catalog serve doctor completion",
 }
 
 # What people try, from `hf`, `ollama` and shells → the command that does it; `{}` is what follows.
@@ -84,6 +86,10 @@ class LazyGroup(click.Group):
             return None
         module, _, attribute = self._places[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(module), attribute or cmd_name)
+        if "_MDL_COMPLETE" in os.environ:
+            from mdl.cli.completion import offer_names
+
+            offer_names(command)
         return command
 
     def resolve_command(

@@ -11,6 +11,7 @@ from mdl.lazy import door
 if TYPE_CHECKING:
     from mdl.store.cache_index import CacheIndex, FolderRow, JournalAction
     from mdl.store.catalog import Catalog, open_catalog
+    from mdl.store.known_names import catalogued_names, indexed_folders
     from mdl.store.packaged import write_packaged
     from mdl.store.rows import (
         FORMATS,
@@ -32,6 +33,7 @@ __getattr__ = door(
     {
         "cache_index": "CacheIndex FolderRow JournalAction",
         "catalog": "Catalog open_catalog",
+        "known_names": "catalogued_names indexed_folders",
         "packaged": "write_packaged",
         "rows": (
             "BadMirror CatalogSource FORMATS LOADABLE_FORMATS LocalMirror MirrorRow NameRecord "

@@ -37,6 +37,10 @@ def missing_from(
                 data = read_small(content_path(*place, blobs[blob]), MAX_JSON)
             return json.loads(data or b"")
         except (OSError, ValueError, RecursionError) as error:
-            raise LoadError(f"{path} cannot be read.", why=str(error)) from error
+            raise LoadError(
+                f"{path} cannot be read.",
+                why=str(error),
+                next="Check the file's permissions and its disk.",
+            ) from error
 
     return missing_files(present, read, listed)
