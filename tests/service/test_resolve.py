@@ -75,12 +75,13 @@ def test_what_a_read_only_database_cannot_log_is_not_kept_in_memory(
 ) -> None:
     monkeypatch.setattr("mdl.service.state._FLUSH_EVERY", 3600.0)
     name = "unsloth/Llama-3.2-1B-Instruct"
-    for repo in (name, f"{name}-unsloth-bnb-4bit"):
-        hub.add_repo(repo, files={"config.json": "{}"})
+    quantized = '{"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true}}'
+    hub.add_repo(name, files={"config.json": "{}"})
+    hub.add_repo(f"{name}-unsloth-bnb-4bit", files={"config.json": quantized})
     answers = start().service.resolver
-    answers.catalog().database.writable = False
     asyncio.run(answers.resolve(name, ResolveOptions("bnb-4bit"), Caller("read")))
     assert answers._log._waiting
+    answers.catalog().database.writable = False
     answers.flush_log()
     assert not answers._log._waiting
 
@@ -171,6 +172,8 @@ def test_a_dead_hub_is_found_out_once_and_the_catalogue_answers(
     hub.fault("/api/*", status=503, times=1000)
     client = start()
     first = client.get("/v1/resolve?name=unsloth/Llama-3.2-1B-Instruct").json()
+    for n in range(2):
+        client.get(f"/v1/resolve?name=Org/Other-{n}")
     asked = hub.count("/api/*")
     second = client.get("/v1/resolve?name=unsloth/Llama-3.2-1B-Instruct").json()
     assert first["repo_id"] == second["repo_id"]
