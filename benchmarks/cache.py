@@ -3,6 +3,8 @@
     python -m benchmarks.cache                  # 100 and 1,000 repositories
     python -m benchmarks.cache --repos 5000     # minutes, and 600,000 files
     python -m benchmarks.cache --verify         # hashing, against hashlib on all cores
+    python -m benchmarks.cache --commands       # ls and the plans, at 1,000 and 5,000
+    python -m benchmarks.cache --commands --against FOLDER   # beside another checkout, in pairs
 
 Each cache has 2 revisions of 30 files a repository, sparse, and is built anew under a temporary
 folder. Every figure is the median of several runs in one process order, page cache warm.
@@ -82,7 +84,7 @@ class Runner:
 
     def process(self, *command: str) -> float:
         start = time.perf_counter()
-        subprocess.run(command, env=self.env, check=True, stdout=subprocess.DEVNULL,
+        subprocess.run(command, env=self.env, cwd="/", check=True, stdout=subprocess.DEVNULL,
                        stderr=subprocess.DEVNULL)  # fmt: skip
         return time.perf_counter() - start
 
@@ -147,6 +149,38 @@ def measure(repos: int, runs: int) -> None:
         }
         times["peak memory of a first mdl cache ls, MiB"] = runner.memory()
         report(repos, times)
+
+
+COMMANDS = {
+    "cache ls": ("cache", "ls"),
+    "cache ls --json": ("cache", "ls", "--json"),
+    "cache ls -q": ("cache", "ls", "-q"),
+    "cache prune --dry-run": ("cache", "prune", "--dry-run"),
+    "cache normalize --dry-run": ("cache", "normalize", "--dry-run"),
+}
+
+
+def measure_commands(repos: int, runs: int, against: Path | None) -> None:
+    """The commands on a warm index; every round runs all of them, the other checkout's too."""
+    checkouts = {"now": Path(__file__).parents[1], **({"before": against} if against else {})}
+    with tempfile.TemporaryDirectory(prefix="mdl-benchmark-") as folder:
+        runner = Runner(Path(folder))
+        build(runner.root, repos)
+        times: dict[str, list[float]] = {}
+        for _ in range(runs + 1):  # the first round reads the disk, and is not counted
+            import_ = runner.process(sys.executable, "-c", "import click, sqlite3")
+            times.setdefault("import click, sqlite3", []).append(import_)
+            for name, command in COMMANDS.items():
+                for which, checkout in checkouts.items():
+                    runner.env["PYTHONPATH"] = str(checkout)
+                    runner.env["MDL_HOME"] = str(runner.home / which)
+                    took = runner.process(sys.executable, "-m", "mdl", *command)
+                    times.setdefault(f"{name}, {which}", []).append(took)
+    print(f"\n{repos} repositories x {REVISIONS} revisions x {FILES} files, {runs} rounds")
+    print(f"  {'':36} {'median':>9} {'fastest':>9}")
+    for name, [_, *counted] in times.items():
+        print(f"  {name:36} {statistics.median(counted) * 1000:6.0f} ms"
+              f" {min(counted) * 1000:6.0f} ms", flush=True)  # fmt: skip
 
 
 def hash_whole(path: str) -> str:
@@ -219,7 +253,13 @@ def main() -> None:
     parser.add_argument("--repos", type=int, action="append", help="default: 100 and 1000")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--verify", action="store_true", help="hashing instead of listing")
+    parser.add_argument("--commands", action="store_true", help="ls and the plans, warm")
+    parser.add_argument("--against", type=Path, help="with --commands: another checkout's root")
     options = parser.parse_args()
+    if options.commands:
+        for repos in options.repos or [1000, 5000]:
+            measure_commands(repos, options.runs, options.against)
+        return
     if options.verify:
         measure_verify(options.runs)
         return
