@@ -15,7 +15,8 @@ from mdl.errors import ConfigError
 _TRUE = {"1", "ON", "YES", "TRUE"}
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 _UNITS |= {f"{unit}I": 1024**power for power, unit in enumerate("KMGTP", start=1)}
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
+# Seconds and minutes are missing on purpose: every age here is one of days, and `3m` is a trap.
+_SECONDS = {"h": 3600, "d": 86400, "w": 7 * 86400, "mo": 30 * 86400, "y": 365 * 86400}
 _NUMBER, _SIZE, _DURATION = (int, float), (int, str), (int, float, str)
 # The type of each setting in the file (a bool is never taken for a number).
 _FILE = {"database_url": str, "server": str, "prefer": str, "hub_timeout": _NUMBER, "cache": dict,
@@ -116,19 +117,26 @@ def parse_size(text: str | int) -> int:
 
 
 def parse_duration(text: str | int | float) -> float:
-    """Seconds of `30d`, `12h`, `2w`, `1y`, `90m`; a bare number is days.
+    """Seconds of `12h`, `30d`, `2w`, `3mo`, `1y`; a bare number is days, a month 30 of them.
 
     Raises:
-        ConfigError: not a duration.
+        ConfigError: not a duration, or one in minutes or seconds.
     """
     if isinstance(text, (int, float)) and not isinstance(text, bool) and text >= 0:
         return float(text) * 86400
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhdwy]?)\s*", str(text), re.IGNORECASE)
-    if not match:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|mo?|[hdwy]|)\s*", str(text), re.IGNORECASE)
+    unit = match[2].lower() or "d" if match else ""
+    if match and unit in _SECONDS:
+        return float(match[1]) * _SECONDS[unit]
+    if match and unit == "m":
         raise ConfigError(
-            f"{text!r} is not a duration.", next="Write a number and a unit, such as 30d or 12h."
+            f"{text!r} could mean minutes or months.",
+            next=f"Write {match[1]}mo for months; the shortest unit is an hour, such as 12h.",
         )
-    return float(match[1]) * _SECONDS[match[2].lower() or "d"]
+    raise ConfigError(
+        f"{text!r} is not a duration.",
+        next="Write a number and a unit: h, d, w, mo or y, such as 12h, 30d or 3mo.",
+    )
 
 
 def load_settings(env: Mapping[str, str] | None = None) -> Settings:

@@ -118,14 +118,22 @@ def test_sizes_and_durations() -> None:
     assert [parse_size(t) for t in ("200GB", "1.5T", "50 GiB", "7", 12)] == [
         200 * 10**9, 1_500 * 10**9, 50 * 2**30, 7, 12,
     ]  # fmt: skip
-    assert [parse_duration(t) for t in ("12h", "30d", "2w", "90m", 1)] == [
-        43200, 30 * 86400, 14 * 86400, 5400, 86400,
+    assert [parse_duration(t) for t in ("12h", "30d", "2w", "3mo", "1Y", "1.5", 1)] == [
+        43200, 30 * 86400, 14 * 86400, 90 * 86400, 365 * 86400, 129600, 86400,
     ]  # fmt: skip
     for wrong in ("", "GB", "-1", "1x", True):
         with pytest.raises(ConfigError):
             parse_size(wrong)
         with pytest.raises(ConfigError):
             parse_duration(wrong)
+
+
+def test_minutes_and_seconds_are_refused_where_days_are_meant() -> None:
+    """`unused_for=3m` once meant three minutes, and would have removed nearly everything."""
+    for text, advice in (("3m", "Write 3mo"), ("0.5 M", "Write 0.5mo"), ("30s", "a unit")):
+        with pytest.raises(ConfigError) as refused:
+            parse_duration(text)
+        assert advice in refused.value.next
 
 
 @pytest.mark.parametrize(
