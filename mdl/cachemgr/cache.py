@@ -12,7 +12,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdl.cachemgr.index import LocalRecords, Survey, group, physical, survey, tree_size
+from mdl.cachemgr.index import (
+    LocalRecords,
+    Survey,
+    did_you_mean,
+    group,
+    physical,
+    survey,
+    tree_size,
+)
 from mdl.cachemgr.layout import (
     COMMIT_LENGTH,
     is_hash,
@@ -197,9 +205,10 @@ class Cache:
             and (repo_type is None or repo.repo_type == repo_type)
         ]
         if not found:
+            known = [parsed[1] for folder in self._names() if (parsed := parse_folder(folder))]
             raise NotFoundError(
                 f"{name or repr(name)} is not in the cache {self.root}.",
-                next="`mdl cache ls` lists what is.",
+                next=did_you_mean(repo_id, known, "`mdl cache ls` lists what is."),
             )
         if len(found) > 1:
             types = ", ".join(f"{repo.repo_type}/{repo.repo_id}" for repo in found)

@@ -212,7 +212,7 @@ def test_pins(filled: CacheBuilder, mdl: Type) -> None:
 
 
 def test_rm_trash_and_undo(filled: CacheBuilder, mdl: Type) -> None:
-    assert "frees 3" in mdl("rm", "dataset/d/set", "--dry-run")[1]
+    assert "Moves 3 B to the trash" in mdl("rm", "dataset/d/set", "--dry-run")[1]
     assert mdl("rm", "ORG/BIG", "--yes")[0] == 2
     assert mdl("rm", "o/nothing", "--yes")[0] == 3
     assert mdl("rm", "org/big", "--yes")[0] == 0

@@ -52,7 +52,13 @@ def test_a_plan_is_carried_out_only_as_it_was_looked_at(hub: LoopbackHub, start:
 
 def test_a_plan_needs_a_kind_and_sane_values(hub: LoopbackHub, start: Start) -> None:
     client = start()
-    for body in ({"max_size": "many"}, {"unused_for": "x"}, {"unused_for": "3m"}, {"keep_last": -1}, {"x": 1}):
+    for body in (
+        {"max_size": "many"},
+        {"unused_for": "x"},
+        {"unused_for": "3m"},
+        {"keep_last": -1},
+        {"x": 1},
+    ):
         answer = client.post("/v1/cache/plans", json={"kind": "prune", **body})
         assert answer.status_code == 400
     assert client.post("/v1/cache/plans", json={"detached": True}).status_code == 400

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from mdl.cachemgr.index.grouping import LocalRecords, Summary, group, is_pinned, physical
     from mdl.cachemgr.index.refresh import Survey, survey, tree_size
     from mdl.cachemgr.index.rescan import read_again
+    from mdl.cachemgr.index.resembling import did_you_mean
     from mdl.cachemgr.index.show import describe
     from mdl.cachemgr.index.treemap import Box, draw_png, draw_svg, squarify, to_cells
 
@@ -21,6 +22,7 @@ __getattr__ = door(
         "grouping": "LocalRecords Summary group is_pinned physical",
         "refresh": "Survey survey tree_size",
         "rescan": "read_again",
+        "resembling": "did_you_mean",
         "show": "describe",
         "treemap": "Box draw_png draw_svg squarify to_cells",
     },

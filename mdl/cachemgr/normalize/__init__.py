@@ -6,14 +6,14 @@ from mdl.lazy import door
 
 if TYPE_CHECKING:
     from mdl.cachemgr.normalize.execute import apply_normalize
-    from mdl.cachemgr.normalize.plan import NormalizeRequest, plan_normalize
+    from mdl.cachemgr.normalize.plan import NormalizePlan, NormalizeRequest, plan_normalize
     from mdl.cachemgr.normalize.spelling import hub_spelling
 
 __getattr__ = door(
     __name__,
     {
         "execute": "apply_normalize",
-        "plan": "NormalizeRequest plan_normalize",
+        "plan": "NormalizePlan NormalizeRequest plan_normalize",
         "spelling": "hub_spelling",
     },
 )

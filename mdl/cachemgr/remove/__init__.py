@@ -9,10 +9,11 @@ if TYPE_CHECKING:
     from mdl.cachemgr.remove.operations import payload_ops
     from mdl.cachemgr.remove.policy import INCOMPLETE_AGE, Item, Policy, PrunePlan
     from mdl.cachemgr.remove.prune import apply_prune, plan_prune
-    from mdl.cachemgr.remove.rm import apply_remove, plan_remove
+    from mdl.cachemgr.remove.rm import RemovePlan, apply_remove, plan_remove
     from mdl.cachemgr.remove.undo import (
         choose_trash,
         empty_trash,
+        erase_removed,
         restore,
         trash_entries,
         undo_last,
@@ -26,7 +27,8 @@ __getattr__ = door(
         "operations": "payload_ops",
         "policy": "INCOMPLETE_AGE Item Policy PrunePlan",
         "prune": "apply_prune plan_prune",
-        "rm": "apply_remove plan_remove",
-        "undo": "choose_trash empty_trash restore unknown_in_trash trash_entries undo_last",
+        "rm": "RemovePlan apply_remove plan_remove",
+        "undo": "choose_trash empty_trash erase_removed restore trash_entries undo_last"
+        " unknown_in_trash",
     },
 )

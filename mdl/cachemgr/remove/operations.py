@@ -37,6 +37,18 @@ class Removal:
     def is_empty(self) -> bool:
         return not (self.commits or self.files or self.names or self.whole)
 
+    def __str__(self) -> str:
+        if self.whole:
+            return "the whole folder"
+        parts = [(len(self.commits), "revision"), (len(self.files), "file")]
+        return ", ".join(f"{n} {what}{'s' if n > 1 else ''}" for n, what in parts if n)
+
+    def __or__(self, other: "Removal") -> "Removal":
+        whole, commits = self.whole or other.whole, self.commits | other.commits
+        # A file goes with its revision, and that with its folder.
+        files = {file for file in self.files | other.files if file[0] not in commits and not whole}
+        return Removal(commits, frozenset(files), self.names | other.names, whole)
+
 
 @dataclass(frozen=True)
 class FolderRemoval:

@@ -6,9 +6,8 @@ There are two kinds of rules. Those that judge a revision by itself (`detached`,
 is never removed.
 """
 
-import dataclasses
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from mdl.settings import CacheSettings
@@ -34,7 +33,7 @@ class Policy:
 
     @classmethod
     def from_settings(cls, settings: CacheSettings) -> "Policy":
-        names = {field.name for field in dataclasses.fields(cls)}
+        names = {each.name for each in fields(cls)}
         return cls(**{name: getattr(settings, name) for name in names})
 
     @property
@@ -50,7 +49,7 @@ class Policy:
         ):
             if not policy.is_empty:
                 break
-        return dataclasses.replace(policy, low_watermark=settings.low_watermark)
+        return replace(policy, low_watermark=settings.low_watermark)
 
     @property
     def by_last_use(self) -> bool:
@@ -141,14 +140,28 @@ class Remove:
 
 @dataclass(frozen=True)
 class PrunePlan:
+    """What to keep and what to remove; `short` is how many bytes the goal is missed by."""
+
     keep: tuple[Keep, ...]
     remove: tuple[Remove, ...]
-    short: int = 0
+    short: int
+    inventory: Inventory = field(repr=False, compare=False)
 
     @property
     def freed(self) -> int:
         """Bytes that are free once the removed files have left the trash too."""
         return sum(remove.bytes for remove in self.remove)
+
+    def only(self, chosen: Container[int]) -> "PrunePlan":
+        """This plan with only some of its removals, by their place in `remove`."""
+        ledger = Ledger(self.inventory)
+        keep, remove = list(self.keep), []
+        for place, each in enumerate(self.remove):
+            if place in chosen:
+                remove.append(replace(each, bytes=ledger.remove(each.item)))
+            else:
+                keep.append(Keep(each.item, "you did not choose it"))
+        return replace(self, keep=tuple(keep), remove=tuple(remove))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -208,7 +221,7 @@ def decide_prune(inventory: Inventory, policy: Policy) -> PrunePlan:
         for item in inventory.items
         if item not in gone
     ]
-    return PrunePlan(tuple(kept), tuple(removed), max(0, need))
+    return PrunePlan(tuple(kept), tuple(removed), max(0, need), inventory)
 
 
 def _newest(items: Iterable[Item], keep_last: int | None) -> set[Item]:

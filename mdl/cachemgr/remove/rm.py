@@ -2,18 +2,19 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mdl.cachemgr.index import Summary, did_you_mean
 from mdl.cachemgr.journal import OF_ONE_FOLDER, aliases_of, busy_folders, list_open_files
-from mdl.cachemgr.layout import repo_key
+from mdl.cachemgr.layout import parse_folder, repo_key
 from mdl.cachemgr.remove.execute import Outcome, carry_out
 from mdl.cachemgr.remove.inventory import protection
 from mdl.cachemgr.remove.operations import FolderRemoval, Removal, compose_removal
-from mdl.cachemgr.remove.target import find_target, may_mean
+from mdl.cachemgr.remove.target import find_target, may_mean, parse_target
 from mdl.cachemgr.remove.undo import expire
 from mdl.cachemgr.scan import Folder, scan_folder, store_is_marked
-from mdl.errors import BusyError, DiskError, UsageError
+from mdl.errors import BusyError, DiskError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from mdl.cachemgr.cache import Cache
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
 class RemovePlan(NamedTuple):
     """What one `rm` removes. `freed` is what emptying the trash will free, in bytes."""
 
-    target: str
+    targets: tuple[str, ...]
     removals: dict[str, Removal]
     freed: int
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "target": self.target,
+            "targets": list(self.targets),
             "remove": [
                 {
                     "folder": name,
@@ -43,9 +44,9 @@ class RemovePlan(NamedTuple):
 
 
 def plan_remove(
-    cache: "Cache", target: str, repo_type: str | None = None, *, casings: bool = False
+    cache: "Cache", *targets: str, repo_type: str | None = None, casings: bool = False
 ) -> RemovePlan:
-    """What a target means in this cache, and what removing it frees.
+    """What these targets mean in this cache, and what removing all of them frees.
 
     Raises:
         NotFoundError, UsageError: it means nothing, or more than one thing.
@@ -54,29 +55,45 @@ def plan_remove(
     """
     root = os.fspath(cache.root)
     marked = store_is_marked(root)
+    summaries = cache.survey().summaries
     folders = [
         scan_folder(root, summary.name, marked=marked)
-        for summary in cache.survey().summaries
+        for summary in summaries
         # A shared payload is removed with the last link to it, in whatever folder that is.
-        if summary.shared or may_mean(summary, target)
+        if summary.shared or any(may_mean(summary, target) for target in targets)
     ]
     real = [folder for folder in folders if folder.alias_of is None]
-    removals = find_target(real, target, repo_type, casings=casings)
     by_name = {folder.name: folder for folder in real}
-    for name, removal in removals.items():
-        reason = _protected(cache, by_name[name], removal)
-        if reason:
-            hint = "First unpin it with `mdl cache unpin`, or delete the lock file."
-            if by_name[name].linked and not removal.whole:
-                hint = "Remove the files where they are, or the link to them."
-            raise UsageError(f"{target} is protected: {reason}.", next=hint)
+    removals: dict[str, Removal] = {}
+    for target in targets:
+        try:
+            found = find_target(real, target, repo_type, casings=casings)
+        except NotFoundError as error:
+            _suggest(error, target, summaries)
+            raise
+        for name, removal in found.items():
+            reason = _protected(cache, by_name[name], removal)
+            if reason:
+                hint = "First unpin it with `mdl cache unpin`, or delete the lock file."
+                if by_name[name].linked and not removal.whole:
+                    hint = "Remove the files where they are, or the link to them."
+                raise UsageError(f"{target} is protected: {reason}.", next=hint)
+            removals[name] = removals.get(name, Removal()) | removal
     _refuse_in_use(root, removals)
     aliases = aliases_of(root)
     removed = [
         compose_removal(root, "", by_name[name], removal, aliases.get(name, []))
         for name, removal in removals.items()
     ]
-    return RemovePlan(target, removals, freed_by(real, removed))
+    return RemovePlan(targets, removals, freed_by(real, removed))
+
+
+def _suggest(error: NotFoundError, target: str, summaries: Iterable[Summary]) -> None:
+    """Add the names in this cache that resemble a repository that is not."""
+    name = parse_target(target).repo_id
+    known = [parsed[1] for summary in summaries if (parsed := parse_folder(summary.name))]
+    if name.casefold() not in {each.casefold() for each in known}:
+        error.next = did_you_mean(name, known, error.next)
 
 
 def _protected(cache: "Cache", folder: Folder, removal: Removal) -> str:
@@ -140,7 +157,8 @@ def apply_remove(cache: "Cache", plan: RemovePlan) -> Outcome:
         expire(cache)
     if outcome.action_id is None and outcome.skipped:
         reason = next(iter(outcome.skipped.values()))
-        message = f"{plan.target} was left alone: {reason}."
+        verb = "were" if len(plan.targets) > 1 else "was"
+        message = f"{', '.join(plan.targets)} {verb} left alone: {reason}."
         if reason in OF_ONE_FOLDER.values():
             raise DiskError(message, next="Remove it where it comes from, or as its owner.")
         raise BusyError(message, next="Try again when it is done.")

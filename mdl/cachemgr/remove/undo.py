@@ -130,6 +130,12 @@ def empty_trash(cache: "Cache", ids: Iterable[int], unknown: Iterable[str] = ())
         return sum(entry.bytes for entry in chosen)
 
 
+def erase_removed(cache: "Cache", action_id: int | None) -> None:
+    """Erase what one removal moved to the trash, unless its time there was over at once."""
+    if action_id in {entry.id for entry in trash_entries(cache)}:
+        empty_trash(cache, [action_id])
+
+
 def choose_trash(
     cache: "Cache", ids: Sequence[int] = (), older_than: float | None = None
 ) -> list[TrashEntry]:

@@ -1,5 +1,7 @@
 """The cache commands that change something: each shows its plan, asks, and can be undone."""
 
+import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +20,16 @@ from mdl.cli.cache.options import (
     type_option,
 )
 from mdl.cli.output import confirm, echo_json, yes_option
+from mdl.errors import MdlError, UsageError
 from mdl.formatting import human_size, printable, table
 
 if TYPE_CHECKING:
-    from mdl.cachemgr.remove import Item, PrunePlan
+    from mdl.cachemgr.normalize import NormalizePlan
+    from mdl.cachemgr.remove import Item, PrunePlan, RemovePlan
+
+now_option = click.option(
+    "--now", is_flag=True, help="Erase for good instead of moving to the trash."
+)
 
 
 @click.command("prune")
@@ -32,13 +40,22 @@ if TYPE_CHECKING:
 @click.option("--detached", is_flag=True, help="Remove revisions that no ref points to.")
 @click.option("--incomplete", is_flag=True, help="Remove what interrupted downloads left.")
 @click.option("--keep-last", type=click.IntRange(min=1), help="Keep this many revisions of each.")
-@click.option("--now", is_flag=True, help="Erase immediately instead of moving to the trash.")
+@click.option("-i", "--interactive", is_flag=True, help="Choose from the list what is removed.")
+@click.option("-v", "--verbose", is_flag=True, help="Also list what is kept, and why.")
+@now_option
 @cache_dir_option
 @dry_option
 @yes_option
 @json_option
 def prune(
-    cache_dir: Path | None, dry_run: bool, yes: bool, as_json: bool, now: bool, **rules: Any
+    cache_dir: Path | None,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    now: bool,
+    interactive: bool,
+    verbose: bool,
+    **rules: Any,
 ) -> None:
     """Move what a policy selects to the trash.
 
@@ -48,38 +65,58 @@ def prune(
     """
     from mdl.cachemgr.remove import Policy, apply_prune, plan_prune
 
+    if interactive and (yes or as_json):
+        raise UsageError(
+            "--interactive asks, so it goes with neither --yes nor --json.", next="Leave one out."
+        )
     found = opened(cache_dir)
+    now = now or not found.settings.cache.trash_days
     plan = plan_prune(found, Policy(**rules).or_default(found.settings.cache))
     print_notes(found)
     if not as_json:
-        _show_plan(plan)
+        _show_plan(plan, now=now, verbose=verbose, numbered=interactive)
+    if interactive and plan.remove and not dry_run:
+        plan = plan.only(_choose(len(plan.remove)))
     if dry_run or not plan.remove:
         if as_json:
             echo_json({"dry_run": dry_run, **plan.to_json()})
         return
-    confirm(f"Move {human_size(plan.freed)} to the trash?", yes=yes)
+    confirm(_removal_question(found, plan.freed, now=now), yes=yes)
     outcome = apply_prune(found, plan)
-    _erase_now(found, outcome, now=now)
+    _finish(found, plan, outcome, now=now, as_json=as_json)
+
+
+def _removal_question(found: Cache, size: int, *, now: bool) -> str:
+    """What is asked before a removal: everything that will happen, in one sentence.
+
+    A removal also erases what has been in the trash for longer than the configuration says.
+    """
+    from mdl.cachemgr.remove import choose_trash
+
+    days = found.settings.cache.trash_days
+    expired = sum(entry.bytes for entry in choose_trash(found, older_than=days * 86400))
+    done = f"Erase {human_size(size)} for good" if now else f"Move {human_size(size)} to the trash"
+    if expired:
+        done += f", and erase {human_size(expired)} that has been in the trash for {days:g} days"
+    return f"{done}?"
+
+
+def _finish(
+    found: Cache, plan: "PrunePlan | RemovePlan", outcome: Outcome, *, now: bool, as_json: bool
+) -> None:
+    if now:
+        from mdl.cachemgr.remove import erase_removed
+
+        erase_removed(found, outcome.action_id)
     if as_json:
         echo_json({"dry_run": False, **plan.to_json(), **outcome.to_json()})
-    else:
-        show_outcome(outcome, erased=now)
-
-
-def _erase_now(found: Cache, outcome: Outcome, *, now: bool) -> None:
-    if now and outcome.action_id is not None:
-        from mdl.cachemgr.remove import empty_trash
-
-        empty_trash(found, [outcome.action_id])
-
-
-def show_outcome(outcome: Outcome, *, erased: bool = False) -> None:
+        return
     for folder, reason in outcome.skipped.items():
         click.echo(f"left alone: {printable(folder)}: {reason}")
     if outcome.action_id is None:
         click.echo("Nothing was removed.")
-    elif erased:
-        click.echo(f"Erased: {human_size(outcome.freed)}.")
+    elif now:
+        click.echo(f"Erased {human_size(outcome.freed)}.")
     else:
         click.echo(
             f"Moved {human_size(outcome.freed)} to the trash. `mdl cache undo` restores it,"
@@ -89,17 +126,68 @@ def show_outcome(outcome: Outcome, *, erased: bool = False) -> None:
         click.echo(f"note: {outcome.note}")
 
 
-def _show_plan(plan: "PrunePlan") -> None:
-    rows = [("keep", _named(keep.item), "-", keep.reason) for keep in plan.keep]
-    rows += [
-        ("remove", _named(remove.item), human_size(remove.bytes), remove.reason)
-        for remove in plan.remove
-    ]
-    if rows:
-        click.echo(table(("", "WHAT", "FREES", "WHY"), rows, right=("FREES",)))
-    click.echo(f"\n{len(plan.remove)} to remove, freeing {human_size(plan.freed)}.")
+def _effect(size: int, *, now: bool) -> str:
+    """What becomes of so many bytes."""
+    if now:
+        return f"Erases {human_size(size)} for good"
+    return f"Moves {human_size(size)} to the trash; `mdl cache trash empty` frees it"
+
+
+def _show_plan(plan: "PrunePlan", *, now: bool, verbose: bool, numbered: bool) -> None:
+    kept = f", keeps {len(plan.keep)}" if plan.keep else ""
+    hint = "" if verbose or not plan.keep else " (--verbose lists them)"
+    if plan.remove:
+        click.echo(f"Removes {len(plan.remove)}{kept}{hint}. {_effect(plan.freed, now=now)}.")
+    else:
+        click.echo(f"Nothing to remove{kept and kept.replace('keeps', 'kept')}{hint}.")
     if plan.short:
         click.echo(f"That is {human_size(plan.short)} short of the goal: the rest is protected.")
+    if plan.remove:
+        header = ["REMOVE", "SIZE", "WHY"]
+        rows = [[_named(each.item), human_size(each.bytes), each.reason] for each in plan.remove]
+        if numbered:
+            header.insert(0, "")
+            rows = [[str(place), *row] for place, row in enumerate(rows, start=1)]
+        click.echo(f"\n{table(header, rows, right=('', 'SIZE'))}")
+    if verbose and plan.keep:
+        kept_rows = [(_named(keep.item), keep.reason) for keep in plan.keep]
+        click.echo(f"\n{table(('KEEP', 'WHY'), kept_rows)}")
+
+
+def _choose(count: int) -> set[int]:
+    """Ask for numbers such as `1 3-5`, and return them as places from 0.
+
+    Raises:
+        UsageError: there is no terminal.
+        MdlError: none were chosen.
+    """
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "--interactive needs a terminal.", next="Leave it out, or run it in a terminal."
+        )
+    while True:
+        text = click.prompt("Remove which (such as 1 3-5, all, none)", default="none", err=True)
+        chosen = parse_choice(text, count)
+        if chosen:
+            return chosen
+        if chosen is not None:
+            raise MdlError("Cancelled: nothing was changed.", next="Choose some of the numbers.")
+        click.echo(f"Write numbers from 1 to {count}, ranges of them, all or none.", err=True)
+
+
+def parse_choice(text: str, count: int) -> set[int] | None:
+    """The places from 0 that `1 3-5`, `all` or `none` mean; `None` where it means nothing."""
+    words = text.replace(",", " ").casefold().split()
+    if words in (["all"], ["none"]):
+        return set(range(count)) if words == ["all"] else set()
+    chosen: set[int] = set()
+    for word in words:
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if not 1 <= first <= last <= count:
+            return None
+        chosen.update(range(first - 1, last))
+    return chosen or None
 
 
 def _named(item: "Item") -> str:
@@ -109,46 +197,45 @@ def _named(item: "Item") -> str:
 
 
 @click.command("rm")
-@click.argument("target")
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
 @click.option("--all-casings", is_flag=True, help="Remove every casing of the repository on disk.")
-@click.option("--now", is_flag=True, help="Erase immediately instead of moving to the trash.")
+@now_option
 @type_option
 @cache_dir_option
 @dry_option
 @yes_option
 @json_option
 def rm(
-    target: str, repo_type: str | None, cache_dir: Path | None, as_json: bool, **choice: bool
+    targets: tuple[str, ...],
+    repo_type: str | None,
+    cache_dir: Path | None,
+    as_json: bool,
+    **choice: bool,
 ) -> None:
-    """Move exactly one repository, revision or file to the trash.
+    """Move exactly these repositories, revisions or files to the trash, as one action.
 
     TARGET is org/name, org/name@revision, org/name:path/to/file, org/name@revision:path, or a
     commit (7 characters or more), optionally with a type in front, as in dataset/org/name. Of
-    several casings on disk, only the one spelled exactly so is removed. An ambiguous target is an
-    error.
+    several casings on disk, only the one spelled exactly so is removed. If one of the targets is
+    ambiguous, protected or in use, nothing is removed.
     """
     from mdl.cachemgr.remove import apply_remove, plan_remove
 
     found = opened(cache_dir)
-    plan = plan_remove(found, target, repo_type, casings=choice["all_casings"])
+    now = choice["now"] or not found.settings.cache.trash_days
+    plan = plan_remove(found, *targets, repo_type=repo_type, casings=choice["all_casings"])
     print_notes(found)
     if not as_json:
         for name, removal in plan.removals.items():
-            what = "the whole folder" if removal.whole else f"{len(removal.commits)} revision(s)"
-            what = f"{len(removal.files)} file(s)" if removal.files else what
-            click.echo(f"{printable(name)}: {what}")
-        click.echo(f"frees {human_size(plan.freed)}")
+            click.echo(f"{printable(name)}: {removal}")
+        click.echo(f"{_effect(plan.freed, now=now)}.")
     if choice["dry_run"]:
         if as_json:
             echo_json({"dry_run": True, **plan.to_json()})
         return
-    confirm(f"Move {human_size(plan.freed)} to the trash?", yes=choice["yes"])
+    confirm(_removal_question(found, plan.freed, now=now), yes=choice["yes"])
     outcome = apply_remove(found, plan)
-    _erase_now(found, outcome, now=choice["now"])
-    if as_json:
-        echo_json({"dry_run": False, **plan.to_json(), **outcome.to_json()})
-    else:
-        show_outcome(outcome, erased=choice["now"])
+    _finish(found, plan, outcome, now=now, as_json=as_json)
 
 
 @click.command("normalize")
@@ -197,7 +284,7 @@ def normalize(
         if as_json:
             echo_json({"dry_run": dry_run, **planned.to_json()})
         return
-    confirm(f"Normalize {len(planned.work)} repositories?", yes=yes)
+    confirm(_normalize_question(planned), yes=yes)
     outcome = apply_normalize(found, planned)
     if as_json:
         echo_json({"dry_run": False, **planned.to_json(), **outcome.to_json()})
@@ -207,7 +294,21 @@ def normalize(
     click.echo(f"Normalized {len(outcome.done)}, saving {human_size(outcome.saved)}.")
 
 
-def _show_normalize(planned: Any) -> None:
+def _normalize_question(planned: "NormalizePlan") -> str:
+    count, request = len(planned.work), planned.request
+    repos = f"{count} {'repository' if count == 1 else 'repositories'}"
+    saves = f"saving {human_size(planned.saved)} at once"
+    if request.to == "shared":
+        done = f"Store equal files of {repos} only once, {saves}"
+    else:
+        name = "the Hub's spelling" if request.to == "hub" else "lower case"
+        done = f"Keep {repos} in one folder each, named in {name}, {saves}"
+    if request.store:
+        done += ", and move older files into the shared blob store"
+    return f"{done}?"
+
+
+def _show_normalize(planned: "NormalizePlan") -> None:
     rows = [
         (
             group.repo_id,

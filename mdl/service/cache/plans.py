@@ -100,7 +100,7 @@ def _prune(cache: "Cache", wanted: schemas.Prune) -> Planned:
 def _remove(cache: "Cache", wanted: schemas.Remove) -> Planned:
     from mdl.cachemgr.remove import apply_remove, plan_remove
 
-    plan = plan_remove(cache, wanted.target, wanted.repo_type, casings=wanted.all_casings)
+    plan = plan_remove(cache, wanted.target, repo_type=wanted.repo_type, casings=wanted.all_casings)
     return Planned(
         plan.to_json(),
         plan.to_json(),
@@ -109,10 +109,10 @@ def _remove(cache: "Cache", wanted: schemas.Remove) -> Planned:
 
 
 def _removed(cache: "Cache", outcome: "Outcome", *, erase: bool) -> dict[str, Any]:
-    if erase and outcome.action_id is not None:
-        from mdl.cachemgr.remove import empty_trash
+    if erase:
+        from mdl.cachemgr.remove import erase_removed
 
-        empty_trash(cache, [outcome.action_id])
+        erase_removed(cache, outcome.action_id)
     return outcome.to_json()
 
 
