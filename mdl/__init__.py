@@ -19,7 +19,16 @@ from mdl.version import __version__
 if TYPE_CHECKING:
     from mdl.cachemgr import Cache
     from mdl.errors import MdlError
-    from mdl.loader import FastLanguageModel, FastModel, FastVisionModel, load, plan, pull
+    from mdl.loader import (
+        FastLanguageModel,
+        FastModel,
+        FastVisionModel,
+        is_bf16_supported,
+        is_bfloat16_supported,
+        load,
+        plan,
+        pull,
+    )
     from mdl.loader import verify_target as verify
     from mdl.local_resolver import access, lock, resolve, where
     from mdl.resolver import Resolution, ResolveOptions
@@ -35,6 +44,8 @@ __all__ = [
     "ResolveOptions",
     "Settings",
     "access",
+    "is_bf16_supported",
+    "is_bfloat16_supported",
     "load",
     "load_settings",
     "lock",
@@ -47,7 +58,10 @@ __all__ = [
 _MODULES = {
     "mdl.cachemgr": "Cache",
     "mdl.errors": "MdlError",
-    "mdl.loader": "FastLanguageModel FastModel FastVisionModel load plan pull",
+    "mdl.loader": (
+        "FastLanguageModel FastModel FastVisionModel is_bf16_supported is_bfloat16_supported "
+        "load plan pull"
+    ),
     "mdl.local_resolver": "access lock resolve where",
     "mdl.resolver": "Resolution ResolveOptions",
     "mdl.settings": "Settings load_settings",
@@ -60,6 +74,11 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         module, attribute = _HOME[name]
         return getattr(import_module(module), attribute)
+    if name[:1].isalpha():
+        from mdl.loader import ADVICE
+
+        if name in ADVICE:  # not AttributeError: `from mdl import …` would drop the advice
+            raise ImportError(f"mdl has no {name}; use {ADVICE[name]}.")
     raise AttributeError(f"module 'mdl' has no attribute {name!r}")
 
 

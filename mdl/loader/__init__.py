@@ -10,6 +10,7 @@ from mdl.lazy import door
 
 if TYPE_CHECKING:
     from mdl.loader.api import load, make_request, plan
+    from mdl.loader.devices import is_bf16_supported, is_bfloat16_supported
     from mdl.loader.disk import make_parent, nearest_existing
     from mdl.loader.generate import reply_to
     from mdl.loader.loaded import Loaded
@@ -18,13 +19,14 @@ if TYPE_CHECKING:
     from mdl.loader.pulled import Pulled, pull
     from mdl.loader.report import Report
     from mdl.loader.request import LoadRequest, Quantization
-    from mdl.loader.unsloth import FastLanguageModel, FastModel, FastVisionModel
+    from mdl.loader.unsloth import ADVICE, FastLanguageModel, FastModel, FastVisionModel
     from mdl.loader.verify import Verification, verify_target
 
 __getattr__ = door(
     __name__,
     {
         "api": "load make_request plan",
+        "devices": "is_bf16_supported is_bfloat16_supported",
         "disk": "make_parent nearest_existing",
         "generate": "reply_to",
         "loaded": "Loaded",
@@ -33,7 +35,7 @@ __getattr__ = door(
         "pulled": "Pulled pull",
         "report": "Report",
         "request": "LoadRequest Quantization",
-        "unsloth": "FastLanguageModel FastModel FastVisionModel",
+        "unsloth": "ADVICE FastLanguageModel FastModel FastVisionModel",
         "verify": "Verification verify_target",
     },
 )

@@ -76,6 +76,16 @@ def has_fp8() -> bool:
     return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9)
 
 
+def is_bfloat16_supported() -> bool:
+    """Whether to train in bfloat16: on every CPU, and on GPUs that compute in it."""
+    import torch
+
+    return not torch.cuda.is_available() or torch.cuda.is_bf16_supported()
+
+
+is_bf16_supported = is_bfloat16_supported  # Unsloth has both names
+
+
 def filled_devices(device_map: Any, *, gpus: int, packed: bool) -> tuple[str, ...] | None:
     """The names of the devices that a load with this device map may fill.
 

@@ -24,7 +24,7 @@ from tests.loader import tiny
 ARCHITECTURES = sorted(tiny.configurations())
 # Whose checkpoints transformers' conversion mapping renames, and merges.
 RENAMED = {"gemma3", "mixtral", "mllama", "qwen2-vl", "qwen2.5-vl"}
-MERGED = {"mixtral"}
+MERGED = {"mixtral", "qwen3-moe"}
 
 
 def both(folder: Path, **fields: Any) -> tuple[Any, Any]:

@@ -62,6 +62,11 @@ def configurations() -> dict[str, tuple[type, Any]]:
             t.MixtralForCausalLM,
             t.MixtralConfig(**SMALL, num_local_experts=4, num_experts_per_tok=2),
         ),
+        "qwen3-moe": (
+            t.Qwen3MoeForCausalLM,
+            t.Qwen3MoeConfig(**SMALL, num_experts=4, num_experts_per_tok=2, head_dim=16,
+                             moe_intermediate_size=32),
+        ),
         "bert": (t.BertForMaskedLM, t.BertConfig(**bert)),
         "bert-encoder": (t.BertModel, t.BertConfig(**bert)),
         "llama-classifier": (

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from mdl.loader.build.mmap_build import build_model
     from mdl.loader.build.tokenizer import TOKENIZER_FILES, build_tokenizer, check_vocabulary
     from mdl.loader.build.transformers_build import (
+        AUTO_CLASSES,
         Built,
         check_quantized,
         check_remote_code,
@@ -27,8 +28,8 @@ __getattr__ = door(
         "mmap_build": "build_model",
         "tokenizer": "TOKENIZER_FILES build_tokenizer check_vocabulary",
         "transformers_build": (
-            "Built check_quantized check_remote_code is_own_class model_class model_config "
-            "nothing_to_quantize quantization_on_load quiet_transformers"
+            "AUTO_CLASSES Built check_quantized check_remote_code is_own_class model_class "
+            "model_config nothing_to_quantize quantization_on_load quiet_transformers"
         ),
     },
 )

@@ -69,7 +69,7 @@ def _needs_torchvision(folder: Path) -> bool:
 
 
 def _without_video(folder: Path, options: dict[str, Any]) -> Any:
-    """The processor without its video part.
+    """The processor without its video part; saving it keeps the video settings.
 
     Without torchvision transformers rejects the whole processor, though only videos need it.
     """
@@ -79,23 +79,34 @@ def _without_video(folder: Path, options: dict[str, Any]) -> Any:
         "torchvision is not installed: the processor accepts images and text, but no videos."
     )
     kind = getattr(transformers, str(_processor_class(folder)))
+    video = _video_settings(folder)
 
-    def check_argument(self: Any, name: str, argument: Any) -> Any:
-        if name == "video_processor":
-            return None
-        return kind.check_argument_for_proper_class(self, name, argument)
+    def get_attributes(cls: type) -> list[str]:
+        return [name for name in kind.get_attributes() if name != "video_processor"]
 
-    named = type(kind.__name__, (kind,), {"check_argument_for_proper_class": check_argument})
+    def to_dict(self: Any) -> dict[str, Any]:
+        return {**kind.to_dict(self), "video_processor": video}
+
+    methods = {"get_attributes": classmethod(get_attributes), "to_dict": to_dict}
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
     template = folder / "chat_template.jinja"
-    processor = named(
+    return type(kind.__name__, (kind,), methods)(
         image_processor=transformers.AutoImageProcessor.from_pretrained(folder, **options),
         tokenizer=tokenizer,
-        video_processor=None,
         chat_template=template.read_text() if template.exists() else tokenizer.chat_template,
     )
-    del processor.video_processor
-    return processor
+
+
+def _video_settings(folder: Path) -> dict[str, Any]:
+    """The settings of the video part, from the files that transformers reads them from."""
+    for name in ("processor_config.json", "video_preprocessor_config.json", PROCESSOR_FILES[0]):
+        if (folder / name).exists():
+            table = read_json(folder / name)
+            if name != "processor_config.json":
+                return table
+            if "video_processor" in table:
+                return dict(table["video_processor"])
+    return {}
 
 
 def check_vocabulary(model: Any, tokenizer: Any) -> None:

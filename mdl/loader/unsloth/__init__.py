@@ -5,6 +5,10 @@ from typing import TYPE_CHECKING
 from mdl.lazy import door
 
 if TYPE_CHECKING:
+    from mdl.loader.unsloth.elsewhere import ADVICE
     from mdl.loader.unsloth.fast_model import FastLanguageModel, FastModel, FastVisionModel
 
-__getattr__ = door(__name__, {"fast_model": "FastLanguageModel FastModel FastVisionModel"})
+__getattr__ = door(
+    __name__,
+    {"elsewhere": "ADVICE", "fast_model": "FastLanguageModel FastModel FastVisionModel"},
+)

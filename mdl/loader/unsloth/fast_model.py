@@ -10,22 +10,38 @@ from typing import Any
 from mdl.errors import UsageError
 from mdl.loader.api import load
 from mdl.loader.loaded import Loaded
-from mdl.loader.unsloth import training
+from mdl.loader.unsloth.lora import get_peft_model
+from mdl.loader.unsloth.merging import (
+    bind_saving,
+    push_to_hub_merged,
+    save_pretrained_gguf,
+    save_pretrained_merged,
+)
+from mdl.loader.unsloth.modes import for_inference, for_training, remember_scales
 
+SPEECH = (
+    "Load speech models with transformers.AutoModelForSpeechSeq2Seq.from_pretrained(path), "
+    "path=mdl.pull(name).path."
+)
 # Arguments of Unsloth's own engine: any value but the default would change the model or how it
 # runs, so it is rejected rather than ignored. Name → (default, what to do instead).
 _UNSUPPORTED: Mapping[str, tuple[Any, str]] = {
     "device_map_planner_kwargs": (None, "Pass device_map and max_memory."),
     "resize_model_vocab": (None, "Call model.resize_token_embeddings after loading."),
     "float32_mixed_precision": (None, "Pass dtype=torch.float32, or autocast in your trainer."),
-    "fast_inference": (False, "mdl loads models for training and plain generation, not for vLLM."),
+    "fast_inference": (
+        False,
+        "Generate with vLLM itself: vllm.LLM(model=str(mdl.pull(name).path)). GRPO without vLLM: "
+        "leave fast_inference out, and use_vllm=False in the trainer's configuration.",
+    ),
     "float8_kv_cache": (False, "It is for vLLM inference."),
-    "qat_scheme": (None, "Quantization-aware training is not part of loading."),
+    "qat_scheme": (
+        None,
+        "For quantization-aware training, prepare the loaded model with torchao.quantization.qat.",
+    ),
     "unsloth_tiled_mlp": (False, "It is one of Unsloth's kernels."),
-    "auto_model": (None, "Pass task=, or call mdl.load."),
-    "whisper_language": (None, "Speech models are not supported."),
-    "whisper_task": (None, "Speech models are not supported."),
-    "unsloth_force_compile": (False, "Call torch.compile on the model."),
+    "whisper_language": (None, SPEECH),
+    "whisper_task": (None, SPEECH),
     "target_parameters": (None, "Pass it to get_peft_model."),
     "on_model_resolved": (None, "The report and the resolution log show what was resolved."),
     "return_logits": (False, "The model always returns its logits."),
@@ -33,7 +49,7 @@ _UNSUPPORTED: Mapping[str, tuple[Any, str]] = {
 # Accepted and ignored: they tune Unsloth's engine, and affect neither weights nor results here.
 _WITHOUT_EFFECT = frozenset(
     ("fix_tokenizer", "gpu_memory_utilization", "max_lora_rank", "disable_log_stats", "fullgraph",
-     "offload_embedding", "random_state")
+     "offload_embedding", "random_state", "unsloth_force_compile")
 )  # fmt: skip
 
 
@@ -41,10 +57,12 @@ class FastModel:
     """Loads with Unsloth's arguments. `_task` is the task of the class."""
 
     _task = "auto"
-    get_peft_model = staticmethod(training.get_peft_model)
-    for_inference = staticmethod(training.for_inference)
-    for_training = staticmethod(training.for_training)
-    save_pretrained_merged = staticmethod(training.save_pretrained_merged)
+    get_peft_model = staticmethod(get_peft_model)
+    for_inference = staticmethod(for_inference)
+    for_training = staticmethod(for_training)
+    save_pretrained_merged = staticmethod(save_pretrained_merged)
+    push_to_hub_merged = staticmethod(push_to_hub_merged)
+    save_pretrained_gguf = staticmethod(save_pretrained_gguf)
 
     @classmethod
     def from_pretrained(
@@ -85,6 +103,9 @@ class FastModel:
             "resize_model_vocab": resize_model_vocab,
             "fix_tokenizer": fix_tokenizer,
         }
+        dtype = others.pop("torch_dtype", None) if dtype is None else dtype
+        if (auto_model := others.pop("auto_model", None)) is not None:
+            others.setdefault("task", _task_of(auto_model))
         passed = _supported(others)
         wider = load_in_8bit or load_in_16bit or bool(load_in_fp8) or full_finetuning
         loaded = load(
@@ -137,19 +158,45 @@ def _supported(others: Mapping[str, Any]) -> dict[str, Any]:
     return passed
 
 
+def _task_of(auto_model: Any) -> str:
+    """The task that a transformers auto class stands for.
+
+    Raises:
+        UsageError: mdl has no task for it.
+    """
+    from mdl.loader.build import AUTO_CLASSES
+
+    name = getattr(auto_model, "__name__", str(auto_model))
+    tasks = {each: task for task, each in AUTO_CLASSES.items()}
+    if name not in tasks:
+        raise UsageError(
+            f"mdl does not load models as {name}.",
+            next=f"Pass one of {', '.join(tasks)}, or load mdl.pull(name).path with {name}.",
+        )
+    return tasks[name]
+
+
 def _prepare(
     loaded: Loaded, max_seq_length: int | None, checkpointing: bool | str, full: bool
 ) -> None:
     """Set on the model what Unsloth's call sets, and its training mode if requested."""
-    import types
-
-    # Unsloth's users call it as a method; PEFT's wrapper delegates to the model.
-    merged = types.MethodType(training.save_pretrained_merged, loaded.model)
-    loaded.model.save_pretrained_merged = merged
-    loaded.model.max_seq_length = max_seq_length
-    loaded.model.mdl_gradient_checkpointing = checkpointing
+    model = loaded.model
+    bind_saving(model)
+    remember_scales(model)
+    model.max_seq_length = max_seq_length
+    model.mdl_gradient_checkpointing = checkpointing
+    model.mdl_full_finetuning = full
+    model.fast_generate = _fast_generate
     if loaded.report.adapter is not None:  # Unsloth's users continue training it
-        training.for_training(loaded.model, checkpointing)
+        for_training(model, checkpointing)
     if full:
-        loaded.model.requires_grad_(True)
-        loaded.model.train()
+        model.requires_grad_(True)
+        model.train()
+
+
+def _fast_generate(*args: Any, **others: Any) -> None:
+    """Raises: UsageError: always; mdl has no vLLM engine beside the model."""
+    raise UsageError(
+        "fast_generate is vLLM's generation, which mdl does not do.",
+        next="Call model.generate(…); or save_pretrained_merged, then vllm.LLM(model=folder).",
+    )
