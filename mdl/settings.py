@@ -1,8 +1,8 @@
 """Settings from the environment and one TOML file, read once.
 
-Precedence: environment, then `$MDL_HOME/config.toml` (or the file `$MDL_CONFIG` names), then
-the defaults. The `HF_*` variables mean what they mean to huggingface_hub; they are parsed here
-because importing huggingface_hub takes longer than a whole `mdl cache ls`.
+Precedence: environment, then the configuration file (`config_path`), then the defaults. The
+`HF_*` variables mean what they mean to huggingface_hub; they are parsed here because importing
+huggingface_hub takes longer than a whole `mdl cache ls`.
 """
 
 import os
@@ -27,6 +27,12 @@ _CACHE = {
     "trash_days": _NUMBER, "normalize": str,
 }  # fmt: skip
 _PUBLISHERS = {"trust": list, "distrust": list}
+# Every setting of the file by its name → its type.
+SETTINGS = {
+    **{key: kind for key, kind in _FILE.items() if kind is not dict},
+    **{f"cache.{key}": kind for key, kind in _CACHE.items()},
+    **{f"publishers.{key}": kind for key, kind in _PUBLISHERS.items()},
+}
 PREFERENCES = ("default", "cached", "official")
 DEFAULT_ENDPOINT = "https://huggingface.co"
 
@@ -72,6 +78,7 @@ class Settings(NamedTuple):
     cache: CacheSettings = CacheSettings()
     trusted: tuple[str, ...] = ()  # publishers of quantized repositories, besides the packaged list
     distrusted: tuple[str, ...] = ()
+    config_file: StrPath = ""  # the configuration file, whether or not it exists
 
     def __repr__(self) -> str:
         secret = ("token", "stored_token", "server_token")
@@ -146,12 +153,14 @@ def load_settings(env: Mapping[str, str] | None = None) -> Settings:
         env: the environment; `os.environ` by default.
 
     Raises:
-        ConfigError: the configuration file is not TOML, or has an unknown key or value.
+        ConfigError: the configuration file is not TOML, or a setting in it has no such value.
     """
     env = os.environ if env is None else env
     user = env.get("HOME") or os.path.expanduser("~")
     home = _folder(env.get("MDL_HOME"), user) or os.path.join(user, ".mdl")
-    config = _read_config(home, env)
+    path = config_path(env)
+    config = read_config(path, named=bool(env.get("MDL_CONFIG")))
+    in_file = file_settings(config, path)
     hf_home = _folder(env.get("HF_HOME"), user)
     if hf_home is None:
         base = _folder(env.get("XDG_CACHE_HOME"), user) or os.path.join(user, ".cache")
@@ -160,9 +169,6 @@ def load_settings(env: Mapping[str, str] | None = None) -> Settings:
     offline = any(_truthy(env.get(name)) for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
     token = _token(env, hf_home, user)
     implicit = not _truthy(env.get("HF_HUB_DISABLE_IMPLICIT_TOKEN"))
-    prefer = config.get("prefer", "default")
-    if prefer not in PREFERENCES:
-        raise ConfigError(f"prefer is {prefer!r}.", next=f"Use {', '.join(PREFERENCES)}.")
     return Settings(
         home=home,
         cache_root=cache_root or os.path.join(hf_home, "hub"),
@@ -173,18 +179,82 @@ def load_settings(env: Mapping[str, str] | None = None) -> Settings:
         server_token=env.get("MDL_SERVER_TOKEN") or None,
         token=token if implicit else None,
         stored_token=None if implicit else token,
-        prefer=prefer,
-        hub_timeout=_timeout(env.get("MDL_HUB_TIMEOUT") or config.get("hub_timeout", 5.0)),
-        cache=_cache_settings(config.get("cache", {})),
-        trusted=_publishers(config, "trust"),
-        distrusted=_publishers(config, "distrust"),
+        **in_file | _timeout_of(env),
+        config_file=path,
     )
 
 
-def _publishers(config: Mapping[str, Any], key: str) -> tuple[str, ...]:
+def config_path(env: Mapping[str, str]) -> str:
+    """The configuration file, whether or not it exists.
+
+    `$MDL_CONFIG`; else `$MDL_HOME/config.toml` or `$XDG_CONFIG_HOME/mdl/config.toml`, whichever
+    exists; else the latter if that variable is set, and the former if not.
+    """
+    if env.get("MDL_CONFIG"):
+        return env["MDL_CONFIG"]
+    user = env.get("HOME") or os.path.expanduser("~")
+    home = _folder(env.get("MDL_HOME"), user) or os.path.join(user, ".mdl")
+    xdg = _folder(env.get("XDG_CONFIG_HOME"), user)
+    ours = os.path.join(home, "config.toml")
+    common = os.path.join(xdg or os.path.join(user, ".config"), "mdl", "config.toml")
+    if os.path.exists(ours) or not (xdg or os.path.exists(common)):
+        return ours
+    return common
+
+
+def read_config(path: str, *, named: bool = False) -> dict[str, Any]:
+    """The configuration file's content; empty if it does not exist, unless it was `named`.
+
+    Raises:
+        ConfigError: it cannot be read, or is not TOML.
+    """
+    if not named and not os.path.exists(path):
+        return {}
+    import tomllib  # only if there is a file: a twentieth of the time of `mdl cache ls`
+
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(
+            f"The configuration file {path} cannot be read.",
+            why=str(error),
+            next="Fix the file, or unset MDL_CONFIG." if named else "Fix the file.",
+        ) from error
+
+
+def file_settings(config: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """The fields of `Settings` that a configuration file sets alone.
+
+    An unknown setting is reported once, with the file's name, and ignored.
+
+    Raises:
+        ConfigError: a setting has a value that it cannot have.
+    """
+    try:
+        known = _checked(config, _FILE, path)
+        prefer = known.get("prefer", "default")
+        if prefer not in PREFERENCES:
+            raise ConfigError(f"prefer is {prefer!r}.", next=f"Use {', '.join(PREFERENCES)}.")
+        publishers = _checked(known.get("publishers", {}), _PUBLISHERS, path, "publishers.")
+        return {
+            "prefer": prefer,
+            "hub_timeout": _timeout(known.get("hub_timeout", 5.0)),
+            "cache": _cache_settings(_checked(known.get("cache", {}), _CACHE, path, "cache.")),
+            "trusted": _publishers(publishers, "trust"),
+            "distrusted": _publishers(publishers, "distrust"),
+        }
+    except ConfigError as error:
+        raise ConfigError(error.message, why=f"in {path}", next=error.next) from error
+
+
+def _timeout_of(env: Mapping[str, str]) -> dict[str, float]:
+    value = env.get("MDL_HUB_TIMEOUT")
+    return {"hub_timeout": _timeout(value)} if value else {}
+
+
+def _publishers(table: Mapping[str, Any], key: str) -> tuple[str, ...]:
     """Names out of the `[publishers]` table."""
-    table = config.get("publishers", {})
-    _check_table(table, _PUBLISHERS, "the [publishers] table")
     names = table.get(key, [])
     if not all(isinstance(name, str) for name in names):
         raise ConfigError(f"publishers.{key} is {names!r}.", next=f"Write {_WORDS[list]}.")
@@ -252,37 +322,33 @@ def _timeout(value: str | float) -> float:
     return seconds
 
 
-def _read_config(home: str, env: Mapping[str, str]) -> dict[str, Any]:
-    named = env.get("MDL_CONFIG")
-    path = named or os.path.join(home, "config.toml")
-    if not named and not os.path.exists(path):
-        return {}
-    import tomllib  # only if there is a file: a twentieth of the time of `mdl cache ls`
-
-    try:
-        with open(path, "rb") as file:
-            config = tomllib.load(file)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(
-            f"The configuration file {path} cannot be read.",
-            why=str(error),
-            next="Fix the file." if not named else "Fix the file, or unset MDL_CONFIG.",
-        ) from error
-    _check_table(config, _FILE, path)
-    return config
+_reported: set[tuple[str, str]] = set()
 
 
-def _check_table(table: Mapping[str, Any], kinds: Mapping[str, Any], where: str) -> None:
-    unknown = sorted(set(table) - set(kinds))
-    if unknown:
-        raise ConfigError(
-            f"{where} has unknown settings: {', '.join(unknown)}.",
-            next=f"Known settings: {', '.join(sorted(kinds))}.",
-        )
-    for key, value in table.items():
+def _checked(
+    table: Mapping[str, Any], kinds: Mapping[str, Any], path: str, prefix: str = ""
+) -> dict[str, Any]:
+    """The settings of a table that mdl knows, each of the right type."""
+    known = {key: value for key, value in table.items() if key in kinds}
+    for key in table.keys() - known.keys():
+        _report_unknown(f"{prefix}{key}", path)
+    for key, value in known.items():
         wanted = kinds[key]
         if not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool):
-            raise ConfigError(f"{key} is {value!r} in {where}.", next=f"Write {_WORDS[wanted]}.")
+            raise ConfigError(f"{prefix}{key} is {value!r}.", next=f"Write {_WORDS[wanted]}.")
+    return known
+
+
+def _report_unknown(name: str, path: str) -> None:
+    if (name, path) in _reported:
+        return
+    _reported.add((name, path))
+    import logging
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, SETTINGS, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    logging.getLogger("mdl").warning("%s: unknown setting %r, ignored.%s", path, name, hint)
 
 
 _WORDS: Mapping[Any, str] = {
@@ -298,7 +364,6 @@ _WORDS: Mapping[Any, str] = {
 
 
 def _cache_settings(table: Mapping[str, Any]) -> CacheSettings:
-    _check_table(table, _CACHE, "the [cache] table")
     values = {key: _parsed(key, value) for key, value in table.items()}
     settings = CacheSettings(**values)
     for key, right, words in (

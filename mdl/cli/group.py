@@ -25,6 +25,7 @@ COMMANDS = {
     "daemon": ("mdl.cli.daemon", "The process that keeps the cache within its limits."),
     "serve": ("mdl.cli.serve", "The HTTP service for a team."),
     "kernels": ("mdl.cli.kernels", "The Triton kernels: list, check, benchmark."),
+    "config": ("mdl.cli.config", "Show and change mdl's settings."),
     "completion": ("mdl.cli.completion", "Complete commands and names in bash, zsh and fish."),
     "doctor": ("mdl.cli.doctor", "Check this machine's settings, cache, database and libraries."),
 }
@@ -34,7 +35,7 @@ COMMANDS = {
 GROUPS = {
     "Names and models": "resolve inspect access pull load verify kernels",
     "Cache": "cache daemon",
-    "Team and machine": "lock catalog serve doctor completion",
+    "Team and machine": "lock catalog serve doctor config completion",
 }
 
 # What people try, from `hf`, `ollama` and shells → the command that does it; `{}` is what follows.

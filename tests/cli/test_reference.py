@@ -125,7 +125,7 @@ CHANGING = {
     *("mdl lock", "mdl pull", "mdl load", "mdl catalog add", "mdl catalog rm"),
     *("mdl catalog import", "mdl catalog sync", "mdl catalog check", "mdl cache prune"),
     *("mdl cache rm", "mdl cache normalize", "mdl cache pin", "mdl cache unpin"),
-    *("mdl cache verify",),
+    *("mdl cache verify", "mdl config set", "mdl completion"),
     *("mdl cache trash restore", "mdl cache trash empty", "mdl cache undo", "mdl daemon install"),
 }
 

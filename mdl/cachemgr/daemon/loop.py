@@ -30,7 +30,7 @@ from mdl.cachemgr.remove import (
     trash_entries,
 )
 from mdl.errors import ConfigError, MdlError
-from mdl.settings import Settings
+from mdl.settings import Settings, config_path
 
 log = logging.getLogger("mdl.daemon")
 
@@ -293,9 +293,8 @@ class DaemonLoop:
         self.notes.wake.set()
 
     def _stamp_of_config(self) -> tuple[int, int] | None:
-        path = Path(os.environ.get("MDL_CONFIG") or Path(self.settings.home, "config.toml"))
         try:
-            status = path.stat()
+            status = Path(config_path(os.environ)).stat()
         except OSError:
             return None
         return status.st_ino, status.st_mtime_ns

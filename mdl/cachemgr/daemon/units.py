@@ -1,5 +1,6 @@
 """A service of the system's: a systemd user unit, or a launchd agent, as text."""
 
+import os
 import sys
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -16,15 +17,17 @@ def systemd_unit(settings: Settings, python: str = sys.executable) -> str:
     Nothing in it needs a namespace (ProtectSystem, PrivateTmp and their like do): in one, the
     daemon could not see in /proc which files a running load has open, and those win.
     """
+    variables = "".join(
+        f"Environment={_quoted(f'{name}={value}')}\n"
+        for name, value in _variables(settings).items()
+    )
     return f"""[Unit]
 Description=mdl keeps the Hugging Face cache right
 
 [Service]
 Type=exec
 ExecStart={_quoted(python)} -m mdl daemon run
-Environment={_quoted(f"HF_HUB_CACHE={settings.cache_root}")}
-Environment={_quoted(f"MDL_HOME={settings.home}")}
-Restart=on-failure
+{variables}Restart=on-failure
 RestartSec=5
 TimeoutStopSec=5
 Nice=10
@@ -51,10 +54,9 @@ def launchd_agent(settings: Settings, python: str = sys.executable) -> str:
     arguments = "".join(
         f"    <string>{escape(word)}</string>\n" for word in (python, "-m", "mdl", "daemon", "run")
     )
-    variables = {"HF_HUB_CACHE": str(settings.cache_root), "MDL_HOME": str(settings.home)}
     environment = "".join(
         f"    <key>{key}</key><string>{escape(value)}</string>\n"
-        for key, value in variables.items()
+        for key, value in _variables(settings).items()
     )
     return f"""<?xml version="1.0" encoding="UTF-8"?>
 <!DOCTYPE plist PUBLIC "-//Apple//DTD PLIST 1.0//EN"
@@ -77,11 +79,20 @@ def launchd_agent(settings: Settings, python: str = sys.executable) -> str:
 """
 
 
+def _variables(settings: Settings) -> dict[str, str]:
+    """The environment that makes the service find what its user's shell finds."""
+    found = {"HF_HUB_CACHE": str(settings.cache_root), "MDL_HOME": str(settings.home)}
+    if settings.config_file and Path(settings.config_file) != Path(settings.home, "config.toml"):
+        found["MDL_CONFIG"] = str(Path(settings.config_file).absolute())
+    return found
+
+
 def place_of(kind: str, home: Path) -> Path:
     """Where the user's service manager looks for it."""
     if kind == "launchd":
         return home / "Library" / "LaunchAgents" / AGENT
-    return home / ".config" / "systemd" / "user" / UNIT
+    config = os.environ.get("XDG_CONFIG_HOME") or home / ".config"
+    return Path(config, "systemd", "user", UNIT)
 
 
 def _quoted(text: str) -> str:
