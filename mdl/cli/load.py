@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mdl.cli.output import FilePath, echo_json, never_asks
-from mdl.cli.resolve import format_options, resolve_arguments
+from mdl.cli.output import FilePath, echo_json, echo_json_line, never_asks
+from mdl.cli.resolve import asked_format, format_options, resolve_arguments
 from mdl.errors import UsageError
 from mdl.formatting import human_size
 
@@ -39,30 +39,47 @@ def load_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @format_options
 @load_options
+@click.option("--include", multiple=True, metavar="PATTERN", help="Only files that match.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="No files that match.")
+@click.option(
+    "--local-dir",
+    type=FilePath(file_okay=False, path_type=Path),
+    help="Download to this folder instead of the cache.",
+)
+@click.option("--token", help="A Hub token, instead of the one of this machine.")
+@click.option("-q", "--quiet", is_flag=True, help="Print the path alone, for another program.")
 @click.option(
     "--repair", is_flag=True, help="Check the hash of every file; download damaged ones again."
 )
-def pull(name: str, **options: Any) -> None:
-    """Download the files that NAME needs, and no others."""
+def pull(names: tuple[str, ...], **options: Any) -> None:
+    """Download the files that each NAME needs, and no others; print where they are."""
     from mdl import loader
 
-    pulled = loader.pull(
-        name,
-        **resolve_arguments(options),
-        locked=options["locked"],
-        allow_pickle=options["allow_pickle"],
-        trust_remote_code=options["trust_remote_code"],
-        repair=options["repair"],
-        dry_run=options["dry_run"],
-        progress=loader.progress_for(f"pull {name}", options["progress"]),
-    )
-    if options["as_json"]:
-        echo_json(pulled.report)
-    else:
-        show_pulled(pulled)
+    for name in names:
+        pulled = loader.pull(
+            name,
+            **{**resolve_arguments(options), "format": asked_format(options)},
+            locked=options["locked"],
+            allow_pickle=options["allow_pickle"],
+            trust_remote_code=options["trust_remote_code"],
+            repair=options["repair"],
+            dry_run=options["dry_run"],
+            include=options["include"],
+            exclude=options["exclude"],
+            local_dir=options["local_dir"],
+            token=options["token"],
+            progress=loader.progress_for(f"pull {name}", options["progress"]),
+        )
+        if options["as_json"]:
+            (echo_json if len(names) == 1 else echo_json_line)(pulled.report)
+        elif options["quiet"]:
+            if pulled.path is not None:
+                click.echo(str(pulled.path))
+        else:
+            show_pulled(pulled)
 
 
 def show_pulled(pulled: "Pulled") -> None:
@@ -74,7 +91,8 @@ def show_pulled(pulled: "Pulled") -> None:
     commit = f" @ {pulled.commit[:12]}" if pulled.commit else ""
     verb = "would download" if pulled.path is None else "downloaded"
     count = f"{human_size(pulled.bytes)} in {len(pulled.downloaded)} files"
-    click.echo(f"{pulled.repo_id}{commit}: {verb} {count}")
+    format = f" ({pulled.format})" if pulled.format else ""
+    click.echo(f"{pulled.repo_id}{commit}{format}: {verb} {count}")
     for path in pulled.repaired or ():
         click.echo(f"  repaired {path}")
     if pulled.path is not None:

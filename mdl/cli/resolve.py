@@ -72,8 +72,8 @@ def format_options(command: "Callable[..., Any]") -> "Callable[..., Any]":
     return command
 
 
-def resolve_arguments(flags: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of `mdl.resolve` for the options of `format_options`.
+def asked_format(flags: dict[str, Any]) -> str | None:
+    """The one format that is asked for, if any.
 
     Raises:
         UsageError: two formats at once.
@@ -87,8 +87,17 @@ def resolve_arguments(flags: dict[str, Any]) -> dict[str, Any]:
             why=f"given: {', '.join(formats)}",
             next="Leave out all but one.",
         )
+    return formats[0] if formats else None
+
+
+def resolve_arguments(flags: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `mdl.resolve` for the options of `format_options`.
+
+    Raises:
+        UsageError: two formats at once.
+    """
     return {
-        "format": formats[0] if formats else "16bit",
+        "format": asked_format(flags) or "16bit",
         "exact": flags["exact"],
         "revision": flags["revision"],
         "prefer": flags["prefer"],

@@ -1,14 +1,18 @@
 """`mdl.pull`: download the files a model needs, and return where they are."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mdl.loader.progress import Progress
 from mdl.loader.request import LoadRequest
-from mdl.loader.source import LocatedModel, fetch_model, locate_model
+from mdl.loader.source import LocatedModel, Selection, fetch_model, locate_model, pull_files
 from mdl.loader.verify import repair_snapshot
-from mdl.settings import Settings
+from mdl.resolver import ResolveOptions, parse_name
+from mdl.resolver.formats import claimed_format
+from mdl.settings import Settings, StrPath, load_settings
+from mdl.store import STORED_FORMATS
 
 
 @dataclass(frozen=True)
@@ -16,12 +20,14 @@ class Pulled:
     """A model's files on this machine, or with `dry_run` what a pull would download.
 
     Attributes:
-        path: the snapshot folder (for an adapter, its base model's); None after a dry run.
+        path: what another program opens: a GGUF variant's first file, else the snapshot folder
+            (for an adapter, its base model's); None after a dry run.
         files: the model's files, relative to `path`.
         downloaded: those that were (or would be) downloaded.
         bytes: the size of the download.
         adapter: the adapter that was requested, as in a report.
         repaired: damaged files that were downloaded again; None unless requested.
+        format: the format of the weights, with its variant: `gguf:Q4_K_M`.
     """
 
     requested: str
@@ -33,6 +39,7 @@ class Pulled:
     bytes: int
     adapter: dict[str, Any] | None
     repaired: tuple[str, ...] | None
+    format: str | None = None
 
     @property
     def report(self) -> dict[str, Any]:
@@ -46,6 +53,8 @@ class Pulled:
             "adapter": self.adapter,
             "done": self.path is not None,
         }
+        if self.format is not None:
+            body["format"] = self.format
         if self.repaired is not None:
             body["repaired"] = list(self.repaired)
         if self.path is not None:
@@ -56,7 +65,7 @@ class Pulled:
 def pull(
     name: str,
     *,
-    format: str = "16bit",
+    format: str | None = None,
     exact: bool = False,
     revision: str | None = None,
     prefer: str | None = None,
@@ -65,6 +74,11 @@ def pull(
     trust_remote_code: bool = False,
     repair: bool = False,
     dry_run: bool = False,
+    mmproj: str | None = None,
+    any_publisher: bool = False,
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    local_dir: StrPath | None = None,
     token: str | bool | None = None,
     offline: bool | None = None,
     progress: Progress | None = None,
@@ -74,20 +88,43 @@ def pull(
 
     Args:
         name: `org/name` in any casing, or a folder.
-        format, exact, revision, prefer, token, offline, settings: as `mdl.resolve` takes them.
+        format: as `mdl.resolve` takes it; a stored format that the name itself names (`-GGUF`,
+            `-AWQ`), else `16bit`, by default.
+        exact, revision, prefer, mmproj, any_publisher, token, offline, settings: as
+            `mdl.resolve` takes them.
         locked: a lock file; the files must be exactly those it names.
         allow_pickle: accept pickled weights if there are no others; loading them can run code.
         trust_remote_code: download the repository's Python files too.
         repair: check the hash of every file in the cache, and download damaged ones again.
         dry_run: download nothing.
+        include, exclude: patterns of file names, as `hf download` takes them; with `include` all
+            files that match one, else what the format needs.
+        local_dir: download to this folder instead of the cache.
         progress: shows the progress of the download.
 
     Returns:
-        The snapshot folder, for any other tool, and what was downloaded.
+        The path for any other program, and what was downloaded.
 
     Raises:
         MdlError: as `mdl.resolve`; and a download that fails, which leaves the cache as it was.
     """
+    found = settings or load_settings()
+    selection = Selection(
+        _patterns(include), _patterns(exclude), Path(local_dir) if local_dir else None
+    )
+    if format is None:
+        format = _named_format(name)
+        exact = exact or bool(include or exclude)
+    options = ResolveOptions(
+        format, exact, revision, prefer or found.prefer, mmproj=mmproj, any_publisher=any_publisher
+    )
+    if selection or options.is_stored or _has_variant(name):
+        if offline is not None:
+            found = found._replace(offline=offline)
+        return _pull_files(
+            name, options, selection, found,
+            token=token, locked=locked, dry_run=dry_run, progress=progress,
+        )  # fmt: skip
     request = LoadRequest(
         name=name,
         format=format,
@@ -123,6 +160,45 @@ def pull(
         adapter=None if adapter is None else adapter.to_json(),
         repaired=repaired,
     )
+
+
+def _pull_files(
+    name: str,
+    options: ResolveOptions,
+    selection: Selection,
+    settings: Settings,
+    **how: Any,
+) -> Pulled:
+    """Pull a stored format, or selected files."""
+    done = pull_files(name, options, selection, settings, **how)
+    resolution = done.resolution
+    variant = f":{resolution.variant}" if resolution.variant else ""
+    return Pulled(
+        requested=name,
+        repo_id=resolution.repo_id,
+        commit=done.commit,
+        path=done.path,
+        files=done.files,
+        downloaded=done.downloaded,
+        bytes=done.bytes,
+        adapter=None,
+        repaired=None,
+        format=resolution.format + variant,
+    )
+
+
+def _named_format(name: str) -> str:
+    """What to pull of a name without a format: a stored format that it names, else 16-bit."""
+    claimed = claimed_format(name)
+    return claimed if claimed in STORED_FORMATS else "16bit"
+
+
+def _patterns(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _has_variant(name: str) -> bool:
+    return ":" in name and parse_name(name, allow_variant=True).variant is not None
 
 
 def _repair(located: LocatedModel) -> tuple[str, ...]:

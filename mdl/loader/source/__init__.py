@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from mdl.loader.source.locate import locate_model
     from mdl.loader.source.located import Adapter, FetchedModel, LocatedModel
+    from mdl.loader.source.selected import Selection, pull_files
 
 __getattr__ = door(
     __name__,
@@ -38,5 +39,6 @@ __getattr__ = door(
         ),
         "locate": "locate_model",
         "located": "Adapter FetchedModel LocatedModel",
+        "selected": "Selection pull_files",
     },
 )

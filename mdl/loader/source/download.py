@@ -40,6 +40,7 @@ class Download:
     files: tuple[RemoteFile, ...]
     missing: tuple[RemoteFile, ...]
     needed: CheckpointFiles
+    local_dir: Path | None = None  # where to, instead of the cache
 
     @property
     def bytes(self) -> int:
@@ -76,15 +77,7 @@ def plan_download(hub: HubAccess, repo_id: str, commit: str, request: LoadReques
         LoadError: the repository is not a model that can be loaded.
         NotFoundError, NoAccessError, OfflineError: the Hub cannot list it.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.hf_api import RepoFile
-
-    with hub_errors(repo_id):
-        rows = {
-            row.path: RemoteFile(row.path, row.size, row.lfs.sha256 if row.lfs else row.blob_id)
-            for row in HfApi(**hub.options).list_repo_tree(repo_id, recursive=True, revision=commit)
-            if isinstance(row, RepoFile)
-        }
+    rows = list_files(hub, repo_id, commit)
     needed = choose_files(
         rows, allow_pickle=request.allow_pickle, remote_code=request.trust_remote_code
     )
@@ -92,6 +85,24 @@ def plan_download(hub: HubAccess, repo_id: str, commit: str, request: LoadReques
     blobs = hub.folder_of(repo_id) / "blobs"
     missing = tuple(file for file in files if not (blobs / file.etag).exists())
     return Download(repo_id, commit, files, missing, needed)
+
+
+def list_files(hub: HubAccess, repo_id: str, commit: str) -> dict[str, RemoteFile]:
+    """A commit's files by path (one request to the Hub).
+
+    Raises:
+        NotFoundError, NoAccessError, OfflineError: the Hub cannot list them.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    with hub_errors(repo_id):
+        tree = HfApi(**hub.options).list_repo_tree(repo_id, recursive=True, revision=commit)
+        return {
+            row.path: RemoteFile(row.path, row.size, row.lfs.sha256 if row.lfs else row.blob_id)
+            for row in tree
+            if isinstance(row, RepoFile)
+        }
 
 
 def download_files(hub: HubAccess, download: Download, progress: Progress | None = None) -> Path:
@@ -103,7 +114,7 @@ def download_files(hub: HubAccess, download: Download, progress: Progress | None
         DiskError: the disk is too small (checked first), or filled up.
         NotFoundError, NoAccessError, OfflineError, MdlError: the Hub or the network failed.
     """
-    check_space(hub.settings.cache_root, download.bytes)
+    check_space(download.local_dir or hub.settings.cache_root, download.bytes)
     progress = progress or Progress()
     with (
         hub_errors(download.repo_id),
@@ -112,6 +123,8 @@ def download_files(hub: HubAccess, download: Download, progress: Progress | None
     ):
         for paths in (download.needed.rest, download.needed.weights):
             _download_in_parallel(hub, download, paths, progress)
+    if download.local_dir is not None:
+        return download.local_dir
     return hub.folder_of(download.repo_id) / "snapshots" / download.commit
 
 
@@ -156,6 +169,8 @@ def _download_file(
     """Download one file into the cache, or to the `local_dir` among the options."""
     from huggingface_hub import hf_hub_download
 
+    if download.local_dir is not None:
+        options = {"local_dir": download.local_dir, **options}
     hf_hub_download(
         download.repo_id,
         path,

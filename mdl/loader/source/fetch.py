@@ -49,7 +49,7 @@ def _register_snapshot(located: LocatedModel, folder: Path) -> None:
     if located.is_local_copy:
         return
     if located.commit is not None:
-        _write_ref(located, folder)
+        write_ref(located, folder)
     if located.request.locked is not None:
         _check_locked(located.request.locked, located.resolution, folder)
 
@@ -76,7 +76,7 @@ def _check_locked(lock: str, resolution: Resolution, folder: Path) -> None:
             )
 
 
-def _write_ref(located: LocatedModel, snapshot: Path) -> None:
+def write_ref(located: LocatedModel, snapshot: Path) -> None:
     """Write `refs/<revision>` as huggingface_hub does, so that others find the commit by name.
 
     An existing ref is moved only if the Hub has just said where it points: a lock file, a
