@@ -20,7 +20,8 @@ BELOW: dict[str, set[str]] = {
     "kernels": set(),
     "local_resolver": {"store", "resolver", "cachemgr"},
     "loader": {"store", "resolver", "cachemgr", "kernels", "local_resolver"},
-    "service": {"store", "resolver", "cachemgr", "local_resolver"},
+    "hub_server": {"store", "resolver", "cachemgr"},
+    "service": {"store", "resolver", "cachemgr", "local_resolver", "hub_server"},
 }
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from mdl.cli.output import FilePath
-from mdl.settings import load_settings
+from mdl.errors import UsageError
+from mdl.settings import load_settings, parse_duration
 
 _FILE = FilePath(dir_okay=False, path_type=Path)
 
@@ -43,9 +44,34 @@ _FILE = FilePath(dir_okay=False, path_type=Path)
     show_default=True,
     help="Open at once.",
 )
+@click.option("--hub", is_flag=True, help="Be a Hub too: for clients with HF_ENDPOINT set to it.")
+@click.option(
+    "--hub-allow",
+    multiple=True,
+    metavar="WHO",
+    help="With --hub: a network (10.0.0.0/8), or a user or organisation of the Hub; repeat it.",
+)
+@click.option("--locked", type=_FILE, help="With --hub: serve only what this lock file names.")
+@click.option("--offline", is_flag=True, help="With --hub: ask nothing upstream.")
+@click.option(
+    "--offline-access",
+    default="0s",
+    show_default=True,
+    metavar="TIME",
+    help="With --hub: how long known access to gated models holds without the Hub, as 24h.",
+)
 @click.option("--no-request-log", is_flag=True, help="No JSON line a request on standard error.")
 @click.option("--json", "as_json", is_flag=True, help="Say where it listens as one JSON object.")
-def serve(no_request_log: bool, as_json: bool, **options: Any) -> None:
+def serve(
+    no_request_log: bool,
+    as_json: bool,
+    hub: bool,
+    hub_allow: tuple[str, ...],
+    locked: Path | None,
+    offline: bool,
+    offline_access: str,
+    **options: Any,
+) -> None:
     """Answer names and show the cache over HTTP, with a page at /.
 
     On loopback no token is needed to read. Any other address needs tokens, from --tokens-file
@@ -56,7 +82,26 @@ def serve(no_request_log: bool, as_json: bool, **options: Any) -> None:
 
     config = ServiceConfig(
         **options,
+        hub=_hub_config(hub, hub_allow, locked, offline, offline_access),
         tokens=os.environ.get("MDL_SERVE_TOKENS", ""),
         log_requests=not no_request_log,
     )
     run(load_settings(), config, as_json=as_json)
+
+
+def _hub_config(
+    hub: bool, allow: tuple[str, ...], locked: Path | None, offline: bool, offline_access: str
+) -> Any:
+    """The Hub's side; `None` without --hub.
+
+    Raises:
+        UsageError: one of its options stands alone, or is not a duration.
+    """
+    from mdl.hub_server import HubConfig
+
+    seconds = parse_duration(offline_access)
+    if hub:
+        return HubConfig(allow, locked, offline, seconds)
+    if allow or locked or offline or seconds:
+        raise UsageError("These options are for --hub.", next="Add --hub, or leave the others out.")
+    return None

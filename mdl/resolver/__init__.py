@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mdl.resolver.remote import RemoteResolver
     from mdl.resolver.resolver import Resolver
     from mdl.resolver.stored import remember_tree
+    from mdl.resolver.token_fingerprint import fingerprint
     from mdl.resolver.types import (
         READABLE,
         Access,
@@ -62,6 +63,7 @@ __getattr__ = door(
         "remote": "RemoteResolver",
         "resolver": "Resolver",
         "stored": "remember_tree",
+        "token_fingerprint": "fingerprint",
         "types": "Access CacheView Cached READABLE RepoInfo Resolution ResolveOptions TraceStep",
         "unsloth_table": "read_unsloth",
     },

@@ -12,7 +12,13 @@ from starlette.requests import ClientDisconnect
 
 from mdl.errors import MdlError, UsageError
 from mdl.service.http_errors import Refusal, body_of, error_response, status_of
-from mdl.service.middleware import Authentication, HostCheck, RequestLimits, RequestTracking
+from mdl.service.middleware import (
+    Authentication,
+    HostCheck,
+    HubRoutes,
+    RequestLimits,
+    RequestTracking,
+)
 from mdl.service.resolving import without_places
 from mdl.service.routes import (
     cache_router,
@@ -31,7 +37,7 @@ log = logging.getLogger("mdl.service")
 
 def create_app(service: Service) -> FastAPI:
     """The ASGI application of a service."""
-    layers = (RequestTracking, HostCheck, Authentication, RequestLimits)
+    layers = (RequestTracking, HostCheck, HubRoutes, Authentication, RequestLimits)
     app = FastAPI(
         title="mdl",
         version=__version__,

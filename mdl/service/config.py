@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mdl.errors import ConfigError
+from mdl.hub_server import HubConfig
 from mdl.settings import is_loopback
 
 DEFAULT_PORT = 8642
@@ -31,6 +32,7 @@ class ServiceConfig:
         request_seconds: how long a request may take, and a client may stop reading.
         idle_seconds: how long a connection without a request is kept.
         log_requests: one JSON line a request on standard error.
+        hub: serve the Hub's routes too; `None` leaves them out.
     """
 
     host: str = "127.0.0.1"
@@ -50,6 +52,7 @@ class ServiceConfig:
     request_seconds: float = 30.0
     idle_seconds: int = 30
     log_requests: bool = True
+    hub: HubConfig | None = None
 
     @property
     def on_loopback(self) -> bool:
@@ -78,6 +81,8 @@ class ServiceConfig:
                 why="without them, everyone who reaches the port could read and change the cache",
                 next="Give --tokens-file FILE or MDL_SERVE_TOKENS, or listen on 127.0.0.1.",
             )
+        if self.hub is not None:
+            self.hub.check(on_loopback=self.on_loopback)
         if not self.host_names:
             raise ConfigError(
                 f"Listening on {self.host} needs the host names that callers use.",

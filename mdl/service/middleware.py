@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mdl.errors import MdlError
+from mdl.hub_server import is_hub_path
 from mdl.service.http_errors import Refusal, body_of, error_response
 from mdl.service.request_log import log_request
 from mdl.service.resolving import Caller
@@ -67,6 +68,7 @@ class RequestTracking(Middleware):
             request_id = f"{self._prefix}-{next(self._count):x}"
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
+        state["method"] = method
         status, finished = 0, False
 
         async def tracked_send(message: Message) -> None:
@@ -95,7 +97,7 @@ class RequestTracking(Middleware):
         finally:
             metrics.in_flight.dec()
             seconds = time.perf_counter() - start
-            route = getattr(scope.get("route"), "path", None) or "other"
+            route = getattr(scope.get("route"), "path", None) or state.get("route", "other")
             metrics.observe(route, method, status, seconds)
             client, caller = scope.get("client"), state.get("caller")
             log_request(
@@ -143,6 +145,17 @@ class HostCheck(Middleware):
         if name.startswith("["):
             return name[: name.find("]") + 1] in self._names
         return name.partition(":")[0] in self._names
+
+
+class HubRoutes(Middleware):
+    """Hands the Hub's addresses to its own server: their callers send tokens of the Hub."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        hub = self.service.hub
+        if hub is not None and is_hub_path(scope["path"]):
+            await hub(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
 
 
 class Authentication(Middleware):

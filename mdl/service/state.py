@@ -7,6 +7,7 @@ import math
 from collections.abc import AsyncIterator
 
 from mdl.errors import MdlError
+from mdl.hub_server import HubServer
 from mdl.service.auth import Tokens
 from mdl.service.cache import CacheService, EventStreams
 from mdl.service.config import ServiceConfig
@@ -35,6 +36,9 @@ class Service:
         self.cache = CacheService(settings)
         self.resolver = ResolverPool(settings, config, self.cache.cached, self.metrics)
         self.streams = EventStreams(self.cache)
+        self.hub: HubServer | None = None
+        if config.hub is not None:
+            self.hub = HubServer(settings, config.hub, self.metrics.registry)
         self._add_gauges()
 
     @contextlib.asynccontextmanager
@@ -53,6 +57,8 @@ class Service:
             writing.cancel()
             await self.resolver.close()
             self.cache.close()
+            if self.hub is not None:
+                await asyncio.to_thread(self.hub.close)
 
     async def _write_resolutions(self) -> None:
         while True:

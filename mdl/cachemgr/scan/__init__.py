@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from mdl.cachemgr.scan.model import Blob, Folder, Snapshot, content_path
     from mdl.cachemgr.scan.parallel import in_processes
     from mdl.cachemgr.scan.stamps import change_stamp, read_small, store_is_marked, trustworthy
-    from mdl.cachemgr.scan.tree_listing import read_tree_listing
+    from mdl.cachemgr.scan.tree_listing import ListedFile, read_tree_listing
 
 __getattr__ = door(
     __name__,
@@ -20,6 +20,6 @@ __getattr__ = door(
         "model": "Blob Folder Snapshot content_path",
         "parallel": "in_processes",
         "stamps": "change_stamp read_small trustworthy store_is_marked",
-        "tree_listing": "read_tree_listing",
+        "tree_listing": "ListedFile read_tree_listing",
     },
 )

@@ -1,0 +1,29 @@
+"""Bringing files into the cache: resumed, checked, in huggingface_hub's own layout and locks."""
+
+from typing import TYPE_CHECKING
+
+from mdl.lazy import door
+
+if TYPE_CHECKING:
+    from mdl.cachemgr.fill.blob import BlobFill, Fetched
+    from mdl.cachemgr.fill.snapshot import (
+        SnapshotFile,
+        add_file,
+        known_missing,
+        local_file,
+        read_ref,
+        record_missing,
+        write_listing,
+        write_ref,
+    )
+
+__getattr__ = door(
+    __name__,
+    {
+        "blob": "BlobFill Fetched",
+        "snapshot": (
+            "SnapshotFile add_file known_missing local_file read_ref record_missing "
+            "write_listing write_ref"
+        ),
+    },
+)

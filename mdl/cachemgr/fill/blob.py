@@ -1,0 +1,230 @@
+"""One blob on its way into the cache: written by one thread, read by any number meanwhile.
+
+A partial file keeps its name from run to run, so a download that broke off goes on where it
+stopped. The bytes are hashed before the file gets its name, and the last of them are withheld
+from readers until the hash is right: whoever reads along ends up with the right file or with a
+broken connection, never with a wrong file of the right length.
+"""
+
+import contextlib
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
+
+from mdl.cachemgr.layout import COMMIT_LENGTH, INCOMPLETE, SHA256_LENGTH, is_hash
+from mdl.errors import BusyError, DiskError, MdlError, OfflineError, VerificationError
+
+# Bytes that readers get only once the whole file is checked.
+WITHHELD = 1 << 16
+_NOTIFY_BYTES, _NOTIFY_SECONDS = 1 << 20, 0.01
+_ATTEMPTS = 5  # without progress in between
+_READ = 1 << 20
+
+
+class Fetched(NamedTuple):
+    """A response's body from byte `offset` on."""
+
+    offset: int
+    chunks: Iterable[bytes]
+
+
+# Given the first byte wanted, the body from there or, where ranges do not work, from byte 0.
+# Raises OSError or MdlError where the connection fails.
+Fetch = Callable[[int], AbstractContextManager[Fetched]]
+
+
+class BlobFill:
+    """A blob that is being downloaded, by this process or by another one on the same cache.
+
+    Args:
+        root: the cache root.
+        folder: the repository's folder in it.
+        etag: the blob's name; a sha256 or a git blob sha1 is checked.
+        size: bytes, as the Hub says.
+        fetch: opens the download.
+        arrived: called with the size of each piece that came.
+
+    Attributes:
+        arrived: bytes on disk.
+        error: why it failed, once it has.
+    """
+
+    def __init__(
+        self, root: Path, folder: str, etag: str, size: int, fetch: Fetch,
+        *, arrived: Callable[[int], object] = lambda count: None,
+    ) -> None:  # fmt: skip
+        self.path = root / folder / "blobs" / etag
+        self.partial = self.path.with_name(f"{etag}.mdl{INCOMPLETE}")
+        self.size = size
+        self.arrived = 0
+        self.done = False
+        self.error: MdlError | None = None
+        self._count = arrived
+        self._stopping = False
+        self._etag, self._fetch = etag, fetch
+        self._lock = FileLock(root / ".locks" / folder / f"{etag}.lock")
+        self._listeners: set[Callable[[], object]] = set()
+        self._guard = threading.Lock()
+        self._notified = (0, 0.0)
+
+    @property
+    def readable(self) -> int:
+        """Bytes that a reader may take now."""
+        return self.size if self.done else max(0, min(self.arrived, self.size - WITHHELD))
+
+    @contextlib.contextmanager
+    def listening(self, listener: Callable[[], object]) -> Iterator[None]:
+        """Have `listener` called, in the writing thread, whenever more can be read."""
+        with self._guard:
+            self._listeners.add(listener)
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._listeners.discard(listener)
+
+    def stop(self) -> None:
+        """End the download at its next bytes; what has arrived is kept."""
+        self._stopping = True
+
+    def run(self, name: Callable[[], None]) -> None:
+        """Download the blob, or follow whoever does. Blocks; what fails is in `error`.
+
+        Args:
+            name: called when the blob is there, before the last reader is given its end.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            Path(self._lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+            if not self._follow():
+                try:
+                    self._download()
+                finally:
+                    self._lock.release()
+            name()
+            self.done = True
+        except MdlError as error:
+            self.error = error
+        except OSError as error:
+            self.error = DiskError(
+                f"{self.path.name} cannot be kept in the cache.",
+                why=error.strerror or str(error),
+                next="`mdl cache prune --max-size SIZE` makes room.",
+            )
+        finally:
+            self._notify(always=True)
+
+    def _follow(self) -> bool:
+        """Wait for the lock, reporting another process's progress; whether the blob is there."""
+        while not self.path.exists():
+            if self._stopping:
+                raise BusyError("The download was stopped.", next="Try again.")
+            try:
+                self._lock.acquire(timeout=0.02)
+            except Timeout:
+                with contextlib.suppress(OSError):
+                    self.arrived = self.partial.stat().st_size
+                self._notify()
+            else:
+                if not self.path.exists():
+                    return False
+                self._lock.release()
+        return True
+
+    def _download(self) -> None:
+        digest = _digest(self._etag, self.size)
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
+        with open(os.open(self.partial, flags, 0o666), "rb+", buffering=0) as file:
+            self.arrived = _hash_start(file.fileno(), self.size, digest)
+            self._notify(always=True)
+            attempts = 0
+            while self.arrived < self.size:
+                before = self.arrived
+                try:
+                    self._read_on(file.fileno(), digest)
+                    problem = "the connection ended early"
+                except OSError as error:
+                    if error.errno is not None and not isinstance(error, ConnectionError):
+                        raise  # the disk's, not the network's
+                    problem = str(error) or type(error).__name__
+                if self.arrived < self.size:
+                    attempts = 1 if self.arrived > before else attempts + 1
+                    if attempts == _ATTEMPTS:
+                        raise OfflineError(
+                            f"The download of {self.path.name} broke off.",
+                            why=f"{problem}, after {self.arrived} of {self.size} bytes",
+                            next="Try again: it goes on from there.",
+                        )
+                    time.sleep(0.1 * 2**attempts)
+        self._check(digest)
+        os.replace(self.partial, self.path)
+
+    def _read_on(self, fd: int, digest: Any) -> None:
+        """Append what one response has, up to the expected size."""
+        with self._fetch(self.arrived) as fetched:
+            skip = self.arrived - fetched.offset
+            for chunk in fetched.chunks:
+                if skip > 0:
+                    skip, chunk = max(0, skip - len(chunk)), chunk[skip:]
+                if self.arrived + len(chunk) > self.size:
+                    os.truncate(self.partial, 0)
+                    raise self._wrong("more bytes came than the Hub said there are")
+                # Written at its place: where locks do nothing, two writers write the same.
+                os.pwrite(fd, chunk, self.arrived)
+                if digest is not None:
+                    digest.update(chunk)
+                self.arrived += len(chunk)
+                self._count(len(chunk))
+                self._notify()
+                if self._stopping:
+                    raise BusyError("The download was stopped.", next="Try again.")
+
+    def _check(self, digest: Any) -> None:
+        if digest is not None and digest.hexdigest() != self._etag:
+            self.partial.unlink(missing_ok=True)
+            raise self._wrong("its content has another hash than its name")
+
+    def _wrong(self, why: str) -> VerificationError:
+        return VerificationError(
+            f"What was downloaded is not {self.path.name}.",
+            why=why,
+            next="Try again; if it stays so, the Hub's copy is damaged.",
+        )
+
+    def _notify(self, *, always: bool = False) -> None:
+        """Tell the readers, though not of every packet."""
+        size, at = self._notified
+        now = time.monotonic()
+        if always or self.arrived - size >= _NOTIFY_BYTES or now - at >= _NOTIFY_SECONDS:
+            self._notified = self.arrived, now
+            with self._guard:
+                for listener in self._listeners:
+                    listener()
+
+
+def _digest(etag: str, size: int) -> Any:
+    """The hash that an etag is: sha256 for LFS files, git's blob sha1 for others."""
+    if is_hash(etag, SHA256_LENGTH):
+        return hashlib.sha256()
+    if is_hash(etag, COMMIT_LENGTH):
+        return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    return None
+
+
+def _hash_start(fd: int, size: int, digest: Any) -> int:
+    """Hash what an earlier run left; how many bytes of it can be used."""
+    at = 0
+    if os.fstat(fd).st_size > size:
+        os.truncate(fd, 0)
+    while chunk := os.pread(fd, _READ, at):
+        if digest is not None:
+            digest.update(chunk)
+        at += len(chunk)
+    return at

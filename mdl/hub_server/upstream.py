@@ -1,0 +1,156 @@
+"""The Hub upstream: one request at a time, bounded in time and size, the token kept on its host."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import urljoin, urlsplit
+
+from mdl.cachemgr.fill import Fetched
+from mdl.errors import OfflineError
+from mdl.hub_http import http_library
+from mdl.hub_server.responses import HubRefusal
+
+_REDIRECTS = 5
+_MOST = 256 << 20  # bytes of one response that is not a file
+_LONGEST = 60.0  # seconds for one response that is not a file
+_FILE_TIMEOUT = 30.0  # seconds without a byte of a file
+_SENT = ("accept", "accept-encoding", "content-type", "user-agent")
+_CHUNK = 1 << 18
+
+
+class Reply(NamedTuple):
+    """A response: `url` is what answered in the end, after redirects on the Hub itself."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    url: str
+
+    @property
+    def is_outage(self) -> bool:
+        return self.status >= 500
+
+
+class Upstream:
+    """A Hub's address, asked with each caller's own token. Blocking; safe for threads.
+
+    Args:
+        endpoint: the Hub's address, without a trailing slash.
+        timeout: seconds to wait for a connection or for the next bytes.
+        observe: called with the seconds that each small request took.
+    """
+
+    def __init__(self, endpoint: str, timeout: float, observe: Callable[[float], object]) -> None:
+        self.endpoint = endpoint
+        self._observe = observe
+        self._timeout = max(timeout, 10.0)
+
+    def ask(
+        self,
+        method: str,
+        target: str,
+        token: str | None,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+    ) -> Reply:
+        """Ask for something small; redirects on the Hub's own host are followed.
+
+        Args:
+            target: path and query, as sent to the Hub.
+            headers: the client's; the few that matter are passed on.
+
+        Raises:
+            OfflineError: the Hub does not answer.
+        """
+        url = self.endpoint + target
+        sent = {k: v for k, v in (headers or {}).items() if k.lower() in _SENT}
+        for _ in range(_REDIRECTS):
+            reply = self._once(method, url, {**sent, **_authorization(token)}, body)
+            location = reply.headers.get("location")
+            if not 300 <= reply.status < 400 or location is None:
+                return reply
+            following = urljoin(url, location)
+            if not self.is_own(following):
+                return reply
+            url = following
+        raise OfflineError(
+            f"The Hub at {self.endpoint} redirects in circles.", next="Check HF_ENDPOINT."
+        )
+
+    def _once(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        start = time.monotonic()
+        end = start + _LONGEST
+        with self._opened(method, url, headers, body, self._timeout) as response:
+            data = bytearray()
+            for chunk in response.iter_raw() if method != "HEAD" else ():
+                data += chunk
+                if len(data) > _MOST or time.monotonic() > end:
+                    raise OfflineError(
+                        f"The Hub at {self.endpoint} answers without end.",
+                        why=f"more than {_MOST} bytes or {_LONGEST:.0f} s",
+                        next="Check HF_ENDPOINT.",
+                    )
+            self._observe(time.monotonic() - start)
+            return Reply(response.status_code, dict(response.headers), bytes(data), url)
+
+    @contextlib.contextmanager
+    def file(
+        self, url: str, token: str | None, start: int, stop: int | None = None
+    ) -> Iterator[Fetched]:
+        """Open a file's bytes from `start` on; the token goes to the Hub's own host alone.
+
+        Raises:
+            ConnectionError: it cannot be opened, or breaks off.
+            HubRefusal: the Hub refuses it.
+        """
+        headers = {"accept-encoding": "identity"}
+        if start or stop is not None:
+            headers["range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
+        if self.is_own(url):
+            headers |= _authorization(token)
+        with self._opened("GET", url, headers, b"", _FILE_TIMEOUT, follow=True) as response:
+            if response.status_code >= 500:
+                raise ConnectionError(f"the Hub answers {response.status_code}")
+            if response.status_code not in (200, 206):
+                raise HubRefusal(
+                    502, f"The Hub answers {response.status_code} for the file's bytes."
+                )
+            offset = start if response.status_code == 206 else 0
+            yield Fetched(offset, self._chunks(response))
+
+    def _chunks(self, response: Any) -> Iterator[bytes]:
+        try:
+            yield from response.iter_raw(_CHUNK)
+        except http_library().HTTPError as error:
+            raise ConnectionError(str(error) or type(error).__name__) from error
+
+    @contextlib.contextmanager
+    def _opened(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes, timeout: float,
+        *, follow: bool = False,
+    ) -> Iterator[Any]:  # fmt: skip
+        from huggingface_hub.utils import get_session
+
+        library = http_library()
+        try:
+            with get_session().stream(
+                method, url, headers=dict(headers), content=body or None, timeout=timeout,
+                follow_redirects=follow,
+            ) as response:  # fmt: skip
+                yield response
+        except (library.HTTPError, library.InvalidURL) as error:
+            raise OfflineError(
+                f"The Hub at {self.endpoint} does not answer.",
+                why=str(error) or type(error).__name__,
+                next="Check the network and HF_ENDPOINT; what is in the cache is served.",
+            ) from error
+
+    def is_own(self, url: str) -> bool:
+        """Whether an address is on the Hub's own host."""
+        found, own = urlsplit(url), urlsplit(self.endpoint)
+        return (found.scheme, found.netloc) == (own.scheme, own.netloc)
+
+
+def _authorization(token: str | None) -> dict[str, str]:
+    return {"authorization": f"Bearer {token}"} if token else {}

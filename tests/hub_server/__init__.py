@@ -1,0 +1,1 @@
+"""`mdl serve --hub` between the loopback Hub and the real clients."""
