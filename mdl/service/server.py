@@ -72,7 +72,7 @@ def _uvicorn_config(service: Service) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """Ends open event streams before uvicorn waits for them."""
+    """Ends event streams and a verification before uvicorn waits for them."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
@@ -80,6 +80,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._service.streams.closing.set()
+        self._service.cache.closing.set()  # a verification too would keep uvicorn waiting
         await super().shutdown(sockets)
 
     @contextlib.contextmanager

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mdl.cachemgr.layout import COMMIT_LENGTH, SHA256_LENGTH, is_hash
@@ -23,7 +24,7 @@ from mdl.cachemgr.scan import (
     scan_folder,
     store_is_marked,
 )
-from mdl.errors import VerificationError
+from mdl.errors import BusyError, VerificationError
 from mdl.store import CacheIndex
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
 # A result for unchanged content is trusted for a day: long enough to resume a run, and short
 # enough that bit rot is found.
 FRESH_SECONDS = 86400.0
-_BATCH = 64
+# How often results are remembered, so that a killed run loses little, and progress is shown.
+_SAVE_SECONDS = 2.0
+_BEAT_SECONDS = 0.2
 
 
 class Job(NamedTuple):
@@ -82,21 +85,41 @@ class VerifyReport:
         }
 
 
-class Throttle:
-    """Limits all readers together to `rate` bytes a second."""
+class Pace:
+    """What all readers together have read, and may still read.
 
-    def __init__(self, rate: float) -> None:
+    Args:
+        rate: bytes a second; `None` for no limit.
+        stop: set from another thread to end every reader within a piece of its file.
+    """
+
+    def __init__(self, rate: float | None, stop: threading.Event) -> None:
+        self.bytes = 0
         self._rate = rate
+        self._stop = stop
         self._lock = threading.Lock()
         self._next = time.monotonic()
 
     def __call__(self, count: int) -> None:
+        """Count bytes just read, and wait if that was too fast.
+
+        Raises:
+            BusyError: the run is to end.
+        """
         with self._lock:
+            self.bytes += count
             now = time.monotonic()
-            self._next = max(self._next, now) + count / self._rate
+            if self._rate is not None:
+                self._next = max(self._next, now) + count / self._rate
             delay = self._next - now
-        if delay > 0:
-            time.sleep(delay)
+        self._stop.wait(max(0.0, delay))
+        self.check()
+
+    def check(self) -> None:
+        if self._stop.is_set():
+            raise BusyError(
+                "The verification was stopped.", next="Run it again: it continues where it was."
+            )
 
 
 def jobs_of(root: str, folders: Iterable[Folder]) -> tuple[list[Job], int]:
@@ -197,7 +220,8 @@ class Verifier:
         workers: how many files to hash at the same time.
         rate: bytes a second for all of them together; `None` for no limit.
         again: also hash what a recent run found good.
-        progress: called with (bytes done, bytes in total) after each file.
+        progress: called with (bytes read, bytes in total) several times a second.
+        stop: set from another thread to end the run within a second.
     """
 
     def __init__(
@@ -209,34 +233,45 @@ class Verifier:
         rate: float | None = None,
         again: bool = False,
         progress: Callable[[int, int], None] = lambda done, total: None,
+        stop: threading.Event | None = None,
     ) -> None:
         self.root = root
         self.index = index
         self.workers = workers or os.cpu_count() or 1
-        self.pause = Throttle(rate) if rate else None
         self.again = again
         self.progress = progress
+        self.stop = stop or threading.Event()
+        self.pace = Pace(rate, self.stop)
 
     def run(self, folders: Sequence[Folder]) -> VerifyReport:
+        """Hash what is not known to be good, and compare the snapshots with their listings.
+
+        Raises:
+            BusyError: `stop` was set. What was hashed until then is remembered, as it is after
+                KeyboardInterrupt.
+        """
         report = VerifyReport()
         jobs, report.unknown = jobs_of(self.root, folders)
         waiting = [job for job in jobs if not self._known_good(job, report)]
         total = sum(job.size for job in waiting)
         by_name = {folder.name: folder for folder in folders}
         rows: list[tuple[str, str, str]] = []
+        saved = time.monotonic()
         try:
-            for job, stamp, found in self._hashes(waiting):
-                report.checked += 1
-                report.bytes += job.size
-                rows.append((job.path, stamp, "good" if found == job.expected else found))
-                if found != job.expected:
-                    report.bad += _bad_names(job, found, by_name)
-                if len(rows) >= _BATCH:
+            for done in self._hashes(waiting):
+                self.progress(min(self.pace.bytes, total), total)
+                for job, stamp, found in done:
+                    report.checked += 1
+                    report.bytes += job.size
+                    rows.append((job.path, stamp, "good" if found == job.expected else found))
+                    if found != job.expected:
+                        report.bad += _bad_names(job, found, by_name)
+                if rows and time.monotonic() - saved > _SAVE_SECONDS:
                     self.index.put_verified(rows)
-                    rows = []
-                self.progress(report.bytes, total)
+                    rows, saved = [], time.monotonic()
         finally:
             self.index.put_verified(rows)
+        self.progress(total, total)
         for folder in folders:
             report.bad += compare_snapshots(self.root, folder)
         return report
@@ -253,21 +288,26 @@ class Verifier:
     def _verified(self) -> dict[str, tuple[str, str]]:
         return self.index.verified(time.time() - FRESH_SECONDS)
 
-    def _hashes(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, str, str]]:
-        """Yield (job, stamp, hash); files that disappear or change meanwhile are left out."""
+    def _hashes(self, jobs: Sequence[Job]) -> Iterator[list[tuple[Job, str, str]]]:
+        """Yield lists of (job, stamp, hash) as they come, and empty ones while nothing does.
+
+        Files that disappear or change meanwhile are left out.
+        """
         queue = iter(jobs)
         with ThreadPoolExecutor(self.workers) as pool:
             running: set[Future[tuple[Job, str, str] | None]] = set()
             try:
                 while True:
-                    for job in queue:
+                    for job in islice(queue, self.workers * 2 - len(running)):
                         running.add(pool.submit(self._hash, job))
-                        if len(running) >= self.workers * 2:
-                            break
                     if not running:
                         return
-                    done, running = wait(running, return_when=FIRST_COMPLETED)
-                    yield from (found for future in done if (found := future.result()) is not None)
+                    done, running = wait(running, _BEAT_SECONDS, return_when=FIRST_COMPLETED)
+                    yield [found for future in done if (found := future.result()) is not None]
+                    self.pace.check()
+            except BaseException:
+                self.stop.set()  # whatever ends the run ends its threads
+                raise
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
@@ -277,7 +317,7 @@ class Verifier:
             if stamp is None:
                 return None
             try:
-                found = hash_file(job.path, algorithm(job.expected) or "", self.pause)
+                found = hash_file(job.path, algorithm(job.expected) or "", self.pace)
             except OSError as error:
                 return job, stamp, f"cannot be read: {error.strerror or error}"
             if stamp_of(job.path) == stamp:

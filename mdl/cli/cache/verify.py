@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,14 +79,19 @@ def verify(
 
 
 def _progress(as_json: bool) -> Callable[[int, int], None]:
-    """Show progress on one line, on a terminal only."""
+    """Show bytes, speed and time left on one line, on a terminal only."""
     if as_json or not sys.stderr.isatty():
         return lambda done, total: None
+    start = time.monotonic()
 
     def show(done: int, total: int) -> None:
-        end = "\n" if done >= total else ""
-        click.echo(f"\r{human_size(done)} of {human_size(total)} hashed ", nl=False, err=True)
-        click.echo(end, nl=False, err=True)
+        rate = done / max(time.monotonic() - start, 0.001)
+        text = f"{human_size(done)} of {human_size(total)} hashed"
+        if done and done < total:
+            minutes, seconds = divmod(round((total - done) / rate), 60)
+            text += f", {human_size(rate)}/s, {minutes}:{seconds:02} left"
+        # Spaces over what a longer line left; the last one stays.
+        click.echo(f"\r{text:60}", nl=total == done, err=True)
 
     return show
 

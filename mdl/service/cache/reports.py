@@ -5,7 +5,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from mdl.cachemgr.verify import Verifier, select_folders, verification_error
-from mdl.errors import BusyError, ConfigError, UsageError
+from mdl.errors import ConfigError, UsageError
 from mdl.service.schemas import Verify
 from mdl.settings import parse_size
 
@@ -29,12 +29,8 @@ def verify_json(cache: "Cache", wanted: Verify, closing: threading.Event) -> dic
     except ConfigError as error:
         raise UsageError(error.message, next=error.next) from error
 
-    def check(_done: int, _total: int) -> None:
-        if closing.is_set():
-            raise BusyError("The service is stopping.", next="Ask again: it continues from there.")
-
     root = os.fspath(cache.root)
-    verifier = Verifier(root, cache.index, rate=rate, again=wanted.again, progress=check)
+    verifier = Verifier(root, cache.index, rate=rate, again=wanted.again, stop=closing)
     report = verifier.run(select_folders(cache, wanted.names, wanted.repo_type))
     remaining = [{**bad.to_json(), "why": ""} for bad in report.bad]
     shown = {"root": root, **report.to_json(), "repaired": 0, "remaining": remaining}

@@ -87,7 +87,7 @@ class CacheService:
         self._reading_now: asyncio.Future[CacheState] | None = None
 
     def close(self) -> None:
-        """Finish an action that has begun; end a verification at the next file."""
+        """Finish an action that has begun; end a verification at once."""
         self.closing.set()
         for thread in (self.reading, self.changing, self._verifying):
             thread.close()
