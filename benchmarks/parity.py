@@ -21,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mdl.formats import claimed_format
 from mdl.resolver import Resolution, ResolveOptions, Resolver
-from mdl.resolver.formats import claimed_format
 from mdl.resolver.unsloth_table import read_table, rows_of, source_of
 from mdl.settings import Settings
 

@@ -14,8 +14,8 @@ from mdl.settings import Settings, StrPath, load_settings
 
 if TYPE_CHECKING:
     from mdl.cachemgr import Cache, Placement
+    from mdl.formats import Format
     from mdl.resolver import LockEntry
-    from mdl.resolver.formats import Format
 
 # The environment that settings are read from: a resolver is reused until one of these changes.
 _SETTING_NAMES = (
@@ -146,7 +146,7 @@ def inspect(
     """
     from pathlib import Path
 
-    from mdl.resolver.formats import describe_folder, recognize
+    from mdl.formats import describe_folder, recognize
 
     resolver = resolver_for(settings, token=token, offline=offline)
     asked = parse_name(name)

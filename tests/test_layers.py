@@ -15,13 +15,14 @@ BASE = {"errors", "settings", "formatting", "hub_http", "version", "lazy", "mode
 # Each room, and the rooms below it that it may know. `cli` and `service` stand above all of them.
 BELOW: dict[str, set[str]] = {
     "store": set(),
-    "resolver": {"store"},
-    "cachemgr": {"store"},
+    "formats": {"store"},
+    "resolver": {"store", "formats"},
+    "cachemgr": {"store", "formats"},
     "kernels": set(),
-    "local_resolver": {"store", "resolver", "cachemgr"},
-    "loader": {"store", "resolver", "cachemgr", "kernels", "local_resolver"},
+    "local_resolver": {"store", "formats", "resolver", "cachemgr"},
+    "loader": {"store", "formats", "resolver", "cachemgr", "kernels", "local_resolver"},
     "hub_server": {"store", "resolver", "cachemgr"},
-    "service": {"store", "resolver", "cachemgr", "local_resolver", "hub_server"},
+    "service": {"store", "formats", "resolver", "cachemgr", "local_resolver", "hub_server"},
 }
 
 

@@ -209,8 +209,8 @@ def import_(what: str, mapper: Path | None, loader_utils: Path | None, dry_run: 
 @_json
 def sync(names: tuple[str, ...], formats: tuple[str, ...], dry_run: bool, as_json: bool) -> int:
     """Import mirrors of each NAME from the Hub's model tree."""
+    from mdl.formats import parse_format
     from mdl.resolver import remember_tree, sync_mirrors
-    from mdl.resolver.formats import parse_format
 
     wanted = {parse_format(format).format for format in formats}
     found, hub = _open(), _hub()

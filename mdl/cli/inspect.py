@@ -12,7 +12,7 @@ from mdl.errors import UsageError
 from mdl.formatting import human_size, printable, table
 
 if TYPE_CHECKING:
-    from mdl.resolver.formats import Format
+    from mdl.formats import Format
 
 
 @click.command()
@@ -63,7 +63,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _judge(body: dict[str, Any]) -> "Format":
-    from mdl.resolver.formats import description_from_json, recognize
+    from mdl.formats import description_from_json, recognize
 
     return recognize(description_from_json(body))
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mdl.formats import claimed_format
 from mdl.loader.progress import Progress
 from mdl.loader.request import LoadRequest
 from mdl.loader.source import LocatedModel, Selection, fetch_model, locate_model, pull_files
 from mdl.loader.verify import repair_snapshot
 from mdl.resolver import ResolveOptions, parse_name
-from mdl.resolver.formats import claimed_format
 from mdl.settings import Settings, StrPath, load_settings
 from mdl.store import STORED_FORMATS
 

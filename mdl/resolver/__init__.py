@@ -17,7 +17,6 @@ if TYPE_CHECKING:
         read_catalog_file,
         rows_to_remove,
     )
-    from mdl.resolver.formats import ADAPTER, is_adapter
     from mdl.resolver.hub_api import HubApi
     from mdl.resolver.hub_description import format_on_hub
     from mdl.resolver.lockfile import (
@@ -54,7 +53,6 @@ __getattr__ = door(
             "HIGHEST_RANK catalog_text mirror_row parse_catalog_file read_catalog_file "
             "rows_to_remove"
         ),
-        "formats": "ADAPTER is_adapter",
         "hub_api": "HubApi",
         "hub_description": "format_on_hub",
         "lockfile": "LockEntry lock_entry lock_text read_lock resolve_locked write_lock",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mdl.errors import MdlError, NotFoundError, UsageError
-from mdl.resolver.formats import claimed_format
+from mdl.formats import claimed_format
 from mdl.resolver.names import parse_name, shown
 from mdl.store import (
     FORMATS,

@@ -22,14 +22,14 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from mdl.errors import BusyError, HubFaultError, MdlError, NoAccessError, OfflineError
-from mdl.hub_http import http_library
-from mdl.resolver.formats import (
+from mdl.formats import (
     catalogue_format,
     claimed_format,
     config_format,
     is_adapter,
     recognize,
 )
+from mdl.hub_http import http_library
 from mdl.resolver.hub_description import describe_listing
 from mdl.resolver.hub_session import bounded
 from mdl.resolver.types import RepoInfo

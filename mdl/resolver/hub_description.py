@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mdl.errors import NoAccessError
-from mdl.resolver.formats import (
+from mdl.formats import (
     GGUF_HEAD,
     SIDE_FILES,
     Description,

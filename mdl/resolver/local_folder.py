@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from mdl.errors import NotFoundError, UsageError
-from mdl.resolver.formats import ADAPTER, config_format
+from mdl.formats import ADAPTER, config_format
 from mdl.resolver.names import Name, shown
 from mdl.resolver.types import Cached, Resolution, ResolveOptions, TraceStep
 

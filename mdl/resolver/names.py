@@ -131,7 +131,7 @@ def _folder(name: str) -> Name:
 
 def _split_variant(name: str, endpoint: str) -> Name | None:
     """The repository and variant in `org/name:Q4_K_M` and `hf.co/org/name:Q4_K_M`."""
-    from mdl.resolver.formats import is_variant, type_in
+    from mdl.formats import is_variant, type_in
 
     head, colon, variant = name.rpartition(":")
     if not colon or not is_variant(variant) or os.path.exists(name):

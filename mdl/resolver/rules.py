@@ -19,9 +19,9 @@ The rules, in order; each leaves a line in the trace:
 from collections.abc import Iterator, Mapping
 
 from mdl.errors import MdlError
+from mdl.formats import claimed_format
 from mdl.resolver import refusals
 from mdl.resolver.candidates import Candidate, Field, candidates
-from mdl.resolver.formats import claimed_format
 from mdl.resolver.names import is_commit, shown
 from mdl.resolver.types import (
     READABLE,

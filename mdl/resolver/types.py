@@ -8,7 +8,7 @@ import time
 from typing import Any, NamedTuple, Protocol
 
 from mdl.errors import MdlError, UsageError, error_from_json
-from mdl.resolver.formats import File
+from mdl.formats import File
 from mdl.resolver.names import Name, parse_revision
 from mdl.settings import PREFERENCES
 from mdl.store import LOADABLE_FORMATS, RepositoryRow
@@ -58,7 +58,7 @@ class ResolveOptions(_ResolveOptions):
         any_publisher: bool = False,
     ) -> "ResolveOptions":
         if format not in LOADABLE_FORMATS:
-            from mdl.resolver.formats import parse_format
+            from mdl.formats import parse_format
 
             format, named = parse_format(format)
             variant = named or variant

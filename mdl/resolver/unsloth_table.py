@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mdl.errors import NotFoundError, UsageError
-from mdl.resolver.formats import claimed_format
+from mdl.formats import claimed_format
 from mdl.store import BadMirror, CatalogSource, MirrorRow
 
 _TABLE = "__INT_TO_FLOAT_MAPPER"

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from mdl.errors import LoadError, VerificationError
+from mdl.formats import ADAPTER
 from mdl.loader.checkpoint.files import INDEX, SINGLE, CheckpointFiles, choose_files
 from mdl.loader.checkpoint.safetensors_header import Header, TensorInfo, damaged_file, read_header
 from mdl.loader.request import LoadRequest
-from mdl.resolver import ADAPTER
 
 FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 

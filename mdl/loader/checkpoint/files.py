@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from mdl.errors import LoadError
-from mdl.resolver import ADAPTER, is_adapter
+from mdl.formats import ADAPTER, is_adapter
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

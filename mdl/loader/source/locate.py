@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mdl.cachemgr import open_cache
 from mdl.errors import LoadError, MdlError, OfflineError, VerificationError
+from mdl.formats import ADAPTER
 from mdl.hub_http import hub_errors
 from mdl.loader.checkpoint import CheckpointFiles, files_in, read_checkpoint, read_json
 from mdl.loader.progress import Progress
@@ -14,7 +15,7 @@ from mdl.loader.source.download import HubAccess, download_small_files, plan_dow
 from mdl.loader.source.fetch import fetch_adapter
 from mdl.loader.source.local_copy import find_local_copy, read_local_copy
 from mdl.loader.source.located import Adapter, LocatedModel
-from mdl.resolver import ADAPTER, Resolution, ResolveOptions, is_commit
+from mdl.resolver import Resolution, ResolveOptions, is_commit
 from mdl.settings import Settings, load_settings
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from mdl.errors import MdlError
-from mdl.resolver.formats import Format, Variant
+from mdl.formats import Format, Variant
 from mdl.resolver.refusals import ACCESS_WORDS
 from mdl.resolver.stored import refusals
 from mdl.resolver.stored.listing import Listing

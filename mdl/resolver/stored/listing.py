@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from mdl.resolver.formats import (
+from mdl.formats import (
     Description,
     File,
     Format,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from mdl.resolver.formats import (
+from mdl.formats import (
     catalogue_format,
     describe_folder,
     find_tables,

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mdl.resolver.formats.types import Description, Finding
+from mdl.formats.types import Description, Finding
 
 # Endings of tensors' names that only one layout has; the first that is there decides.
 _MARKS: tuple[tuple[str, str, str, float | None], ...] = (

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mdl.resolver.formats.schemes import (
+from mdl.formats.schemes import (
     CT_FORMATS,
     FLOAT,
     Scheme,
@@ -15,8 +15,8 @@ from mdl.resolver.formats.schemes import (
     of_quark,
     share,
 )
-from mdl.resolver.formats.types import Finding, number
-from mdl.resolver.formats.weights import Weights, count_weights, language_config
+from mdl.formats.types import Finding, number
+from mdl.formats.weights import Weights, count_weights, language_config
 
 # `quant_method` → format, for methods whose format does not depend on anything else, and the keys
 # of the bits of a weight (a number stands for itself).

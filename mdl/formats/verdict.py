@@ -2,13 +2,13 @@
 
 from typing import NamedTuple
 
-from mdl.resolver.formats.claims import Claim, name_claims
-from mdl.resolver.formats.layout import Layout, main_weights
-from mdl.resolver.formats.quant_config import SIDE_FILES, find_tables, read_table
-from mdl.resolver.formats.sizes import Measured, measure
-from mdl.resolver.formats.tensors import read_tensors
-from mdl.resolver.formats.types import Description, File, Finding
-from mdl.resolver.formats.weights import language_config
+from mdl.formats.claims import Claim, name_claims
+from mdl.formats.layout import Layout, main_weights
+from mdl.formats.quant_config import SIDE_FILES, find_tables, read_table
+from mdl.formats.sizes import Measured, measure
+from mdl.formats.tensors import read_tensors
+from mdl.formats.types import Description, File, Finding
+from mdl.formats.weights import language_config
 
 # One packing, several methods: what tensors called this way may be in a configuration's words.
 _SAME_TENSORS = {

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from mdl.resolver.formats.gguf_types import FILE_TYPES, bits_of, default_order, type_in
-from mdl.resolver.formats.types import File, Variant, total
+from mdl.formats.gguf_types import FILE_TYPES, bits_of, default_order, type_in
+from mdl.formats.types import File, Variant, total
 
 # `-00001-of-00003.gguf` is llama.cpp's; `.part1of2` and `-split-a` are pieces of one file.
 _SPLIT = re.compile(r"[-.](\d{5})-of-(\d{5})$", re.IGNORECASE)

@@ -7,8 +7,8 @@ of its weights, and the others stand beside it.
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from mdl.resolver.formats.types import number
-from mdl.resolver.formats.weights import Weights
+from mdl.formats.types import number
+from mdl.formats.weights import Weights
 
 
 class Scheme(NamedTuple):

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterable
 
-from mdl.resolver.formats.quant_readers import bitrate
-from mdl.resolver.formats.types import Description, File, Finding, Variant, number
+from mdl.formats.quant_readers import bitrate
+from mdl.formats.types import Description, File, Finding, Variant, number
 
 _BRANCH = re.compile(
     r"(\d{1,2}(?:[._]\d{1,3})?)[-_]?(?:bpw)?(?:[-_.]?h[bB]?\d+)?(?:[-_][a-z]\w*)?", re.IGNORECASE

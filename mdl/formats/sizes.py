@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from mdl.resolver.formats.types import Description, File, Finding, total
-from mdl.resolver.formats.weights import count_weights, named_weights
+from mdl.formats.types import Description, File, Finding, total
+from mdl.formats.weights import count_weights, named_weights
 
 # Above this many stored bits weights are floats of 16 bits or more, whatever is said of them;
 # below it they are not. Embeddings and norms stay floats, so quantized ones store more than told.

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from mdl.resolver.formats.gguf_files import is_gguf
-from mdl.resolver.formats.types import File, Variant
+from mdl.formats.gguf_files import is_gguf
+from mdl.formats.types import File, Variant
 
 ADAPTER = "adapter_config.json"
 

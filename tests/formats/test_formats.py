@@ -2,8 +2,8 @@
 
 import pytest
 
-from mdl.resolver.formats import claimed_format
-from mdl.resolver.formats.claims import _ANY_MARK, _patterns
+from mdl.formats import claimed_format
+from mdl.formats.claims import _ANY_MARK, _patterns
 
 
 def test_every_claim_is_found_by_the_search_before_it() -> None:

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mdl.resolver.formats.claims import catalogue_format
-from mdl.resolver.formats.quant_readers import READERS, by_method
-from mdl.resolver.formats.types import Finding
-from mdl.resolver.formats.weights import count_weights
+from mdl.formats.claims import catalogue_format
+from mdl.formats.quant_readers import READERS, by_method
+from mdl.formats.types import Finding
+from mdl.formats.weights import count_weights
 
 # What is looked at, in this order, where several tell of a quantization.
 _KEYS = ("quantization_config", "compression_config", "quantization")

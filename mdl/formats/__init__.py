@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 from mdl.lazy import door
 
 if TYPE_CHECKING:
-    from mdl.resolver.formats.asked import is_variant, parse_format
-    from mdl.resolver.formats.claims import catalogue_format, claimed_format
-    from mdl.resolver.formats.describe import describe_folder, description_from_json
-    from mdl.resolver.formats.gguf_header import GGUF_HEAD, read_gguf_head
-    from mdl.resolver.formats.gguf_types import type_in
-    from mdl.resolver.formats.layout import ADAPTER, is_adapter
-    from mdl.resolver.formats.quant_config import SIDE_FILES, config_format, find_tables
-    from mdl.resolver.formats.recognition import recognize
-    from mdl.resolver.formats.runtimes import RUNTIMES, runtimes_of
-    from mdl.resolver.formats.types import Description, File, Format, Variant, variant_key
+    from mdl.formats.asked import is_variant, parse_format
+    from mdl.formats.claims import catalogue_format, claimed_format
+    from mdl.formats.describe import describe_folder, description_from_json
+    from mdl.formats.gguf_header import GGUF_HEAD, read_gguf_head
+    from mdl.formats.gguf_types import type_in
+    from mdl.formats.layout import ADAPTER, is_adapter
+    from mdl.formats.quant_config import SIDE_FILES, config_format, find_tables
+    from mdl.formats.recognition import recognize
+    from mdl.formats.runtimes import RUNTIMES, runtimes_of
+    from mdl.formats.types import Description, File, Format, Variant, variant_key
 
 __getattr__ = door(
     __name__,

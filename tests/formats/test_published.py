@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mdl.resolver.formats import Format, description_from_json, recognize
+from mdl.formats import Format, description_from_json, recognize
 
 PUBLISHED = [
     json.loads(line)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mdl.errors import UsageError
-from mdl.resolver.formats.gguf_header import GGUF_HEAD, read_gguf_head
-from mdl.resolver.formats.quant_config import SIDE_FILES
-from mdl.resolver.formats.types import Description, File
+from mdl.formats.gguf_header import GGUF_HEAD, read_gguf_head
+from mdl.formats.quant_config import SIDE_FILES
+from mdl.formats.types import Description, File
 
 # What is read of a folder besides headers, each where it is there.
 SMALL_FILES = (

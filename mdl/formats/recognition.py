@@ -7,14 +7,14 @@ they decide only where nothing else can, and are checked against what does.
 
 from collections.abc import Iterable
 
-from mdl.resolver.formats.bitrates import branch_variants, openvino_variants, stated_variants
-from mdl.resolver.formats.claims import Claim, name_claims, tag_claims
-from mdl.resolver.formats.gguf_files import GgufFiles, sort_files
-from mdl.resolver.formats.layout import ADAPTER, Layout, onnx_variants, sort_layout
-from mdl.resolver.formats.runtimes import runtimes_of
-from mdl.resolver.formats.tensors import index_of, is_mlx_copy
-from mdl.resolver.formats.types import Description, Format, Variant
-from mdl.resolver.formats.verdict import Claims, Verdict, believable, judge, stated
+from mdl.formats.bitrates import branch_variants, openvino_variants, stated_variants
+from mdl.formats.claims import Claim, name_claims, tag_claims
+from mdl.formats.gguf_files import GgufFiles, sort_files
+from mdl.formats.layout import ADAPTER, Layout, onnx_variants, sort_layout
+from mdl.formats.runtimes import runtimes_of
+from mdl.formats.tensors import index_of, is_mlx_copy
+from mdl.formats.types import Description, Format, Variant
+from mdl.formats.verdict import Claims, Verdict, believable, judge, stated
 
 # Weight files besides transformers' own: the kind of file is the format.
 _OTHER_KINDS = (

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdl.errors import UsageError
-from mdl.resolver.formats import (
+from mdl.formats import (
     Description,
     File,
     Format,
@@ -20,8 +20,8 @@ from mdl.resolver.formats import (
     recognize,
     variant_key,
 )
-from mdl.resolver.formats.claims import TAGS, WIDE_TAGS
-from mdl.resolver.formats.gguf_types import BITS, FILE_TYPES, type_in
+from mdl.formats.claims import TAGS, WIDE_TAGS
+from mdl.formats.gguf_types import BITS, FILE_TYPES, type_in
 
 AWQ = {"quantization_config": {"quant_method": "awq", "bits": 4, "zero_point": True}}
 LLAMA_8B = {

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mdl.resolver.formats.types import number
+from mdl.formats.types import number
 
 # Where configurations of several models keep that of the language model.
 NESTED = ("text_config", "llm_config", "language_config", "language_model_config", "thinker_config")
