@@ -55,7 +55,7 @@ _FILE = FilePath(dir_okay=False, path_type=Path)
 @click.option("--offline", is_flag=True, help="With --hub: ask nothing upstream.")
 @click.option(
     "--offline-access",
-    default="0s",
+    default="0h",
     show_default=True,
     metavar="TIME",
     help="With --hub: how long known access to gated models holds without the Hub, as 24h.",

@@ -95,7 +95,7 @@ def test_without_the_hub_what_was_public_is_served(gated: LoopbackHub, between: 
     assert get(here, "Org/Open/resolve/main/other.bin").status_code == 503
 
 
-@pytest.mark.parametrize(("hours", "status"), [("0s", 503), ("24h", 200)])
+@pytest.mark.parametrize(("hours", "status"), [("0h", 503), ("24h", 200)])
 def test_without_the_hub_known_access_holds_as_long_as_the_operator_says(
     gated: LoopbackHub, between: Serve, hours: str, status: int
 ) -> None:

@@ -18,7 +18,7 @@ FILES = {"config.json": "{}", "model.safetensors": BIG, "sub/tokens.txt": "a\nb\
 SHA = hashlib.sha256(BIG).hexdigest()
 WHOLE = [len(BIG), SHA]
 PATH = "Org/Model/resolve/main/model.safetensors"
-CLIENT = httpx2.Client(timeout=60)
+CLIENT = httpx2.Client(timeout=60, limits=httpx2.Limits(max_keepalive_connections=0))
 SNAPSHOT = """
 import pathlib
 folder = pathlib.Path(hf.snapshot_download('Org/Model'))
