@@ -149,3 +149,12 @@ def _with_examples() -> list[str]:
 def test_the_examples_in_docstrings_run(module: str, world: dict[str, str], tmp_path: Path) -> None:
     tests = doctest.DocTestFinder().find(importlib.import_module(module))
     run("".join(each.source for test in tests for each in test.examples), world, tmp_path)
+
+
+NAMED = re.compile(r"`((?:mdl|tests|benchmarks|docs|demo)/[\w./-]+)`")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_the_files_that_a_page_names_are_there(page: Path) -> None:
+    named = NAMED.findall(page.read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []
