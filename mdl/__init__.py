@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from mdl.loader import verify_target as verify
     from mdl.local_resolver import access, lock, resolve, where
+    from mdl.observe import load_ipython_extension, watch
     from mdl.resolver import Resolution, ResolveOptions
     from mdl.settings import Settings, load_settings
 
@@ -53,6 +54,7 @@ __all__ = [
     "pull",
     "resolve",
     "verify",
+    "watch",
     "where",
 ]
 _MODULES = {
@@ -63,6 +65,7 @@ _MODULES = {
         "load plan pull"
     ),
     "mdl.local_resolver": "access lock resolve where",
+    "mdl.observe": "load_ipython_extension watch",
     "mdl.resolver": "Resolution ResolveOptions",
     "mdl.settings": "Settings load_settings",
 }

@@ -20,7 +20,16 @@ BELOW: dict[str, set[str]] = {
     "cachemgr": {"store", "formats"},
     "kernels": set(),
     "local_resolver": {"store", "formats", "resolver", "cachemgr"},
-    "loader": {"store", "formats", "resolver", "cachemgr", "kernels", "local_resolver"},
+    "observe": {"store", "formats", "resolver", "cachemgr"},
+    "loader": {
+        "store",
+        "formats",
+        "resolver",
+        "cachemgr",
+        "kernels",
+        "local_resolver",
+        "observe",
+    },
     "hub_server": {"store", "resolver", "cachemgr"},
     "service": {"store", "formats", "resolver", "cachemgr", "local_resolver", "hub_server"},
 }

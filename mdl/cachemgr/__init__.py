@@ -13,7 +13,7 @@ from mdl.lazy import door
 if TYPE_CHECKING:
     from mdl.cachemgr.cache import Cache, open_cache
     from mdl.cachemgr.known_names import cached_names, cached_revisions
-    from mdl.cachemgr.layout import folder_name, repo_key
+    from mdl.cachemgr.layout import folder_name, parse_folder, repo_key
     from mdl.cachemgr.pins import parse_pin, pin_matches, waiting_note
     from mdl.cachemgr.types import CachedRepo, CachedRevision, Placement, Totals
 
@@ -22,7 +22,7 @@ __getattr__ = door(
     {
         "cache": "Cache open_cache",
         "known_names": "cached_names cached_revisions",
-        "layout": "folder_name repo_key",
+        "layout": "folder_name parse_folder repo_key",
         "pins": "parse_pin pin_matches waiting_note",
         "types": "CachedRepo CachedRevision Placement Totals",
     },

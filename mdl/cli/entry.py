@@ -43,7 +43,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     sys.stdout = CleanStream(sys.stdout, styles=True)
     sys.stderr = CleanStream(sys.stderr, redraws=True)
     try:
-        code = _run(args, as_json="--json" in args)
+        code = _run(args, as_json="--json" in _own_words(args))
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -85,7 +85,23 @@ def _run(args: list[str], *, as_json: bool) -> int:
         return _fail(_unexpected(error), as_json=as_json)
 
 
+def _own_words(args: list[str]) -> list[str]:
+    """The words that are options of mdl itself: not those of the command of `mdl run`."""
+    if args[:1] != ["run"]:
+        return args
+    from mdl.cli.run_options import read_plainly
+
+    read = read_plainly(args[1:])
+    return args if read is None else args[: len(args) - len(read[1])]
+
+
 def _command(args: list[str]) -> int:
+    if args[:1] == ["run"]:  # without click: its import would delay every run
+        from mdl.cli.run_options import read_plainly, run_plainly
+
+        read = read_plainly(args[1:])
+        if read is not None:
+            return run_plainly(*read)
     from mdl.cli.group import cli
 
     if "_MDL_COMPLETE" in os.environ:

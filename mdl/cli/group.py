@@ -19,6 +19,7 @@ COMMANDS = {
     "lock": ("mdl.cli.lock", "Lock names to commits and file hashes."),
     "pull": ("mdl.cli.load", "Download what a name resolves to."),
     "load": ("mdl.cli.load", "Load a model, report what was loaded, try a prompt."),
+    "run": ("mdl.cli.run", "Run a command and say which models it really opened."),
     "verify": ("mdl.cli.load", "Check a report, a lock file or a snapshot against the disk."),
     "catalog": ("mdl.cli.catalog", "The table of mirrors: list, add, import, sync, check."),
     "cache": ("mdl.cli.cache.group", "See and shrink the Hugging Face cache."),
@@ -33,7 +34,7 @@ COMMANDS = {
 
 # How `mdl --help` groups them.
 GROUPS = {
-    "Names and models": "resolve inspect access pull load verify kernels",
+    "Names and models": "resolve inspect access pull load run verify kernels",
     "Cache": "cache daemon",
     "Team and machine": "lock catalog serve doctor config completion",
 }

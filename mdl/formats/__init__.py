@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mdl.formats.layout import ADAPTER, is_adapter
     from mdl.formats.quant_config import SIDE_FILES, config_format, find_tables
     from mdl.formats.recognition import recognize
-    from mdl.formats.runtimes import RUNTIMES, runtimes_of
+    from mdl.formats.runtimes import LOADS, RUNTIMES, runtimes_of
     from mdl.formats.types import Description, File, Format, Variant, variant_key
 
 __getattr__ = door(
@@ -31,7 +31,7 @@ __getattr__ = door(
         "layout": "ADAPTER is_adapter",
         "quant_config": "SIDE_FILES config_format find_tables",
         "recognition": "recognize",
-        "runtimes": "RUNTIMES runtimes_of",
+        "runtimes": "LOADS RUNTIMES runtimes_of",
         "types": "Description File Format Variant variant_key",
     },
 )

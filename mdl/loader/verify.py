@@ -20,6 +20,7 @@ from mdl.loader.checkpoint import (
 from mdl.loader.report import Report
 from mdl.loader.request import LoadRequest
 from mdl.loader.source import LocatedModel, download_again, plan_download
+from mdl.observe import FolderLoad, Load, OpenedFile, RunReport, read_run_report
 from mdl.settings import Settings, StrPath, load_settings
 
 
@@ -73,7 +74,10 @@ def verify_target(target: StrPath, settings: Settings | None = None) -> Verifica
             f"{target} does not exist.", next="Pass a report, a lock file or a snapshot folder."
         )
     if target.suffix == ".json":
-        return verify_report(read_report(target))
+        body = _read_body(target)
+        if "loads" in body:
+            return verify_run(str(target), read_run_report(body, str(target)))
+        return verify_report(_report_from(body, target))
     return verify_lock(target, settings or load_settings())
 
 
@@ -83,14 +87,60 @@ def read_report(path: Path) -> Report:
     Raises:
         UsageError: the file is not the report of a load.
     """
+    return _report_from(_read_body(path), path)
+
+
+def _read_body(path: Path) -> dict[str, Any]:
     try:
-        return Report.from_json(json.loads(path.read_text()))
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise UsageError(
-            f"{path} is not a report written by `mdl load --report`.",
-            why=f"{type(error).__name__}: {error}",
-            next="Pass a report, a lock file or a snapshot folder.",
-        ) from error
+        body = json.loads(path.read_text())
+        if not isinstance(body, dict):
+            raise TypeError(f"a {type(body).__name__}, not an object")
+    except (ValueError, TypeError, OSError) as error:
+        raise _not_a_report(path, error) from error
+    return body
+
+
+def _report_from(body: dict[str, Any], path: Path) -> Report:
+    try:
+        return Report.from_json(body)
+    except (ValueError, KeyError, TypeError) as error:
+        raise _not_a_report(path, error) from error
+
+
+def _not_a_report(path: Path, error: Exception) -> UsageError:
+    return UsageError(
+        f"{path} is not a report written by `mdl load --report` or `mdl run --report`.",
+        why=f"{type(error).__name__}: {error}",
+        next="Pass a report, a lock file or a snapshot folder.",
+    )
+
+
+def verify_run(target: str, run: RunReport) -> Verification:
+    """Check what a run opened: is it what was expected, and is it on the disk unchanged?"""
+    problems = [f"expected {each.name}: {each.reason}" for each in run.expected if not each.ok]
+    problems += [f"{each.name} was not expected: {each.reason}" for each in run.unexpected]
+    if run.verdict == "unsure":
+        problems += run.unseen
+    checked = [f"expected {each.name}" for each in run.expected if each.ok]
+    opened_models: list[Load | FolderLoad] = [*run.loads, *run.folders]
+    for model in opened_models:
+        for opened in model.files:
+            good, text = _compare_opened(Path(model.path, opened.path), opened)
+            (checked if good else problems).append(f"{model.name}: {text}")
+    return Verification(target, tuple(checked), tuple(problems))
+
+
+def _compare_opened(path: Path, opened: OpenedFile) -> tuple[bool, str]:
+    if not path.is_file():
+        return False, f"{opened.path} is gone"
+    size = path.stat().st_size
+    if size != opened.size:
+        return False, f"{opened.path} has {size} bytes, not {opened.size}"
+    if opened.hash is None or len(opened.hash) not in (40, 64):
+        return True, f"{opened.path} (size only: no recorded hash)"
+    if not has_hash(path, opened.hash):
+        return False, f"{opened.path} has another hash"
+    return True, opened.path
 
 
 def verify_folder(folder: Path) -> Verification:
