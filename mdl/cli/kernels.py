@@ -11,6 +11,7 @@ import click
 from mdl.cli.output import FilePath, echo_json
 from mdl.errors import UsageError, VerificationError
 from mdl.formatting import table
+from mdl.settings import load_settings
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -23,10 +24,10 @@ def kernels() -> None:
 @kernels.command("ls")
 @_JSON
 def ls(as_json: bool) -> None:
-    """List the operations and what runs them on this machine."""
+    """List the operations, what runs them here, and what was found about them on a GPU."""
     import torch
 
-    from mdl.kernels import backend
+    from mdl.kernels import backend, records_in
     from mdl.kernels import ls as operations
     from mdl.kernels.swap import RULES
 
@@ -35,13 +36,44 @@ def ls(as_json: bool) -> None:
     for one in operations():
         modules = sorted(path for path, rule in RULES.items() if rule.operation == one.name)
         rows.append({"operation": one.name, "what": one.what, "modules": modules})
-    here = backend(device)
+    used, records = backend(device), records_in(load_settings().home)
     if as_json:
-        echo_json({"device": str(device), "backend": here, "operations": rows})
+        found = [{**one.to_json(), "verdicts": _verdicts(one)} for one in records]
+        body = {"device": str(device), "backend": used, "operations": rows, "checked": found}
+        echo_json(body)
         return
     cells = [[one["operation"], str(len(one["modules"])), one["what"]] for one in rows]
     click.echo(table(["OPERATION", "MODULE TYPES", "WHAT"], cells, right=["MODULE TYPES"]))
-    click.echo(f"\non {device}: {_BACKENDS[here]}")
+    click.echo(f"\non {device}: {_BACKENDS[used]}")
+    for record in records:
+        _show_record(record)
+
+
+def _verdicts(record: Any) -> list[dict[str, Any]]:
+    from mdl.kernels import decide
+
+    return [
+        {"need": str(need), **asdict(decide(finding))} for need, finding in record.findings.items()
+    ]
+
+
+def _show_record(record: Any) -> None:
+    """One line a kernel and size: in or out, and the speeds."""
+    one = record.identity
+    parts = [f"{one.device}, driver {one.driver or '-'}", f"torch {one.torch}"]
+    parts += [f"triton {one.triton or '-'}", f"mdl {one.mdl}"]
+    cells = [
+        [
+            verdict["need"],
+            "in" if verdict["goes_in"] else "out",
+            ", ".join(f"{speed:.2f} at {label}" for label, speed in verdict["speeds"].items()),
+            verdict["against"],
+            verdict["why"],
+        ]
+        for verdict in _verdicts(record)
+    ]
+    click.echo(f"\nChecked on {', '.join(parts)}:")
+    click.echo(table(["KERNEL", "", "TIMES FASTER", "THAN", "WHY"], cells))
 
 
 _BACKENDS = {
@@ -56,7 +88,11 @@ _BACKENDS = {
 @click.option("--candidates", is_flag=True, help="With --aot: the tuner's configurations too.")
 @_JSON
 def check(aot: bool, candidates: bool, as_json: bool) -> None:
-    """Compare every operation with a float64 reference, on the GPU or in Triton's interpreter."""
+    """Compare every operation with a float64 reference, on the GPU or in Triton's interpreter.
+
+    On a GPU, what `mdl kernels ls` shows of it is found anew: for the sizes that were needed
+    so far, or for those of an 8B Llama.
+    """
     if aot:
         _check_aot(candidates, as_json)
         return
@@ -76,8 +112,29 @@ def check(aot: bool, candidates: bool, as_json: bool) -> None:
         header = ["OPERATION", "DTYPE", "ERROR", "LIMIT", ""]
         click.echo(table(header, cells, right=["ERROR", "LIMIT"]))
         click.echo(f"\n{_BACKENDS[used]}")
-    body = {"backend": used, "checks": [{**asdict(one), "ok": one.ok} for one in checks]}
-    _end("operations", list(failures(checks)), body, as_json)
+    body: dict[str, Any] = {
+        "backend": used,
+        "checks": [{**asdict(one), "ok": one.ok} for one in checks],
+    }
+    wrong = list(failures(checks))
+    if used == "triton" and not wrong:
+        body["checked"] = _check_anew(as_json)
+    _end("operations", wrong, body, as_json)
+
+
+def _check_anew(as_json: bool) -> dict[str, Any]:
+    """Examine the kernels at the sizes that are on record for this GPU, and show what was found."""
+    import torch
+
+    from mdl.kernels import prove
+    from mdl.kernels.swap import llama_8b
+
+    home, device = load_settings().home, torch.device("cuda", torch.cuda.current_device())
+    needs = list(prove((), device, home).findings) or list(llama_8b())
+    record = prove(needs, device, home, lambda line: click.echo(line, err=True), anew=True)
+    if not as_json:
+        _show_record(record)
+    return {**record.to_json(), "verdicts": _verdicts(record)}
 
 
 def _check_aot(candidates: bool, as_json: bool) -> None:

@@ -15,6 +15,17 @@ from typing import TYPE_CHECKING
 from mdl.lazy import door
 
 if TYPE_CHECKING:
+    from mdl.kernels.first_use import (
+        Checked,
+        Limits,
+        OperationReport,
+        Record,
+        apply_checked,
+        decide,
+        prove,
+        records_in,
+        report_operations,
+    )
     from mdl.kernels.nf4 import Nested, Packed4bit, dequantize_4bit, quantize_4bit
     from mdl.kernels.ops import (
         Lora,
@@ -37,6 +48,10 @@ if TYPE_CHECKING:
 __getattr__ = door(
     __name__,
     {
+        "first_use": (
+            "Checked Limits OperationReport Record apply_checked decide prove records_in "
+            "report_operations"
+        ),
         "nf4": "Nested Packed4bit dequantize_4bit quantize_4bit",
         "ops": (
             "Lora LossOptions add_rms_norm apply_rope cross_entropy fused_linear_cross_entropy "

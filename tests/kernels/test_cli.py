@@ -10,6 +10,9 @@ from mdl.cli import kernels as command
 from mdl.cli.entry import run
 from mdl.cli.group import cli
 from mdl.kernels import self_check as check
+from mdl.kernels.first_use import Finding, Measure, Record, proving
+from mdl.kernels.first_use.record import Identity, write_record
+from mdl.kernels.swap import Need
 
 
 def invoke(capsys, *argv):
@@ -26,6 +29,46 @@ def test_ls_lists_operations_and_what_runs_them(capsys):
     norms = next(one for one in body["operations"] if one["operation"] == "rms_norm")
     assert "transformers.models.llama.modeling_llama.LlamaRMSNorm" in norms["modules"]
     assert "rms_norm" in invoke(capsys, "ls")[1]
+
+
+@pytest.fixture
+def a_record(tmp_path, monkeypatch):
+    """What was found about one kernel on a GPU."""
+    monkeypatch.setenv("MDL_HOME", str(tmp_path))
+    identity = Identity("NVIDIA H100", "9.0", "570.1", "2.11", "3.9", "0.50", "0.2.0")
+    need = Need("rms_norm", (4096,), "bfloat16")
+    measures = (Measure(1, False, 0.001, 1.0, 2.0, "torch"), Measure(16, False, 0.5))
+    record = Record(identity, {need: Finding(need, measures, checked_at="2026-11-29T09:00:00Z")})
+    assert write_record(tmp_path / "kernels", record)
+    return record
+
+
+def test_ls_shows_what_was_found_on_a_gpu(capsys, a_record):
+    code, out = invoke(capsys, "ls")
+    assert code == 0
+    assert "Checked on NVIDIA H100, driver 570.1, torch 2.11, triton 3.9, mdl 0.2.0:" in out
+    (line,) = (line for line in out.splitlines() if line.startswith("rms_norm 4096 bfloat16"))
+    assert "2.00 at 1 row" in line
+    assert "wrong at 16 rows: off by 0.5" in line
+    (found,) = json.loads(invoke(capsys, "ls", "--json")[1])["checked"]
+    assert found["identity"]["device"] == "NVIDIA H100"
+    assert found["verdicts"][0]["reason"] == "wrong"
+
+
+def test_check_on_a_gpu_finds_the_record_anew(capsys, a_record, monkeypatch):
+    asked = []
+
+    def prove(needs, device, home, progress=None, *, anew=False):
+        asked.append((list(needs), anew))
+        return a_record
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(check, "check_here", lambda: ("triton", []))
+    monkeypatch.setattr(proving, "prove", prove)
+    code, out = invoke(capsys, "check")
+    assert code == 0
+    assert asked == [([], False), (list(a_record.findings), True)]
+    assert "rms_norm 4096 bfloat16" in out
 
 
 @pytest.mark.parametrize("backend", ["interpreter"])

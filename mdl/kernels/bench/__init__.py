@@ -6,5 +6,6 @@ from mdl.lazy import door
 
 if TYPE_CHECKING:
     from mdl.kernels.bench.main import measure_here
+    from mdl.kernels.bench.timing import Clock
 
-__getattr__ = door(__name__, {"main": "measure_here"})
+__getattr__ = door(__name__, {"main": "measure_here", "timing": "Clock"})

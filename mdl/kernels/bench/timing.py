@@ -28,11 +28,7 @@ class Clock:
 
     def __init__(self, device: torch.device, rounds: int = 30) -> None:
         self.device, self.rounds = device, rounds
-        self._flush = (
-            torch.empty(_FLUSH_BYTES, dtype=torch.uint8, device=device)
-            if device.type == "cuda"
-            else None
-        )
+        self._flush = _flush_buffer(device) if device.type == "cuda" else None
 
     def interleaved(self, contenders: Mapping[str, Callable[[], Any]]) -> dict[str, Timing]:
         """Median time of each contender, called in turn so that drift hits all alike."""
@@ -73,6 +69,11 @@ class Clock:
     def _wait(self) -> None:
         if self._flush is not None:
             torch.cuda.synchronize(self.device)
+
+
+def _flush_buffer(device: torch.device) -> torch.Tensor:
+    free = torch.cuda.mem_get_info(device)[0]  # beside a model there may be little
+    return torch.empty(min(_FLUSH_BYTES, free // 4), dtype=torch.uint8, device=device)
 
 
 def copy_bytes_per_second(clock: Clock, count: int) -> float:

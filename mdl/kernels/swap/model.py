@@ -6,9 +6,9 @@ hooks and state-dict keys stay, so it can be done before or after PEFT, and `rem
 
 import types
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -85,6 +85,8 @@ def apply(
     model: torch.nn.Module,
     only: Collection[str] | str | None = None,
     skip: Collection[str] | str | None = None,
+    *,
+    refuse: Callable[[torch.nn.Module, str], str] | None = None,
 ) -> Applied:
     """Run our kernels in `model` wherever its modules are of a known type. In place.
 
@@ -94,32 +96,50 @@ def apply(
     Args:
         only: names of the operations to put in (see `ls`); default all.
         skip: names of operations to leave out.
+        refuse: why a module must not have the kernel of an operation; '' if it may.
 
     Raises:
         UsageError: an operation that does not exist, or both `only` and `skip`.
     """
-    wanted = chosen_operations(only, skip)
     swapped: list[Swapped] = []
     left: list[Left] = []
-    for name, module in model.named_modules():
+    for one in candidates(model, chosen_operations(only, skip)):
+        module, why = one.module, one.why
         kind = path_of(type(module)).rpartition(".")[2]
+        if not why and original_of(type(module)) is None:
+            why = refuse(module, one.operation) if refuse is not None else ""
+            if not why and not _swap(module):
+                why = "this version of its library has another forward"
+        if why:
+            left.append(Left(one.name, kind, one.operation, why))
+        else:
+            swapped.append(Swapped(one.name, kind, one.operation))
+    return Applied(tuple(swapped), tuple(left))
+
+
+class Candidate(NamedTuple):
+    """A module that could have a kernel. why: what keeps it from having one; '' for nothing."""
+
+    name: str
+    module: torch.nn.Module
+    operation: str
+    why: str
+
+
+def candidates(model: torch.nn.Module, wanted: Collection[str]) -> Iterator[Candidate]:
+    """Every module that has, may have or could have had a kernel."""
+    for name, module in model.named_modules():
         rule = rule_for(type(module))
         if rule is None:
-            operation = _unknown(module)
-            if operation in wanted:
-                left.append(Left(name, kind, operation, "no kernel knows this module type"))
-            continue
-        if original_of(type(module)) is not None:
-            swapped.append(Swapped(name, kind, rule.operation))
-            continue
-        why = "not asked for" if rule.operation not in wanted else _unfit(module, rule.operation)
-        if not why and not _swap(module):
-            why = "this version of its library has another forward"
-        if why:
-            left.append(Left(name, kind, rule.operation, why))
+            operation, why = _unknown(module), "no kernel knows this module type"
+            if operation not in wanted:
+                continue
+        elif original_of(type(module)) is not None:
+            operation, why = rule.operation, ""
         else:
-            swapped.append(Swapped(name, kind, rule.operation))
-    return Applied(tuple(swapped), tuple(left))
+            operation = rule.operation
+            why = "not asked for" if operation not in wanted else _unfit(module, operation)
+        yield Candidate(name, module, operation, why)
 
 
 def remove(model: torch.nn.Module) -> int:
