@@ -20,6 +20,7 @@ class CachedRevision(NamedTuple):
     spelling: str
     last_used: float | None = None
     pinned: bool = False
+    formats: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -31,6 +32,7 @@ class CachedRevision(NamedTuple):
             "last_modified": self.last_modified,
             "last_used": self.last_used,
             "pinned": self.pinned,
+            "formats": list(self.formats),
             "spelling": self.spelling,
         }
 
@@ -67,6 +69,11 @@ class CachedRepo(NamedTuple):
         return tuple(sorted({ref for revision in self.revisions for ref in revision.refs}))
 
     @property
+    def formats(self) -> tuple[str, ...]:
+        """What its weights are, those of the newest revision first."""
+        return tuple(dict.fromkeys(name for each in self.revisions for name in each.formats))
+
+    @property
     def state(self) -> str:
         """The worst of the revisions' states; `broken` too when the repository has a problem."""
         states = {revision.state for revision in self.revisions}
@@ -88,6 +95,7 @@ class CachedRepo(NamedTuple):
             "last_modified": self.last_modified,
             "pinned": self.pinned,
             "state": self.state,
+            "formats": list(self.formats),
             "revisions": [revision.to_json() for revision in self.revisions],
             "incomplete": {"files": self.incomplete_files, "size": self.incomplete_size},
             "problems": list(self.problems),

@@ -10,7 +10,7 @@ from mdl.lazy import door
 
 if TYPE_CHECKING:
     from mdl.formats.asked import is_variant, parse_format
-    from mdl.formats.claims import catalogue_format, claimed_format
+    from mdl.formats.claims import catalogue_format, claimed_format, format_labels
     from mdl.formats.describe import describe_folder, description_from_json
     from mdl.formats.gguf_header import GGUF_HEAD, read_gguf_head
     from mdl.formats.gguf_types import type_in
@@ -24,7 +24,7 @@ __getattr__ = door(
     __name__,
     {
         "asked": "is_variant parse_format",
-        "claims": "catalogue_format claimed_format",
+        "claims": "catalogue_format claimed_format format_labels",
         "describe": "describe_folder description_from_json",
         "gguf_header": "GGUF_HEAD read_gguf_head",
         "gguf_types": "type_in",

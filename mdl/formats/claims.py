@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import NamedTuple
 
+from mdl.formats.types import Format
 from mdl.store import FORMATS
 
 ANY_4 = frozenset(
@@ -158,6 +159,18 @@ def claimed_format(name: str) -> str | None:
         if claim.format is not None:
             return catalogue_format(claim.format)
     return "other" if claims else None
+
+
+def format_labels(found: Format) -> tuple[str, ...]:
+    """Everything a repository holds in the catalogue's words, its main format first: `16bit`,
+    `gguf:Q4_K_M` where a format's variants are files of their own."""
+    labels: list[str] = []
+    for each in (found, *found.others):
+        if each.format is not None:
+            word = catalogue_format(each.format)
+            named = [f"{word}:{variant.name}" for variant in each.variants if variant.files]
+            labels += named or [word]
+    return tuple(dict.fromkeys(labels))
 
 
 def catalogue_format(format: str) -> str:

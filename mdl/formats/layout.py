@@ -1,5 +1,6 @@
 """Files sorted by what they are weights of: one table of endings and names."""
 
+import functools
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -107,6 +108,7 @@ def is_adapter(paths: Iterable[str]) -> bool:
     return ADAPTER in paths and not any(weights.fullmatch(path) for path in paths)
 
 
+@functools.lru_cache(maxsize=20_000)
 def _kind_of(path: str) -> str | None:
     return next((kind for kind, pattern in _KINDS if pattern.fullmatch(path)), None)
 

@@ -18,7 +18,7 @@ from mdl.store.sqlite_connection import SelfClosing, read_whole
 
 SCHEMA_VERSION = 1
 # Increase it when the meaning of a `folder` row changes: old rows are dropped and read again.
-VIEW_VERSION = 4
+VIEW_VERSION = 5
 
 # Space for the journal of a few thousand changes.
 _RESERVE = 1 << 20

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from mdl.cachemgr import Cache, open_cache
+from mdl.cachemgr.index import compile_filter, rows_of
 from mdl.settings import Settings
 from tests.cachemgr.builder import DAY, A, B, C, CacheBuilder, disk_use, settle
 
@@ -138,3 +139,25 @@ def test_the_index_can_be_dropped_and_pins_survive(built: CacheBuilder, cache: C
     cache.index.drop_view()
     assert cache.list() == before
     assert before[0].pinned
+
+
+def test_the_formats_of_each_repository_are_in_the_listing(
+    built: CacheBuilder, cache: Cache
+) -> None:
+    awq = b'{"quantization_config": {"quant_method": "awq", "bits": 4}}'
+    built.revision("o/awq", A, {"config.json": awq, "model.safetensors": b"w"}, refs=("main",))
+    built.revision(
+        "o/gguf", A, {"m-Q8_0.gguf": b"8", "m-Q4_K_M.gguf": b"4", "mmproj-F16.gguf": b"p"}
+    )
+    built.revision("o/plain", A, {"config.json": b"{}", "model.safetensors": b"w" * 9})
+    formats = {repo.repo_id: repo.formats for repo in cache.list()}
+    assert formats == {
+        "o/awq": ("awq",), "o/gguf": ("gguf:Q4_K_M", "gguf:Q8_0"), "o/plain": ("16bit",),
+    }  # fmt: skip
+    assert cache.list()[1].to_json()["revisions"][0]["formats"] == ["gguf:Q4_K_M", "gguf:Q8_0"]
+    for text, names in (
+        ("format=gguf", ["o/gguf"]), ("format=gguf:q8_0", ["o/gguf"]),
+        ("format!=16bit", ["o/awq", "o/gguf"]),
+    ):  # fmt: skip
+        keep = compile_filter(text, 0.0)
+        assert [row.repo.repo_id for row in rows_of(cache.list()) if keep(row)] == names

@@ -19,6 +19,7 @@ _TEXTS: dict[str, Callable[[Any], Iterable[str]]] = {
     "refs": lambda row: row.refs,
     "name": lambda row: [row.repo.repo_id],
     "state": lambda row: [row.state],
+    "format": lambda row: {name for each in row.formats for name in (each, each.partition(":")[0])},
     "pinned": lambda row: ["true" if row.pinned else "false"],
 }
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
@@ -62,6 +63,10 @@ class Row(NamedTuple):
         return (self.revision or self.repo).refs
 
     @property
+    def formats(self) -> tuple[str, ...]:
+        return (self.revision or self.repo).formats
+
+    @property
     def state(self) -> str:
         return (self.revision or self.repo).state
 
@@ -78,7 +83,8 @@ def rows_of(repos: Iterable[CachedRepo], *, revisions: bool = False) -> list[Row
 
 
 def compile_filter(text: str, now: float) -> Callable[[Row], bool]:
-    """Parse `size>1GB`, `type=model`, `accessed>7d`, `refs=main`, `name=llama*`, `state=broken`.
+    """Parse `size>1GB`, `type=model`, `accessed>7d`, `refs=main`, `name=llama*`, `format=gguf`,
+    `state=broken`.
 
     Raises:
         UsageError: it is not a filter.
@@ -88,7 +94,7 @@ def compile_filter(text: str, now: float) -> Callable[[Row], bool]:
     if match is None or key not in {*_NUMBERS, *_TEXTS}:
         raise UsageError(
             f"{text!r} is not a filter.",
-            next="Examples: size>1GB, type=model, accessed>7d, refs=main, state=broken."
+            next="Examples: size>1GB, format=gguf, accessed>7d, refs=main, state=broken."
             f" Keys: {', '.join(sorted({*_NUMBERS, *_TEXTS}))}.",
         )
     sign = "=" if match[2] == "==" else match[2]

@@ -21,7 +21,7 @@ class Summary(NamedTuple):
 
     `own` counts the bytes that have no name outside this folder; `links` lists the other inodes as
     `(dev, ino, size, names in all, names here)` and `shared` the store's payloads as
-    `(xet hash, size)`. `revisions` are `(commit, refs, size, files, state, mtime)`.
+    `(xet hash, size)`. `revisions` are `(commit, refs, size, files, state, mtime, formats)`.
     `keep_out` says why nothing in it may be moved or removed, or is empty.
     """
 
@@ -169,9 +169,9 @@ def _revisions(
     """A repository's revisions, the most recently changed first."""
     found = [
         CachedRevision(commit, tuple(refs), size, files, state, mtime, spelling, used.get(commit),
-                       is_pinned(pins, commit, refs))
+                       is_pinned(pins, commit, refs), tuple(formats))
         for spelling, summary in real
-        for commit, refs, size, files, state, mtime in summary.revisions
+        for commit, refs, size, files, state, mtime, formats in summary.revisions
     ]  # fmt: skip
     if len(real) > 1:
         merged: dict[str, CachedRevision] = {}

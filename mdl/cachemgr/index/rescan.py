@@ -9,6 +9,7 @@ from typing import Any
 
 from mdl.cachemgr.index.breakdown import Breakdown, break_down, parse_breakdowns
 from mdl.cachemgr.index.grouping import Summary, parse_summaries
+from mdl.cachemgr.index.snapshot_formats import formats_of
 from mdl.cachemgr.scan import Folder, in_processes, scan_folder, store_is_marked, trustworthy
 from mdl.store import FolderRow
 
@@ -43,7 +44,7 @@ def read_folder(root: str, name: str, *, marked: bool) -> FolderRow:
     before = time.time_ns()
     folder = scan_folder(root, name, marked=marked)
     trusted = folder.readable and not folder.incomplete and trustworthy(folder.probes, before)
-    summary = summarize(folder)
+    summary = summarize(folder, root)
     # JSON in ASCII: names that are not UTF-8 stay what they are, as escaped surrogates.
     return FolderRow(
         name,
@@ -62,8 +63,8 @@ def read_again(root: str, names: Sequence[str]) -> dict[str, tuple[Summary, Brea
     return {s.name: (s, b) for s, b in zip(summaries, breakdowns, strict=True)}
 
 
-def summarize(folder: Folder) -> Summary:
-    """Summarize a folder."""
+def summarize(folder: Folder, root: str) -> Summary:
+    """Summarize a folder of the cache at `root`."""
     own = 0
     links: list[Any] = []
     shared: list[Any] = []
@@ -93,7 +94,7 @@ def summarize(folder: Folder) -> Summary:
         changed = max([blob.mtime for blob in used], default=snapshot.mtime)
         revisions.append(
             (snapshot.commit, folder.refs_of(snapshot.commit), size,
-             len(snapshot.pointers), snapshot.state, changed)
+             len(snapshot.pointers), snapshot.state, changed, formats_of(root, folder, snapshot))
         )  # fmt: skip
     blobs = folder.blobs.values()
     return Summary(

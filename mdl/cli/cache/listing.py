@@ -109,12 +109,13 @@ def _name(repo: CachedRepo) -> str:
 
 def _table(rows: list[Row], *, revisions: bool) -> list[str]:
     now = time.time()
-    header = ["REPOSITORY", "SIZE", "LAST USED", "MODIFIED", "STATE", "REFS", ""]
+    header = ["REPOSITORY", "SIZE", "FORMAT", "LAST USED", "MODIFIED", "STATE", "REFS", ""]
     states = [row.state for row in rows]
     lines = [
         [
             _name(row.repo),
             human_size(row.size),
+            _formats(row),
             human_ago(row.accessed, now),
             human_ago(row.modified, now),
             state,
@@ -127,7 +128,7 @@ def _table(rows: list[Row], *, revisions: bool) -> list[str]:
         header.insert(1, "REVISION")
         for line, row in zip(lines, rows, strict=True):
             line.insert(1, row.revision.commit[:12] if row.revision else "")
-    spare = ("MODIFIED", "LAST USED", "REFS")
+    spare = ("MODIFIED", "LAST USED", "REFS", "FORMAT")
     text = table(header, lines, right=("SIZE",), spare=spare).split("\n")
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return text
@@ -136,6 +137,13 @@ def _table(rows: list[Row], *, revisions: bool) -> list[str]:
         f"{colour}{line}{_RESET}" if colour else line
         for colour, line in zip(colours, text, strict=True)
     ]
+
+
+def _formats(row: Row) -> str:
+    """The first format, and how many more there are."""
+    formats = row.formats
+    more = f" +{len(formats) - 1}" if len(formats) > 1 else ""
+    return f"{printable(formats[0])}{more}" if formats else ""
 
 
 def _remarks(row: Row) -> str:
@@ -154,7 +162,7 @@ def _print_csv(rows: list[Row]) -> None:
     out = csv.writer(sys.stdout, lineterminator="\n")
     out.writerow(
         ["repo_type", "repo_id", "commit", "size", "last_used", "last_modified", "state", "refs",
-         "spellings", "problems"]
+         "spellings", "problems", "formats"]
     )  # fmt: skip
     for row in rows:
         out.writerow(
@@ -162,5 +170,5 @@ def _print_csv(rows: list[Row]) -> None:
              row.revision.commit if row.revision else "", row.size, row.accessed or "",
              row.modified or "", row.state, " ".join(map(printable, row.refs)),
              " ".join(map(printable, row.repo.spellings)),
-             "; ".join(map(printable, row.repo.problems))]
+             "; ".join(map(printable, row.repo.problems)), " ".join(map(printable, row.formats))]
         )  # fmt: skip
