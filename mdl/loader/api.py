@@ -44,7 +44,8 @@ class LoadOptions(PassedOn, total=False):
     load_in_*: the format of the weights; by default 16-bit, or the floats as they are stored.
     use_exact_model_name: that repository and no other, whatever the catalogue says.
     dtype: a torch dtype or its name; by default the checkpoint's.
-    kernels: mdl's kernels to apply: True for all (on CUDA), False, or their names (anywhere).
+    kernels: mdl's kernels to apply: True for those that are right and not slower on this GPU,
+        "unchecked" for all on a GPU, False, or their names (anywhere, unchecked).
     task: auto (the class the checkpoint was saved from), text, vision, sequence-classification,
         encoder.
     quantization, quantization_config: how to quantize on load (ours, or a `BitsAndBytesConfig`).
@@ -142,7 +143,7 @@ def make_request(model_name: str, **options: Unpack[LoadOptions]) -> LoadRequest
     if "num_labels" in given and fields.get("task", "auto") == "auto":
         fields["task"] = "sequence-classification"
     kernels = given.get("kernels", True)
-    if isinstance(kernels, str):
+    if isinstance(kernels, str) and kernels != "unchecked":
         kernels = (kernels,)
     return LoadRequest(
         name=str(model_name),
@@ -150,7 +151,7 @@ def make_request(model_name: str, **options: Unpack[LoadOptions]) -> LoadRequest
         exact_name=given.get("use_exact_model_name", False),
         dtype=dtype_name(given.get("dtype")),
         quantization=quantization or Quantization(),
-        kernels=kernels if isinstance(kernels, bool) else tuple(kernels),
+        kernels=kernels if isinstance(kernels, bool | str) else tuple(kernels),
         offline=True if given.get("local_files_only") else None,
         extra={k: v for k, v in given.items() if k in PASSED_ON and v is not None},
         **fields,

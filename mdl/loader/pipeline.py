@@ -58,16 +58,16 @@ def load_request(
         import_libraries(fetched.checkpoint)
     check_remote_code(fetched.checkpoint)
     built = build_once(fetched, clock)
-    return _finish(fetched, built, clock)
+    return _finish(fetched, built, clock, progress)
 
 
-def _finish(fetched: FetchedModel, built: Built, clock: PhaseTimer) -> Loaded:
+def _finish(fetched: FetchedModel, built: Built, clock: PhaseTimer, progress: Progress) -> Loaded:
     """Add the tokenizer, kernels, adapter and report to a built model."""
     located, model = fetched.located, built.model
     with clock("tokenizer"):
         tokenizer = _tokenizer(located, built)
     with clock("kernels"):
-        kernels = _apply_kernels(model, located.request)
+        kernels, warnings = _apply_kernels(model, located, progress)
     _name_for_saving(model, located)
     _record_use(fetched, built)
     report = _report(located, built)
@@ -76,7 +76,8 @@ def _finish(fetched: FetchedModel, built: Built, clock: PhaseTimer) -> Loaded:
         report = replace(report, adapter=located.adapter.with_hash())
     check_vocabulary(model, tokenizer)
     seconds = {phase: round(spent, 4) for phase, spent in clock.seconds.items()}
-    report = replace(report, kernels=kernels, seconds=seconds)
+    warnings = (*report.warnings, *warnings)
+    report = replace(report, kernels=kernels, warnings=warnings, seconds=seconds)
     _log(report)
     model.mdl_report = report
     return Loaded(model, tokenizer, report)
@@ -95,15 +96,23 @@ def _tokenizer(located: LocatedModel, built: Built) -> Any:
     return build_tokenizer(built.checkpoint.folder, request, config if same else None)
 
 
-def _apply_kernels(model: Any, request: LoadRequest) -> tuple[str, ...]:
-    """Apply the kernels named on any device, or all of them on CUDA, where they are faster."""
-    if not request.kernels or (request.kernels is True and not _on_cuda(model)):
-        return ()
+def _apply_kernels(
+    model: Any, located: LocatedModel, progress: Progress
+) -> tuple[tuple[Mapping[str, Any], ...], tuple[str, ...]]:
+    """Apply the kernels named on any device, or on CUDA those that are right and not slower there.
+
+    Returns the report of each operation, and warnings.
+    """
+    wanted = located.request.kernels
+    if not wanted or (isinstance(wanted, bool | str) and not _on_cuda(model)):
+        return (), ()
     from mdl import kernels
 
-    only = request.kernels if isinstance(request.kernels, tuple) else None
-    applied = kernels.apply(model, only=only)
-    return tuple(f"{count} x {name}" for name, count in sorted(applied.counts.items()))
+    if wanted is True:
+        checked = kernels.apply_checked(model, located.settings.home, progress.phase)
+        return tuple(one.to_json() for one in checked.operations), checked.warnings
+    applied = kernels.apply(model, only=wanted if isinstance(wanted, tuple) else None)
+    return tuple(one.to_json() for one in kernels.report_operations(applied) if one.modules_in), ()
 
 
 def _on_cuda(model: Any) -> bool:

@@ -88,7 +88,7 @@ class LoadRequest:
     task: str = "auto"
     device_map: Any = None
     max_seq_length: int | None = None
-    kernels: bool | tuple[str, ...] = True
+    kernels: bool | str | tuple[str, ...] = True
     trust_remote_code: bool = False
     allow_pickle: bool = False
     quantize_once: bool = True

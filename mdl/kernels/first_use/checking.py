@@ -42,7 +42,11 @@ def examine_all(
             done = before + place
             progress(f"checking kernel {done + 1} of {len(needs)}, {needs[done]}")
 
-        process = _Process(needs[len(found) :], device, worker)
+        try:
+            process = _Process(needs[len(found) :], device, worker)
+        except OSError as error:
+            why = f"the checking process could not start: {error}"
+            break
         more = process.watch(limits, end, announce)
         found += more
         if not more:

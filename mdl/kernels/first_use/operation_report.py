@@ -31,7 +31,7 @@ class OperationReport:
     against: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "summary": str(self)}
 
     def __str__(self) -> str:
         parts = [f"{self.modules_in} x {self.operation}"]
