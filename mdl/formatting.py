@@ -1,5 +1,6 @@
 """How sizes, ages, names and tables are written, in terminals and on pages."""
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -39,35 +40,78 @@ def human_ago(then: float | None, now: float | None = None) -> str:
     return "just now"
 
 
+# Style → what switches it on in a terminal.
+STYLES = {"bold": "\033[1m", "good": "\033[32m", "warning": "\033[33m", "bad": "\033[31m"}
+_NARROWEST = 10  # columns that a column of text keeps
+_READABLE = 32  # and that it has before others are dropped
+
+
+def styled(text: str, style: str) -> str:
+    """`text` in one of `STYLES`, if standard output is a terminal with colours."""
+    if not style or not text or not sys.stdout.isatty():
+        return text
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    return f"{STYLES[style]}{text}\033[0m"
+
+
 def table(
     header: Sequence[str],
     rows: Iterable[Sequence[str]],
     right: Iterable[str] = (),
     spare: Iterable[str] = (),
+    styles: Sequence[str] = (),
+    indent: int = 0,
 ) -> str:
-    """Columns padded with spaces; a narrow terminal drops some, then shortens the first.
+    """Columns padded with spaces; on a terminal no row is wider than it, and the header is bold.
+
+    In too wide a table the widest columns of text are shortened; columns that can be spared are
+    dropped where no readable width would be left. Without a terminal, every cell is whole.
 
     Args:
-        right: titles of right-aligned columns.
+        right: titles of right-aligned columns, which are never shortened.
         spare: titles of columns that can be dropped, in this order.
+        styles: of each row: one of `STYLES`, or empty.
+        indent: spaces before each row.
     """
+    before = " " * indent
     lines = [list(header), *[[printable(cell) for cell in row] for row in rows]]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    if sys.stdout.isatty():
-        import shutil
+    if not sys.stdout.isatty():
+        natural = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(before + line for line in _plain(lines, natural, right))
+    import shutil
 
-        width = shutil.get_terminal_size().columns
-        for title in spare:
-            if sum(widths) + 2 * (len(widths) - 1) > width:
-                _leave_out(lines, widths, lines[0].index(title))
-        width -= sum(widths[1:]) + 2 * (len(widths) - 1)
-        widths[0] = min(widths[0], max(20, width))
-        for line in lines:
-            line[0] = _shorten(line[0], widths[0])
+    columns = shutil.get_terminal_size().columns - indent
+    widths = [max(map(shown_width, column)) for column in zip(*lines, strict=True)]
+    for title in spare:
+        text = [min(w, _READABLE) for w, t in zip(widths, lines[0], strict=True) if t not in right]
+        numbers = [w for w, t in zip(widths, lines[0], strict=True) if t in right]
+        if sum(text) + sum(numbers) + 2 * (len(widths) - 1) > columns:
+            _leave_out(lines, widths, lines[0].index(title))
+    _narrow(widths, [i for i, title in enumerate(lines[0]) if title not in right], columns)
+    lines = [list(map(shorten, line, widths)) for line in lines]
+    if all("".join(line).isascii() for line in lines):
+        rendered = _plain(lines, widths, right)
+    else:
+        rendered = [_padded(line, lines[0], widths, right) for line in lines]
+    looks = ["bold", *(styles or [""] * (len(lines) - 1))]
+    shown = (styled(shorten(t, columns), look) for t, look in zip(rendered, looks, strict=True))
+    return "\n".join(before + line for line in shown)
+
+
+def _plain(lines: list[list[str]], widths: list[int], right: Iterable[str]) -> list[str]:
     rights = {lines[0].index(title) for title in right if title in lines[0]}
     # One format string for all rows: padding each cell takes three times as long.
     row = "  ".join(f"{{:{'>' if i in rights else '<'}{w}}}" for i, w in enumerate(widths)).format
-    return "\n".join([row(*line).rstrip() for line in lines])
+    return [row(*line).rstrip() for line in lines]
+
+
+def _padded(line: list[str], titles: list[str], widths: list[int], right: Iterable[str]) -> str:
+    cells = []
+    for cell, title, width in zip(line, titles, widths, strict=True):
+        space = " " * (width - shown_width(cell))
+        cells.append(space + cell if title in right else cell + space)
+    return "  ".join(cells).rstrip()
 
 
 def _leave_out(lines: list[list[str]], widths: list[int], column: int) -> None:
@@ -76,5 +120,43 @@ def _leave_out(lines: list[list[str]], widths: list[int], column: int) -> None:
         del line[column]
 
 
-def _shorten(cell: str, width: int) -> str:
-    return cell if len(cell) <= width else cell[: width - 1] + "…"
+def _narrow(widths: list[int], flexible: list[int], columns: int) -> None:
+    """Take what is too much from the widest of the flexible columns, in place."""
+    while (over := sum(widths) + 2 * (len(widths) - 1) - columns) > 0 and flexible:
+        most = max(widths[i] for i in flexible)
+        if most <= _NARROWEST:
+            return
+        widest = [i for i in flexible if widths[i] == most]
+        next_widest = max([widths[i] for i in flexible if widths[i] < most], default=0)
+        step = min(most - max(next_widest, _NARROWEST), -(-over // len(widest)))
+        for i in widest:
+            widths[i] -= step
+
+
+def shown_width(text: str) -> int:
+    """The columns of a terminal that a text takes: two for a wide character, none for an accent."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(c) else 1 + (east_asian_width(c) in "WF") for c in text)
+
+
+def shorten(text: str, width: int) -> str:
+    """At most `width` columns of a text: a sentence keeps its beginning, a name both its ends."""
+    if shown_width(text) <= width:
+        return text
+    if width < 1:
+        return ""
+    end = "" if " " in text else _first(text[::-1], (width - 1) // 2)[::-1]
+    return f"{_first(text, width - 1 - shown_width(end))}…{end}"
+
+
+def _first(text: str, width: int) -> str:
+    """As much of the beginning as fits into `width` columns."""
+    taken = 0
+    for number, character in enumerate(text):
+        taken += shown_width(character)
+        if taken > width:
+            return text[:number]
+    return text

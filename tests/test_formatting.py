@@ -1,8 +1,10 @@
 """How sizes, ages and tables are written."""
 
+import io
+
 import pytest
 
-from mdl.formatting import human_ago, human_size, printable, table
+from mdl.formatting import human_ago, human_size, printable, shorten, shown_width, table
 from mdl.settings import parse_size
 
 
@@ -40,3 +42,29 @@ def test_a_table_aligns_its_columns_and_hides_control_characters() -> None:
     shown = table(["NAME", "SIZE"], [("a\x1b[31m", "1.0 KB"), ("b", "512 B")], right=["SIZE"])
     assert shown.splitlines() == ["NAME         SIZE", "a\\x1b[31m  1.0 KB", "b           512 B"]
     assert printable("a\nb") == "a\\nb"
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 120])
+@pytest.mark.parametrize("name", ["org/" + "x" * 90, "模型" * 30, "e\u0301" * 50, "a b " * 20])
+def test_no_row_is_wider_than_its_terminal(
+    width: int, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout", _Terminal())
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
+    rows = [(name, "65.2 GB", "why " * 30), ("b", "1 B", "-")]
+    lines = table(["NAME", "SIZE", "WHY"], rows, right=["SIZE"]).split("\n")
+    assert len(lines) == 3 and max(map(shown_width, lines)) <= width
+    assert width < 40 or "65.2 GB" in lines[1], "a number is whole, or gone with its column"
+
+
+def test_a_name_keeps_both_ends_and_a_sentence_its_beginning() -> None:
+    assert shorten("unsloth/Llama-3.1-8B-bnb-4bit", 20) == "unsloth/Ll…-bnb-4bit"
+    assert shorten("used 200 days ago, longer than 90d", 20) == "used 200 days ago, …"
+    assert shorten("模型模型模型", 7) == "模型…型"
+    assert shorten("short", 5) == "short"

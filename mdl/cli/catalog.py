@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 from click.termui import progressbar
 
-from mdl.cli.output import FilePath, confirm, echo_json, never_asks, yes_option
+from mdl.cli.output import FilePath, confirm, echo_json, never_asks, page, yes_option
 from mdl.errors import NotFoundError, UsageError
 from mdl.formatting import human_ago, printable, table
 from mdl.resolver import shown
@@ -52,9 +52,8 @@ def ls(pattern: str | None, source: str | None, format: str | None, limit: int |
     if as_json:
         echo_json({"mirrors": [row._asdict() for row in rows], "total": total})
         return 0
-    click.echo(_rows_table(rows) if rows else "No rows match.")
-    if total > len(rows):
-        click.echo(f"… and {total - len(rows)} more")
+    more = f"\n… and {total - len(rows)} more" if total > len(rows) else ""
+    page(f"{_rows_table(rows)}{more}" if rows else "No rows match.")
     return 0
 
 
@@ -343,7 +342,7 @@ def _rows_table(rows: list[MirrorRow]) -> str:
             for r in rows
         ],
         right=("RANK",),
-        spare=("SOURCE", "RELATION", "RANK", "STATUS"),
+        spare=("SOURCE", "RELATION", "RANK", "STATUS", "WEIGHTS"),
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import click
 
 from mdl.cli.output import echo_json
 from mdl.errors import MdlError
-from mdl.formatting import human_size
+from mdl.formatting import human_size, styled
 from mdl.settings import Settings, load_settings
 from mdl.version import install_command, installed_versions
 
@@ -25,6 +25,9 @@ _LIBRARIES = (
 
 
 _EXTRAS = "Install one of mdl's extras: load, kernels, service, postgres."
+
+
+_MARKS = {"ok": ("✓", "good"), "note": ("·", ""), "problem": ("✗", "bad")}
 
 
 class Finding(NamedTuple):
@@ -56,8 +59,8 @@ def doctor(offline: bool, as_json: bool) -> int:
         echo_json(body)
     else:
         for check in checks:
-            mark = {"ok": "✓", "note": "·", "problem": "✗"}[check.state]
-            click.echo(f"{mark} {check.what:<16}{check.found}")
+            mark, style = _MARKS[check.state]
+            click.echo(f"{styled(mark, style)} {check.what:<16}{check.found}")
             if check.next:
                 click.echo(f"  {'':<16}{check.next}")
     return MdlError.exit_code if wrong else 0

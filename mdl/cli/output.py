@@ -1,10 +1,12 @@
 """What commands share: options, JSON on standard output, confirmation of changes."""
 
+import os
 import sys
 from typing import Any
 
 import click
 
+from mdl.cli.terminal import clean
 from mdl.errors import MdlError, UsageError
 
 # Every command that changes something takes --yes, so scripts need not know which ones ask.
@@ -46,6 +48,18 @@ def echo_json_line(value: Any) -> None:
     import json
 
     print(json.dumps(value))
+
+
+def page(text: str) -> None:
+    """Print a text; on a terminal that it does not fit on, through the user's pager."""
+    if sys.stdout.isatty() and sys.stdin.isatty() and os.environ.get("TERM") != "dumb":
+        import shutil
+
+        if text.count("\n") + 2 > shutil.get_terminal_size().lines:
+            os.environ.setdefault("LESS", "-FRX")  # colours; the text stays when less ends
+            click.echo_via_pager(clean(text, styles=True))
+            return
+    click.echo(text)
 
 
 def confirm(question: str, *, yes: bool) -> None:

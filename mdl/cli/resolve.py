@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mdl.cli.output import FilePath, echo_json, echo_json_line
+from mdl.cli.output import FilePath, echo_json, echo_json_line, page
 from mdl.errors import MdlError, NoAccessError, UsageError
-from mdl.formatting import human_ago, human_size, printable, table
+from mdl.formatting import human_ago, human_size, printable, styled, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -208,7 +208,7 @@ def _stream(results: "Iterable[Resolution | MdlError]") -> int:
 
 def _print(result: "Resolution") -> None:
     arrow = "→" if result.substituted else "="
-    click.echo(f"{printable(result.requested)} {arrow} {result.repo_id}")
+    click.echo(styled(f"{printable(result.requested)} {arrow} {result.repo_id}", "bold"))
     lines = [("format", _format_line(result))]
     if result.files is not None:
         sizes = [file.size for file in result.files]
@@ -220,7 +220,9 @@ def _print(result: "Resolution") -> None:
         lines.append(("runs in", ", ".join(result.runtimes)))
     if result.commit:
         lines.append(("commit", result.commit))
-    lines.append(("access", f"{result.access} ({_gated(result.gated)})"))
+    lines.append(
+        ("access", f"{_ACCESS.get(result.access, result.access)} ({_gated(result.gated)})")
+    )
     lines.append(("source", f"{result.source} {result.source_version or ''}".rstrip()))
     lines.append(("cached", _cached_line(result)))
     if result.knowledge_age is not None:
@@ -232,10 +234,20 @@ def _print(result: "Resolution") -> None:
     _print_trace(result)
 
 
+_MARKS = {"accepted": ("✓", "good"), "rejected": ("✗", "bad")}
+_ACCESS = {
+    "no_token": "no token given",
+    "bad_token": "token not accepted",
+    "not_requested": "not requested",
+    "pending": "waiting for its author's review",
+    "rejected": "rejected by its author",
+}
+
+
 def _print_trace(result: "Resolution") -> None:
     for step in result.trace:
-        mark = {"accepted": "✓", "rejected": "✗"}.get(step.verdict, "·")
-        click.echo(f"  {mark} {printable(step.candidate)}: {printable(step.reason)}")
+        mark, style = _MARKS.get(step.verdict, ("·", ""))
+        click.echo(f"  {styled(mark, style)} {printable(step.candidate)}: {printable(step.reason)}")
     if result.alternatives and result.error is None:
         click.echo(f"  also: {', '.join(result.alternatives)}")
 
@@ -268,7 +280,7 @@ def _show_history(resolver: "Resolver", names: tuple[str, ...], as_json: bool) -
     elif not rows:
         click.echo("No resolutions are recorded.")
     else:
-        click.echo(
+        page(
             table(
                 ["REQUESTED", "FORMAT", "RESOLVED TO", "RULE", "FOR", "WHEN"],
                 [
@@ -300,7 +312,8 @@ def access(name: str, offline: bool, as_json: bool) -> int:
     if as_json:
         echo_json(found.to_json())
         return 0
-    click.echo(f"{found.repo_id}: {found.access} ({_gated(found.gated)})")
+    state = _ACCESS.get(found.access, found.access)
+    click.echo(f"{found.repo_id}: {state} ({_gated(found.gated)})")
     if found.message and found.access not in ("open", "granted"):
         click.echo(f"  the Hub  {printable(found.message)}")
     click.echo(f"  page     {found.page}")

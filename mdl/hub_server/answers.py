@@ -71,7 +71,9 @@ class Answers:
         full = f"{target}?{query}" if query else target
         try:
             if self._config.offline:
-                raise OfflineError("mdl serves this Hub offline.")
+                raise OfflineError(
+                    "mdl serves this Hub offline.", next="Start it without --offline."
+                )
             reply = self._upstream.ask(
                 "GET" if method == "HEAD" else method, full, caller.token, headers, body
             )
@@ -79,7 +81,9 @@ class Answers:
             return self._offline(request, caller, error)
         if reply.is_outage and isinstance(request, RepoRequest):
             with contextlib.suppress(OfflineError, HubRefusal):
-                return self._offline(request, caller, OfflineError("The Hub fails."))
+                return self._offline(
+                    request, caller, OfflineError("The Hub fails.", next="Try again later.")
+                )
         return self._passed(request, target, query, reply, caller, base)
 
     def _held_to_lock(

@@ -1,18 +1,16 @@
 """What `mdl cache ls` prints, and the lines that the other cache commands share with it."""
 
 import gc
-import os
 import sys
 import time
 from typing import NamedTuple
 
 from mdl.cachemgr import Cache, CachedRepo, Totals
 from mdl.cachemgr.index import Row, compile_filter, rows_of, sort_rows
-from mdl.cli.output import echo_json
+from mdl.cli.output import echo_json, page
 from mdl.formatting import human_ago, human_size, printable, table
 
-_BOLD, _RED, _YELLOW, _RESET = "\033[1m", "\033[31m", "\033[33m", "\033[0m"
-_COLOURS = {"broken": _RED, "partial": _YELLOW}
+_STYLES = {"broken": "bad", "partial": "warning"}
 
 
 class Listing(NamedTuple):
@@ -49,7 +47,7 @@ def show_listing(cache: Cache, wanted: Listing) -> None:
         elif wanted.shape == "csv":
             _print_csv(rows)
         else:
-            print_lines([*_table(rows, revisions=wanted.revisions), *summary(cache, totals)])
+            page("\n".join([*_table(rows, revisions=wanted.revisions), *summary(cache, totals)]))
     finally:
         gc.freeze()  # nor at exit
         gc.enable()
@@ -129,14 +127,8 @@ def _table(rows: list[Row], *, revisions: bool) -> list[str]:
         for line, row in zip(lines, rows, strict=True):
             line.insert(1, row.revision.commit[:12] if row.revision else "")
     spare = ("MODIFIED", "LAST USED", "REFS", "FORMAT")
-    text = table(header, lines, right=("SIZE",), spare=spare).split("\n")
-    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
-        return text
-    colours = [_BOLD, *[_COLOURS.get(state, "") for state in states]]
-    return [
-        f"{colour}{line}{_RESET}" if colour else line
-        for colour, line in zip(colours, text, strict=True)
-    ]
+    styles = [_STYLES.get(state, "") for state in states]
+    return table(header, lines, right=("SIZE",), spare=spare, styles=styles).split("\n")
 
 
 def _formats(row: Row) -> str:

@@ -82,8 +82,7 @@ def show(name: str, repo_type: str | None, cache_dir: Path | None, as_json: bool
                 for file in revision["files"]]  # fmt: skip
         rows += [(path, "-", "missing") for path in revision["missing"]]
         if rows:
-            text = table(("FILE", "SIZE", ""), rows, right=("SIZE",))
-            click.echo("\n".join(f"  {line}" for line in text.split("\n")))
+            click.echo(table(("FILE", "SIZE", ""), rows, right=("SIZE",), indent=2))
     if repo.problems:
         click.echo("\nproblems:")
         print_lines([f"  {printable(problem)}" for problem in repo.problems])
