@@ -24,7 +24,7 @@ _FILE = {"database_url": str, "server": str, "prefer": str, "hub_timeout": _NUMB
 _CACHE = {
     "max_size": _SIZE, "keep_free": _SIZE, "unused_for": _DURATION, "older_than": _DURATION,
     "keep_last": int, "detached": bool, "incomplete": bool, "low_watermark": _NUMBER,
-    "trash_days": _NUMBER, "normalize": str,
+    "trash_days": _NUMBER, "undo_days": _NUMBER, "normalize": str,
 }  # fmt: skip
 _PUBLISHERS = {"trust": list, "distrust": list}
 # Every setting of the file by its name → its type.
@@ -54,6 +54,7 @@ class CacheSettings(NamedTuple):
     incomplete: bool = False
     low_watermark: float = 0.9
     trash_days: float = 7.0
+    undo_days: float = 7.0
     normalize: str = "shared"
 
 
@@ -372,6 +373,7 @@ def _cache_settings(table: Mapping[str, Any]) -> CacheSettings:
         ("keep_last", settings.keep_last is None or settings.keep_last > 0, "1 or more"),
         ("low_watermark", 0 < settings.low_watermark <= 1, "a fraction such as 0.9"),
         ("trash_days", settings.trash_days >= 0, "0 or more days"),
+        ("undo_days", settings.undo_days >= 0, "0 or more days"),
     ):  # fmt: skip
         if not right:
             raise ConfigError(f"cache.{key} is {table[key]!r}.", next=f"Use {words}.")

@@ -7,7 +7,7 @@ something is changed.
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from mdl.cachemgr.index import (
     survey,
     tree_size,
 )
+from mdl.cachemgr.keep_file import Sections, read_keep, update_keep
 from mdl.cachemgr.layout import (
     COMMIT_LENGTH,
     is_hash,
@@ -33,6 +34,7 @@ from mdl.cachemgr.layout import (
 from mdl.cachemgr.scan import store_is_marked
 from mdl.cachemgr.types import CachedRepo, Placement, Totals
 from mdl.errors import NotFoundError, UsageError
+from mdl.formatting import human_ago
 from mdl.settings import Settings, load_settings
 from mdl.store import CacheIndex
 
@@ -133,14 +135,23 @@ class Cache:
         used: dict[str, dict[str, float]] = {}
         for key, commit, at in self.index.used():
             used.setdefault(key, {})[commit] = at
+        shared = read_keep(self._where)
         pins: dict[str, frozenset[str]] = {}
-        for key, revision, _, _ in self.index.pins():
+        for key, revision, *_ in (*self.index.pins(), *shared["pins"]):
             pins[key] = pins.get(key, frozenset()) | {revision}
+        home = os.fspath(self.settings.home)
+        ours = [(*row, home) for row in self.index.lock_files()]
         locked: dict[str, dict[str, str]] = {}
-        for path, key, commit in self.index.lock_files():
-            if os.path.exists(path):
+        for path, key, commit, owner in (*shared["locks"], *ours):
+            if _in_force(path, ours=owner == home):
                 locked.setdefault(key, {})[commit] = path
-        return LocalRecords(used, pins, self.index.canonical(), locked)
+        restored: dict[str, dict[str, str]] = {}
+        days, now = self.settings.cache.undo_days, time.time()
+        for key, commit, at in (*self.index.restored(), *shared["restored"]):
+            if now - at < days * 86400:
+                why = f"restored {human_ago(at, now)}: left alone for {days:g} days (undo_days)"
+                restored.setdefault(key, {})[commit] = why
+        return LocalRecords(used, pins, self.index.canonical(), locked, restored)
 
     def list(self) -> Repos:
         """Every repository, all casings of it together."""
@@ -286,15 +297,80 @@ class Cache:
     def register_lock(self, path: Path, entries: Iterable[tuple[str, str]]) -> None:
         """Register a lock file: no prune removes the (repo_id, commit) pairs it names."""
         pairs = [(repo_key("model", repo_id), commit) for repo_id, commit in entries]
-        self.index.put_lock_file(str(path.absolute()), pairs)
+        name, home = str(path.absolute()), os.fspath(self.settings.home)
+        self.index.put_lock_file(name, pairs)
+
+        def change(shared: Sections) -> None:
+            rows = [row for row in shared["locks"] if (row[0], row[3]) != (name, home)]
+            shared["locks"] = [*rows, *([name, key, commit, home] for key, commit in pairs)]
+
+        self._share(change)
 
     @property
     def pins(self) -> Pins:
+        found = {(key, revision): (repo_id, at) for key, revision, repo_id, at
+                 in (*self.index.pins(), *read_keep(self._where)["pins"])}  # fmt: skip
         return [
             {"repo_id": repo_id, "repo_type": key.split("/")[0], "revision": revision or None,
              "at": at}
-            for key, revision, repo_id, at in self.index.pins()
+            for (key, revision), (repo_id, at) in sorted(found.items())
         ]  # fmt: skip
+
+    def is_pinned(self, key: str, revision: str) -> bool:
+        """Is there a pin written exactly so?"""
+        return revision in self.records().pins.get(key, ())
+
+    def add_pin(self, key: str, revision: str, repo_id: str) -> None:
+        """Pin a repository, or a revision of it, for everyone who uses this root."""
+        self.index.add_pin(key, revision, repo_id)
+
+        def change(shared: Sections) -> None:
+            rows = [row for row in shared["pins"] if row[:2] != [key, revision]]
+            shared["pins"] = [*rows, [key, revision, repo_id, time.time()]]
+
+        self._share(change)
+
+    def remove_pin(self, key: str, revision: str) -> bool:
+        """Remove a pin, whoever set it; false if there is none."""
+        found = self.index.remove_pin(key, revision)
+        if [key, revision] in [row[:2] for row in read_keep(self._where)["pins"]]:
+
+            def change(shared: Sections) -> None:
+                shared["pins"] = [row for row in shared["pins"] if row[:2] != [key, revision]]
+
+            self._share(change)
+            return True
+        return found
+
+    def record_restored(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Leave (repo_key, commit or '') alone for the grace period that the policy names."""
+        now = time.time()
+        found = [(key, commit, now) for key, commit in rows]
+        forget = now - self.settings.cache.undo_days * 86400
+        self.index.put_restored(found, forget=forget)
+
+        def change(shared: Sections) -> None:
+            kept = [row for row in shared["restored"] if row[2] >= forget]
+            shared["restored"] = [*kept, *map(list, found)]
+
+        self._share(change)
+
+    def _share(self, change: Callable[[Sections], None]) -> None:
+        if not update_keep(self._where, change):
+            self.notes.append(
+                "Only this MDL_HOME knows of this: nothing can be written beside the cache."
+            )
+
+
+def _in_force(path: str, *, ours: bool) -> bool:
+    """Does a lock file still protect? One of another home, whose folder is not seen here, does."""
+    try:
+        os.stat(path)
+    except PermissionError:
+        return True
+    except OSError:
+        return not ours and not os.path.isdir(os.path.dirname(path))
+    return True
 
 
 def matches(path: str, patterns: Sequence[str] | None) -> bool:

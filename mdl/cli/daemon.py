@@ -91,7 +91,9 @@ def _print(found: dict[str, Any]) -> None:
     if not found["running"]:
         click.echo(f"no daemon is running for {found['root']}")
         return
-    click.echo(f"process {found['pid']} is running for {found['root']}")
+    elsewhere = found["home"] != os.fspath(_place().home)
+    home = f", with MDL_HOME={found['home']}" if elsewhere else ""
+    click.echo(f"process {found['pid']} is running for {found['root']}{home}")
     if "mode" not in found:
         click.echo(f"  error     {found['last_error']}")
         return
@@ -103,6 +105,10 @@ def _print(found: dict[str, Any]) -> None:
         ("changed", human_ago(found["last_change"])),
         ("casings", found["normalize"]),
     ]
+    if found["restored"]:
+        many = "s" if found["restored"] > 1 else ""
+        lines.append(("restored", f"{found['restored']} revision{many} left alone"
+                      f" for {found['undo_days']:g} days after undo (undo_days)"))  # fmt: skip
     done = found["done"]
     lines.append(
         ("done", f"{done['normalized']} normalized, {done['pruned']} pruned,"

@@ -135,6 +135,16 @@ class CacheIndex(IndexFile):
                 [(os.fsencode(path), key, revision, time.time()) for key, revision in entries],
             )
 
+    def restored(self) -> list[tuple[str, str, float]]:
+        """(repo_key, commit or '', when) of what undo brought back."""
+        return self._rows("SELECT repo_key, revision, at FROM restored")
+
+    def put_restored(self, rows: Iterable[tuple[str, str, float]], *, forget: float) -> None:
+        """Record what undo brought back, and forget what it did before `forget`."""
+        with self.transaction(durable=True):
+            self._db.execute("DELETE FROM restored WHERE at < ?", (forget,))
+            self._db.executemany("INSERT OR REPLACE INTO restored VALUES (?, ?, ?)", rows)
+
     def canonical(self) -> dict[str, str]:
         """repo_key → the Hub's own spelling, if known."""
         return dict(self._rows("SELECT repo_key, repo_id FROM canonical"))

@@ -34,6 +34,9 @@ CREATE TABLE IF NOT EXISTS used (
 CREATE TABLE IF NOT EXISTS lock_file (
     path BLOB NOT NULL, repo_key TEXT NOT NULL, revision TEXT NOT NULL, at REAL NOT NULL,
     PRIMARY KEY (path, repo_key, revision));
+CREATE TABLE IF NOT EXISTS restored (
+    repo_key TEXT NOT NULL, revision TEXT NOT NULL, at REAL NOT NULL,
+    PRIMARY KEY (repo_key, revision));
 CREATE TABLE IF NOT EXISTS canonical (
     repo_key TEXT PRIMARY KEY, repo_id TEXT NOT NULL, at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS verified (

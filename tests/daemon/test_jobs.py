@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mdl.cachemgr.daemon.loop import DaemonLoop
-from mdl.cachemgr.remove import plan_prune, trash_entries
+from mdl.cachemgr.remove import plan_prune, trash_entries, undo_last
 from mdl.settings import Settings
 from tests.daemon.conftest import MakeLoop, make_repo, wait_for
 
@@ -173,10 +173,13 @@ def test_the_root_may_go_and_come_again(make_loop: MakeLoop, settings: Settings)
     assert loop.status()["last_error"] is None
 
 
-def test_a_broken_configuration_is_told_and_changes_nothing(settings: Settings) -> None:
+def test_a_broken_configuration_is_told_and_changes_nothing(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mdl.settings import load_settings
 
     settings.home.mkdir()
+    monkeypatch.setenv("MDL_HOME", str(settings.home))
     config = settings.home / "config.toml"
     env = {"MDL_HOME": str(settings.home), "HF_HUB_CACHE": str(settings.cache_root)}
     config.write_text("[cache]\nmax_size = '1GB'\n")
@@ -244,3 +247,21 @@ def test_a_flood_of_new_files_ends_with_the_right_index(
 
     wait_for(right)
     assert loop.state.counts.errors == 0
+
+
+def test_what_undo_brought_back_is_not_pruned_again(
+    make_loop: MakeLoop, settings: Settings
+) -> None:
+    """It came back after eight seconds into the trash, without a word."""
+    loop = make_loop(max_size=1000)
+    folder = make_repo(settings.cache_root, "Org/Name", {"m": b"o" * 8000}, age=90 * 86400.0)
+    loop.run("probe")
+    assert not folder.exists()
+    undo_last(loop.cache)
+    for job in ("look", "probe", "prune"):
+        loop._prune_after = 0.0
+        loop.run(job)
+    assert folder.exists()
+    found = loop.status()
+    assert (found["restored"], found["undo_days"]) == (1, 7.0)
+    assert found["short"] > 0

@@ -94,6 +94,7 @@ class State:
     last_error: str = ""
     config_error: str = ""
     short: int = 0
+    restored: int = 0
     counts: Counts = field(default_factory=Counts)
 
 
@@ -221,6 +222,9 @@ class DaemonLoop:
             self._try_again.setdefault(key, 0.0)
         for key in self._try_again.keys() - _split_casings(found.summaries):
             del self._try_again[key]
+        restored = sum(bool(commit) for row in self.cache.records().restored.values()
+                       for commit in row)  # fmt: skip
+        self.state = replace(self.state, restored=restored)
         limit = self.settings.cache.max_size
         if limit is not None and size > limit:
             self._prune(Policy.from_settings(self.settings.cache))
@@ -292,12 +296,12 @@ class DaemonLoop:
         self._config_stamp = None
         self.notes.wake.set()
 
-    def _stamp_of_config(self) -> tuple[int, int] | None:
+    def _stamp_of_config(self) -> tuple[int, int, int] | None:
         try:
             status = Path(config_path(os.environ)).stat()
         except OSError:
             return None
-        return status.st_ino, status.st_mtime_ns
+        return status.st_ino, status.st_mtime_ns, status.st_size
 
     def status(self) -> dict[str, Any]:
         """What `mdl daemon status --json` prints about a running daemon."""
@@ -314,6 +318,8 @@ class DaemonLoop:
             "unused_for": self.settings.cache.unused_for,
             "normalize": self.settings.cache.normalize,
             "short": state.short,
+            "restored": state.restored,
+            "undo_days": self.settings.cache.undo_days,
             "last_change": state.last_change,
             "last_error": state.last_error or None,
             "config_error": state.config_error or None,

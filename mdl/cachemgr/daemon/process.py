@@ -15,6 +15,7 @@ from typing import Any
 
 from mdl.cachemgr.daemon.loop import DaemonLoop, due_jobs
 from mdl.cachemgr.daemon.status_socket import SocketServer, ask_daemon, health
+from mdl.cachemgr.keep_file import shared_folder
 from mdl.cachemgr.layout import root_id
 from mdl.errors import BusyError, MdlError, NotFoundError
 from mdl.settings import Settings, load_settings
@@ -30,55 +31,82 @@ _GATHER = 0.3
 
 
 class Place:
-    """Where a root's daemon keeps its lock, socket and log: in $MDL_HOME, mode 0600."""
+    """Where a root's daemon keeps its socket and log, in $MDL_HOME, mode 0600; and its lock.
+
+    The lock is beside the cache, so that daemons of two homes never keep one root; where nothing
+    can be written there, it is in $MDL_HOME.
+    """
 
     def __init__(self, settings: Settings) -> None:
         name = f"daemon-{root_id(settings.cache_root)[:8]}"
+        self.root = os.fspath(settings.cache_root)
         self.home = Path(settings.home)
-        self.lock = self.home / f"{name}.lock"
         self.socket = self.home / f"{name}.sock"
         self.log = self.home / f"{name}.log"
+        self._own_lock = self.home / f"{name}.lock"
 
-    def holder(self) -> int | None:
-        """The process that holds the lock, `None` for nobody."""
+    def _lock(self) -> Path:
+        folder = shared_folder(self.root)
+        shared = Path(folder or self.home, "daemon.lock")
+        return shared if shared.exists() else self._own_lock
+
+    def _open_lock(self) -> int:
+        """Open the lock for writing; it is created where it is missing."""
+        self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder = shared_folder(self.root, create=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        if folder is not None:
+            with contextlib.suppress(OSError):
+                return os.open(os.path.join(folder, "daemon.lock"), flags, 0o666)
+        return os.open(self._own_lock, flags, 0o600)
+
+    def holder(self) -> tuple[int, str] | None:
+        """(process, its MDL_HOME) of the daemon that holds the lock, `None` for nobody."""
         import fcntl
 
         try:
-            with self.lock.open("r+") as file:
+            with self._lock().open() as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    text = file.read().strip()
-                    return int(text) if text.isdigit() else -1
+                    pid, _, home = file.read().strip().partition(" ")
+                    return (int(pid) if pid.isdigit() else -1), home
         except FileNotFoundError:
             return None
         return None
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock; the kernel lets go of it whatever becomes of this process.
+        """Hold the lock; the kernel releases it whatever becomes of this process.
 
         Raises:
             BusyError: another daemon keeps this root.
         """
         import fcntl
 
-        self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fd = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = self._open_lock()
         try:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise BusyError(
-                    "A daemon already keeps this cache.",
-                    why=f"process {self.holder()}",
-                    next="`mdl daemon status` shows it, `mdl daemon stop` ends it.",
-                ) from None
+                raise self.busy() from None
             os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            os.pwrite(fd, f"{os.getpid()} {self.home}\n".encode(), 0)
             yield
         finally:
             os.close(fd)
+
+    def busy(self) -> BusyError:
+        """Why no second daemon can start."""
+        pid, home = self.holder() or (-1, "")
+        ours = home == str(self.home)
+        return BusyError(
+            "A daemon already keeps this cache.",
+            why=f"process {pid}" + ("" if ours else f", with MDL_HOME={home}"),
+            next="`mdl daemon status` shows it, `mdl daemon stop` ends it."
+            if ours
+            else "One daemon per cache is enough; set its policy there.",
+        )
 
 
 def run_daemon(settings: Settings, *, as_json: bool = False) -> None:
@@ -166,8 +194,7 @@ def start_daemon(settings: Settings) -> dict[str, Any]:
     """
     place = Place(settings)
     if place.holder() is not None:
-        with place.locked():  # raises, with the reason
-            pass
+        raise place.busy()
     place.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     if place.log.exists() and place.log.stat().st_size > _LARGEST_LOG:
         place.log.replace(place.log.with_suffix(".log.1"))
@@ -201,11 +228,19 @@ def stop_daemon(settings: Settings) -> int:
         BusyError: it does not end.
     """
     place = Place(settings)
-    pid = place.holder()
-    if pid is None or pid <= 0:
+    pid, home = place.holder() or (-1, "")
+    if pid <= 0:
         raise NotFoundError("No daemon keeps this cache.", next="`mdl daemon start` starts one.")
-    with contextlib.suppress(ProcessLookupError):
+    try:
         os.kill(pid, signal.SIGTERM)
+    except PermissionError as error:
+        raise BusyError(
+            f"The daemon (process {pid}) belongs to another user.",
+            why=f"it runs with MDL_HOME={home}",
+            next="Ask them to stop it.",
+        ) from error
+    except ProcessLookupError:
+        pass
     deadline = time.monotonic() + _ENDS_WITHIN
     while place.holder() is not None:
         if time.monotonic() > deadline:
@@ -216,14 +251,15 @@ def stop_daemon(settings: Settings) -> int:
 
 def daemon_status(settings: Settings) -> dict[str, Any]:
     """Whether a daemon runs, and what it says of itself."""
-    place = Place(settings)
-    pid = place.holder()
-    if pid is None:
+    holder = Place(settings).holder()
+    if holder is None:
         return {"running": False, "root": str(settings.cache_root)}
+    pid, home = holder
+    place = Place(settings._replace(home=home or settings.home))
     try:
-        return {"running": True, **ask_daemon(place.socket, "/v1/status")}
+        return {"running": True, "home": home, **ask_daemon(place.socket, "/v1/status")}
     except (OSError, ValueError) as error:
-        return {"running": True, "pid": pid, "root": str(settings.cache_root),
+        return {"running": True, "pid": pid, "home": home, "root": str(settings.cache_root),
                 "last_error": f"it does not answer: {error}"}  # fmt: skip
 
 

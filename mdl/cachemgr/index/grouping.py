@@ -56,15 +56,17 @@ class LocalRecords(NamedTuple):
         pins: repo_key → pinned revisions; `''` pins the repository.
         canonical: repo_key → the Hub's spelling.
         locked: repo_key → commit → the lock file that names it.
+        restored: repo_key → commit, or `''` for what is of none → why it is left alone for now.
     """
 
     used: Mapping[str, Mapping[str, float]]
     pins: Mapping[str, frozenset[str]]
     canonical: Mapping[str, str]
     locked: Mapping[str, Mapping[str, str]]
+    restored: Mapping[str, Mapping[str, str]]
 
 
-NO_RECORDS = LocalRecords({}, {}, {}, {})
+NO_RECORDS = LocalRecords({}, {}, {}, {}, {})
 
 
 class Member(NamedTuple):

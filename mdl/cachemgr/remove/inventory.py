@@ -119,13 +119,16 @@ def _of_repo(
         hints = [member.breakdown.accessed[position] for member, position in found]
         hint = max((at for at in hints if at is not None), default=changed)
         protected = (
-            whole or protection(key, commit, refs, records) or _opened(found, commit, in_use)
+            whole
+            or protection(key, commit, refs, records)
+            or _opened(found, commit, in_use)
+            or records.restored.get(key, {}).get(commit, "")
         )
         needed = (blob for member, position in found for blob in member.needed.get(position, ()))
         yield Item("revision", key, repo_id, repo_type, commit, refs, frozenset(needed), changed,
                    used.get(commit, hint), tuple(member.summary.name for member, _ in found),
                    protected)  # fmt: skip
-    whole = whole or protection(key, "", (), records)
+    whole = whole or protection(key, "", (), records) or records.restored.get(key, {}).get("", "")
     for member in members:
         yield from _garbage(Item("orphan", key, repo_id, repo_type, None, (), frozenset(), 0.0, 0.0,
                                  (member.summary.name,), whole), member, counts)  # fmt: skip

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mdl.cachemgr.journal import (
@@ -15,6 +15,7 @@ from mdl.cachemgr.journal import (
     trash_place,
     undo_action,
 )
+from mdl.cachemgr.layout import parse_folder, repo_key
 from mdl.errors import BusyError, NotFoundError
 from mdl.store import JournalAction
 
@@ -56,7 +57,7 @@ def restore(cache: "Cache", action_id: int, *, dry_run: bool = False) -> Journal
             )
         _check_trash(action)
         if not dry_run:
-            undo_action(index, action_id)
+            _bring_back(cache, action)
         return action
 
 
@@ -92,8 +93,34 @@ def undo_last(cache: "Cache", *, only: int | None = None, dry_run: bool = False)
             )
         _check_trash(last)
         if not dry_run:
-            undo_action(index, last.id)
+            _bring_back(cache, last)
         return last
+
+
+def _bring_back(cache: "Cache", action: JournalAction) -> None:
+    """Undo an action; what a removal took is then left alone by prune for a while."""
+    root = os.fspath(cache.root)
+    places = [op["from"] for op in cache.index.operations(action.id) if op["op"] == "move"]
+    undo_action(cache.index, action.id)
+    if action.kind in ("rm", "prune"):
+        cache.record_restored({row for place in places for row in _restored(root, place)})
+
+
+def _restored(root: str, place: str) -> Iterator[tuple[str, str]]:
+    """(repo_key, commit or '') of what is at a place that something was moved back to."""
+    folder, *rest = os.path.relpath(place, root).split(os.sep)
+    parsed = parse_folder(folder)
+    if parsed is None:
+        return
+    key = repo_key(*parsed)
+    if rest[:1] == ["snapshots"] and len(rest) > 1:
+        yield key, rest[1]
+    elif not rest or rest[0] == "blobs":
+        yield key, ""
+    if not rest:
+        with contextlib.suppress(OSError):
+            for commit in os.listdir(os.path.join(root, folder, "snapshots")):
+                yield key, commit
 
 
 def _check_trash(action: JournalAction) -> None:

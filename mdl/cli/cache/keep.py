@@ -40,7 +40,7 @@ def pin(
         if not pin_matches(wanted, found.list()):
             found.notes.append(waiting_note(name))
         if not dry_run:
-            found.index.add_pin(*wanted)
+            found.add_pin(*wanted)
     print_notes(found)
     if as_json:
         echo_json({"pins": found.pins})
@@ -66,10 +66,10 @@ def unpin(
     """Remove a pin, written as it was set."""
     found = opened(cache_dir)
     key, revision, repo_id = parse_pin(name, repo_type)
-    if (key, revision) not in {row[:2] for row in found.index.pins()}:
+    if not found.is_pinned(key, revision):
         raise NotFoundError(f"{name} is not pinned.", next="`mdl cache pin` lists the pins.")
     if not dry_run:
-        found.index.remove_pin(key, revision)
+        found.remove_pin(key, revision)
     print_notes(found)
     if as_json:
         echo_json({"pins": found.pins})

@@ -144,7 +144,7 @@ def _pin(cache: "Cache", wanted: schemas.Pin) -> Planned:
     notes = [] if pin_matches(pinned, cache.list()) else [waiting_note(wanted.name)]
 
     def run() -> dict[str, Any]:
-        cache.index.add_pin(*pinned)
+        cache.add_pin(*pinned)
         return {"pins": cache.pins, "notes": notes}
 
     return Planned({"pins": cache.pins, "notes": notes}, pinned, run)
@@ -154,11 +154,11 @@ def _unpin(cache: "Cache", wanted: schemas.Unpin) -> Planned:
     from mdl.cachemgr import parse_pin
 
     pinned = parse_pin(wanted.name, wanted.repo_type)
-    if pinned[:2] not in {row[:2] for row in cache.index.pins()}:
+    if not cache.is_pinned(pinned.key, pinned.revision):
         raise NotFoundError(f"{wanted.name} is not pinned.", next="GET /v1/cache/pins lists them.")
 
     def run() -> dict[str, Any]:
-        cache.index.remove_pin(pinned.key, pinned.revision)
+        cache.remove_pin(pinned.key, pinned.revision)
         return {"pins": cache.pins}
 
     return Planned({"pins": cache.pins}, pinned, run)
