@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from mdl.errors import MdlError, UsageError
 from mdl.service.http_errors import Refusal, body_of, error_response, status_of
@@ -18,6 +19,7 @@ from mdl.service.middleware import (
     HubRoutes,
     RequestLimits,
     RequestTracking,
+    SiteCheck,
 )
 from mdl.service.resolving import without_places
 from mdl.service.routes import (
@@ -35,16 +37,33 @@ from mdl.version import __version__
 log = logging.getLogger("mdl.service")
 
 
+class _App(FastAPI):
+    """FastAPI, with what the middlewares take in its OpenAPI document."""
+
+    def openapi(self) -> dict[str, Any]:
+        found = super().openapi()
+        found["components"]["securitySchemes"] = {
+            "token": {"type": "http", "scheme": "bearer"},
+            "password": {"type": "http", "scheme": "basic", "description": "a token as password"},
+        }
+        # A service on loopback without tokens asks for none.
+        found["security"] = [{}, {"token": []}, {"password": []}]
+        return found
+
+
 def create_app(service: Service) -> FastAPI:
     """The ASGI application of a service."""
-    layers = (RequestTracking, HostCheck, HubRoutes, Authentication, RequestLimits)
-    app = FastAPI(
+    layers = (
+        RequestTracking, HostCheck, SiteCheck, HubRoutes, Authentication, RequestLimits,
+    )  # fmt: skip
+    app = _App(
         title="mdl",
         version=__version__,
         description="Resolve model names, and look after a Hugging Face cache, over HTTP.",
         lifespan=lambda _app: service.running(),
         docs_url=None,  # these pages load scripts from other hosts
         redoc_url=None,
+        redirect_slashes=False,  # behind a TLS proxy it would lead to http
         middleware=[Middleware(layer, service=service) for layer in layers],
         exception_handlers={
             MdlError: _mdl_error,
@@ -119,8 +138,21 @@ async def _http_error(request: Request, error: Exception) -> Response:
         "next": "See /openapi.json.",
     }
     response = _respond(request, error.status_code, {"error": body})
-    response.headers.update(error.headers or {})
+    if error.status_code == 405:
+        response.headers["allow"] = ", ".join(_allowed(request))
     return response
+
+
+def _allowed(request: Request) -> list[str]:
+    """Every method of this address: the router names those of the first route only."""
+    routes = request.app.routes
+    allowed = {
+        method
+        for method in ("GET", "POST", "DELETE")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL
+               for route in routes)
+    }  # fmt: skip
+    return sorted(allowed | {"HEAD"} if "GET" in allowed else allowed)
 
 
 async def _hung_up(request: Request, error: Exception) -> Response:

@@ -29,7 +29,8 @@ class ServiceConfig:
         threads: how many ask the Hub and the database.
         head_seconds: how long a client may take to send a request's head.
         body_seconds: how long a body may take to arrive.
-        request_seconds: how long a request may take, and a client may stop reading.
+        request_seconds: how long a request may take.
+        read_seconds: how long a client may take to read 64 KiB of a response.
         idle_seconds: how long a connection without a request is kept.
         log_requests: one JSON line a request on standard error.
         hub: serve the Hub's routes too; `None` leaves them out.
@@ -50,6 +51,7 @@ class ServiceConfig:
     head_seconds: float = 10.0
     body_seconds: float = 20.0
     request_seconds: float = 30.0
+    read_seconds: float = 10.0
     idle_seconds: int = 30
     log_requests: bool = True
     hub: HubConfig | None = None

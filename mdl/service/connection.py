@@ -1,7 +1,10 @@
 """uvicorn's HTTP connection, with the limits that must hold before a request is complete."""
 
 import asyncio
+import contextlib
 import json
+import socket
+import struct
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
     from mdl.service.state import Service
 
 _MOST_PIPELINED = 64
+_LEAST_READ = 64 << 10  # bytes, in `read_seconds`
 _BLANK_LINE = b"\r\n\r\n"
 
 
@@ -45,6 +49,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._refused = service.metrics.refused_connections
         self._head_timer: asyncio.TimerHandle | None = None
         self._read_timer: asyncio.TimerHandle | None = None
+        self._running: Any = None  # the request that is being responded to
         self._in_head = self._began = False
         self._arrived = 0  # bytes of the head that is arriving
         self._parsed = 0  # bytes of the current request's target, headers and trailers
@@ -63,6 +68,9 @@ class BoundedConnection(HttpToolsProtocol):
         for timer in (self._head_timer, self._read_timer):
             if timer is not None:
                 timer.cancel()
+        self.pipeline.clear()
+        if self._running is not None:  # uvicorn marks the last of several pipelined requests only
+            self._running.disconnected = True
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -102,6 +110,8 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        if not self.url.startswith(b"/"):
+            self._from_absolute(httptools.parse_url(self.url))
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -117,18 +127,54 @@ class BoundedConnection(HttpToolsProtocol):
         self._unparsed = 0
         super().on_message_complete()
 
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._read_timer = self.loop.call_later(self._limits.request_seconds, self.transport.abort)
+        self._expect_reading()
 
-    def resume_writing(self) -> None:
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():  # once what is written has been read
+            self._expect_reading()
+
+    def _expect_reading(self) -> None:
+        """Abort unless the client goes on reading what is waiting for it."""
         if self._read_timer is not None:
             self._read_timer.cancel()
-        super().resume_writing()
+        waiting = self.transport.get_write_buffer_size()
+        if waiting:
+            self._read_timer = self.loop.call_later(
+                self._limits.read_seconds, self._check_reading, waiting
+            )
+
+    def _check_reading(self, before: int) -> None:
+        if before - self.transport.get_write_buffer_size() < min(before, _LEAST_READ):
+            self._abort()
+        else:
+            self._expect_reading()
 
     def timeout_keep_alive_handler(self) -> None:
         """Abort, because closing would wait for a client that does not read."""
+        self._abort()
+
+    def _abort(self) -> None:
+        """Close with a reset: otherwise the system keeps what the client has not read."""
+        descriptor = self.transport.get_extra_info("socket").fileno()
+        with contextlib.suppress(OSError), socket.fromfd(descriptor, -1, -1) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
+
+    def _from_absolute(self, target: Any) -> None:
+        """What proxies send: `GET http://host/path`. Its host counts: Host has to say the same."""
+        given = [value.lower() for name, value in self.headers if name == b"host"]
+        port = b"" if target.port is None else b":%d" % target.port
+        if target.host is None or given != [target.host.lower() + port]:
+            raise httptools.HttpParserError("the target and the Host header differ")
+        query = b"" if target.query is None else b"?" + target.query
+        self.url = (target.path or b"/") + query
 
     def _count(self, size: int) -> None:
         self._parsed += size
@@ -138,7 +184,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _await_head(self) -> None:
         seconds = self._limits.head_seconds
-        self._head_timer = self.loop.call_later(seconds, self.transport.abort)
+        self._head_timer = self.loop.call_later(seconds, self._abort)
 
 
 def protocol(service: "Service") -> Any:

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,6 +29,14 @@ _IMPORT = "/v1/catalog/import"  # the one route whose body may be a file
 _FILE_TYPES = frozenset({"application/toml", "text/csv"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HUB_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{1,256}")
+
+
+Header = tuple[bytes, bytes]
+_ALWAYS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+)
 
 
 class Middleware:
@@ -75,11 +84,7 @@ class RequestTracking(Middleware):
             nonlocal status, finished
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [
-                    *message["headers"],
-                    (b"x-request-id", request_id.encode()),
-                    (b"x-content-type-options", b"nosniff"),
-                ]
+                message["headers"] = _protected(message["headers"], request_id)
             elif message["type"] == "http.response.body":
                 finished = not message.get("more_body")
             await send(message)
@@ -124,6 +129,14 @@ class RequestTracking(Middleware):
         return 500, body_of(MdlError(""))
 
 
+def _protected(headers: Iterable[Header], request_id: str) -> list[Header]:
+    """A response's headers, with the request's id and what no other site's page may do with it."""
+    found = [*headers, (b"x-request-id", request_id.encode()), *_ALWAYS]
+    if not any(name == b"content-security-policy" for name, _ in found):
+        found.append((b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"))
+    return found
+
+
 class HostCheck(Middleware):
     """Refuses unknown host names, so that no web site can point its own name at this address."""
 
@@ -145,6 +158,33 @@ class HostCheck(Middleware):
         if name.startswith("["):
             return name[: name.find("]") + 1] in self._names
         return name.partition(":")[0] in self._names
+
+
+class SiteCheck(Middleware):
+    """Refuses what a page of another site makes a browser send.
+
+    Otherwise such a page could learn what is cached, or have the Hub asked. A link to the page
+    itself works, but does nothing (`cross_site` in the request's state).
+    """
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        site = _header(scope, b"sec-fetch-site")
+        scope["state"]["cross_site"] = cross_site = site not in (None, "same-origin", "none")
+        if cross_site and not _is_link(scope):
+            raise Refusal(
+                403, "no_access", "Requests from other web sites are not accepted.",
+                "Open the address itself.",
+            )  # fmt: skip
+        await self.app(scope, receive, send)
+
+
+def _is_link(scope: Scope) -> bool:
+    return (
+        scope["method"] in ("GET", "HEAD")
+        and scope["path"] == "/"
+        and _header(scope, b"sec-fetch-mode") == "navigate"
+        and _header(scope, b"sec-fetch-dest") == "document"
+    )
 
 
 class HubRoutes(Middleware):

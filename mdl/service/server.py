@@ -39,7 +39,7 @@ def serve(settings: Settings, config: ServiceConfig, *, as_json: bool = False) -
         _raise_file_limit()
         listener = _listen(config)
         _announce(config, listener.getsockname()[1], as_json=as_json)
-        _Server(_uvicorn_config(service), service).run(sockets=[listener])
+        _Server(uvicorn_config(service), service).run(sockets=[listener])
     finally:
         writer.close()
 
@@ -53,7 +53,8 @@ def _announce(config: ServiceConfig, port: int, *, as_json: bool) -> None:
     print(json.dumps({"url": url}) if as_json else f"mdl serves on {url}", flush=True)
 
 
-def _uvicorn_config(service: Service) -> uvicorn.Config:
+def uvicorn_config(service: Service) -> uvicorn.Config:
+    """uvicorn with the service's limits."""
     config = service.config
     return uvicorn.Config(
         create_app(service),

@@ -44,6 +44,7 @@ class Service:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Open the database and the cache, write the resolution log once a second, close."""
+        await asyncio.to_thread(_import_hub_client)
         for opening in (self.resolver.check(), self.cache.state()):
             try:
                 await opening
@@ -77,3 +78,8 @@ class Service:
         gauge("mdl_cache_repos", "Repositories in the cache.", lambda: of_cache("repos"))
         gauge("mdl_cache_bytes", "Size of the cache on disk.", lambda: of_cache("size_on_disk"))
         gauge("mdl_cache_trash_bytes", "Size of the trash.", lambda: of_cache("trash_size"))
+
+
+def _import_hub_client() -> None:
+    """It takes a second or more, which the first caller would wait for."""
+    from mdl.resolver import HubApi  # noqa: F401

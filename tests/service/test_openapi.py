@@ -21,6 +21,20 @@ def test_every_route_of_the_issue_is_documented(hub: LoopbackHub, start: Start) 
     } <= set(document["paths"])  # fmt: skip
 
 
+def test_the_document_says_how_callers_authenticate(hub: LoopbackHub, start: Start) -> None:
+    document = start().get("/openapi.json").json()
+    schemes = document["components"]["securitySchemes"].values()
+    assert {scheme["scheme"] for scheme in schemes} == {"bearer", "basic"}
+    for path, method in (
+        ("resolve", "get"),
+        ("resolve", "post"),
+        ("access", "get"),
+        ("lock", "post"),
+    ):
+        parameters = document["paths"][f"/v1/{path}"][method]["parameters"]
+        assert "X-Hub-Token" in [each["name"] for each in parameters]
+
+
 def test_the_documents_rows_are_the_catalogues() -> None:
     assert tuple(MirrorFields.model_fields) == MirrorRow._fields
     assert tuple(SourceFields.model_fields) == CatalogSource._fields

@@ -68,7 +68,8 @@ async def index(
     """The whole page, with the resolution of `name` and a prune preview where asked for."""
     service, caller = service_of(request), caller_of(request)
     result = ""
-    if name:
+    cross_site = request.state.cross_site  # a link from another site; it must not cause anything
+    if name and not cross_site:
         try:
             found = await resolve_one(request, name, ResolveOptions(format, exact))
             result = resolution_html(found)
@@ -80,7 +81,7 @@ async def index(
     except MdlError as error:
         version, cache_section = "", f'<h2 id="cached">The cache</h2>{error_html(error)}'
     preview = ""
-    if may(caller.role, "local"):
+    if may(caller.role, "local") and not cross_site:
         preview = await _preview(service, max_size, unused_for)
     text = Template(_asset("index.html")).substitute(
         title=html.escape(f"{name} · mdl" if name else "mdl"),

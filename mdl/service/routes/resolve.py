@@ -30,10 +30,20 @@ from mdl.service.schemas import (
 )
 
 _RESOLUTION: dict[int | str, dict[str, Any]] = {200: {"model": ResolutionResponse}}
+_HUB_TOKEN = {
+    "parameters": [
+        {
+            "name": "X-Hub-Token",
+            "in": "header",
+            "description": "The caller's own Hub token; never stored nor logged.",
+            "schema": {"type": "string", "maxLength": 256},
+        }
+    ]
+}
 resolve_router = APIRouter(prefix="/v1", responses=REFUSALS)
 
 
-@resolve_router.get("/resolve", responses=_RESOLUTION)
+@resolve_router.get("/resolve", responses=_RESOLUTION, openapi_extra=_HUB_TOKEN)
 async def resolve(request: Request, query: Annotated[ResolveQuery, Query()]) -> Response:
     """What a name resolves to, and why: the object of `mdl resolve --json`."""
     if len(request.query_params.multi_items()) > len(request.query_params):
@@ -47,7 +57,9 @@ async def resolve(request: Request, query: Annotated[ResolveQuery, Query()]) -> 
     return json_response(resolution_json(resolution, caller), status)
 
 
-@resolve_router.post("/resolve", response_model=BulkResponse, responses=BODY_REFUSALS)
+@resolve_router.post(
+    "/resolve", response_model=BulkResponse, responses=BODY_REFUSALS, openapi_extra=_HUB_TOKEN
+)
 async def resolve_many(request: Request, bulk: BulkRequest) -> Response:
     """Up to a thousand names in one format, in their order, each with its own error."""
     service, caller = service_of(request), caller_of(request)
@@ -57,7 +69,7 @@ async def resolve_many(request: Request, bulk: BulkRequest) -> Response:
     return json_response({"answers": [resolution_json(each, caller) for each in found]})
 
 
-@resolve_router.get("/access", response_model=AccessResponse)
+@resolve_router.get("/access", response_model=AccessResponse, openapi_extra=_HUB_TOKEN)
 async def access(request: Request, name: Annotated[Name, Query()]) -> Response:
     """Whether the caller's own Hub token (X-Hub-Token) can read a repository, checked now."""
     service = service_of(request)
@@ -66,7 +78,9 @@ async def access(request: Request, name: Annotated[Name, Query()]) -> Response:
     return json_response(found.to_json())
 
 
-@resolve_router.post("/lock", responses=BODY_REFUSALS, response_class=PlainTextResponse)
+@resolve_router.post(
+    "/lock", responses=BODY_REFUSALS, response_class=PlainTextResponse, openapi_extra=_HUB_TOKEN
+)
 async def lock(request: Request, wanted: LockRequest) -> Response:
     """A lock file for these names: the commits and hashes that they resolve to now."""
     service = service_of(request)
