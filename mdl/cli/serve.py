@@ -60,6 +60,12 @@ _FILE = FilePath(dir_okay=False, path_type=Path)
     metavar="TIME",
     help="With --hub: how long known access to gated models holds without the Hub, as 24h.",
 )
+@click.option(
+    "--hub-accel",
+    default="",
+    metavar="LOCATION",
+    help="With --hub: where the nginx in front has the cache; it sends the files.",
+)
 @click.option("--no-request-log", is_flag=True, help="No JSON line a request on standard error.")
 @click.option("--json", "as_json", is_flag=True, help="Say where it listens as one JSON object.")
 def serve(
@@ -70,6 +76,7 @@ def serve(
     locked: Path | None,
     offline: bool,
     offline_access: str,
+    hub_accel: str,
     **options: Any,
 ) -> None:
     """Answer names and show the cache over HTTP, with a page at /.
@@ -82,7 +89,7 @@ def serve(
 
     config = ServiceConfig(
         **options,
-        hub=_hub_config(hub, hub_allow, locked, offline, offline_access),
+        hub=_hub_config(hub, hub_allow, locked, offline, offline_access, hub_accel),
         tokens=os.environ.get("MDL_SERVE_TOKENS", ""),
         log_requests=not no_request_log,
     )
@@ -90,7 +97,12 @@ def serve(
 
 
 def _hub_config(
-    hub: bool, allow: tuple[str, ...], locked: Path | None, offline: bool, offline_access: str
+    hub: bool,
+    allow: tuple[str, ...],
+    locked: Path | None,
+    offline: bool,
+    offline_access: str,
+    accel: str,
 ) -> Any:
     """The Hub's side; `None` without --hub.
 
@@ -101,7 +113,7 @@ def _hub_config(
 
     seconds = parse_duration(offline_access)
     if hub:
-        return HubConfig(allow, locked, offline, seconds)
-    if allow or locked or offline or seconds:
+        return HubConfig(allow, locked, offline, seconds, accel)
+    if allow or locked or offline or seconds or accel:
         raise UsageError("These options are for --hub.", next="Add --hub, or leave the others out.")
     return None

@@ -41,8 +41,8 @@ class Answers:
     ) -> None:  # fmt: skip
         self._config, self._knowledge, self._files = config, knowledge, files
         self._upstream, self._lock = upstream, lock
-        self._trees = Expiring()
-        self._pages = Expiring()
+        self._trees = Expiring[Answer]()
+        self._pages = Expiring[dict[str, dict[str, Any]]]()
 
     def answer(
         self, method: str, request: HubRequest, target: str, query: str, caller: Caller,
@@ -135,7 +135,7 @@ class Answers:
             return None
         if self._knowledge.known_public(request.repo_type, request.repo_id) is None:
             return None
-        return self._trees.peek((target.lower(), query), _FOREVER)  # type: ignore[no-any-return]
+        return self._trees.peek((target.lower(), query), _FOREVER)
 
     def _keep_tree(
         self, request: RepoRequest, target: str, query: str, reply: Reply,

@@ -19,12 +19,15 @@ class HubConfig:
         locked: a lock file; only what it names is served.
         offline: ask nothing upstream.
         offline_access: for how long a caller's access, once known, holds without the Hub.
+        accel: a location of the nginx in front, below which it has the cache: it is told which
+            file to send (X-Accel-Redirect). Empty without one.
     """
 
     allow: tuple[str, ...] = ()
     locked: Path | None = None
     offline: bool = False
     offline_access: float = 0.0
+    accel: str = ""
 
     @property
     def networks(self) -> tuple[Network, ...]:

@@ -1,6 +1,7 @@
 """Files for callers: from the cache where they are, and through it where they are not yet."""
 
 import contextlib
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -59,9 +60,9 @@ class Files:
     def __init__(self, settings: Settings, upstream: Upstream, metrics: HubMetrics) -> None:
         self._settings, self._upstream, self._metrics = settings, upstream, metrics
         self._root = Path(settings.cache_root)
-        self._described = Expiring()
+        self._described = Expiring[RemoteFile]()
         self._folders: dict[str, Path] = {}
-        self._used = Expiring()
+        self._used = Expiring[bool]()
         self._cache = Cache(settings)
         self.fills: dict[tuple[Path, str], BlobFill] = {}
         self._wanted: dict[BlobFill, set[tuple[Path, str, str]]] = {}
@@ -105,6 +106,10 @@ class Files:
         if found is None and known_missing(folder, commit, path):
             raise no_entry(path, commit)
         return found
+
+    def place(self, found: SnapshotFile) -> str:
+        """Where the content of a file lies below the cache root."""
+        return os.path.relpath(os.path.realpath(found.path), os.path.realpath(self._root))
 
     def record_use(self, repo: Repo, commit: str) -> None:
         """Have the cache manager know that a revision is used; once a minute is enough."""

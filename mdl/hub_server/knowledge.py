@@ -5,11 +5,12 @@ caller's own token, and kept under a keyed fingerprint of it: granted for an hou
 minutes. Without the Hub only what was known counts, for as long as the operator says.
 """
 
+import hashlib
 import json
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from mdl.errors import MdlError, OfflineError
@@ -20,7 +21,7 @@ from mdl.resolver import fingerprint
 from mdl.settings import Settings
 from mdl.store import Catalog, open_catalog
 
-T = TypeVar("T")
+V = TypeVar("V")
 GRANTED, DENIED = 3600.0, 120.0  # seconds
 _FRESH = 10.0  # seconds that a branch is taken to name the same commit
 _PUBLIC = 600.0  # seconds that a public repository is taken to be public
@@ -56,20 +57,20 @@ class Repo(NamedTuple):
         return name if self.repo_type == "model" else f"{self.repo_type}s/{name}"
 
 
-class Expiring:
+class Expiring(Generic[V]):
     """Values for some seconds; callers that want the same one wait for the first."""
 
     def __init__(self) -> None:
-        self._kept: dict[Any, tuple[float, Any]] = {}
+        self._kept: dict[Any, tuple[float, V]] = {}
         self._making: dict[Any, threading.Lock] = {}
         self._guard = threading.Lock()
 
-    def peek(self, key: Any, seconds: float) -> Any:
+    def peek(self, key: Any, seconds: float) -> V | None:
         """The value if it is not older than that, else `None`."""
-        at, value = self._kept.get(key, (0.0, None))
-        return value if time.monotonic() - at < seconds else None
+        kept = self._kept.get(key)
+        return kept[1] if kept is not None and time.monotonic() - kept[0] < seconds else None
 
-    def put(self, key: Any, value: Any) -> None:
+    def put(self, key: Any, value: V) -> None:
         with self._guard:
             if len(self._kept) >= _MOST:
                 for old in list(self._kept)[: _MOST // 10]:
@@ -80,11 +81,11 @@ class Expiring:
         with self._guard:
             self._kept.pop(key, None)
 
-    def get(self, key: Any, seconds: float, make: Callable[[], T]) -> T:
+    def get(self, key: Any, seconds: float, make: Callable[[], V]) -> V:
         """The value, made once however many ask meanwhile."""
         found = self.peek(key, seconds)
         if found is not None:
-            return found  # type: ignore[no-any-return]
+            return found
         with self._guard:
             lock = self._making.setdefault(key, threading.Lock())
         try:
@@ -93,7 +94,7 @@ class Expiring:
                 if found is None:
                     found = make()
                     self.put(key, found)
-                return found  # type: ignore[no-any-return]
+                return found
         finally:
             with self._guard:
                 self._making.pop(key, None)
@@ -104,14 +105,21 @@ class Knowledge:
 
     def __init__(self, settings: Settings, config: HubConfig, upstream: Upstream) -> None:
         self._settings, self._config, self._upstream = settings, config, upstream
-        self._repos = Expiring()
-        self._access = Expiring()
-        self._accounts = Expiring()
-        self._branches = Expiring()
+        self._repos = Expiring[Repo]()
+        self._granted = Expiring[str]()
+        self._denied = Expiring[HubRefusal]()
+        self._accounts = Expiring[frozenset[str]]()
+        self._branches = Expiring[str]()
+        self._marks = Expiring[str]()
         self._catalog: Catalog | None = None
 
     def caller(self, token: str | None) -> Caller:
-        return Caller(token, fingerprint(token, self._settings.home))
+        """Who sends this token. The key of its fingerprint is on disk, and not read every time."""
+        if token is None:
+            return Caller(None, "anonymous")
+        own = hashlib.sha256(token.encode(errors="backslashreplace")).digest()
+        mark = self._marks.get(own, _PUBLIC, lambda: fingerprint(token, self._settings.home))
+        return Caller(token, mark)
 
     # -- repositories -----------------------------------------------------------------------
 
@@ -121,12 +129,12 @@ class Knowledge:
         for who in (_OPEN_TO_ALL, caller.mark):
             found = self._repos.peek((*name, who), _FRESH)
             if found is not None:
-                return found  # type: ignore[no-any-return]
+                return found
         return None
 
     def known_public(self, repo_type: str, repo_id: str) -> Repo | None:
         """The repository, whatever the revision, if it was public a moment ago."""
-        return self._repos.peek((repo_type, repo_id.lower(), None, _OPEN_TO_ALL), _PUBLIC)  # type: ignore[no-any-return]
+        return self._repos.peek((repo_type, repo_id.lower(), None, _OPEN_TO_ALL), _PUBLIC)
 
     def find(self, repo_type: str, repo_id: str, revision: str, caller: Caller) -> Repo:
         """The repository and the commit that a revision of it is: one request upstream.
@@ -173,7 +181,9 @@ class Knowledge:
             self._branches.put((found.key, found.commit), revision)
         if info.get("private"):  # seen with this token: it may be read with it
             self._remember(found, caller, "granted", "")
-        elif not found.restricted and self._access.peek((found.key, _OPEN_TO_ALL), _PUBLIC) is None:
+        elif (
+            not found.restricted and self._granted.peek((found.key, _OPEN_TO_ALL), _PUBLIC) is None
+        ):
             self._remember(found, Caller(None, _OPEN_TO_ALL), "open", "")
         return found
 
@@ -193,7 +203,7 @@ class Knowledge:
 
     def may_read(self, repo: Repo, caller: Caller) -> bool:
         """Whether it is known that this caller was granted access within the last hour."""
-        return bool(self._access.peek((repo.key, caller.mark), GRANTED) == "granted")
+        return self._granted.peek((repo.key, caller.mark), GRANTED) == "granted"
 
     def require_access(self, repo: Repo, caller: Caller) -> None:
         """Make sure that this caller may read a repository's files.
@@ -204,7 +214,7 @@ class Knowledge:
         """
         if not repo.restricted or self.may_read(repo, caller):
             return
-        denied = self._access.peek((repo.key, caller.mark, "denied"), DENIED)
+        denied = self._denied.peek((repo.key, caller.mark), DENIED)
         if denied is not None:
             raise denied
         if caller.token is None:
@@ -220,8 +230,8 @@ class Knowledge:
             return
         refused = refusal_of(reply)
         if reply.status in (401, 403, 404):
-            self._access.put((repo.key, caller.mark, "denied"), refused)
-            self._access.forget((repo.key, caller.mark))
+            self._denied.put((repo.key, caller.mark), refused)
+            self._granted.forget((repo.key, caller.mark))
             self._store(repo.key, caller.mark, "not_requested", refused.message)
         raise refused
 
@@ -269,8 +279,8 @@ class Knowledge:
         return self._accounts.get(caller.mark, _PUBLIC, ask)
 
     def _remember(self, repo: Repo, caller: Caller, state: str, message: str) -> None:
-        self._access.put((repo.key, caller.mark), state)
-        self._access.forget((repo.key, caller.mark, "denied"))
+        self._granted.put((repo.key, caller.mark), state)
+        self._denied.forget((repo.key, caller.mark))
         self._store(repo.key, caller.mark, state, message)
 
     def _store(self, key: str, mark: str, state: str, message: str) -> None:

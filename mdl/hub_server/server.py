@@ -8,9 +8,10 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
+from urllib.parse import quote
 
 from prometheus_client import CollectorRegistry
 from starlette.types import Receive, Scope, Send
@@ -169,6 +170,12 @@ class HubServer:
             about.append(("content-range", f"bytes {first}-{stop - 1}/{answer.size}"))
         if method == "HEAD":
             return await _send(send, 200 if part is None else 206, about, b"")
+        if self.config.accel and isinstance(answer.source, SnapshotFile):
+            self.metrics.hits.inc()
+            place = self.files.place(answer.source)
+            about = [each for each in about if not each[0].startswith("content-")]
+            about.append(("x-accel-redirect", f"{self.config.accel.rstrip('/')}/{quote(place)}"))
+            return await _send(send, 200, about, b"")
         chunks = self._chunks(answer.source, caller, first, stop)
         return await self._stream(send, 200 if part is None else 206, about, chunks)
 
@@ -213,7 +220,7 @@ class HubServer:
 
     def _chunks(
         self, source: SnapshotFile | Filling, caller: Caller, first: int, stop: int
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         if isinstance(source, SnapshotFile):
             self.metrics.hits.inc()
             return local_chunks(source.path, first, stop)
@@ -223,10 +230,10 @@ class HubServer:
         )  # fmt: skip
 
     async def _stream(
-        self, send: Send, status: int, headers: Headers, chunks: AsyncIterator[bytes]
+        self, send: Send, status: int, headers: Headers, chunks: AsyncGenerator[bytes, None]
     ) -> None:
         await send({"type": "http.response.start", "status": status, "headers": _encoded(headers)})
-        async with contextlib.aclosing(chunks):  # type: ignore[type-var]
+        async with contextlib.aclosing(chunks):
             async for chunk in chunks:
                 self.metrics.bytes_out.inc(len(chunk))
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -18,7 +18,7 @@ InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
 Straight = Callable[[int], AbstractContextManager[Fetched]]
 
 
-async def local_chunks(path: str, first: int, stop: int) -> AsyncIterator[bytes]:
+async def local_chunks(path: str, first: int, stop: int) -> AsyncGenerator[bytes, None]:
     """A file that is here. Unlinked meanwhile, it is read to its end all the same."""
     fd = os.open(path, os.O_RDONLY)
     try:
@@ -37,7 +37,7 @@ async def local_chunks(path: str, first: int, stop: int) -> AsyncIterator[bytes]
 
 async def filling_chunks(
     fill: BlobFill, first: int, stop: int, in_thread: InThread, straight: Straight
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """A file that is on its way, as far as it has come; else straight from the Hub.
 
     Raises:
@@ -88,7 +88,7 @@ def _open(fill: BlobFill) -> int:
 
 async def _straight(
     straight: Straight, at: int, stop: int, in_thread: InThread
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     def chunks() -> Iterator[bytes]:
         with straight(at) as fetched:
             skip, left = at - fetched.offset, stop - at
