@@ -1,6 +1,5 @@
 """What is known of a repository's files, and the format they turn out to have."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -51,6 +50,8 @@ class Description(NamedTuple):
         value = self.other_files.get(path)
         if isinstance(value, str | bytes):
             try:
+                import json  # seldom needed, and a twentieth of `mdl resolve`
+
                 value = json.loads(value)
             except (ValueError, RecursionError):
                 return None

@@ -32,7 +32,7 @@ COMMANDS = {
     "catalog": "catalog ls --source user",
     "sources": "catalog ls --sources",
     "resolve": "resolve meta-llama/Llama-3.1-8B-Instruct --4bit --offline",
-    "config": "config show",
+    "config": "config show cache.max_size",
     "unknown": "cache show Org/Smal",
 }
 DAY = 86400

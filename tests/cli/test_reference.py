@@ -2,7 +2,10 @@
 
 import importlib.util
 import json
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from types import ModuleType
 
@@ -132,3 +135,20 @@ CHANGING = {
 
 def test_the_reference_page_is_up_to_date() -> None:
     assert (DOCS / "cli.md").read_text() == reference().reference(), "run `make docs`"
+    assert (DOCS / "mdl.1").read_text() == reference().man_page(), "run `make docs`"
+
+
+@pytest.mark.skipif(shutil.which("man") is None, reason="no man")
+def test_the_man_page_is_set_without_a_warning_and_has_every_option() -> None:
+    """As `man mdl` shows it."""
+    done = subprocess.run(
+        ["man", "--warnings", "-E", "UTF-8", "-l", str(DOCS / "mdl.1")],
+        env={**os.environ, "MANWIDTH": "200", "MAN_KEEP_FORMATTING": "", "LC_ALL": "C.UTF-8"},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    for path, command in reference().commands(cli, "mdl"):
+        assert path in done.stdout
+        for parameter in command.params:
+            if isinstance(parameter, click.Option) and path != "mdl" and not parameter.hidden:
+                assert parameter.opts[0] in done.stdout, f"{path} {parameter.opts[0]}"

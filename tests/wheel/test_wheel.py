@@ -53,7 +53,10 @@ def python(code: str, env: dict[str, str], cwd: Path) -> str:
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     top = {name.split("/")[0] for name in names}
-    assert {t for t in top if not t.endswith(".dist-info")} == {"mdl"}
+    folders = {t for t in top if not t.endswith((".dist-info", ".data"))}
+    assert folders == {"mdl"}
+    beside = [n.partition(".data/")[2] for n in names if ".data/" in n]
+    assert beside == ["data/share/man/man1/mdl.1"]
     for needed in (
         "mdl/py.typed",
         "mdl/store/packaged.json",
