@@ -32,6 +32,7 @@ from mdl.formats import (
 from mdl.hub_http import http_library
 from mdl.resolver.hub_description import describe_listing
 from mdl.resolver.hub_session import bounded
+from mdl.resolver.names import is_commit
 from mdl.resolver.types import RepoInfo
 
 T = TypeVar("T")
@@ -103,6 +104,8 @@ class HubApi:
             raise self._unusable(error) from error
         if not isinstance(info.id, str):
             raise self._not_a_hub("its response is not about a repository")
+        if info.sha is not None and not is_commit(info.sha):
+            raise self._not_a_hub(f"the commit it names cannot be one: {info.sha!r:.100}")
         return self._facts_of(info), info
 
     def branches(self, repo_id: str) -> tuple[str, ...]:
@@ -244,7 +247,7 @@ class HubApi:
         while True:
             attempt += 1
             try:
-                with bounded(self.timeout):
+                with bounded(self.endpoint, self.timeout):
                     return call(HfApi(self.endpoint, token=self._sent))
             except HfHubHTTPError as error:
                 status = error.response.status_code
@@ -329,7 +332,7 @@ def facts_of(info: ModelInfo, own_token: bool) -> RepoInfo:
         gated=str(info.gated) if info.gated else "false",
         format=_format_of(info),
         base_model=base if isinstance(base, str) else (base[0] if base else None),
-        commit=info.sha,
+        commit=info.sha if info.sha and is_commit(info.sha) else None,
         access="granted" if info.private and own_token else access,
         live=True,
     )

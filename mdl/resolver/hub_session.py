@@ -1,4 +1,4 @@
-"""Bounds on a call of huggingface_hub, which has none of its own: time-outs, no hidden retries.
+"""Bounds on a call of huggingface_hub, which has none of its own: time, size, retries, hosts.
 
 `HfApi.auth_check` and `whoami` take no time-out, and its listings retry by themselves, for
 minutes where a rate limit says so. The hooks below act on the shared session only during a call
@@ -7,6 +7,7 @@ that is made inside `bounded`; everybody else's calls are as they were.
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -19,23 +20,33 @@ _lock = threading.Lock()
 _call: ContextVar["_Call | None"] = ContextVar("mdl_hub_call", default=None)
 
 
-class _Call:
-    """The time-out of each request in seconds, and whether the last one got no response."""
+_LARGEST = 64 << 20  # bytes of one response
+_WHOLE = 6  # times the time-out of a read: the time for a whole response
 
-    def __init__(self, timeout: float) -> None:
+
+class _Call:
+    """The time-outs of each request, the origin its token is for, and the state of the last one."""
+
+    def __init__(self, endpoint: str, timeout: float) -> None:
+        self.origin = _origin(http_library().URL(endpoint))
         self.timeouts = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
+        self.seconds = _WHOLE * timeout
         self.unanswered = False
 
 
 @contextlib.contextmanager
-def bounded(timeout: float) -> Iterator[None]:
-    """Give each request of one `HfApi` call `timeout` seconds, and let its first failure out."""
+def bounded(endpoint: str, timeout: float) -> Iterator[None]:
+    """Bound each request of one `HfApi` call, and let its first failure out.
+
+    A response ends within six times `timeout` seconds and 64 MiB. The token goes to `endpoint`
+    only, whatever address a response names as its next page.
+    """
     hooks = get_session().event_hooks
     with _lock:
         if _before not in hooks["request"]:
             hooks["request"].append(_before)
             hooks["response"].append(_after)
-    mark = _call.set(_Call(timeout))
+    mark = _call.set(_Call(endpoint, timeout))
     try:
         yield
     finally:
@@ -49,11 +60,42 @@ def _before(request: Any) -> None:
             raise http_library().TransportError("the last request got no response")
         call.unanswered = True
         request.extensions["timeout"] = call.timeouts
+        request.headers["accept-encoding"] = "identity"  # what is sent is what is counted
+        if _origin(request.url) != call.origin:
+            request.headers.pop("authorization", None)
 
 
 def _after(response: Any) -> None:
     call = _call.get()
     if call is not None:
         call.unanswered = False
+        if "content-encoding" in response.headers:
+            raise http_library().DecodingError("the response is compressed, unasked")
+        response.stream = _bounded_stream(response.stream, call.seconds)
         if response.status_code == 429 or response.status_code >= 500:
             hf_raise_for_status(response)
+
+
+def _bounded_stream(stream: Any, seconds: float) -> Any:
+    http = http_library()
+    end = time.monotonic() + seconds
+
+    class BoundedStream(http.SyncByteStream):  # type: ignore[misc, name-defined]
+        def __iter__(self) -> Iterator[bytes]:
+            size = 0
+            for piece in stream:
+                size += len(piece)
+                if size > _LARGEST:
+                    raise http.TransportError(f"a response of more than {_LARGEST} bytes")
+                if time.monotonic() > end:
+                    raise http.TransportError(f"the response took longer than {seconds:.0f} s")
+                yield piece
+
+        def close(self) -> None:
+            stream.close()
+
+    return BoundedStream()
+
+
+def _origin(url: Any) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
