@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from mdl.errors import MdlError
+from mdl.errors import MdlError, NotFoundError
 from mdl.observe.session import Ended, Requirements, Session
 from mdl.observe.supervise import Command, Ending
 from mdl.settings import Settings, load_settings
@@ -49,6 +49,13 @@ def run_command(
         MdlError: it was not started: not found, not whole offline, cannot be watched.
     """
     settings = load_settings()
+    if output.report is not None:
+        from mdl.observe.report import check_writable
+
+        check_writable(output.report)
+    for folder in folders:
+        if not os.path.isdir(folder):
+            raise NotFoundError(f"{folder} is not a folder.", next="Pass the folder to watch.")
     if required.offline and required.lock is not None:
         from mdl.observe.offline import refuse_incomplete
 
@@ -166,6 +173,8 @@ def _conclude(report: "RunReport", ending: Ending, output: Output, settings: Set
         _say(report, [each for each in (error, failure) if each], output)
     if error is not None:
         return error.exit_code
+    if failure is not None and ending.code == 0:
+        return failure.exit_code
     return ending.repeat()
 
 

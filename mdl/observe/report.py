@@ -1,5 +1,6 @@
 """What a run really opened, as one value with one JSON form."""
 
+import errno
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ from mdl.errors import DiskError, UsageError
 from mdl.formatting import human_size
 from mdl.version import __version__
 
-# In the summary, so many files are named of each model.
+# In the summary, so many of a model's files are named, and of the reasons for gaps.
 _NAMED = 2
 MET, UNMET, UNSURE = "met", "unmet", "unsure"
 
@@ -150,11 +151,7 @@ class RunReport(NamedTuple):
                 file.write("\n")
             os.replace(temporary, path)
         except OSError as error:
-            raise DiskError(
-                f"The report cannot be written to {path}.",
-                why=error.strerror or str(error),
-                next="Name another file.",
-            ) from error
+            raise _not_writable(path, error) from error
 
     def summary(self) -> list[str]:
         """The lines for people, without the verdict."""
@@ -180,7 +177,35 @@ class RunReport(NamedTuple):
             " what it opens from now on is not seen"
             for each in self.still_running
         ]
-        return lines + [f"  not seen: {text}" for text in self.unseen]
+        lines += [f"  not seen: {text}" for text in self.unseen[:_NAMED]]
+        if len(self.unseen) > _NAMED:
+            lines.append(f"  not seen: {len(self.unseen) - _NAMED} more, in the report")
+        return lines
+
+
+def check_writable(path: str) -> None:
+    """Refuse before a run what its report could not be written to.
+
+    Raises:
+        DiskError: it is a folder, or its folder cannot be made or written.
+    """
+    folder = os.path.dirname(path) or "."
+    try:
+        os.makedirs(folder, exist_ok=True)
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise _not_writable(path, error) from error
+
+
+def _not_writable(path: str, error: OSError) -> DiskError:
+    return DiskError(
+        f"The report cannot be written to {path}.",
+        why=error.strerror or str(error),
+        next="Use another path.",
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mdl.observe.hook import cache_roots
 from mdl.observe.messages import Inbox
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mdl.resolver import LockEntry
 
 _MODELS = (".gguf", ".safetensors")
+_A_MOMENT = 0.05  # seconds
 # What keeps Hugging Face's libraries from opening a socket.
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
@@ -119,16 +120,22 @@ class Session:
         """Stop watching, and put the report together."""
         from mdl.observe.compose import compose
 
-        still = [
-            {"pid": pid, "command": self.processes.command(pid)}
-            for pid in self.processes.members()
-            if pid != os.getpid()
-        ]
+        still = self._still_running()
+        if still:  # Python's own helpers end just after their program
+            time.sleep(_A_MOMENT)
+            still = self._still_running()
         self.serve()
         seconds = time.time() - self.started
         self.observer.finish()
         self.inbox.close()
         return compose(self, ended, seconds, still)
+
+    def _still_running(self) -> list[dict[str, Any]]:
+        return [
+            {"pid": pid, "command": self.processes.command(pid)}
+            for pid in self.processes.members()
+            if pid != os.getpid()
+        ]
 
     def close(self) -> None:
         """Stop watching without a report."""

@@ -64,7 +64,7 @@ class OpenWatcher:
         self._later: deque[tuple[str, str, int]] = deque()
         self._seen: dict[int, set[bytes]] = {}
         self._made: dict[str, int] = {}  # files of model folders made meanwhile → opens - writes
-        self._full = False
+        self._full = self._has_many = False
         self._is_new = False  # what is added now was made a moment ago
 
     def close(self) -> None:
@@ -144,10 +144,13 @@ class OpenWatcher:
             kind in ("snapshot", "folder")
             and not is_link
             and not name.startswith(".")
-            and (kind == "snapshot" or len(self._watched) < _MOST_FOLDERS)
             and os.path.isdir(below)
         ):
-            self._add(kind, below, depth + 1)
+            if kind == "snapshot" or len(self._watched) < _MOST_FOLDERS:
+                self._add(kind, below, depth + 1)
+            elif not self._has_many:
+                self._has_many = True
+                self._missed(f"More than {_MOST_FOLDERS:,} folders: {below} was not watched.")
 
     def _refused(self, path: str, error: OSError) -> None:
         if error.errno == errno.ENOSPC:

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from mdl.store.database import Database, Writer
 
 
+# A purpose has no index: look no further back than this.
+_RECENT = "id > (SELECT coalesce(max(id), 0) - 100000 FROM resolution_log)"
+
+
 class Catalog:
     """The catalogue over an open database. Every method is one query or one transaction."""
 
@@ -178,15 +182,23 @@ class Catalog:
         )
         return (rows[0][0], rows[0][1], rows[0][2]) if rows else None
 
-    def history(self, name: str | None = None, limit: int = 50) -> list[dict[str, Any]]:
-        """The resolution log, newest first."""
+    def history(
+        self, name: str | None = None, limit: int = 50, *, purpose: str | None = None
+    ) -> list[dict[str, Any]]:
+        """The resolution log, newest first: all of it, that of a name, the latest of a purpose."""
         names = ("at", "purpose", "requested", "format", "repo_id", "commit", "substituted", "rule",
                  "source", "source_version")  # fmt: skip
-        where = "WHERE key = :key" if name is not None else ""
-        sql = f"SELECT at, purpose, requested, format, repo_id, revision_commit, substituted, rule, source, source_version FROM resolution_log {where} ORDER BY id DESC LIMIT :limit"  # noqa: S608, E501 # values are bound
+        conditions = [
+            "key = :key" if name is not None else "",
+            f"purpose = :purpose AND {_RECENT}" if purpose is not None else "",
+        ]
+        where = " AND ".join(filter(None, conditions)) or "1 = 1"
+        sql = f"SELECT at, purpose, requested, format, repo_id, revision_commit, substituted, rule, source, source_version FROM resolution_log WHERE {where} ORDER BY id DESC LIMIT :limit"  # noqa: S608, E501 # values are bound
         params: dict[str, Any] = {"limit": limit}
         if name is not None:
             params["key"] = name.lower()
+        if purpose is not None:
+            params["purpose"] = purpose
         found = [dict(zip(names, row, strict=True)) for row in self.database.rows(sql, params)]
         return [{**row, "substituted": bool(row["substituted"])} for row in found]
 

@@ -91,6 +91,7 @@ class Machine:
             input=stdin,
             capture_output=True,
             text=True,
+            errors="backslashreplace",
             timeout=120,
         )
         assert "Traceback" not in done.stderr, done.stderr

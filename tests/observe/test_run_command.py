@@ -300,12 +300,22 @@ def test_the_report_as_json(machine: Machine) -> None:
     assert json.loads(ran.err) == ran.report
 
 
-def test_a_report_that_cannot_be_written_does_not_hide_the_run(machine: Machine) -> None:
-    words = ("run", "--report=/proc/none/r.json", "--", "sh", "-c", "echo x; exit 3")
-    done = machine.popen(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    out, err = done.communicate(timeout=20)
-    assert (done.returncode, out) == (3, "x\n")
-    assert "The report cannot be written to /proc/none/r.json." in err
+@pytest.mark.parametrize(
+    ("option", "code", "says"),
+    [
+        ("--report=/proc/none/r.json", 1, "The report cannot be written to /proc/none/r.json."),
+        ("--report=/tmp", 1, "The report cannot be written to /tmp."),
+        ("--watch=/nowhere", 3, "/nowhere is not a folder."),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_the_command(
+    machine: Machine, option: str, code: int, says: str
+) -> None:
+    run = machine.popen("run", option, "--", "touch", "started", stderr=subprocess.PIPE)
+    _, err = run.communicate(timeout=20)
+    assert run.returncode == code
+    assert says in err
+    assert not (machine.folder / "started").exists()
 
 
 def test_a_token_on_the_command_line_is_in_no_report(machine: Machine) -> None:

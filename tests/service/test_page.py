@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from mdl.cachemgr.index.treemap import Box, squarify
+from mdl.settings import load_settings
+from mdl.store import open_catalog
 from tests.hub import LoopbackHub
 from tests.service.browser import Browser
 from tests.service.conftest import Process, Start, cached_repo
@@ -47,6 +49,21 @@ def test_the_answer_and_its_trace_are_in_the_html(hub: LoopbackHub, start: Start
     Page(text)
     assert "<strong>Org/Open</strong>" in text
     assert 'class="accepted"' in text
+
+
+def test_what_runs_opened_is_on_the_page(start: Start) -> None:
+    client = start()
+    assert "What did runs open?" not in client.get("/").text
+    opened = {"repo_id": "Org/<b>", "commit": "1" * 40, "substituted": False, "rule": "opened",
+              "source": "run", "source_version": None}  # fmt: skip
+    catalog = open_catalog(load_settings())
+    catalog.log("run", "Org/<b>", "bnb-4bit", opened)
+    catalog.log("service", "Org/asked", "16bit", {**opened, "repo_id": "Org/asked"})
+    catalog.database.close()
+    text = client.get("/").text
+    Page(text)
+    assert "Org/&lt;b&gt;</th><td>111111111111</td><td>bnb-4bit</td>" in text
+    assert "Org/asked" not in text
 
 
 def test_a_hostile_name_stays_text(hub: LoopbackHub, start: Start) -> None:

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 
 from mdl.cachemgr.remove import PrunePlan, plan_prune
 from mdl.errors import MdlError
-from mdl.formatting import human_size
+from mdl.formatting import human_ago, human_size
 from mdl.resolver import ResolveOptions
 from mdl.service.auth import may
 from mdl.service.cache import cache_html, policy_of
@@ -40,6 +40,7 @@ _FORMAT_NAMES = {
     "8bit": "8-bit",
     "fp8": "fp8",
 }
+_RUNS = 20
 _VERDICTS = {"accepted": "chosen", "rejected": "rejected", "noted": "noted"}
 
 
@@ -80,8 +81,9 @@ async def index(
         version, cache_section = state.version, cache_html(state.repos, state.totals)
     except MdlError as error:
         version, cache_section = "", f'<h2 id="cached">The cache</h2>{error_html(error)}'
-    preview = ""
+    runs = preview = ""
     if may(caller.role, "local") and not cross_site:
+        runs = await _runs(service)
         preview = await _preview(service, max_size, unused_for)
     text = Template(_asset("index.html")).substitute(
         title=html.escape(f"{name} · mdl" if name else "mdl"),
@@ -94,6 +96,7 @@ async def index(
         result=result,
         version=version,
         cache=cache_section,
+        runs=runs,
         preview=preview,
         release=__version__,
     )
@@ -155,6 +158,34 @@ def _trace(resolution: "Resolution") -> str:
     if resolution.alternatives:
         also = f"<p>Alternatives: {html.escape(', '.join(resolution.alternatives))}</p>"
     return f'<h3>Why</h3><ol class="trace">{steps}</ol>{also}'
+
+
+async def _runs(service: "Service") -> str:
+    """The models that runs opened lately, as `mdl run` and `mdl.watch` logged them."""
+    resolver = service.resolver
+    try:
+        found = await resolver.in_thread(
+            lambda: resolver.catalog().history(limit=_RUNS, purpose="run")
+        )
+    except MdlError:
+        return ""  # the cache and the result above are still worth showing
+    if not found:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{html.escape(row["repo_id"])}</th>'
+        f"<td>{html.escape((row['commit'] or '')[:12])}</td>"
+        f"<td>{html.escape(row['format'] or 'no weights')}</td>"
+        f'<td class="when">{human_ago(row["at"])}</td></tr>'
+        for row in found
+    )
+    return (
+        '<section aria-labelledby="runs"><h2 id="runs">What did runs open?</h2>'
+        '<div class="scroll" role="region" tabindex="0" aria-label="Models that runs opened">'
+        f"<table><caption>Seen by <code>mdl run</code>, the latest first.</caption><thead><tr>"
+        '<th scope="col">Repository</th><th scope="col">Revision</th>'
+        '<th scope="col">Format</th><th scope="col">Opened</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div></section>"
+    )
 
 
 async def _preview(service: "Service", max_size: str, unused_for: str) -> str:
