@@ -59,6 +59,7 @@ TINY = Shape(
     rank=8,
 )
 
+_WHO = ("transformers + bitsandbytes", "ours")
 _LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -67,19 +68,36 @@ def measure_models(
 ) -> dict[str, Any]:
     """Every measurement of one model, first without our kernels, then with them."""
     model = build(device, shape)
-    found: dict[str, Any] = {"model": shape.name}
-    for who in ("transformers + bitsandbytes", "ours"):
+    found = {"model": shape.name, **measure_inference(model, device, shape, out_of_time)}
+    kernels.remove(model)
+    for who, step in measure_training(model, device, shape, out_of_time).items():
+        found[who]["qlora_step"] = step
+    return found
+
+
+def measure_inference(
+    model: Any, device: torch.device, shape: Shape, out_of_time: Callable[[], bool]
+) -> dict[str, Any]:
+    """Prefill and decoding, by who computes; `applied`: the kernels that ours are."""
+    found: dict[str, Any] = {}
+    for who in _WHO:
         if who == "ours":
             found["applied"] = kernels.apply(model).to_json()
         found[who] = inference(model.eval(), device, shape, out_of_time)
-    kernels.remove(model)
+    return found
+
+
+def measure_training(
+    model: Any, device: torch.device, shape: Shape, out_of_time: Callable[[], bool]
+) -> dict[str, Any]:
+    """A QLoRA step, by who computes. The model gets the adapter."""
     model = _with_lora(model, shape)
-    for who in ("transformers + bitsandbytes", "ours"):
+    found: dict[str, Any] = {}
+    for who in _WHO:
         if who == "ours":
             kernels.apply(model)
-        found[who]["qlora_step"] = _attempt(
-            partial(training_step, model, device, shape), out_of_time
-        )
+        step = partial(training_step, model, device, shape)
+        found[who] = _attempt(step, out_of_time)
     return found
 
 
