@@ -37,6 +37,9 @@ def resolve(
     prefer: str | None = None,
     mmproj: str | None = None,
     any_publisher: bool = False,
+    runtime: str | None = None,
+    fit: int | str | None = None,
+    context: int = 8192,
     token: str | bool | None = None,
     offline: bool | None = None,
     settings: Settings | None = None,
@@ -52,6 +55,9 @@ def resolve(
         prefer: `default`, `cached` or `official`; the configuration's by default.
         mmproj: the precision of a vision projector beside a GGUF model; `none` leaves it out.
         any_publisher: take such a format from publishers who are not on the trust list, too.
+        runtime: what is to run it (`vllm`, `llama.cpp`, …): the best format that it loads here.
+        fit: memory to fit, as bytes or `24GB`; `auto` is this machine's.
+        context: tokens of KV cache that have to fit.
         token: a Hub token; the environment's by default, `False` for none.
         offline: `True` uses the database and the cache alone.
         settings: other settings than the environment's.
@@ -66,8 +72,9 @@ def resolve(
     resolver = resolver_for(settings, token=token, offline=offline)
     prefer = prefer or resolver.settings.prefer
     options = ResolveOptions(
-        format, exact, revision, prefer, mmproj=mmproj, any_publisher=any_publisher
-    )
+        format, exact, revision, prefer, mmproj=mmproj, any_publisher=any_publisher,
+        runtime=runtime, fit=fit, context=context,
+    )  # fmt: skip
     return resolver.resolve(name, options).checked()
 
 
@@ -180,6 +187,9 @@ def lock(
     prefer: str | None = None,
     mmproj: str | None = None,
     any_publisher: bool = False,
+    runtime: str | None = None,
+    fit: int | str | None = None,
+    context: int = 8192,
     add: bool = False,
     dry_run: bool = False,
     token: str | bool | None = None,
@@ -194,8 +204,8 @@ def lock(
         names: one name or several.
         path: the lock file. It is replaced, or with `add` keeps its other entries.
         dry_run: write nothing.
-        format, exact, revision, prefer, mmproj, any_publisher, token, offline, settings: as
-            `resolve` takes them.
+        format, exact, revision, prefer, mmproj, any_publisher, runtime, fit, context, token,
+            offline, settings: as `resolve` takes them.
 
     Returns:
         Every entry of the file, those of `names` last.
@@ -218,6 +228,9 @@ def lock(
         prefer or resolver.settings.prefer,
         mmproj=mmproj,
         any_publisher=any_publisher,
+        runtime=runtime,
+        fit=fit,
+        context=context,
     )
     given = [names] if isinstance(names, str) else names
     unique = {name.strip().lower(): name for name in given}.values()

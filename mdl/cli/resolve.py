@@ -54,6 +54,27 @@ def format_options(command: "Callable[..., Any]") -> "Callable[..., Any]":
                 help="Vision projector to take with a GGUF model: F16, BF16, …; none for none.",
             ),
             click.option(
+                "--for",
+                "runtime",
+                metavar="RUNTIME",
+                help="The best format that vllm, sglang, llama.cpp, ollama, mlx, transformers,"
+                " unsloth, exllama or onnxruntime loads on this machine.",
+            ),
+            click.option(
+                "--fit",
+                is_flag=False,
+                flag_value="auto",
+                metavar="[SIZE]",
+                help="The largest that fits this memory, such as 24GB; this machine's by default.",
+            ),
+            click.option(
+                "--context",
+                type=click.IntRange(min=1),
+                default=8192,
+                show_default=True,
+                help="Tokens that have to fit with --fit.",
+            ),
+            click.option(
                 "--any-publisher",
                 is_flag=True,
                 help="Also take formats from publishers who are not on the trust list.",
@@ -104,6 +125,9 @@ def resolve_arguments(flags: dict[str, Any]) -> dict[str, Any]:
         "offline": True if flags["offline"] else None,
         "mmproj": flags["mmproj"],
         "any_publisher": flags["any_publisher"],
+        "runtime": flags["runtime"],
+        "fit": flags["fit"],
+        "context": flags["context"],
     }
 
 

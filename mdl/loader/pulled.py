@@ -76,6 +76,9 @@ def pull(
     dry_run: bool = False,
     mmproj: str | None = None,
     any_publisher: bool = False,
+    runtime: str | None = None,
+    fit: int | str | None = None,
+    context: int = 8192,
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
     local_dir: StrPath | None = None,
@@ -90,8 +93,8 @@ def pull(
         name: `org/name` in any casing, or a folder.
         format: as `mdl.resolve` takes it; a stored format that the name itself names (`-GGUF`,
             `-AWQ`), else `16bit`, by default.
-        exact, revision, prefer, mmproj, any_publisher, token, offline, settings: as
-            `mdl.resolve` takes them.
+        exact, revision, prefer, mmproj, any_publisher, runtime, fit, context, token, offline,
+            settings: as `mdl.resolve` takes them.
         locked: a lock file; the files must be exactly those it names.
         allow_pickle: accept pickled weights if there are no others; loading them can run code.
         trust_remote_code: download the repository's Python files too.
@@ -112,12 +115,13 @@ def pull(
     selection = Selection(
         _patterns(include), _patterns(exclude), Path(local_dir) if local_dir else None
     )
-    if format is None:
-        format = _named_format(name)
+    if format is None or runtime is not None:
+        format = _named_format(name) if runtime is None else format or "16bit"
         exact = exact or bool(include or exclude)
     options = ResolveOptions(
-        format, exact, revision, prefer or found.prefer, mmproj=mmproj, any_publisher=any_publisher
-    )
+        format, exact, revision, prefer or found.prefer, mmproj=mmproj, any_publisher=any_publisher,
+        runtime=runtime, fit=fit, context=context,
+    )  # fmt: skip
     if selection or options.is_stored or _has_variant(name):
         if offline is not None:
             found = found._replace(offline=offline)

@@ -15,7 +15,7 @@ from mdl.formats import (
     read_gguf_head,
     recognize,
 )
-from mdl.resolver.stored import Listing
+from mdl.resolver.stored import Listing, kv_of_config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,12 +56,15 @@ def list_repository(
     revision: str | None = None,
     format: str | None = None,
     seen: Listing | None = None,
+    *,
+    deep: bool = False,
 ) -> Listing:
     """A repository's facts and format: one request, or two where its configuration decides.
 
     Args:
         format: the one asked for; of another one nothing more is read.
         seen: its row of the model tree, where that is known: only what that lacks is asked for.
+        deep: read `config.json` too, for the size of the KV cache.
 
     Raises:
         BusyError, OfflineError: the Hub is overloaded, or does not respond.
@@ -78,13 +81,15 @@ def list_repository(
     description = describe_listing(info)
     found = recognize(description)
     names = {catalogue_format(found.format or ""), *(other.format for other in found.others)}
-    if format is not None and found.method in _LOOK_CLOSER and format != "gguf":
+    look_closer = format is not None and found.method in _LOOK_CLOSER and format != "gguf"
+    if look_closer or (deep and not _is_only_gguf(description)):
         description = _with_config(hub, info, revision, description)
         found = recognize(description)
     elif found.format in ("exl2", "exl3") and format in (None, *names):
         description = description._replace(branches=hub.branches(info.id))
         found = recognize(description)
-    return Listing(facts, found, True, info.downloads or 0, description)
+    kv = kv_of_config(description.config)
+    return Listing(facts, found, True, info.downloads or 0, description, kv)
 
 
 def _with_config(

@@ -210,6 +210,8 @@ class RemoteResolver(Resolver):
     def _is_for_server(self, text: str, options: ResolveOptions) -> bool:
         if self.settings.offline or self._unreachable or options.prefer == "cached":
             return False
+        if options.runtime is not None or options.fit == "auto":
+            return False  # of this machine, not of the service's
         name = parse_name(text, allow_variant=True)
         if name.path is not None:
             return False
@@ -255,7 +257,8 @@ class _NeedsToken(Exception):
 
 
 def _fields(options: ResolveOptions) -> dict[str, Any]:
-    """The options as query or body fields; those not given are left out."""
-    given = options._asdict()
-    given |= {field: "true" if given[field] else None for field in ("exact", "any_publisher")}
-    return {key: value for key, value in given.items() if value is not None}
+    """The options as query or body fields; other defaults are left out."""
+    unset = ResolveOptions()._asdict()
+    changed = {key: each for key, each in options._asdict().items() if each != unset[key]}
+    changed |= {key: "true" for key, value in changed.items() if value is True}
+    return {"format": options.format, "prefer": options.prefer, **changed}

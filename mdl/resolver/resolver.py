@@ -136,8 +136,13 @@ class Resolver:
             self._note_fault(error, name.key)
             _warn(_USING_LOCAL_DATA, error.message)
             resolution = self._decide(ResolveRequest(name, options, online=False))
-        if resolution.error is not None and resolution.error.exit_code in (3, 5):
-            self._suggest(resolution.error, name)
+        refusal = resolution.error
+        if (
+            refusal is not None
+            and refusal.exit_code in (3, 5)
+            and not self._has_mirrors(name, options)
+        ):
+            self._suggest(refusal, name)
         return resolution
 
     def resolve_many(
@@ -225,6 +230,10 @@ class Resolver:
     # -- gathering --------------------------------------------------------------------------
 
     def _decide(self, request: ResolveRequest) -> Resolution:
+        if request.options.runtime is not None:
+            from mdl.resolver.stored import resolve_for, this_machine
+
+            return resolve_for(request, this_machine(), self._stored_formats, self._decide)
         if request.options.is_stored:
             return self._stored_formats.resolve(request)
         facts: dict[str, RepoInfo] = {}
@@ -412,6 +421,10 @@ class Resolver:
         for facts in listed:
             self._facts[(facts.repo_id.lower(), None)] = (now, facts)
         self._write_rows({f.repo_id.lower(): f.to_row() for f in listed if not f.is_private})
+
+    def _has_mirrors(self, name: Name, options: ResolveOptions) -> bool:
+        """Whether a name that lacks a stored format is in the catalogue: it is not misspelled."""
+        return options.is_stored and bool(self.about(name.key).mirrors)
 
     def _suggest(self, error: MdlError, name: Name) -> None:
         refusals.suggest(error, name.key, self.catalog.names_near(name.key))

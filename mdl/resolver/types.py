@@ -7,10 +7,10 @@ the time of `mdl resolve`.
 import time
 from typing import Any, NamedTuple, Protocol
 
-from mdl.errors import MdlError, UsageError, error_from_json
+from mdl.errors import ConfigError, MdlError, UsageError, error_from_json
 from mdl.formats import File
 from mdl.resolver.names import Name, parse_revision
-from mdl.settings import PREFERENCES
+from mdl.settings import PREFERENCES, parse_size
 from mdl.store import LOADABLE_FORMATS, RepositoryRow
 
 # Access states in which bytes may be fetched.
@@ -27,6 +27,9 @@ class _ResolveOptions(NamedTuple):
     variant: str | None = None
     mmproj: str | None = None
     any_publisher: bool = False
+    runtime: str | None = None
+    fit: int | str | None = None
+    context: int = 8192
 
 
 class ResolveOptions(_ResolveOptions):
@@ -42,6 +45,10 @@ class ResolveOptions(_ResolveOptions):
         variant: that of a stored format, where `format` does not name it.
         mmproj: the precision of a vision projector beside a GGUF model; `none` leaves it out.
         any_publisher: take a stored format from publishers who are not on the trust list, too.
+        runtime: what is to run it: the best format that it loads on this machine.
+        fit: bytes (`24GB`) that weights, KV cache and working memory may take, or `auto` for this
+            machine's; the largest variant that fits is taken.
+        context: tokens of KV cache that have to fit.
     """
 
     __slots__ = ()
@@ -56,6 +63,9 @@ class ResolveOptions(_ResolveOptions):
         variant: str | None = None,
         mmproj: str | None = None,
         any_publisher: bool = False,
+        runtime: str | None = None,
+        fit: int | str | None = None,
+        context: int = 8192,
     ) -> "ResolveOptions":
         if format not in LOADABLE_FORMATS:
             from mdl.formats import parse_format
@@ -73,14 +83,38 @@ class ResolveOptions(_ResolveOptions):
                 f"Unknown fp8 scaling {fp8_scaling!r}.", next=f"Use {', '.join(FP8_SCALINGS)}."
             )
         parse_revision(revision)
+        if runtime is not None:
+            from mdl.resolver.stored import runtime_named
+
+            runtime = runtime_named(runtime)
+            if format != "16bit" or variant is not None:
+                raise UsageError(
+                    "Ask for a format or for a runtime, not for both.",
+                    next=f"Leave out {format} to get the best that {runtime} loads here.",
+                )
+        if fit is not None and fit != "auto":
+            try:
+                fit = parse_size(fit)
+            except ConfigError as error:
+                raise UsageError(error.message, next=error.next) from error
+        if fit is not None and runtime is None and format in LOADABLE_FORMATS:
+            raise UsageError(
+                "What is to fit needs a format with variants, or a runtime.",
+                next="Add --gguf, or --for and the runtime; `mdl load --dry-run` plans a load.",
+            )
         return super().__new__(
-            cls, format, exact, revision, prefer, fp8_scaling, variant, mmproj, any_publisher
-        )
+            cls, format, exact, revision, prefer, fp8_scaling, variant, mmproj, any_publisher,
+            runtime, fit, context,
+        )  # fmt: skip
 
     @property
     def is_stored(self) -> bool:
         """Whether the format is taken as it is stored, and nothing is converted on load."""
-        return self.variant is not None or self.format not in LOADABLE_FORMATS
+        return (
+            self.variant is not None
+            or self.runtime is not None
+            or self.format not in LOADABLE_FORMATS
+        )
 
     @property
     def label(self) -> str:

@@ -40,6 +40,9 @@ class ResolveFields(_Request):
     variant: Annotated[str, Field(max_length=40)] | None = None
     mmproj: Annotated[str, Field(max_length=40)] | None = None
     any_publisher: bool = False
+    runtime: Annotated[Annotated[str, Field(max_length=40)] | None, Field(alias="for")] = None
+    fit: Annotated[str, Field(max_length=40, examples=["24GB"])] | None = None
+    context: Annotated[int, Field(ge=1, le=100_000_000)] = 8192
 
     def options(self, prefer: str) -> ResolveOptions:
         """As the resolver takes them; `prefer` is the configured preference.

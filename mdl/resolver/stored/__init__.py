@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from mdl.lazy import door
 
 if TYPE_CHECKING:
+    from mdl.resolver.stored.for_runtime import resolve_for
+    from mdl.resolver.stored.hardware import this_machine
     from mdl.resolver.stored.listing import Listing
     from mdl.resolver.stored.lookup import (
         TREE_SOURCE,
@@ -13,11 +15,15 @@ if TYPE_CHECKING:
         remember_tree,
         tree_rows,
     )
+    from mdl.resolver.stored.runtime import kv_of_config, runtime_named
 
 __getattr__ = door(
     __name__,
     {
+        "for_runtime": "resolve_for",
+        "hardware": "this_machine",
         "listing": "Listing",
         "lookup": "TREE_SOURCE StoredLookup list_row remember_tree tree_rows with_cached_files",
+        "runtime": "kv_of_config runtime_named",
     },
 )

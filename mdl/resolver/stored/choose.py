@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 from mdl.errors import MdlError
 from mdl.formats import Format, Variant
+from mdl.formatting import human_size
 from mdl.resolver.refusals import ACCESS_WORDS
 from mdl.resolver.stored import refusals
 from mdl.resolver.stored.listing import Listing
+from mdl.resolver.stored.runtime import memory_needed
 from mdl.resolver.stored.trust import trust_rank
 from mdl.resolver.types import READABLE, RepoInfo, Resolution, ResolveRequest, TraceStep
 from mdl.store import USER, BadMirror, MirrorRow, NameRecord
@@ -169,6 +171,13 @@ class _Choice:
             return variant
         if not listing.complete and self.request.online:
             return Ask("listing", mirror.repo_id)
+        if self.options.fit is not None and not isinstance(self.options.fit, str):
+            if self._wants_header(listing, found):
+                return Ask("header", mirror.repo_id)
+            fitting = self._fitting(listing, found, self.options.fit)
+            if isinstance(fitting, str):
+                return fitting
+            variant = fitting
         barred = self._barred(listing.info)
         if barred is not None:
             return barred
@@ -191,6 +200,30 @@ class _Choice:
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         listed = ", ".join(names[:_SHOWN]) + more
         return f"it has no {asked}: {listed}" if names else f"it does not say that it is {asked}"
+
+    def _wants_header(self, listing: Listing, found: Format) -> bool:
+        unread = self.request.online and listing.kv_per_token is None
+        return unread and self.format == "gguf" and any(v.files for v in found.variants)
+
+    def _fitting(self, listing: Listing, found: Format, room: int) -> Variant | str:
+        """The largest variant that fits; why none does."""
+        if self.options.variant is not None:
+            variants = [v for v in (found.variant(self.options.variant),) if v is not None]
+        else:
+            variants = list(found.variants) or [Variant("")]
+        sized = [(listing.weight_bytes(each) or 0, each) for each in variants]
+        for size, variant in sorted(sized, key=lambda each: -each[0]):
+            if size == 0:
+                self._step(listing.repo_id, "noted", "its size is not known here")
+                return variant
+            needed = memory_needed(size, listing.kv_per_token, self.options.context)
+            label = variant.name or self.format
+            said = f"{label} needs {human_size(needed)} with {self.options.context} tokens"
+            if needed <= room:
+                self._step(listing.repo_id, "noted", f"{said}, of {human_size(room)}")
+                return variant
+            self._step(listing.repo_id, "rejected", f"{said}: more than {human_size(room)}")
+        return f"nothing of it fits {human_size(room)}"
 
     def _barred(self, info: RepoInfo) -> str | Ask | None:
         if info.gated not in ("auto", "manual") or info.access in READABLE:
@@ -224,7 +257,7 @@ class _Choice:
         if isinstance(projector, MdlError):
             return self._refuse(projector)
         files = variant.files + (projector.files if projector is not None else ())
-        if self.options.variant is None and len(found.variants) > 1:
+        if self.options.variant is None and len(found.variants) > 1 and self.options.fit is None:
             others = len(found.variants) - 1
             reason = f"{variant.name} is the default; {others} more variants"
             self._step(listing.repo_id, "noted", reason)
@@ -297,6 +330,9 @@ class _Choice:
                 return refusals.no_access(step.candidate, step.reason)
         if self.missing:
             return refusals.no_variant(self.canonical, self.format, self.options, self.missing)
+        for step in self.trace:
+            if step.reason.startswith("nothing of it fits"):
+                return refusals.does_not_fit(self.canonical, asked, step.reason)
         if self.untrusted:
             return refusals.untrusted(self.canonical, asked, self.untrusted)
         formats = self.own.formats if self.own is not None else ()

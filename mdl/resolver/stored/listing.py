@@ -32,6 +32,7 @@ class Listing(NamedTuple):
     complete: bool = True
     downloads: int = 0
     description: Description = Description()
+    kv_per_token: int | None = None
 
     @property
     def repo_id(self) -> str:
@@ -46,6 +47,18 @@ class Listing(NamedTuple):
         """Every format it holds, its main one first, in the catalogue's words."""
         found = (self.format.format, *(other.format for other in self.format.others))
         return tuple(catalogue_format(name) for name in found if name)
+
+    @property
+    def has_sizes(self) -> bool:
+        return all(file.size is not None for file in self.description.files)
+
+    def weight_bytes(self, variant: Variant) -> int | None:
+        """Bytes of a variant's weights; those of the whole repository where it has no files."""
+        if variant.files:
+            return variant.size
+        files = [f for f in self.description.files if f.path.endswith((".safetensors", ".bin"))]
+        sizes = [file.size for file in files]
+        return sum(size or 0 for size in sizes) if sizes and None not in sizes else None
 
     def of(self, format: str) -> Format | None:
         """What it holds in a format of the catalogue's words."""

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from mdl.formats import (
+    GGUF_HEAD,
+    Variant,
     catalogue_format,
     describe_folder,
     find_tables,
+    read_gguf_head,
     recognize,
     type_in,
     variant_key,
@@ -16,6 +19,7 @@ from mdl.formats import (
 from mdl.resolver.names import parse_name
 from mdl.resolver.stored.choose import HUB_TREE, Ask, Known, choose
 from mdl.resolver.stored.listing import PROJECTOR, Listing, from_rows, to_rows
+from mdl.resolver.stored.runtime import kv_of_gguf
 from mdl.resolver.stored.trust import trust_rank
 from mdl.resolver.types import (
     CacheView,
@@ -80,6 +84,8 @@ class StoredLookup:
         Raises:
             BusyError, OfflineError: the Hub is overloaded, or does not respond.
         """
+        if request.options.fit == "auto":
+            request = request._replace(options=request.options._replace(fit=self._room()))
         if request.options.prefer == "cached" and request.online:
             here = self.resolve(request._replace(online=False))
             if here.error is None and here.cached is not None and here.cached.complete:
@@ -104,6 +110,8 @@ class StoredLookup:
             if outcome.what == "tree":
                 record = self._read_tree(outcome.repo_id, listings)
                 known = known._replace(record=record, tree_read=time.time())
+            elif outcome.what == "header":
+                self._read_header(outcome.repo_id, listings)
             elif outcome.what == "access":
                 self._add_access(outcome, listings)
             else:
@@ -112,6 +120,37 @@ class StoredLookup:
                 if renamed is not request:
                     request = renamed
                     known = known._replace(record=self._sources.about(request.name.key))
+
+    def _room(self) -> int | None:
+        from mdl.resolver.stored.hardware import this_machine
+
+        return this_machine().room
+
+    def own_formats(self, request: ResolveRequest) -> tuple[str, ...]:
+        """What the repository named holds itself, where that is known or can be asked."""
+        listings: dict[str, Listing | None] = {}
+        self._find_listing(request, request.name.text, None, listings)
+        own = listings.get(request.name.key)
+        return own.formats if own is not None else ()
+
+    def own_bytes(self, request: ResolveRequest) -> tuple[int, int | None] | None:
+        """Bytes of the named repository's weights, and of KV cache for each token."""
+        listings: dict[str, Listing | None] = {}
+        self._find_listing(request, request.name.text, "16bit", listings)
+        own = listings.get(request.name.key)
+        size = None if own is None else own.weight_bytes(Variant(""))
+        return None if own is None or size is None else (size, own.kv_per_token)
+
+    def _read_header(self, repo_id: str, listings: dict[str, Listing | None]) -> None:
+        """Read the head of a GGUF file for the size of its KV cache: one request."""
+        listing = listings[repo_id.lower()]
+        found = None if listing is None else listing.of("gguf")
+        if listing is None or found is None:
+            return
+        path = found.variants[-1].files[0].path
+        data = self._sources.hub.first_bytes(listing.repo_id, path, listing.info.commit, GGUF_HEAD)
+        per_token = kv_of_gguf(read_gguf_head(data or b"") or {})
+        listings[repo_id.lower()] = listing._replace(kv_per_token=per_token or 0)
 
     def _meant(
         self, request: ResolveRequest, listings: dict[str, Listing | None]
@@ -152,7 +191,9 @@ class StoredLookup:
         key = repo_id.lower()
         revision = request.options.revision if key == request.name.key else None
         if request.online:
-            found: Listing | None = self._fetch(repo_id, revision, format, listings.get(key))
+            deep = request.options.fit is not None
+            seen = None if deep else listings.get(key)
+            found: Listing | None = self._fetch(repo_id, revision, format, seen, deep=deep)
         else:
             found = self._known_here(repo_id, revision, format, request.options.variant)
         listings[key] = found
@@ -160,14 +201,21 @@ class StoredLookup:
             listings[found.key] = found
 
     def _fetch(
-        self, repo_id: str, revision: str | None, format: str | None, seen: Listing | None
+        self,
+        repo_id: str,
+        revision: str | None,
+        format: str | None,
+        seen: Listing | None,
+        *,
+        deep: bool,
     ) -> Listing:
         memo = self._live.get((repo_id.lower(), revision))
-        if memo is not None and time.monotonic() - memo[0] < _LIVE:
+        fresh = memo is not None and time.monotonic() - memo[0] < _LIVE
+        if memo is not None and fresh and (not deep or memo[1].has_sizes):
             return memo[1]
         from mdl.resolver.hub_description import list_repository
 
-        found = list_repository(self._sources.hub, repo_id, revision, format, seen)
+        found = list_repository(self._sources.hub, repo_id, revision, format, seen, deep=deep)
         self._live[(repo_id.lower(), revision)] = (time.monotonic(), found)
         self._sources.keep(repo_id.lower(), revision, found.info)
         if found.info.state == "ok" and revision is None and not found.info.is_private:

@@ -78,3 +78,19 @@ def no_access(repo_id: str, reason: str) -> MdlError:
         f"{repo_id} cannot be read: {reason}.",
         next=f"Visit the page of {repo_id} on the Hub and accept its terms, and set HF_TOKEN.",
     )
+
+
+def does_not_fit(name: str, asked: str, reason: str) -> MdlError:
+    return NotFoundError(
+        f"No {asked} of {name} fits.",
+        why=reason,
+        next="Give more memory (--fit 48GB), a shorter --context, or a smaller model.",
+    )
+
+
+def nothing_for(name: str, runtime: str, tried: Sequence[str]) -> MdlError:
+    return NotFoundError(
+        f"Nothing of {name} is known that {runtime} runs on this machine.",
+        why="; ".join(tried),
+        next="Ask for a format by name (--format), or add --any-publisher.",
+    )

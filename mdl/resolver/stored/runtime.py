@@ -1,0 +1,144 @@
+"""Which formats to prefer for a runtime on a machine, and what fits its memory. Pure functions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mdl.errors import MdlError, NotFoundError, UsageError
+from mdl.formats import RUNTIMES
+from mdl.resolver.stored.hardware import Hardware
+
+_ALIASES = {
+    "llamacpp": "llama.cpp", "llama-cpp": "llama.cpp", "llama_cpp": "llama.cpp",
+    "lmstudio": "llama.cpp", "exllamav2": "exllama", "exllamav3": "exllama", "mlx-lm": "mlx",
+    "onnx": "onnxruntime", "hf": "transformers",
+}  # fmt: skip
+# By least compute capability: what is fastest there without losing more than it must, first.
+_SERVERS = (
+    ((10, 0), ("nvfp4", "fp8", "mxfp4", "w4a16", "awq", "gptq", "16bit")),
+    ((8, 9), ("fp8", "w4a16", "awq", "gptq", "w8a8", "mxfp4", "16bit")),
+    ((8, 0), ("w4a16", "awq", "gptq", "w8a8", "16bit")),
+    ((7, 5), ("awq", "gptq", "w4a16", "16bit")),
+)
+# What a format needs of a GPU, where a runtime loads it at all.
+_LEAST: Mapping[str, tuple[int, int]] = {
+    "nvfp4": (8, 0), "fp8": (8, 0), "mxfp4": (7, 5), "mxfp8": (10, 0), "w8a8": (7, 5),
+    "w4a16": (7, 5), "awq": (7, 5), "gptq": (6, 0), "exl2": (7, 0), "exl3": (8, 0),
+    "bnb-4bit": (6, 0),
+}  # fmt: skip
+_ON_CPU = ("16bit", "gguf", "onnx", "openvino", "w8a8", "awq", "bnb-4bit", "mlx", "torchao")
+# Bits of a weight as it is stored, to try what loses least first.
+_BITS = {
+    "16bit": 16.0, "8bit": 8.5, "fp8": 8.1, "w8a8": 8.1, "mxfp8": 8.2, "gguf": 4.9, "mlx": 4.5,
+    "w4a16": 4.3, "awq": 4.3, "gptq": 4.3, "nvfp4": 4.5, "mxfp4": 4.3, "bnb-4bit": 4.5,
+}  # fmt: skip
+# Working memory beside weights and cache: activations and a runtime's own buffers.
+_FIXED, _SHARE = 512 << 20, 0.05
+
+
+def runtime_named(text: str) -> str:
+    """The runtime that people call by this name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    name = _ALIASES.get(text.strip().lower(), text.strip().lower())
+    if name not in RUNTIMES:
+        raise UsageError(f"Unknown runtime {text!r}.", next=f"Use one of {', '.join(RUNTIMES)}.")
+    return name
+
+
+def preferred(runtime: str, hardware: Hardware, *, largest: bool = False) -> tuple[str, ...]:
+    """The formats to look for, best first.
+
+    Args:
+        largest: the one that loses least first, for `--fit`.
+
+    Raises:
+        NotFoundError: the runtime does not run on this machine.
+    """
+    if runtime in ("llama.cpp", "ollama"):
+        return ("gguf",)
+    if runtime == "onnxruntime":
+        return ("onnx",)
+    if runtime == "mlx":
+        if not hardware.is_apple:
+            raise _cannot(runtime, "it runs on Apple silicon only", hardware)
+        return ("16bit", "mlx") if largest else ("mlx", "16bit")
+    capability = hardware.capability
+    if runtime == "exllama":
+        if capability is None:
+            raise _cannot(runtime, "it needs a CUDA GPU", hardware)
+        return ("exl3", "exl2") if capability >= _LEAST["exl3"] else ("exl2",)
+    if runtime == "unsloth":
+        if capability is None:
+            raise _cannot(runtime, "it needs a GPU", hardware)
+        return ("16bit", "bnb-4bit") if largest else ("bnb-4bit", "16bit")
+    if runtime == "transformers":
+        return ("16bit", "bnb-4bit")
+    formats: tuple[str, ...] = ("16bit",)
+    for least, order in _SERVERS:
+        if capability is not None and capability >= least:
+            formats = order
+            break
+    if largest:
+        return tuple(sorted(formats, key=lambda name: -_BITS.get(name, 4.3)))
+    return formats
+
+
+def unsupported(format: str, hardware: Hardware) -> str | None:
+    """Why this machine does not run a format that the runtime loads; `None` where it does."""
+    if hardware.capability is None:
+        if format in _ON_CPU or hardware.is_apple:
+            return None
+        return f"{format} needs a CUDA GPU, and this machine has none"
+    least = _LEAST.get(format)
+    if least is None or hardware.capability >= least:
+        return None
+    return f"{format} needs compute capability {least[0]}.{least[1]}; this is {hardware.text}"
+
+
+def memory_needed(weights: int, kv_per_token: int | None, context: int) -> int:
+    """Bytes that a model takes in a runtime: weights, KV cache, working memory."""
+    return int(weights * (1 + _SHARE)) + (kv_per_token or 0) * context + _FIXED
+
+
+def kv_of_gguf(metadata: Mapping[str, Any]) -> int | None:
+    """Bytes of KV cache for each token (f16), by a GGUF header; `None` where it does not tell."""
+    family = metadata.get("general.architecture")
+
+    def value(key: str) -> int:
+        found = metadata.get(f"{family}.{key}")
+        return found if isinstance(found, int) and found > 0 else 0
+
+    heads = value("attention.head_count")
+    return _kv_bytes(
+        value("block_count"),
+        value("attention.head_count_kv") or heads,
+        value("attention.key_length") or (value("embedding_length") // heads if heads else 0),
+    )
+
+
+def kv_of_config(config: Mapping[str, Any] | None) -> int | None:
+    """Bytes of KV cache for each token (bf16), by a `config.json`."""
+    nested = (config or {}).get("text_config")
+    table = nested if isinstance(nested, Mapping) else config or {}
+
+    def value(key: str) -> int:
+        found = table.get(key)
+        return found if isinstance(found, int) and found > 0 else 0
+
+    heads = value("num_attention_heads")
+    size = value("head_dim") or (value("hidden_size") // heads if heads else 0)
+    return _kv_bytes(value("num_hidden_layers"), value("num_key_value_heads") or heads, size)
+
+
+def _kv_bytes(layers: int, heads: int, size: int) -> int | None:
+    return 2 * layers * heads * size * 2 or None
+
+
+def _cannot(runtime: str, why: str, hardware: Hardware) -> MdlError:
+    return NotFoundError(
+        f"{runtime} does not run on this machine.",
+        why=f"{why}; this is {hardware.text} ({hardware.system} {hardware.machine})",
+        next="Ask for a format by name to download it for another machine: --format mlx.",
+    )
