@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,6 +14,8 @@ from mdl.observe.supervise import Command, Ending
 from mdl.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from threading import Thread
+
     from mdl.observe.report import RunReport
 
 _PREPARES_AFTER = 0.3  # seconds: shorter runs are not disturbed by it
@@ -104,7 +105,7 @@ class _Run:
         self._unchecked = False
         session.processes.first = command.pid
         self._prepare_at = time.monotonic() + _PREPARES_AFTER
-        self._preparation: threading.Thread | None = None
+        self._preparation: Thread | None = None
 
     def wait(self) -> Ending:
         session = self._session
@@ -126,6 +127,8 @@ class _Run:
         now = time.monotonic()
         opened = self._session.observer.seen.files
         if opened and self._preparation is None and now >= self._prepare_at:
+            import threading
+
             self._preparation = threading.Thread(target=self._session.prepare, daemon=True)
             self._preparation.start()
         self._unchecked |= self._session.serve() and self._session.required.fail_fast

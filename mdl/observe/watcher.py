@@ -211,7 +211,7 @@ class OpenWatcher:
             return
         seen.add(name)
         opened.append(os.path.join(folder, text) if name else folder)
-        if len(seen) >= MOST_SMALL and kind != "file":
+        if len(seen) == MOST_SMALL and kind != "file":
             self._watch_large_ones(watch)
 
     def _count(self, watch: int, name: bytes, change: int) -> bool:

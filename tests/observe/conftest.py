@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -48,6 +49,12 @@ class Ran(NamedTuple):
         }
 
 
+def take_signals() -> None:
+    """Undo what `nohup` or a shell's `&` did to this test run: a shell cannot trap these then."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Machine:
     """A home folder, a cache in it, and the environment of its user."""
 
@@ -74,7 +81,8 @@ class Machine:
         return str(path)
 
     def popen(self, *args: str, **more: Any) -> "subprocess.Popen[str]":
-        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL,
+                  "preexec_fn": take_signals}  # fmt: skip
         return subprocess.Popen(
             [sys.executable, "-m", "mdl", *args],
             **{**silent, "env": self.env, "cwd": self.folder, "text": True, **more},

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.observe.conftest import MIRROR, MODEL, Machine, model, nf4
+from tests.observe.conftest import MIRROR, MODEL, Machine, model, nf4, take_signals
 
 
 def _until(condition: Callable[[], object], seconds: float = 20.0) -> None:
@@ -176,6 +176,7 @@ def terminal(machine: Machine) -> Iterator[tuple[int, int]]:
     pid, master = pty.fork()
     if pid == 0:
         os.chdir(machine.folder)
+        take_signals()
         os.execve("/bin/bash", ["bash", "--norc", "-i"], {**machine.env, "PS1": "$ "})
     yield master, pid
     os.close(master)

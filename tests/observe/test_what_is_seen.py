@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mdl.observe.watcher import MOST_SMALL
 from tests.observe.conftest import COMMIT, MIRROR, MODEL, OTHER, Machine, model, weights
 
 NAME = "org/model"
@@ -59,6 +60,18 @@ def test_many_programs_that_live_a_moment(machine: Machine) -> None:
     opens = "\n".join(f": < {snapshot}/model.safetensors" for snapshot in snapshots)
     ran = machine.run("sh", machine.write("many.sh", opens))
     assert list(ran.opened) == names
+
+
+def test_very_many_small_files_of_one_folder(machine: Machine) -> None:
+    """The first ones are named, and that not all are; large ones are seen all the same."""
+    files = {f"{number}.json": b"%d" % number for number in range(4000)}
+    large = bytes(2 << 20)
+    snapshot = machine.add(NAME, {**files, "model.safetensors": large})
+    reads = f"cat {snapshot}/*.json >/dev/null; cat {snapshot}/model.safetensors"
+    ran = machine.run("sh", "-c", f"{reads} > /dev/null")
+    assert len(ran.opened[NAME]) >= MOST_SMALL
+    assert "model.safetensors" in ran.opened[NAME]
+    assert "files of" in ran.report["unseen"][0]
 
 
 def test_what_is_only_listed_is_not_opened(machine: Machine) -> None:
