@@ -15,6 +15,7 @@ from mdl.version import __version__
 COMMANDS = {
     "resolve": ("mdl.cli.resolve", "Show what a model name resolves to, and why."),
     "inspect": ("mdl.cli.inspect", "Show the format of a repository's weights, and the proof."),
+    "tree": ("mdl.cli.tree", "Show the family of a model, and what each request takes."),
     "access": ("mdl.cli.resolve", "Show who may read a repository, and where to request access."),
     "lock": ("mdl.cli.lock", "Lock names to commits and file hashes."),
     "pull": ("mdl.cli.load", "Download what a name resolves to."),
@@ -34,7 +35,7 @@ COMMANDS = {
 
 # How `mdl --help` groups them.
 GROUPS = {
-    "Names and models": "resolve inspect access pull load run verify kernels",
+    "Names and models": "resolve inspect tree access pull load run verify kernels",
     "Cache": "cache daemon",
     "Team and machine": "lock catalog serve doctor config completion",
 }

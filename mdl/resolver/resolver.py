@@ -82,7 +82,7 @@ class Resolver:
         self._print: str | None = None
 
     @cached_property
-    def _stored_formats(self) -> "StoredLookup":
+    def stored(self) -> "StoredLookup":
         from mdl.resolver.stored import StoredLookup
 
         return StoredLookup(self)
@@ -114,12 +114,7 @@ class Resolver:
             StoreError: the database cannot be read.
         """
         options = options or ResolveOptions(prefer=self.settings.prefer)
-        name = parse_name(
-            text,
-            allow_local=self._allow_local,
-            endpoint=self.settings.endpoint,
-            allow_variant=not options.exact,
-        )
+        name = self.parse(text, allow_variant=not options.exact)
         if name.variant is not None and options.variant is None:
             options = options._replace(variant=name.variant)
         if name.path is not None:
@@ -183,7 +178,7 @@ class Resolver:
             OfflineError: the Hub does not respond, and nothing is known here.
             UsageError: the name is a folder.
         """
-        name = self._parse(text)
+        name = self.parse(text)
         if name.path is not None:
             raise UsageError(
                 f"{name.text} is a local folder: the Hub does not control access to it.",
@@ -223,9 +218,19 @@ class Resolver:
             ungated_mirrors=ungated,
         )
 
-    def _parse(self, text: str) -> Name:
-        endpoint = self.settings.endpoint
-        return parse_name(text, allow_local=self._allow_local, endpoint=endpoint)
+    def parse(self, text: str, *, allow_variant: bool = False) -> Name:
+        """Check a name as this resolver's settings have it."""
+        return parse_name(
+            text,
+            allow_local=self._allow_local,
+            endpoint=self.settings.endpoint,
+            allow_variant=allow_variant,
+        )
+
+    def resolve_known(self, text: str, options: ResolveOptions) -> Resolution:
+        """Resolve a repository's name from the database and the cache alone."""
+        name = parse_name(text, allow_local=False)
+        return self._decide(ResolveRequest(name, options, online=False))
 
     # -- gathering --------------------------------------------------------------------------
 
@@ -233,9 +238,9 @@ class Resolver:
         if request.options.runtime is not None:
             from mdl.resolver.stored import resolve_for, this_machine
 
-            return resolve_for(request, this_machine(), self._stored_formats, self._decide)
+            return resolve_for(request, this_machine(), self.stored, self._decide)
         if request.options.is_stored:
-            return self._stored_formats.resolve(request)
+            return self.stored.resolve(request)
         facts: dict[str, RepoInfo] = {}
         known = self._knowledge(request, facts)
         while True:

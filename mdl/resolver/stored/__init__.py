@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         tree_rows,
     )
     from mdl.resolver.stored.runtime import kv_of_config, runtime_named
+    from mdl.resolver.stored.trust import trust_rank
 
 __getattr__ = door(
     __name__,
@@ -25,5 +26,6 @@ __getattr__ = door(
         "listing": "Listing",
         "lookup": "TREE_SOURCE StoredLookup list_row remember_tree tree_rows with_cached_files",
         "runtime": "kv_of_config runtime_named",
+        "trust": "trust_rank",
     },
 )

@@ -54,8 +54,11 @@ class Listing(NamedTuple):
 
     def weight_bytes(self, variant: Variant) -> int | None:
         """Bytes of a variant's weights; those of the whole repository where it has no files."""
-        if variant.files:
-            return variant.size
+        return variant.size if variant.files else self.whole_bytes
+
+    @property
+    def whole_bytes(self) -> int | None:
+        """Bytes of the repository's weights; `None` where a size is not known."""
         files = [f for f in self.description.files if f.path.endswith((".safetensors", ".bin"))]
         sizes = [file.size for file in files]
         return sum(size or 0 for size in sizes) if sizes and None not in sizes else None

@@ -16,7 +16,8 @@ from mdl.formats import (
     type_in,
     variant_key,
 )
-from mdl.resolver.names import parse_name
+from mdl.resolver.names import Name, parse_name
+from mdl.resolver.stored import refusals
 from mdl.resolver.stored.choose import HUB_TREE, Ask, Known, choose
 from mdl.resolver.stored.listing import PROJECTOR, Listing, from_rows, to_rows
 from mdl.resolver.stored.runtime import kv_of_gguf
@@ -25,12 +26,14 @@ from mdl.resolver.types import (
     CacheView,
     RepoInfo,
     Resolution,
+    ResolveOptions,
     ResolveRequest,
 )
 from mdl.settings import Settings
 from mdl.store import (
     FORMATS,
     STORED_FORMATS,
+    BadMirror,
     Catalog,
     CatalogSource,
     MirrorRow,
@@ -125,6 +128,41 @@ class StoredLookup:
         from mdl.resolver.stored.hardware import this_machine
 
         return this_machine().room
+
+    def family_of(
+        self, name: Name, *, online: bool
+    ) -> tuple[str, list[tuple[MirrorRow, BadMirror | None]], dict[str, Listing | None]]:
+        """The base model behind a name, the rows of what is made from it, and their listings.
+
+        Raises:
+            NotFoundError: there is no such repository.
+            OfflineError: nothing is known of it here.
+        """
+        listings: dict[str, Listing | None] = {}
+        request = ResolveRequest(name, ResolveOptions(), online)
+        self._find_listing(request, name.text, None, listings)
+        own = listings.get(name.key)
+        record = self._sources.about(name.key)
+        if own is not None and own.info.state != "ok":
+            raise refusals.not_there(own.info, name.text)
+        if own is None and record.repository is None and record.spelling is None:
+            raise refusals.unknown_offline(name.text, "family")
+        base = own.repo_id if own is not None else record.spelling or name.text
+        above = own.info.base_model if own is not None else None
+        above = above or (record.repository.base_model if record.repository else None)
+        made = record.quantized is not None or (own is not None and own.formats[:1] != ("16bit",))
+        if above and made:
+            base = above
+            self._find_listing(request, base, None, listings)
+            record = self._sources.about(base.lower())
+        found = parse_name(base, allow_local=False)
+        if online and self._tree_read(request._replace(name=found)) is None:
+            record = self._read_tree(base, listings)
+        if not online:
+            for row, _, _ in record.mirrors:
+                if row.repo_id.lower() not in listings:
+                    self._find_listing(request, row.repo_id, None, listings)
+        return base, [(row, bad) for row, bad, _ in record.mirrors], listings
 
     def own_formats(self, request: ResolveRequest) -> tuple[str, ...]:
         """What the repository named holds itself, where that is known or can be asked."""

@@ -1,0 +1,155 @@
+"""A model's family: the publisher's repository and everything made from it, and what is taken.
+
+Read from the catalogue, the Hub's model tree and the cache; sizes are shown where they are known.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mdl.errors import MdlError
+from mdl.formats import runtimes_of
+from mdl.resolver.stored import Listing, trust_rank
+from mdl.resolver.types import Cached, ResolveOptions
+from mdl.store import BadMirror, MirrorRow
+
+if TYPE_CHECKING:
+    from mdl.resolver.resolver import Resolver
+
+_ROLES = ("publisher", "float copy", "quantized", "adapter")
+
+
+class Member(NamedTuple):
+    """One repository of a family.
+
+    `role` is `publisher`, `float copy`, `quantized` or `adapter`; `variants` are (name, bytes)
+    pairs; `trust` is its publisher's place on the trust list, `None` for not on it; `against` is
+    why it is not taken.
+    """
+
+    repo_id: str
+    role: str
+    format: str
+    variants: tuple[tuple[str, int | None], ...]
+    size: int | None
+    gated: str | None
+    access: str
+    trust: int | None
+    source: str
+    cached: Cached | None
+    runtimes: tuple[str, ...]
+    against: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        cached = self.cached
+        return {
+            **self._asdict(),
+            "variants": [{"variant": name, "size": size} for name, size in self.variants],
+            "cached": None
+            if cached is None
+            else {"complete": cached.complete, "path": cached.path, "bytes": cached.bytes},
+            "runtimes": list(self.runtimes),
+        }
+
+
+class Family(NamedTuple):
+    """A base model, its members, and for each format the repository that a request takes."""
+
+    requested: str
+    base: str
+    members: tuple[Member, ...]
+    requests: Mapping[str, str | None]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "requested": self.requested,
+            "base": self.base,
+            "members": [member.to_json() for member in self.members],
+            "requests": dict(self.requests),
+        }
+
+
+def family(resolver: "Resolver", text: str) -> Family:
+    """The family of any of its members; online two requests at most, three from a mirror.
+
+    Raises:
+        NotFoundError: there is no such repository.
+        OfflineError: nothing is known of it here.
+    """
+    base, rows, listings = resolver.stored.family_of(resolver.parse(text), online=resolver.online)
+    settings = resolver.settings
+    owner = base.partition("/")[0]
+    members: dict[str, Member] = {}
+    for row, bad in ((None, None), *rows):
+        repo_id = base if row is None else row.repo_id
+        key = repo_id.lower()
+        if key in members:
+            continue
+        listing = listings.get(key)
+        format = _format(row, listing)
+        trust = trust_rank(
+            repo_id.partition("/")[0], owner, format, settings.trusted, settings.distrusted
+        )
+        members[key] = _member(repo_id, row, bad, listing, format, trust)._replace(
+            cached=resolver.cached(repo_id, None)
+        )
+    order = sorted(members.values(), key=_order)
+    return Family(text, base, tuple(order), _requests(resolver, base, order))
+
+
+def _format(row: MirrorRow | None, listing: Listing | None) -> str:
+    if listing is not None and listing.formats:
+        return listing.formats[0]
+    return row.weights if row is not None else "16bit"
+
+
+def _member(
+    repo_id: str,
+    row: MirrorRow | None,
+    bad: BadMirror | None,
+    listing: Listing | None,
+    format: str,
+    trust: int | None,
+) -> Member:
+    role = "publisher" if row is None else "float copy" if format == "16bit" else "quantized"
+    role = "adapter" if format == "adapter" else role
+    against = f"known bad: {bad.reason}" if bad is not None else ""
+    if row is not None and row.status in ("dead", "mismatch"):
+        against = f"found {row.status} by `mdl catalog check`"
+    if row is not None and row.source == "hub-tree" and trust is None:
+        against = against or "its publisher is not on the trust list"
+    found = listing.of(format) if listing is not None else None
+    variants = () if found is None else tuple((v.name, v.size if v.files else None)
+                                              for v in found.variants)  # fmt: skip
+    size = None
+    if listing is not None and found is not None and not any(v.files for v in found.variants):
+        size = listing.weight_bytes(found.variants[0]) if found.variants else listing.whole_bytes
+    info = listing.info if listing is not None else None
+    return Member(
+        repo_id, role, format, variants, size,
+        info.gated if info is not None else None,
+        info.access if info is not None else "unknown",
+        trust, row.source if row is not None else "hub", None,
+        found.runtimes if found is not None else runtimes_of(format), against,
+    )  # fmt: skip
+
+
+def _order(member: Member) -> tuple[int, str, bool, int, str]:
+    untrusted = member.trust is None
+    return (
+        _ROLES.index(member.role), member.format, untrusted, member.trust or 0,
+        member.repo_id.lower(),
+    )  # fmt: skip
+
+
+def _requests(resolver: "Resolver", base: str, members: list[Member]) -> dict[str, str | None]:
+    """What each request would take, by what is known now: no further request to the Hub."""
+    formats = ["16bit", "bnb-4bit", "8bit", "fp8"]
+    formats += [member.format for member in members if member.role == "quantized"]
+    found: dict[str, str | None] = {}
+    for format in dict.fromkeys(formats):
+        try:
+            resolution = resolver.resolve_known(base, ResolveOptions(format))
+        except MdlError:
+            continue
+        found[format] = None if resolution.error is not None else resolution.repo_id
+    return found

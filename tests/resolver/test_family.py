@@ -1,0 +1,91 @@
+"""`mdl tree`: a model's family from any of its members."""
+
+from collections.abc import Callable
+
+import pytest
+
+from mdl.errors import MdlError
+from mdl.resolver import Resolver, family
+from mdl.store import MirrorRow
+from tests.cli.conftest import Run, mdl  # noqa: F401 # the fixture
+from tests.hub import LoopbackHub
+
+BASE = "Maker/Model-8B"
+QUANTIZED = {"base_model": BASE, "base_model_relation": "quantized"}
+AWQ = '{"quantization_config": {"quant_method": "awq", "bits": 4}}'
+
+
+@pytest.fixture(autouse=True)
+def published(hub: LoopbackHub) -> None:
+    hub.add_repo(BASE, files={"config.json": "{}", "model.safetensors": b"w" * 90}, gated="auto")
+    hub.add_repo(
+        "bartowski/Model-8B-GGUF", card=QUANTIZED,
+        files={"config.json": "{}", "M-Q4_K_M.gguf": b"GGUF", "M-Q8_0.gguf": b"GGUF"},
+    )  # fmt: skip
+    hub.add_repo(
+        "Nobody/Model-8B-AWQ", files={"config.json": AWQ, "model.safetensors": b"w"}, card=QUANTIZED
+    )
+
+
+def rows(resolver: Resolver) -> None:
+    resolver.catalog.add(
+        [
+            MirrorRow(BASE, "16bit", "unsloth/Model-8B", "16bit", "ungated", 0, "declared", "user"),
+            MirrorRow(
+                BASE, "bnb-4bit", "unsloth/Model-8B-bnb-4bit", "bnb-4bit", "plain", 0, "declared",
+                "user",
+            ),
+        ]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "requests"), [(BASE, 2), ("bartowski/Model-8B-GGUF", 3), ("Nobody/Model-8B-AWQ", 3)]
+)
+def test_the_family_is_the_same_from_any_member(
+    online: Callable[..., Resolver], hub: LoopbackHub, name: str, requests: int
+) -> None:
+    resolver = online()
+    rows(resolver)
+    found = family(resolver, name)
+    assert len(hub.requests) == requests
+    assert found.base == BASE
+    assert [(m.role, m.format, m.repo_id) for m in found.members] == [
+        ("publisher", "16bit", BASE),
+        ("float copy", "16bit", "unsloth/Model-8B"),
+        ("quantized", "awq", "Nobody/Model-8B-AWQ"),
+        ("quantized", "bnb-4bit", "unsloth/Model-8B-bnb-4bit"),
+        ("quantized", "gguf", "bartowski/Model-8B-GGUF"),
+    ]
+    by_format = {member.format: member for member in found.members}
+    assert [name for name, _ in by_format["gguf"].variants] == ["Q4_K_M", "Q8_0"]
+    assert "trust list" in by_format["awq"].against
+    assert found.members[0].gated == "auto"
+    assert found.members[0].size == 90 or name != BASE
+    assert found.requests["gguf"] == "bartowski/Model-8B-GGUF"
+    assert found.requests["bnb-4bit"] == "unsloth/Model-8B-bnb-4bit"
+    assert found.requests["16bit"] == "unsloth/Model-8B"
+    assert found.requests["awq"] is None
+
+
+def test_the_family_is_known_offline_afterwards(
+    online: Callable[..., Resolver], hub: LoopbackHub
+) -> None:
+    before = family(online(), BASE)
+    hub.clear_requests()
+    after = family(online(offline=True), BASE)
+    assert [m.repo_id for m in after.members] == [m.repo_id for m in before.members]
+    assert hub.requests == []
+    with pytest.raises(MdlError) as caught:
+        family(online(offline=True), "Never/Heard")
+    assert caught.value.exit_code == 5
+
+
+def test_the_command(mdl: Run) -> None:  # noqa: F811 # the fixture
+    ran = mdl("tree", BASE)
+    assert ran.code == 0
+    assert "bartowski/Model-8B-GGUF" in ran.out
+    assert "→ bartowski/Model-8B-GGUF" in ran.out
+    body = mdl("tree", BASE, "--json").json
+    assert set(body) == {"requested", "base", "members", "requests"}
+    assert mdl("tree", "Maker/Nothing").code == 3
