@@ -25,6 +25,15 @@ def human_size(size: int | float | None) -> str:
     return f"{size / 1000:.1f} PB"
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 repository`, `2 repositories`, `3 days`."""
+    if count == 1:
+        return f"1 {noun}"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{count} {noun[:-1]}ies"
+    return f"{count} {noun}s"
+
+
 def human_ago(then: float | None, now: float | None = None) -> str:
     """`5 minutes ago`, `3 days ago`, `-` for never."""
     if then is None:
@@ -36,7 +45,7 @@ def human_ago(then: float | None, now: float | None = None) -> str:
                        ("hour", 3600), ("minute", 60)):  # fmt: skip
         if seconds >= size:
             count = int(seconds // size)
-            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+            return f"{counted(count, unit)} ago"
     return "just now"
 
 

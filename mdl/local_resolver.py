@@ -149,7 +149,7 @@ def inspect(
 
     Raises:
         NoAccessError: the Hub shows no such repository to this token.
-        OfflineError: the Hub does not answer, and the repository is not in the cache.
+        OfflineError: the Hub does not respond, and the repository is not in the cache.
     """
     from pathlib import Path
 

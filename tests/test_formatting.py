@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from mdl.formatting import human_ago, human_size, printable, shorten, shown_width, table
+from mdl.formatting import counted, human_ago, human_size, printable, shorten, shown_width, table
 from mdl.settings import parse_size
 
 
@@ -36,6 +36,13 @@ def test_a_size_that_is_shown_can_be_given_back(size: int) -> None:
 )
 def test_an_age_is_in_its_largest_unit(seconds: float, text: str) -> None:
     assert human_ago(1000.0, now=1000.0 + seconds) == text
+
+
+def test_one_is_singular() -> None:
+    assert [counted(n, "repository") for n in (0, 1, 2)] == [
+        "0 repositories", "1 repository", "2 repositories",
+    ]  # fmt: skip
+    assert counted(1, "row") == "1 row" and counted(3, "day") == "3 days"
 
 
 def test_a_table_aligns_its_columns_and_hides_control_characters() -> None:

@@ -45,7 +45,7 @@ def test_hf_variables_mean_what_they_mean_to_huggingface_hub(
     assert run.stdout.strip() == ours
 
 
-def test_the_file_gives_way_to_the_environment(tmp_path: Path) -> None:
+def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(
         'server = "http://file"\nprefer = "cached"\n'
         '[cache]\nmax_size = "200GB"\nunused_for = "30d"\n'
@@ -61,7 +61,7 @@ def test_the_file_gives_way_to_the_environment(tmp_path: Path) -> None:
     "text",
     ["not toml [", "[cache]\nmax_size = 'huge'", "[cache]\nnormalize = 'upper'", "cache = 1"],
 )
-def test_a_wrong_file_is_named(tmp_path: Path, text: str) -> None:
+def test_an_invalid_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.toml").write_text(text)
     with pytest.raises(ConfigError) as refused:
         load_settings({"HOME": str(tmp_path), "MDL_HOME": str(tmp_path)})
@@ -166,7 +166,7 @@ def test_a_timeout_is_a_number_of_seconds(tmp_path: Path, value: str) -> None:
         load_settings({"HOME": str(tmp_path), "MDL_HUB_TIMEOUT": value})
 
 
-def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:
+def test_mdl_config_must_exist(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.toml cannot be read"):
         load_settings({"HOME": str(tmp_path), "MDL_CONFIG": str(tmp_path / "nowhere.toml")})
 

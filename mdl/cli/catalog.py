@@ -9,7 +9,7 @@ from click.termui import progressbar
 
 from mdl.cli.output import FilePath, confirm, echo_json, never_asks, page, yes_option
 from mdl.errors import NotFoundError, UsageError
-from mdl.formatting import human_ago, printable, table
+from mdl.formatting import counted, human_ago, printable, table
 from mdl.resolver import shown
 from mdl.store import FORMATS, USER, BadMirror, Catalog, MirrorRow, open_catalog
 
@@ -150,7 +150,7 @@ def rm(name: str, mirror: str | None, source: str, dry_run: bool, yes: bool, as_
         click.echo(_rows_table(rows))
     removed = 0
     if not dry_run:
-        confirm(f"Remove {len(rows)} row(s)?", yes=yes)
+        confirm(f"Remove {counted(len(rows), 'row')}?", yes=yes)
         removed = found.remove(name, mirror, source=source)
     if as_json:
         echo_json({"rows": [row._asdict() for row in rows], "removed": removed})
@@ -193,10 +193,8 @@ def import_(what: str, mapper: Path | None, loader_utils: Path | None, dry_run: 
         echo_json(body)
     else:
         verb = "Would import" if dry_run else "Imported"
-        click.echo(
-            f"{verb} {len(rows)} rows and {len(bad)} bad mirrors from {source.origin}"
-            f" as source {source.name!r}."
-        )
+        what = f"{counted(len(rows), 'row')} and {counted(len(bad), 'bad mirror')}"
+        click.echo(f"{verb} {what} from {source.origin} as source {source.name!r}.")
     return 0
 
 
@@ -220,7 +218,7 @@ def sync(names: tuple[str, ...], formats: tuple[str, ...], dry_run: bool, as_jso
             remember_tree(found, canonical, rows, formats=wanted)
         body.append({"name": canonical, "mirrors": [row._asdict() for row in rows]})
         if not as_json:
-            click.echo(f"{canonical}: {len(rows)} mirrors")
+            click.echo(f"{canonical}: {counted(len(rows), 'mirror')}")
             if rows:
                 click.echo(_rows_table(rows))
     if as_json:
@@ -269,7 +267,8 @@ def check(pattern: str | None, source: str | None, workers: int, dry_run: bool,
         for finding in wrong:
             what = f"{finding.repo_id} for {finding.name}"
             click.echo(f"{finding.status:<9} {what}: {printable(finding.reason)}")
-        click.echo(f"{count} mirrors checked; {len(wrong)} of {len(findings)} rows are wrong.")
+        checked = f"{counted(count, 'mirror')} checked"
+        click.echo(f"{checked}; {len(wrong)} of {counted(len(findings), 'row')} wrong.")
     return 0
 
 
@@ -316,7 +315,7 @@ def export(source: str | None, kind: str | None, output: Path | None, as_json: b
         if as_json:
             echo_json({"rows": len(rows), "output": str(output)})
             return 0
-        click.echo(f"{len(rows)} rows written to {output}.")
+        click.echo(f"{counted(len(rows), 'row')} written to {output}.")
     return 0
 
 

@@ -10,7 +10,7 @@ import click
 
 from mdl.cli.output import confirm, echo_json
 from mdl.errors import UsageError
-from mdl.formatting import human_ago, human_size
+from mdl.formatting import counted, human_ago, human_size
 from mdl.settings import Settings, load_settings
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -100,7 +100,7 @@ def _print(found: dict[str, Any]) -> None:
     why = f" ({found['why']})" if found["why"] else ""
     lines = [
         ("mode", f"{found['mode']}{why}"),
-        ("cache", f"{found['repos']} repositories, {human_size(found['size_on_disk'])}"),
+        ("cache", f"{counted(found['repos'], 'repository')}, {human_size(found['size_on_disk'])}"),
         ("budget", _budget(found)),
         ("changed", human_ago(found["last_change"])),
         ("casings", found["normalize"]),

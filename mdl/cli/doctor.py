@@ -10,7 +10,7 @@ import click
 
 from mdl.cli.output import echo_json
 from mdl.errors import MdlError
-from mdl.formatting import human_size, styled
+from mdl.formatting import counted, human_size, styled
 from mdl.settings import Settings, load_settings
 from mdl.version import install_command, installed_versions
 
@@ -50,7 +50,7 @@ def doctor(offline: bool, as_json: bool) -> int:
     body = {"checks": [check._asdict() for check in checks]}
     if as_json and wrong:
         raise MdlError(
-            f"{len(wrong)} of {len(checks)} checks found a problem.",
+            f"{len(wrong)} of {counted(len(checks), 'check')} found a problem.",
             why="; ".join(f"{check.what}: {check.found}" for check in wrong),
             next="Each of `checks` has its own `next`.",
             details=body,
@@ -111,7 +111,7 @@ def _cache(settings: Settings) -> Finding:
     repos = open_cache(settings).list()
     broken = [repo.repo_id for repo in repos if repo.problems]
     twice = [repo.repo_id for repo in repos if len(repo.spellings) > 1]
-    found = f"{root}, {len(repos)} repositories"
+    found = f"{root}, {counted(len(repos), 'repository')}"
     if broken:
         return Finding("cache", "problem", f"{found}, {len(broken)} with problems", "mdl cache ls")
     if twice:

@@ -1,7 +1,6 @@
 """The group of all commands; each is imported when used: `mdl cache ls` imports no torch."""
 
 import os
-import shlex
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
@@ -100,6 +99,8 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         word = args[0]
         if word in self._short_forms and word not in self._places:
+            import shlex
+
             before, _, after = map(str.strip, self._short_forms[word].partition("{}"))
             instead = " ".join(filter(None, [before, shlex.join(args[1:]), after]))
             raise UsageError(

@@ -10,7 +10,7 @@ import click
 from mdl.cli.output import FilePath, echo_json, echo_json_line, never_asks
 from mdl.cli.resolve import asked_format, format_options, resolve_arguments
 from mdl.errors import UsageError
-from mdl.formatting import human_size
+from mdl.formatting import counted, human_size
 
 if TYPE_CHECKING:
     from mdl.loader import LoadRequest, Pulled
@@ -90,7 +90,7 @@ def show_pulled(pulled: "Pulled") -> None:
             click.echo(adapter["folder"])
     commit = f" @ {pulled.commit[:12]}" if pulled.commit else ""
     verb = "would download" if pulled.path is None else "downloaded"
-    count = f"{human_size(pulled.bytes)} in {len(pulled.downloaded)} files"
+    count = f"{human_size(pulled.bytes)} in {counted(len(pulled.downloaded), 'file')}"
     format = f" ({pulled.format})" if pulled.format else ""
     click.echo(f"{pulled.repo_id}{commit}{format}: {verb} {count}")
     for path in pulled.repaired or ():

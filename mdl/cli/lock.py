@@ -7,6 +7,7 @@ import click
 
 from mdl.cli.output import FilePath, echo_json
 from mdl.cli.resolve import format_options, resolve_arguments
+from mdl.formatting import counted
 
 
 @click.command()
@@ -49,5 +50,5 @@ def lock(names: tuple[str, ...], output: Path, add: bool, dry_run: bool, yes: bo
     else:
         for entry in made:
             click.echo(f"{entry.requested} → {entry.repo_id} @ {entry.commit[:12]}")
-        click.echo(f"{output}: {len(entries)} model(s)")
+        click.echo(f"{output}: {counted(len(entries), 'model')}")
     return 0

@@ -75,7 +75,7 @@ class HubApi:
 
         Raises:
             BusyError: the Hub's rate limit is used up for longer than a command should wait.
-            OfflineError: the Hub does not answer.
+            OfflineError: the Hub does not respond.
         """
         return self.listing(repo_id, revision, sizes=False)[0]
 
@@ -241,7 +241,7 @@ class HubApi:
 
         Raises:
             HfHubHTTPError: the Hub says no.
-            BusyError, OfflineError: it is overloaded, or does not answer.
+            BusyError, OfflineError: it is overloaded, or does not respond.
         """
         attempt = 0
         while True:

@@ -109,7 +109,7 @@ def _read_config(hub: "HubApi", repo_id: str, commit: str | None) -> "Mapping[st
 
 
 def describe_listing(info: "ModelInfo") -> Description:
-    """What the Hub's own answer tells: names, sizes, tags, and the core of `config.json`."""
+    """What the Hub's own response says: names, sizes, tags, and the core of `config.json`."""
     tags = list(info.tags or ()) + ([info.library_name] if info.library_name else [])
     config = info.config if isinstance(info.config, dict) else None
     quantized = bool(config and config.get("quantization_config"))

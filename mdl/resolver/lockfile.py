@@ -42,7 +42,7 @@ class LockEntry:
     """One locked name.
 
     `files` maps a path to `sha256:…` or `sha1:…` (git blob), as the Hub names its content.
-    `upstream` is the repository that was named and its commit, where another one answers for it.
+    `upstream` is the repository that was named and its commit, where a substitute was taken.
     """
 
     requested: str

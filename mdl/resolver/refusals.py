@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from mdl.errors import MdlError, NoAccessError, NotFoundError, OfflineError, UsageError
+from mdl.formatting import counted
 from mdl.resolver.types import RepoInfo, ResolveOptions, TraceStep
 
 ACCESS_WORDS = {
@@ -85,7 +86,7 @@ def no_access(
 def nothing_left(
     canonical: str, options: ResolveOptions, trace: Sequence[TraceStep], others: Sequence[str]
 ) -> MdlError:
-    why = f"{len(trace)} candidates were rejected; the last because {last_reason(trace)}"
+    why = f"{counted(len(trace), 'candidate')} rejected; the last because {last_reason(trace)}"
     if not trace:
         why = "it has no weights that mdl can load, and no mirror is known"
     return NotFoundError(

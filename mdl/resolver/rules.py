@@ -295,7 +295,7 @@ class _Decision:
         )
 
     def _refusal(self, error: MdlError) -> Resolution:
-        answer = Resolution(
+        resolution = Resolution(
             requested=self._requested(),
             canonical=self.canonical,
             repo_id=self.canonical,
@@ -313,10 +313,10 @@ class _Decision:
             cached=None,
             error=error,
         )
-        body = answer.to_json()
+        body = resolution.to_json()
         del body["error"]
         error.details = {**body, **error.details}
-        return answer
+        return resolution
 
     def _no_access(self, repo_id: str, reason: str) -> MdlError:
         key = repo_id.lower()

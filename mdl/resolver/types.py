@@ -287,7 +287,7 @@ class Resolution(NamedTuple):
         return self.rule == "local"
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `mdl resolve --json` prints and the HTTP API answers with."""
+        """The object of `mdl resolve --json` and of the HTTP API."""
         body: dict[str, Any] = {
             "requested": self.requested,
             "canonical": self.canonical,
@@ -325,7 +325,7 @@ class Resolution(NamedTuple):
 
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> "Resolution":
-        """The answer behind a `to_json` object; fields this version does not know are left out.
+        """The resolution behind a `to_json` object; unknown fields are ignored.
 
         Raises:
             KeyError, TypeError, ValueError: the object is no resolution.

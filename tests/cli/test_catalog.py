@@ -27,7 +27,7 @@ BAD_MAPPINGS = {
 """
 
 
-def test_unsloths_table_is_read_and_never_run(mdl: Run, tmp_path: Path) -> None:
+def test_unsloths_table_is_parsed_and_never_executed(mdl: Run, tmp_path: Path) -> None:
     (tmp_path / "mapper.py").write_text(MAPPER)
     (tmp_path / "loader_utils.py").write_text(LOADER)
     mapper = str(tmp_path / "mapper.py")
@@ -45,14 +45,14 @@ def test_unsloths_table_is_read_and_never_run(mdl: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["x = 1", "def f(:", "__INT_TO_FLOAT_MAPPER = {'a': open('/etc/passwd')}", "\0"]
 )
-def test_a_file_that_is_no_table_changes_nothing(mdl: Run, tmp_path: Path, text: str) -> None:
+def test_a_file_without_a_table_changes_nothing(mdl: Run, tmp_path: Path, text: str) -> None:
     (tmp_path / "mapper.py").write_text(text)
     ran = mdl("catalog", "import", "unsloth", "--mapper", str(tmp_path / "mapper.py"))
     assert ran.code == 2
     assert "error:" in ran.err
 
 
-def test_rows_added_by_hand_win_and_go_again(mdl: Run) -> None:
+def test_own_rows_win_until_removed(mdl: Run) -> None:
     name = "meta-llama/Llama-3.1-8B-Instruct"
     assert mdl("catalog", "add", name, "me/mine-bnb-4bit").code == 0
     answer = mdl("resolve", name, "--4bit", "--offline", "--json").json
@@ -65,7 +65,7 @@ def test_rows_added_by_hand_win_and_go_again(mdl: Run) -> None:
     assert mdl("catalog", "add", name, "../../x").code == 2
 
 
-def test_what_is_known_only_as_a_bad_mirror_is_shown(mdl: Run) -> None:
+def test_a_name_known_only_as_a_bad_mirror_is_shown(mdl: Run) -> None:
     name = "unsloth/Qwen3-30B-A3B-Base-unsloth-bnb-4bit"
     shown = mdl("catalog", "show", name.lower())
     assert shown.code == 0 and shown.out.startswith(f"{name}\n  known bad: ")
@@ -73,7 +73,7 @@ def test_what_is_known_only_as_a_bad_mirror_is_shown(mdl: Run) -> None:
 
 
 @pytest.mark.parametrize("kind", ["toml", "json", "csv"])
-def test_what_is_exported_can_be_imported(mdl: Run, tmp_path: Path, kind: str) -> None:
+def test_an_export_can_be_imported(mdl: Run, tmp_path: Path, kind: str) -> None:
     name = 'Org/With "quotes"'
     assert mdl("catalog", "add", "Org/Name", "me/mine-bnb-4bit", "--rank", "3").code == 0
     path = tmp_path / f"rows.{kind}"
@@ -100,7 +100,7 @@ def test_what_is_exported_can_be_imported(mdl: Run, tmp_path: Path, kind: str) -
         ("txt", "hello", "not a kind of catalogue file"),
     ],
 )
-def test_a_wrong_file_is_refused_whole_and_names_the_row(
+def test_a_wrong_file_is_rejected_whole_and_names_the_row(
     mdl: Run, tmp_path: Path, suffix: str, text: str, words: str
 ) -> None:
     path = tmp_path / f"rows.{suffix}"
@@ -109,7 +109,7 @@ def test_a_wrong_file_is_refused_whole_and_names_the_row(
     assert (ran.code, words in ran.err) == (2, True), ran.err
 
 
-def test_the_hubs_tree_is_read_and_its_claims_kept_apart(mdl: Run, hub: LoopbackHub) -> None:
+def test_the_hubs_tree_is_imported_and_claims_stay_claims(mdl: Run, hub: LoopbackHub) -> None:
     base = "Maker/Tree-1B"
     card = {"base_model": base, "base_model_relation": "quantized"}
     hub.add_repo(base, files={"config.json": "{}"})
@@ -148,7 +148,7 @@ def test_a_check_marks_dead_renamed_and_mismatched_rows(mdl: Run, hub: LoopbackH
     assert answer["repo_id"] == "x/fine-bnb-4bit"
 
 
-def test_an_export_is_json_where_json_is_asked_for(mdl: Run, tmp_path: Path) -> None:
+def test_an_export_is_json_with_json(mdl: Run, tmp_path: Path) -> None:
     assert mdl("catalog", "add", "Org/Own", "me/own-bnb-4bit", "--yes").code == 0
     printed = mdl("catalog", "export", "--source", "user", "--json").json
     assert [row["repo_id"] for row in printed["mirrors"]] == ["me/own-bnb-4bit"]

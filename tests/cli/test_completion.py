@@ -106,7 +106,7 @@ def test_completing_imports_no_more_than_a_listing(environment: dict[str, str]) 
     ("shell", "place"),
     [("bash", ".bashrc"), ("zsh", ".zshrc"), ("fish", ".config/fish/completions/mdl.fish")],
 )
-def test_it_is_installed_once_beside_what_is_there(
+def test_completion_is_installed_once_and_keeps_what_is_there(
     mdl: Run, tmp_path: Path, shell: str, place: str
 ) -> None:
     home = tmp_path / "person"

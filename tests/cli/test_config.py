@@ -48,7 +48,7 @@ def test_a_file_begins_with_its_first_setting() -> None:
 @pytest.mark.parametrize(
     "text", ['cache = { max_size = "1TB" }\n', "[publishers]\ntrust = [\n 'a',\n]\n", "not toml ["]
 )
-def test_what_only_a_person_can_change_is_left_alone(text: str) -> None:
+def test_a_file_that_only_an_editor_can_change_is_left_alone(text: str) -> None:
     with pytest.raises(ConfigError) as refused:
         changed(changed(text, "cache.max_size", "2TB"), "publishers.trust", ["b"])
     assert "mdl config path" in refused.value.next

@@ -53,7 +53,7 @@ def test_the_one_line_help_of_each_command_is_there() -> None:
         (["cache", "frobnicate"], "No such command 'frobnicate'"),
     ],
 )
-def test_a_mistyped_command_is_told_its_likeliest(
+def test_a_mistyped_command_gets_suggestions(
     words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(words) == 2
@@ -109,7 +109,7 @@ def test_each_command_takes_json() -> None:
             assert any("--json" in p.opts for p in command.params), path
 
 
-def test_what_changes_something_can_be_tried_and_scripted() -> None:
+def test_commands_that_change_something_take_dry_run_and_yes() -> None:
     commands = dict(reference().commands(cli, "mdl"))
     for path in CHANGING:
         options = {name for p in commands[path].params for name in p.opts}
@@ -139,7 +139,7 @@ def test_the_reference_page_is_up_to_date() -> None:
 
 
 @pytest.mark.skipif(shutil.which("man") is None, reason="no man")
-def test_the_man_page_is_set_without_a_warning_and_has_every_option() -> None:
+def test_the_man_page_renders_without_warnings_and_has_every_option() -> None:
     """As `man mdl` shows it."""
     done = subprocess.run(
         ["man", "--warnings", "-E", "UTF-8", "-l", str(DOCS / "mdl.1")],

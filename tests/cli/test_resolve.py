@@ -37,7 +37,7 @@ def test_json_has_every_promised_field(mdl: Run) -> None:
     assert set(ran.json["trace"][0]) == {"candidate", "verdict", "reason"}
 
 
-def test_a_refusal_prints_the_same_object_with_an_error(mdl: Run) -> None:
+def test_an_error_prints_the_same_object_with_an_error_in_it(mdl: Run) -> None:
     ran = mdl("resolve", GATED, "--exact", "--json")
     assert ran.code == 4
     assert set(ran.json) >= FIELDS
@@ -71,7 +71,7 @@ def test_text_says_what_and_why(mdl: Run) -> None:
         (["x", "--frobnicate"], 2, "No such option"),
     ],
 )
-def test_each_wrong_use_is_one_clear_message(
+def test_each_misuse_gets_one_clear_message(
     mdl: Run, args: list[str], code: int, words: str
 ) -> None:
     text = mdl("resolve", *args)
@@ -81,7 +81,7 @@ def test_each_wrong_use_is_one_clear_message(
     assert words in as_json.json["error"]["message"]
 
 
-def test_a_dead_hub_is_answered_from_here(mdl: Run) -> None:
+def test_a_dead_hub_falls_back_to_local_data(mdl: Run) -> None:
     dead = "http://127.0.0.1:9"
     known = mdl("resolve", GATED, "--4bit", HF_ENDPOINT=dead)
     assert known.code == 0
@@ -124,7 +124,7 @@ def test_access_shows_state_page_and_mirrors(mdl: Run) -> None:
     assert mdl("access", "org/none").code == 3
 
 
-def test_a_lock_holds_until_reality_differs(mdl: Run, hub: LoopbackHub, tmp_path: Path) -> None:
+def test_a_lock_holds_until_the_hub_differs(mdl: Run, hub: LoopbackHub, tmp_path: Path) -> None:
     lock = str(tmp_path / "mdl.lock")
     assert mdl("lock", GATED, "--4bit", "-o", lock).code == 0
     first = Path(lock).read_text()
@@ -159,7 +159,7 @@ def test_a_lock_keeps_both_commits_and_every_hash(
     assert mdl("resolve", GATED, "--locked", str(lock)).code == 2
 
 
-def test_a_lock_answers_a_stream(mdl: Run, tmp_path: Path) -> None:
+def test_a_lock_resolves_a_stream(mdl: Run, tmp_path: Path) -> None:
     lock = str(tmp_path / "mdl.lock")
     assert mdl("lock", GATED, GATED.lower(), "--4bit", "-o", lock).out.count("→") == 1
     ran = mdl("resolve", "--stdin", "--locked", lock, "--4bit", stdin=f"org/other\n{GATED}\n")
@@ -188,9 +188,7 @@ def test_a_lock_is_for_its_own_revision(mdl: Run, tmp_path: Path) -> None:
         ("commit", "main"),
     ],
 )
-def test_a_hostile_lock_is_refused_before_anything(
-    mdl: Run, tmp_path: Path, field: str, value: str
-) -> None:
+def test_a_hostile_lock_is_rejected_first(mdl: Run, tmp_path: Path, field: str, value: str) -> None:
     lock = tmp_path / "mdl.lock"
     assert mdl("lock", DYNAMIC, "-o", str(lock), "--4bit").code == 0
     lines = lock.read_text().splitlines()

@@ -27,7 +27,7 @@ def typed(
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_reader_that_went_away_is_no_error(command: str, hub_env: dict[str, str]) -> None:
+def test_a_closed_pipe_is_not_an_error(command: str, hub_env: dict[str, str]) -> None:
     mdl = subprocess.Popen(
         [sys.executable, "-m", "mdl", *command.split()],
         env=hub_env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -40,7 +40,9 @@ def test_a_reader_that_went_away_is_no_error(command: str, hub_env: dict[str, st
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_a_full_disk_under_the_answer_is_said_once(command: str, hub_env: dict[str, str]) -> None:
+def test_a_full_disk_under_the_output_is_reported_once(
+    command: str, hub_env: dict[str, str]
+) -> None:
     done = typed(command, hub_env, "> /dev/full")
     assert done.stderr.endswith("\n1\n")
     assert done.stderr.count("No space left") == 2  # what happened, and the system's own words
@@ -48,7 +50,9 @@ def test_a_full_disk_under_the_answer_is_said_once(command: str, hub_env: dict[s
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("redirect", [">&-", "2>&-"])
-def test_closed_streams_swallow(command: str, redirect: str, hub_env: dict[str, str]) -> None:
+def test_closed_streams_discard_output(
+    command: str, redirect: str, hub_env: dict[str, str]
+) -> None:
     done = typed(f"{command} {redirect}", hub_env)
     assert done.stderr == "0\n"
 
@@ -57,7 +61,7 @@ def test_closed_streams_swallow(command: str, redirect: str, hub_env: dict[str, 
     ("command", "code"),
     [("catalog rm Org/Own", 2), ("resolve --stdin", 0), ("cache pin", 0)],
 )
-def test_a_closed_input_is_an_empty_one(
+def test_closed_standard_input_is_empty(
     command: str, code: int, mdl: Run, hub_env: dict[str, str]
 ) -> None:
     assert mdl("catalog", "add", "Org/Own", "me/own-bnb-4bit").code == 0
@@ -66,7 +70,7 @@ def test_a_closed_input_is_an_empty_one(
     assert ("there is no terminal" in done.stderr) == (code == 2)
 
 
-def test_another_ones_exit_is_not_taken_for_a_closed_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_librarys_exit_is_not_taken_for_a_closed_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     """Code of a model's repository may call sys.exit: that is no success."""
     monkeypatch.setattr("mdl.cli.cache.options.load_settings", lambda: sys.exit(4))
     with pytest.raises(SystemExit) as ended:
@@ -90,7 +94,7 @@ def on_a_terminal(command: str, env: dict[str, str], answer: bytes = b"") -> tup
 
 
 @pytest.mark.parametrize("command", ["lock gpt2 -o {file}", "lock gpt2 -o {file} --json"])
-def test_a_no_changes_nothing(
+def test_answering_no_changes_nothing(
     command: str, hub: LoopbackHub, hub_env: dict[str, str], tmp_path: Path
 ) -> None:
     hub.add_repo("gpt2", files={"config.json": "{}"})
@@ -112,7 +116,7 @@ def test_a_narrow_terminal_keeps_the_names(hub_env: dict[str, str]) -> None:
     assert max(map(len, narrow.splitlines())) <= 80
 
 
-def test_what_a_terminal_lacks_is_escaped(hub_env: dict[str, str]) -> None:
+def test_characters_a_terminal_cannot_show_are_escaped(hub_env: dict[str, str]) -> None:
     command = f"{sys.executable} -m mdl doctor --offline"
     env = {**hub_env, "PYTHONIOENCODING": "latin-1"}
     done = subprocess.run(command.split(), env=env, capture_output=True, timeout=60)

@@ -25,7 +25,7 @@ source = "hub"
     "data",
     [b"\xff", b"version = ", b"version = " + b"1" * 5000, b"version = " + b"[" * 200_000],
 )
-def test_what_no_parser_takes_is_no_lock_file(tmp_path: Path, data: bytes) -> None:
+def test_an_unparsable_lock_file_is_rejected(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "mdl.lock"
     path.write_bytes(data)
     with pytest.raises(UsageError, match="is not a lock file") as refused:
@@ -42,7 +42,7 @@ def test_what_no_parser_takes_is_no_lock_file(tmp_path: Path, data: bytes) -> No
         {"sha": "zz"},
     ],
 )
-def test_what_no_hub_gives_is_refused_before_anything_is_done(
+def test_values_that_cannot_come_from_a_hub_are_rejected_first(
     tmp_path: Path, changed: dict[str, str]
 ) -> None:
     fields = {"commit": "a" * 40, "path": "model.safetensors", "sha": "b" * 40}

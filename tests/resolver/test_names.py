@@ -33,7 +33,7 @@ PARTS = st.from_regex(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}[A-Za-z0-9_]\Z").filte
         ("org/" + "\ud800", "'\\ud800'"),
     ],
 )
-def test_a_hostile_name_is_refused_with_the_reason(name: str, why: str) -> None:
+def test_a_hostile_name_is_rejected_with_the_reason(name: str, why: str) -> None:
     with pytest.raises(NameRefusedError) as caught:
         parse_name(name)
     assert why in caught.value.why
@@ -58,7 +58,7 @@ def test_a_hostile_name_is_refused_with_the_reason(name: str, why: str) -> None:
         ("a/b/c", "in the model page's title"),
     ],
 )
-def test_what_was_pasted_is_understood(pasted: str, meant: str) -> None:
+def test_pasted_forms_are_understood(pasted: str, meant: str) -> None:
     with pytest.raises(NameRefusedError) as caught:
         parse_name(pasted)
     assert meant in caught.value.next
@@ -82,7 +82,7 @@ def test_what_was_pasted_is_understood(pasted: str, meant: str) -> None:
         "Org\\Name",
     ],
 )
-def test_what_can_only_mean_one_repository_is_understood(typed: str) -> None:
+def test_unambiguous_forms_are_understood(typed: str) -> None:
     name = parse_name(f" {typed} ", endpoint="http://127.0.0.1:8642")
     assert (name.text, name.key, name.path, name.typed) == ("Org/Name", "org/name", None, typed)
 
@@ -115,12 +115,12 @@ def test_the_owner_and_the_name_may_have_96_characters_each() -> None:
 @pytest.mark.parametrize(
     "name", ["../../no-such", "/no/such/folder", "~/nothing-of-that-name", "./x"]
 )
-def test_what_is_written_as_a_path_must_be_a_folder(name: str) -> None:
+def test_a_path_must_be_a_folder(name: str) -> None:
     with pytest.raises(NotFoundError, match="There is no folder"):
         parse_name(name)
 
 
-def test_a_server_takes_no_path(tmp_path: Path) -> None:
+def test_a_server_rejects_paths(tmp_path: Path) -> None:
     with pytest.raises(NameRefusedError):
         parse_name(str(tmp_path), allow_local=False)
 
@@ -151,12 +151,12 @@ def test_any_text_is_a_name_or_a_refusal(text: str) -> None:
 
 
 @pytest.mark.parametrize("revision", ["../x", "a b", "", "-x", "x" * 300, "a//b"])
-def test_a_hostile_revision_is_refused(revision: str) -> None:
+def test_a_hostile_revision_is_rejected(revision: str) -> None:
     with pytest.raises(NameRefusedError):
         parse_revision(revision)
 
 
-def test_revisions_people_use_are_taken() -> None:
+def test_common_revisions_are_accepted() -> None:
     for revision in ("main", "v1.0", "refs/pr/1", "a" * 40):
         assert parse_revision(revision) == revision
     assert is_commit("a" * 40)

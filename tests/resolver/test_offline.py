@@ -24,7 +24,7 @@ def no_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
-def test_the_packaged_catalogue_answers_from_the_first_run(settings: Settings) -> None:
+def test_the_packaged_catalogue_works_from_the_first_run(settings: Settings) -> None:
     resolver = Resolver(settings)
     answer = resolver.resolve(NAME.lower(), ResolveOptions("bnb-4bit"))
     assert answer.repo_id == "unsloth/Llama-3.1-8B-Instruct-unsloth-bnb-4bit"
@@ -33,7 +33,7 @@ def test_the_packaged_catalogue_answers_from_the_first_run(settings: Settings) -
     resolver.close()
 
 
-def test_what_nobody_knows_is_no_guess(settings: Settings) -> None:
+def test_an_unknown_name_is_not_guessed(settings: Settings) -> None:
     resolver = Resolver(settings)
     answer = resolver.resolve("nobody/knows-this")
     assert isinstance(answer.error, OfflineError)
@@ -41,7 +41,7 @@ def test_what_nobody_knows_is_no_guess(settings: Settings) -> None:
     resolver.close()
 
 
-def test_a_cached_repository_is_known_by_the_cache_alone(settings: Settings) -> None:
+def test_a_cached_repository_resolves_from_the_cache_alone(settings: Settings) -> None:
     def cached(repo_id: str, revision: str | None) -> Cached | None:
         if repo_id.lower() != "me/my-model":
             return None
@@ -64,7 +64,7 @@ def test_ten_thousand_names_in_one_process(settings: Settings) -> None:
     resolver.close()
 
 
-def test_a_local_folder_is_taken_as_it_is(settings: Settings, tmp_path: Any) -> None:
+def test_a_local_folder_is_used_as_it_is(settings: Settings, tmp_path: Any) -> None:
     (tmp_path / "config.json").write_text("{}")
     resolver = Resolver(settings)
     answer = resolver.resolve(str(tmp_path), ResolveOptions("bnb-4bit"))
@@ -72,7 +72,7 @@ def test_a_local_folder_is_taken_as_it_is(settings: Settings, tmp_path: Any) -> 
     resolver.close()
 
 
-def test_a_mirror_made_here_counts_while_it_is_here(settings: Settings, tmp_path: Any) -> None:
+def test_a_local_copy_counts_while_it_exists(settings: Settings, tmp_path: Any) -> None:
     """Its folder may be removed like any other, or be on another machine of the team's."""
     resolver = Resolver(settings)
     name, made = "HuggingFaceTB/SmolLM2-135M-Instruct", tmp_path / "made"

@@ -86,7 +86,7 @@ def test_a_bad_token_does_not_stop_public_repositories(
     assert "does not accept the token" in caplog.text
 
 
-def test_a_text_that_can_be_no_token_is_a_bad_token(
+def test_text_that_cannot_be_a_token_is_a_bad_token(
     llama: LoopbackHub, online: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No header can carry it: it must not look like a Hub that does not answer."""
@@ -124,7 +124,7 @@ def test_a_sign_in_page_is_not_a_hub(tmp_path: Path, page: bytes) -> None:
     assert known.checked().source == "packaged", "what is known here still answers"
 
 
-def test_the_token_is_nowhere(
+def test_the_token_is_never_stored(
     llama: LoopbackHub, online: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     resolver = online("hf_wait")
@@ -137,7 +137,7 @@ def test_the_token_is_nowhere(
     assert "hf_wait" not in repr(resolver.settings) + str(answer.error) + repr(answer)
 
 
-def test_wrong_case_is_the_hubs_spelling_and_no_substitution(
+def test_wrong_case_becomes_the_hubs_spelling_without_a_substitution(
     hub: LoopbackHub, online: Make
 ) -> None:
     hub.add_repo("SomeOrg/SomeModel", files={"config.json": "{}"})
@@ -190,7 +190,7 @@ def test_missing_private_and_disabled(hub: LoopbackHub, online: Make) -> None:
     assert "disabled" in str(online().resolve("org/off").error)
 
 
-def test_a_private_repository_is_never_written_down(hub: LoopbackHub, online: Make) -> None:
+def test_a_private_repository_is_never_stored(hub: LoopbackHub, online: Make) -> None:
     hub.add_user("hf_own", "own")
     hub.add_repo(
         "own/secret", files={"config.json": "{}"}, private=True, access={"hf_own": "granted"}
@@ -237,7 +237,7 @@ def test_a_revision_is_checked(hub: LoopbackHub, online: Make) -> None:
     assert "no revision 'nope'" in missing.error.message
 
 
-def test_a_rate_limit_is_waited_for_within_bounds(hub: LoopbackHub, online: Make) -> None:
+def test_the_wait_for_a_rate_limit_is_bounded(hub: LoopbackHub, online: Make) -> None:
     hub.add_repo("org/model", files={"config.json": '{"model_type": "llama"}'})
     hub.fault(path="/api/models/*", status=429, headers={"Retry-After": "1"}, times=1)
     assert online().resolve("org/model").repo_id == "org/model"
@@ -277,7 +277,7 @@ def test_bounds_hold_for_calls_of_ours_alone(hub: LoopbackHub) -> None:
     assert HfApi(hub.endpoint, token=False).model_info("org/model").id == "org/model"
 
 
-def test_a_passing_fault_is_tried_again_and_a_dead_hub_answered_from_here(
+def test_a_transient_error_is_retried_and_a_dead_hub_falls_back_to_local_data(
     hub: LoopbackHub, online: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     hub.add_repo("org/model", files={"config.json": '{"model_type": "llama"}'})
@@ -306,7 +306,7 @@ def test_many_names_cost_few_requests(hub: LoopbackHub, online: Make) -> None:
     assert len(hub.requests) <= 5
 
 
-def test_an_answer_that_is_used_is_recorded(
+def test_a_used_resolution_is_logged(
     llama: LoopbackHub, online: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     resolver = online()
@@ -320,7 +320,7 @@ def test_an_answer_that_is_used_is_recorded(
     json.dumps(row)
 
 
-def test_a_database_that_cannot_be_written_does_not_stop_the_answer(
+def test_an_unwritable_database_does_not_prevent_a_resolution(
     llama: LoopbackHub, online: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     resolver = online()
@@ -338,7 +338,7 @@ def test_a_database_that_cannot_be_written_does_not_stop_the_answer(
     assert "not recorded" in caplog.text
 
 
-def test_a_read_only_database_still_answers(llama: LoopbackHub, online: Make) -> None:
+def test_a_read_only_database_still_works(llama: LoopbackHub, online: Make) -> None:
     resolver = online()
     path = Path(resolver.settings.database_path)
     resolver.close()

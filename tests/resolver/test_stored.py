@@ -293,7 +293,7 @@ def test_a_resolution_resolves_to_itself(online: Online) -> None:
         )  # fmt: skip
 
 
-def test_the_json_form_and_back(online: Online) -> None:
+def test_a_resolution_survives_json(online: Online) -> None:
     found = ask(online(), BASE, "gguf").checked()
     body = found.to_json()
     assert body["files"] == [{"path": "Model-8B-Q4_K_M.gguf", "size": 44}]

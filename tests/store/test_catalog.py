@@ -35,7 +35,7 @@ def test_the_packaged_rows_are_there_with_their_provenance(catalog: Catalog) -> 
     assert [catalog.about(mirror.repo_id.lower()).bad for mirror in bad] == list(bad)
 
 
-def test_reimporting_replaces_its_own_rows_and_never_a_persons(catalog: Catalog) -> None:
+def test_reimporting_replaces_only_the_sources_own_rows(catalog: Catalog) -> None:
     catalog.add([ROW._replace(repo_id="me/Name-bnb-4bit")])
     catalog.import_rows(TEST, [ROW, ROW._replace(repo_id="x/second-bnb-4bit", rank=1)])
     catalog.import_rows(TEST._replace(version="2"), [ROW])
@@ -47,7 +47,7 @@ def test_reimporting_replaces_its_own_rows_and_never_a_persons(catalog: Catalog)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5, 299, 300, 304, 305, 306])
-def test_pages_hold_every_row_once_however_many_a_name_has(catalog: Catalog, limit: int) -> None:
+def test_pages_contain_every_row_exactly_once(catalog: Catalog, limit: int) -> None:
     sizes = {"a/one": 1, "B/two": 2, "c/many": 300, "c/many-more": 1, "d/last": 1}
     given = [
         ROW._replace(name=name, repo_id=f"x/{i}-bnb-4bit", rank=i)
@@ -80,7 +80,7 @@ def test_an_import_is_one_transaction(catalog: Catalog) -> None:
     assert [(r.rank, catalog.version("t")) for r in catalog.mirrors(source="t")] == [(0, "1")]
 
 
-def test_about_one_name_is_everything_in_order(catalog: Catalog) -> None:
+def test_about_gives_everything_in_order(catalog: Catalog) -> None:
     bad = BadMirror("x/Name-bnb-4bit", "x/better", "16bit", "too big", "t")
     catalog.import_rows(TEST, [ROW, ROW._replace(repo_id="x/b-bnb-4bit", rank=1)], [bad])
     catalog.add([ROW._replace(repo_id="me/mine-bnb-4bit", rank=9)])
@@ -122,7 +122,7 @@ def test_near_names_are_few_in_a_large_catalogue(catalog: Catalog) -> None:
     assert all(name.lower().startswith("org") for name in near)
 
 
-def test_what_the_hub_said_later_counts(catalog: Catalog) -> None:
+def test_the_hubs_latest_word_counts(catalog: Catalog) -> None:
     late = RepositoryRow("Org/Name", "ok", "false", None, None, "b" * 40, None, 200.0)
     early = late._replace(gated="manual", checked_at=100.0, format="bnb-4bit")
     catalog.remember([("org/name", late)])
@@ -132,7 +132,7 @@ def test_what_the_hub_said_later_counts(catalog: Catalog) -> None:
     assert (held.gated, held.format) == ("false", None)
 
 
-def test_findings_of_a_check_belong_to_one_row(catalog: Catalog) -> None:
+def test_a_check_marks_only_its_row(catalog: Catalog) -> None:
     other = ROW._replace(name="Org/Base")
     catalog.import_rows(TEST, [ROW, other])
     catalog.mark([("Org/Name", ROW.repo_id, "mismatch", "made from Base")])
@@ -156,7 +156,7 @@ def test_history_is_newest_first_and_by_name(catalog: Catalog) -> None:
     assert len(catalog.history()) == 4
 
 
-def test_access_is_kept_a_token(catalog: Catalog) -> None:
+def test_access_is_stored_per_token(catalog: Catalog) -> None:
     catalog.remember_access("org/name", "f1", "pending", "wait")
     catalog.remember_access("org/name", "f1", "granted", "")
     found = catalog.access("org/name", "f1")
@@ -165,7 +165,7 @@ def test_access_is_kept_a_token(catalog: Catalog) -> None:
     assert catalog.access("org/name", "f2") is None
 
 
-def test_two_writers_at_once_lose_nothing(opened: Callable[[], Catalog]) -> None:
+def test_concurrent_writers_lose_nothing(opened: Callable[[], Catalog]) -> None:
     catalogs = [opened(), opened()]
 
     def write(n: int) -> None:
@@ -180,7 +180,7 @@ def test_two_writers_at_once_lose_nothing(opened: Callable[[], Catalog]) -> None
     assert len(catalogs[0].mirrors(source=USER)) == 50
 
 
-def test_a_transaction_that_cannot_be_committed_is_over(tmp_path: Path) -> None:
+def test_a_failed_commit_ends_its_transaction(tmp_path: Path) -> None:
     """A service keeps its connections: the next transaction must find none begun."""
     (tmp_path / "x.db").touch()
     database = SqliteDatabase(str(tmp_path / "x.db"))

@@ -37,7 +37,7 @@ WRITES: list[Callable[[CacheIndex], object]] = [
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_no_room_is_said_and_the_index_goes_on(
+def test_a_full_disk_is_reported_and_the_index_survives(
     index: CacheIndex, write: Callable[[CacheIndex], object]
 ) -> None:
     fill(index)
@@ -61,7 +61,7 @@ def in_another_process(path: Path, code: str) -> str:
     return done.stdout.strip()
 
 
-def test_a_second_opening_here_leaves_the_first_its_place(index: CacheIndex) -> None:
+def test_opening_an_index_twice_keeps_the_first_ones_locks(index: CacheIndex) -> None:
     """Closing any descriptor of a file ends all the locks a process has on it (POSIX).
 
     Another process that closes then takes itself for the last, and removes the log under us.
@@ -75,7 +75,7 @@ def test_a_second_opening_here_leaves_the_first_its_place(index: CacheIndex) -> 
     assert len(index.pins()) == 3
 
 
-def test_a_copy_taken_of_one_that_cannot_be_opened_leaves_it_its_place(
+def test_copying_an_unusable_index_keeps_its_locks(
     index: CacheIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connect = sqlite3.connect
@@ -104,7 +104,7 @@ def test_a_file_that_another_process_writes_to_is_busy(index: CacheIndex) -> Non
     index.record_use("model/o/n", "a" * 40, 1.0)
 
 
-def test_damage_that_is_met_later_says_what_to_do(index: CacheIndex) -> None:
+def test_damage_found_later_says_what_to_do(index: CacheIndex) -> None:
     path = index.path
     index.close()
     content = bytearray(path.read_bytes())

@@ -52,7 +52,7 @@ def test_a_new_file_is_private_and_in_wal_mode(file: Settings) -> None:
     connection.close()
 
 
-def test_a_newer_database_is_refused_and_left_alone(file: Settings) -> None:
+def test_a_newer_database_is_rejected_and_left_alone(file: Settings) -> None:
     open_catalog(file).database.close()
     with closing(sqlite3.connect(file.database_path)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
@@ -128,7 +128,7 @@ def test_a_database_of_the_first_version_keeps_its_rows(settings: Settings) -> N
 @pytest.mark.parametrize(
     "content", [b"this is no database" * 100, b"SQLite format 3\0" + b"\xff" * 4080]
 )
-def test_what_is_no_database_is_said_to_be_none(file: Settings, content: bytes) -> None:
+def test_a_file_that_is_not_a_database_is_reported(file: Settings, content: bytes) -> None:
     file.home.mkdir()
     Path(file.database_path).write_bytes(content)
     with pytest.raises(StoreError, match="is not a database"):
@@ -136,7 +136,7 @@ def test_what_is_no_database_is_said_to_be_none(file: Settings, content: bytes) 
     assert Path(file.database_path).read_bytes() == content
 
 
-def test_somebody_elses_database_is_not_touched(file: Settings) -> None:
+def test_another_programs_database_is_not_touched(file: Settings) -> None:
     file.home.mkdir()
     with closing(sqlite3.connect(file.database_path)) as connection, connection:
         connection.execute("CREATE TABLE theirs (x)")
@@ -156,7 +156,7 @@ def test_an_older_packaged_edition_is_replaced_a_newer_one_kept(file: Settings) 
     catalog.database.close()
 
 
-def test_a_read_only_disk_still_answers(file: Settings) -> None:
+def test_a_read_only_disk_still_works(file: Settings) -> None:
     """On a read-only mount (in a mount namespace of its own: even root cannot write there)."""
     open_catalog(file).database.close()
     code = (
@@ -225,7 +225,7 @@ with catalog.database.transaction() as writer:
     catalog.database.close()
 
 
-def test_a_url_of_another_kind_is_refused_without_its_password(tmp_path: Path) -> None:
+def test_an_unsupported_url_is_rejected_without_showing_its_password(tmp_path: Path) -> None:
     for url in ("mysql://me:hunter2@host/db", "not a url", "postgresql+nosuch://me:hunter2@h/d"):
         settings = Settings(home=tmp_path, cache_root=tmp_path, database_url=url)
         with pytest.raises((ConfigError, StoreError, ModuleNotFoundError)) as caught:
@@ -247,7 +247,7 @@ def test_replicas_starting_at_once_upgrade_a_server_once(
 
 
 @pytest.mark.postgres
-def test_a_server_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
+def test_an_unreachable_server_is_a_clear_error(tmp_path: Path) -> None:
     url = f"postgresql+psycopg://me:hunter2@/db?host={tmp_path}"
     settings = Settings(home=tmp_path, cache_root=tmp_path, database_url=url)
     with pytest.raises(StoreError, match="did not respond") as caught:
@@ -259,7 +259,7 @@ def test_a_server_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "url", ["mysql://me:secret@host/x", "sqlite:///", "x", "oracle://me:secret@host"]
 )
-def test_another_kind_of_database_is_refused(tmp_path: Path, url: str) -> None:
+def test_an_unsupported_database_is_rejected(tmp_path: Path, url: str) -> None:
     """Before its driver is looked for, and without its password in the refusal."""
     with pytest.raises(ConfigError, match="MDL_DATABASE_URL") as refused:
         open_catalog(Settings(tmp_path, tmp_path, database_url=url))
@@ -267,7 +267,7 @@ def test_another_kind_of_database_is_refused(tmp_path: Path, url: str) -> None:
     assert refused.value.next
 
 
-def test_a_folder_is_no_database(tmp_path: Path) -> None:
+def test_a_folder_is_not_a_database(tmp_path: Path) -> None:
     (tmp_path / "mdl.db").mkdir()
     with pytest.raises(ConfigError, match="not a file"):
         open_catalog(Settings(tmp_path, tmp_path))

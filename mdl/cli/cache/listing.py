@@ -8,7 +8,7 @@ from typing import NamedTuple
 from mdl.cachemgr import Cache, CachedRepo, Totals
 from mdl.cachemgr.index import Row, compile_filter, rows_of, sort_rows
 from mdl.cli.output import echo_json, page
-from mdl.formatting import human_ago, human_size, printable, table
+from mdl.formatting import counted, human_ago, human_size, printable, table
 
 _STYLES = {"broken": "bad", "partial": "warning"}
 
@@ -67,7 +67,7 @@ def summary(cache: Cache, totals: Totals) -> list[str]:
     """The lines below a listing: the root as a whole."""
     lines = [
         "",
-        f"{totals.repos} repositories, {totals.revisions} revisions,"
+        f"{counted(totals.repos, 'repository')}, {counted(totals.revisions, 'revision')},"
         f" {human_size(totals.size_on_disk)} on disk in {printable(str(cache.root))}",
     ]
     more = [
@@ -144,7 +144,7 @@ def _remarks(row: Row) -> str:
         remarks.append(f"{len(row.repo.spellings)} spellings")
     if row.repo.problems:
         count = len(row.repo.problems)
-        remarks.append(f"{count} problem{'s' if count > 1 else ''}")
+        remarks.append(counted(count, "problem"))
     return ", ".join(remarks)
 
 

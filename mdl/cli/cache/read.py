@@ -14,7 +14,7 @@ from mdl.cli.cache.options import (
 )
 from mdl.cli.output import FilePath, echo_json
 from mdl.errors import UsageError
-from mdl.formatting import human_ago, human_size, printable, table
+from mdl.formatting import counted, human_ago, human_size, printable, table
 
 
 @click.command("ls")
@@ -139,7 +139,7 @@ def du(limit: int, plot: Path | None, cache_dir: Path | None, as_json: bool) -> 
     click.echo(table(header, rows, right=header[1:], spare=("AS COPIES",)))
     others = sum(repo.size_on_disk for repo in repos[len(shown) :])
     if others:
-        click.echo(f"and {len(repos) - len(shown)} others: {human_size(others)}")
+        click.echo(f"and {counted(len(repos) - len(shown), 'other')}: {human_size(others)}")
     print_lines(summary(found, totals))
 
 

@@ -74,13 +74,13 @@ def test_four_bit_prefers_the_dynamic_mirror_then_the_plain_one() -> None:
     ]
 
 
-def test_without_a_mirror_it_is_quantized_on_load_and_said_so() -> None:
+def test_without_a_mirror_it_is_quantized_on_load_and_the_trace_says_so() -> None:
     answer = answered(ResolveOptions("bnb-4bit"), known())
     assert (answer.repo_id, answer.quantize_on_load, answer.substituted) == (NAME, True, False)
     assert "on load" in answer.trace[-1].reason
 
 
-def test_cached_is_said_of_the_commit_that_is_answered() -> None:
+def test_cached_describes_the_resolved_commit() -> None:
     """Of a branch that moved on, what is here is not what a load would take."""
     old, new = "c" * 40, "d" * 40
 
@@ -103,7 +103,7 @@ def test_cached_is_said_of_the_commit_that_is_answered() -> None:
     assert isinstance(pinned, Resolution) and pinned.cached is not None
 
 
-def test_what_was_quantized_here_from_this_commit_is_named() -> None:
+def test_a_local_copy_of_this_commit_is_named() -> None:
     made = LocalMirror("/q/1", NAME, "d" * 40, "bnb-4bit", "s", 1.0)
     about = known(local=(made, made._replace(path="/q/2", commit="e" * 40)))
     answer = answered(ResolveOptions("bnb-4bit"), about, (seen(NAME),), online=True)
@@ -112,14 +112,14 @@ def test_what_was_quantized_here_from_this_commit_is_named() -> None:
     assert answered(ResolveOptions("8bit"), about, (seen(NAME),), online=True).local_mirrors == ()
 
 
-def test_a_bad_mirror_is_passed_over_for_what_its_row_names() -> None:
+def test_a_bad_mirror_gives_way_to_its_replacement() -> None:
     bad = BadMirror(DYNAMIC.repo_id, "fast/Model-7B", "16bit", "too big", "packaged")
     answer = answered(ResolveOptions("bnb-4bit"), known(DYNAMIC, PLAIN, bad={DYNAMIC.repo_id: bad}))
     assert (answer.repo_id, answer.quantize_on_load) == ("fast/Model-7B", True)
     assert "too big" in answer.trace[0].reason
 
 
-def test_a_name_that_is_4_bit_already_stays_itself() -> None:
+def test_a_4_bit_repository_resolves_to_itself() -> None:
     name = PLAIN.repo_id
     back = MirrorRow(name, "16bit", "fast/Model-7B", "16bit", "float", 0, "declared", "packaged")
     other = DYNAMIC._replace(name=name)
@@ -147,7 +147,7 @@ def test_official_is_taken_where_access_is_granted_and_only_there() -> None:
     assert answered(options, known(*ALL), pending, online=True).repo_id == DYNAMIC.repo_id
 
 
-def test_cached_is_taken_before_a_better_mirror_that_is_not_here() -> None:
+def test_prefer_cached_beats_a_better_mirror_that_is_not_cached() -> None:
     options = ResolveOptions("bnb-4bit", prefer="cached")
     assert answered(options, known(*ALL), here=(PLAIN.repo_id,)).repo_id == PLAIN.repo_id
     assert answered(options, known(*ALL)).repo_id == DYNAMIC.repo_id
@@ -162,7 +162,7 @@ def test_fp8_by_its_scaling(scaling: str, expected: MirrorRow) -> None:
 @pytest.mark.parametrize(
     "wrong", [{"format": "2bit"}, {"prefer": "best"}, {"fp8_scaling": "column"}, {"revision": ".."}]
 )
-def test_options_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_options_are_rejected(wrong: dict[str, Any]) -> None:
     with pytest.raises((UsageError, NameRefusedError), match="not a|Unknown"):
         ResolveOptions(**wrong)
 
@@ -197,7 +197,7 @@ def test_a_revision_is_never_dropped_by_a_substitution() -> None:
     assert (kept.repo_id, kept.revision, kept.quantize_on_load) == (NAME, "v1", True)
 
 
-def test_a_gone_repository_is_still_answered_by_its_mirror() -> None:
+def test_a_missing_repository_still_resolves_to_its_mirror() -> None:
     gone = RepoInfo(NAME, "missing", message="404", live=True)
     answer = answered(
         ResolveOptions("bnb-4bit"), known(*ALL), (gone, seen(DYNAMIC.repo_id)), online=True
@@ -207,7 +207,7 @@ def test_a_gone_repository_is_still_answered_by_its_mirror() -> None:
     assert isinstance(exact.error, NotFoundError)
 
 
-def test_a_rename_to_another_owner_is_shown_and_refused_to_an_exact_name() -> None:
+def test_a_rename_to_another_owner_is_shown_and_rejected_with_exact() -> None:
     moved = RepoInfo("Other/Model-7B", "ok", gated="false", live=True)
     facts = {NAME.lower(): moved}
     for options in (ResolveOptions(), ResolveOptions(exact=True)):
@@ -230,7 +230,7 @@ def test_a_rename_to_another_owner_is_shown_and_refused_to_an_exact_name() -> No
     assert "another owner" in answer.trace[0].reason
 
 
-def test_it_asks_only_for_what_it_lacks() -> None:
+def test_only_missing_facts_are_requested() -> None:
     # A 4-bit mirror in the catalogue needs one fact, the mirror's own; a 16-bit request the gating.
     assert ask(ResolveOptions("bnb-4bit"), known(*ALL), online=True) == MissingFact(
         "facts", DYNAMIC.repo_id
@@ -243,13 +243,13 @@ def test_it_asks_only_for_what_it_lacks() -> None:
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_a_pinned_commit_that_is_here_asks_nothing(exact: bool) -> None:
+def test_a_cached_commit_needs_no_request(exact: bool) -> None:
     options = ResolveOptions(exact=exact, revision="c" * 40)
     answer = answered(options, known(*ALL), online=True, here=(NAME,))
     assert (answer.repo_id, answer.commit) == (NAME, "c" * 40)
 
 
-def test_a_revision_of_a_gated_repository_is_kept_where_it_may_be_read() -> None:
+def test_a_readable_gated_repository_keeps_its_revision() -> None:
     options = ResolveOptions(revision="v1")
     granted = (seen(NAME, gated="manual", access="granted"),)
     assert answered(options, known(*ALL), granted, online=True).repo_id == NAME
@@ -273,7 +273,7 @@ def test_exact_never_substitutes(
 
 
 @given(ROWS, st.sampled_from(LOADABLE_FORMATS), GATING)
-def test_resolving_an_answer_gives_itself(
+def test_a_resolved_name_resolves_to_itself(
     rows: list[MirrorRow], format: str, gated: str | None
 ) -> None:
     facts = (seen(NAME, gated=gated, access="granted"),)
@@ -287,7 +287,7 @@ def test_resolving_an_answer_gives_itself(
 
 
 @given(ROWS, st.sampled_from(LOADABLE_FORMATS), st.sampled_from([str.lower, str.upper, str.title]))
-def test_casing_never_changes_the_answer(rows: list[MirrorRow], format: str, case: Any) -> None:
+def test_casing_never_changes_the_resolution(rows: list[MirrorRow], format: str, case: Any) -> None:
     plain = answered(ResolveOptions(format), known(*rows))
     other = answered(ResolveOptions(format), known(*rows), name=case(NAME))
     assert (plain.repo_id, plain.canonical) == (other.repo_id, other.canonical)
@@ -311,7 +311,7 @@ def test_a_substitution_always_leaves_a_reason(
     [ResolveOptions(), ResolveOptions("bnb-4bit"), ResolveOptions("bnb-4bit", exact=True)],
     ids=str,
 )
-def test_an_adapter_is_answered_with_itself_not_with_its_base(options: ResolveOptions) -> None:
+def test_an_adapter_resolves_to_itself_not_to_its_base(options: ResolveOptions) -> None:
     name = "me/Model-bnb-4bit-lora"
     own = seen(name, format="adapter", base_model=NAME)
     answer = answered(options, known(spelling=name), (own,), name=name, online=True)
@@ -319,7 +319,7 @@ def test_an_adapter_is_answered_with_itself_not_with_its_base(options: ResolveOp
     assert not (answer.substituted or answer.quantize_on_load)
 
 
-def test_a_mirror_that_turns_out_to_be_an_adapter_is_passed_over() -> None:
+def test_a_mirror_that_turns_out_to_be_an_adapter_is_rejected() -> None:
     facts = (seen(DYNAMIC.repo_id, format="adapter"), seen(PLAIN.repo_id, format="bnb-4bit"))
     answer = answered(ResolveOptions("bnb-4bit"), known(*ALL), facts, online=True)
     assert answer.repo_id == PLAIN.repo_id

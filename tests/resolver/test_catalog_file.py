@@ -13,7 +13,7 @@ ROW = {"name": "Org/Name", "repo_id": "us/Name-bnb-4bit"}
 
 
 @pytest.mark.parametrize("kind", ["toml", "json", "csv"])
-def test_what_was_written_is_read_again(kind: str) -> None:
+def test_exported_rows_are_read_back(kind: str) -> None:
     rows = [mirror_row(*ROW.values(), variant="dynamic", rank=HIGHEST_RANK),
             mirror_row(*ROW.values(), rank=-HIGHEST_RANK, relation="verified")]  # fmt: skip
     source, read = parse_catalog_file(catalog_text(rows, kind).encode(), Path(f"some/team.{kind}"))
@@ -37,7 +37,7 @@ def test_what_was_written_is_read_again(kind: str) -> None:
         ("name", 5, "must be strings"),
     ],
 )
-def test_a_value_no_row_can_have_is_refused(field: str, value: Any, words: str) -> None:
+def test_an_invalid_value_is_rejected(field: str, value: Any, words: str) -> None:
     data = json.dumps({"mirrors": [ROW, {**ROW, field: value}]}).encode()
     with pytest.raises(UsageError, match="row 2") as refused:
         parse_catalog_file(data, Path("rows.json"))
@@ -56,7 +56,7 @@ def test_a_value_no_row_can_have_is_refused(field: str, value: Any, words: str) 
         ("csv", b'name,repo_id\n"a/b'),
     ],
 )
-def test_a_file_that_no_parser_takes_is_refused(kind: str, data: bytes) -> None:
+def test_an_unparsable_file_is_rejected(kind: str, data: bytes) -> None:
     with pytest.raises(UsageError, match=f"is not valid {kind.upper()}") as refused:
         parse_catalog_file(data, Path(f"rows.{kind}"))
     assert "Nothing was imported" in refused.value.next

@@ -7,7 +7,7 @@ from pathlib import Path
 from mdl.resolver.token_fingerprint import fingerprint
 
 
-def test_the_key_is_made_once_and_kept_private(tmp_path: Path) -> None:
+def test_the_key_is_created_once_and_private(tmp_path: Path) -> None:
     first = fingerprint("hf_a", str(tmp_path / "mdl"))
     assert first == fingerprint("hf_a", str(tmp_path / "mdl"))
     assert first != fingerprint("hf_b", str(tmp_path / "mdl"))
@@ -16,7 +16,7 @@ def test_the_key_is_made_once_and_kept_private(tmp_path: Path) -> None:
     assert key.stat().st_mode & 0o077 == 0
 
 
-def test_threads_that_need_it_first_at_once_agree(tmp_path: Path) -> None:
+def test_concurrent_threads_agree_on_the_key(tmp_path: Path) -> None:
     """As many callers of a service that just started do."""
     start = threading.Barrier(8)
 
@@ -32,12 +32,12 @@ def test_threads_that_need_it_first_at_once_agree(tmp_path: Path) -> None:
             assert [path.name for path in home.iterdir()] == ["fingerprint.key"]
 
 
-def test_a_home_that_cannot_be_written_keeps_nobody_from_an_answer(tmp_path: Path) -> None:
+def test_an_unwritable_home_does_not_prevent_a_resolution(tmp_path: Path) -> None:
     """Then the key is this process's: what is found out is asked anew by the next one."""
     home = tmp_path / "file"
     home.write_text("")
     assert fingerprint("hf_a", str(home)) == fingerprint("hf_a", str(home)) != "anonymous"
 
 
-def test_a_token_of_bytes_that_are_no_text_is_one_too(tmp_path: Path) -> None:
+def test_a_token_of_undecodable_bytes_has_a_fingerprint(tmp_path: Path) -> None:
     assert fingerprint("hf_\udcff", str(tmp_path)) != fingerprint("hf_\udcfe", str(tmp_path))
