@@ -73,7 +73,7 @@ def _show_record(record: Any) -> None:
         for verdict in _verdicts(record)
     ]
     click.echo(f"\nChecked on {', '.join(parts)}:")
-    click.echo(table(["KERNEL", "", "TIMES FASTER", "THAN", "WHY"], cells))
+    click.echo(table(["KERNEL", "VERDICT", "TIMES FASTER", "THAN", "WHY"], cells))
 
 
 _BACKENDS = {

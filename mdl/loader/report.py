@@ -102,7 +102,7 @@ class Report:
             ("class", self.model_class),
             ("parameters", f"{total:,}{_quantized_part(self)}"),
             ("weights", f"{human_size(self.memory['weights'])} on {', '.join(self.devices)}"),
-            ("kernels", "; ".join(str(one["summary"]) for one in self.kernels) or "none"),
+            *[("kernels", str(one["summary"])) for one in self.kernels or [{"summary": "none"}]],
             ("loaded by", f"{self.loaded_by}{f' ({self.note})' if self.note else ''}"),
             ("downloaded", human_size(self.downloaded)),
             ("seconds", ", ".join(f"{name} {took:.2f}" for name, took in self.seconds.items())),

@@ -141,7 +141,7 @@ def test_kernels_can_be_applied_later_and_removed(tiny_model: Callable[..., Path
         assert torch.equal(exact.model(IDS).logits, before)
     chosen = mdl.load(str(tiny_model("llama")), kernels=["rms_norm"])
     (norm,) = chosen.report.kernels
-    assert norm["summary"] == "5 x rms_norm, not checked"
+    assert norm["summary"] == "rms_norm: in 5 modules; not checked"
 
 
 def test_other_libraries_are_not_patched(tiny_model: Callable[..., Path], tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Put those kernels into a model that are right and not slower on its devices."""
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from mdl.kernels.first_use.record import Record
 from mdl.kernels.first_use.verdict import Verdict, decide
 from mdl.kernels.swap import (
     Applied,
+    Need,
     apply,
     chosen_operations,
     dtype_of,
@@ -61,10 +62,22 @@ def apply_checked(
     verdicts = [
         (need, record, decide(record.findings.get(need))) for need in needs for record in records
     ]
-    faults = dict.fromkeys(
-        f"kernel {need}: {one.why}; torch computes it" for need, _, one in verdicts if one.warns
+    faults = [(need, one) for need, _, one in verdicts if one.warns]
+    return Checked(applied, report_operations(applied, records, needs), _warnings(faults))
+
+
+def _warnings(faults: Iterable[tuple[Need, Verdict]]) -> tuple[str, ...]:
+    """One line for each reason, with the kernels it is the reason for."""
+    by_reason: dict[tuple[str, bool], list[str]] = {}
+    for need, one in faults:
+        needs = by_reason.setdefault((one.why, one.reason == "unchecked"), [])
+        if str(need) not in needs:
+            needs.append(str(need))
+    return tuple(
+        f"kernel{'s' if len(needs) > 1 else ''} {', '.join(needs)}: {why}; torch computes it, "
+        f"and {'the next load' if again else 'mdl kernels check'} tries again"
+        for (why, again), needs in by_reason.items()
     )
-    return Checked(applied, report_operations(applied, records, needs), tuple(faults))
 
 
 def _devices(model: torch.nn.Module) -> list[torch.device]:

@@ -34,14 +34,17 @@ class OperationReport:
         return {**asdict(self), "summary": str(self)}
 
     def __str__(self) -> str:
-        parts = [f"{self.modules_in} x {self.operation}"]
+        where = []
+        if self.modules_in:
+            where.append(f"in {self.modules_in} modules")
         if self.modules_out:
-            parts[0] += f" (not {self.modules_out}: {'; '.join(self.why)})"
+            where.append(f"not in {self.modules_out} ({'; '.join(self.why)})")
+        parts = [f"{self.operation}: {', '.join(where)}"]
         if self.speeds:
             times = ", ".join(f"{speed:.2f} at {label}" for label, speed in self.speeds.items())
-            parts.append(f"speed over {self.against}: {times}")
+            parts.append(f"times faster than {self.against}: {times}")
         checked = f"checked {self.checked_at[:10]} on {', '.join(self.devices)}"
-        return ", ".join([*parts, checked if self.devices else "not checked"])
+        return "; ".join([*parts, checked if self.devices else "not checked"])
 
 
 def report_operations(

@@ -10,6 +10,7 @@ from mdl.kernels.nf4 import DTYPES
 from mdl.kernels.swap.decoder_layer import norm_after_sum
 from mdl.kernels.swap.forwards import activation_kind, packed_weight, single_adapter
 from mdl.kernels.swap.model import candidates
+from mdl.kernels.swap.registry import OPERATIONS
 from mdl.kernels.swap.subclass import path_of
 
 
@@ -33,13 +34,15 @@ class Need:
 
 
 def needs_of(model: torch.nn.Module, operations: Collection[str]) -> tuple[Need, ...]:
-    """What `apply` would put into the model, each need once, in the order of its modules."""
+    """What `apply` would put into the model, each need once, in the order of `OPERATIONS`."""
     found = (
         need_of(one.module, one.operation, dtype_of(model))
         for one in candidates(model, operations)
         if not one.why
     )
-    return tuple(dict.fromkeys(need for need in found if need is not None))
+    order = [one.name for one in OPERATIONS]
+    needs = dict.fromkeys(need for need in found if need is not None)
+    return tuple(sorted(needs, key=lambda need: order.index(need.operation)))
 
 
 def dtype_of(model: Any) -> str:

@@ -47,7 +47,8 @@ def test_all_that_is_right_goes_in():
     norm = by_name(checked)["rms_norm"]
     assert (norm.modules_in, norm.modules_out) == (5, 0)
     assert str(norm) == (
-        "5 x rms_norm, speed over torch: 2.00 at 1 row, checked 2026-11-29 on NVIDIA H100"
+        "rms_norm: in 5 modules; times faster than torch: 2.00 at 1 row; "
+        "checked 2026-11-29 on NVIDIA H100"
     )
 
 
@@ -58,10 +59,21 @@ def test_wrong_and_failing_kernels_stay_out_with_a_warning():
     assert "rope" not in checked.applied.counts
     assert "glu" not in checked.applied.counts
     assert checked.warnings == (
-        "kernel rope 4x2x16 float32: wrong at 1 row: off by 0.5, 0.0002 allowed; torch computes it",
-        "kernel glu 128 silu float32: failed: no result within 20 s; torch computes it",
+        "kernel rope 4x2x16 float32: wrong at 1 row: off by 0.5, 0.0002 allowed; "
+        "torch computes it, and mdl kernels check tries again",
+        "kernel glu 128 silu float32: failed: no result within 20 s; "
+        "torch computes it, and mdl kernels check tries again",
     )
     assert by_name(checked)["rope"].modules_out == 2
+
+
+def test_what_was_not_reached_is_one_warning():
+    late = {"failure": "not reached within 60 s", "lasting": False}
+    checked = apply_to(models.tiny("llama"), rope=late, glu=late)
+    assert checked.warnings == (
+        "kernels rope 4x2x16 float32, glu 128 silu float32: not checked: not reached within 60 s; "
+        "torch computes it, and the next load tries again",
+    )
 
 
 def test_a_slow_kernel_stays_out_with_a_line_in_the_report():
