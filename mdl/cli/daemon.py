@@ -1,5 +1,6 @@
-"""`mdl daemon`: run, start, stop, status, install."""
+"""`mdl daemon`: run, start, stop, restart, status, logs, install, uninstall."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -8,8 +9,8 @@ from typing import Any
 
 import click
 
-from mdl.cli.output import confirm, echo_json
-from mdl.errors import UsageError
+from mdl.cli.output import confirm, echo_json, yes_option
+from mdl.errors import NotFoundError, UsageError
 from mdl.formatting import counted, human_ago, human_size
 from mdl.settings import Settings, load_settings
 
@@ -72,6 +73,36 @@ def stop(as_json: bool) -> None:
 
 @daemon.command()
 @_json
+def restart(as_json: bool) -> None:
+    """Stop the daemon if it runs, and start it in the background."""
+    from mdl.cachemgr.daemon import start_daemon, stop_daemon
+
+    with contextlib.suppress(NotFoundError):
+        stop_daemon(_place())
+    found = start_daemon(load_settings())
+    if as_json:
+        echo_json({"running": True, **found})
+    else:
+        click.echo(f"restarted as process {found['pid']} for {found['root']} ({found['mode']})")
+
+
+@daemon.command()
+@click.option("-n", "--lines", type=click.IntRange(min=1), default=50, show_default=True,
+              help="So many of the last lines.")  # fmt: skip
+@_json
+def logs(lines: int, as_json: bool) -> None:
+    """Print the last lines that the daemon logged."""
+    from mdl.cachemgr.daemon import read_log
+
+    found = read_log(_place(), lines)
+    if as_json:
+        echo_json({"lines": found})
+    else:
+        click.echo("\n".join(found))
+
+
+@daemon.command()
+@_json
 def status(as_json: bool) -> int:
     """Show whether the daemon runs, how it notices changes, and what it has done.
 
@@ -99,10 +130,14 @@ def _print(found: dict[str, Any]) -> None:
         return
     why = f" ({found['why']})" if found["why"] else ""
     lines = [
+        ("started", human_ago(found["started"])),
         ("mode", f"{found['mode']}{why}"),
         ("cache", f"{counted(found['repos'], 'repository')}, {human_size(found['size_on_disk'])}"),
         ("budget", _budget(found)),
         ("changed", human_ago(found["last_change"])),
+        ("pruned", human_ago(found["last_prune"])),
+        ("trash", f"{human_size(found['trash'])}, erased after {found['trash_days']:g} days"),
+        ("log", found["log"] or "that of whoever started it"),
         ("casings", found["normalize"]),
     ]
     if found["restored"]:
@@ -158,6 +193,33 @@ def install(launchd: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
         click.echo(text, nl=False)
     else:
         click.echo(f"wrote {place}\nnext: {then}")
+
+
+@daemon.command()
+@click.option("--launchd/--systemd", default=sys.platform == "darwin", help="The service manager.")
+@click.option("--dry-run", is_flag=True, help="Show what would be removed, remove nothing.")
+@yes_option
+@_json
+def uninstall(launchd: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Remove the unit that `mdl daemon install` wrote. A running daemon goes on."""
+    from mdl.cachemgr.daemon import place_of
+
+    place = place_of("launchd" if launchd else "systemd", Path.home())
+    if not os.path.lexists(place):
+        raise NotFoundError(f"{place} does not exist.", next="There is nothing to uninstall.")
+    # The link that `systemctl enable` made, so that nothing points to a file that is gone.
+    links = [link for link in place.parent.glob(f"*.wants/{place.name}") if link.is_symlink()]
+    found = [str(path) for path in (place, *links)]
+    then = "launchctl remove " + place.stem if launchd else "systemctl --user daemon-reload"
+    if not dry_run:
+        confirm(f"Remove {' and '.join(found)}?", yes=yes)
+        for path in found:
+            Path(path).unlink()
+    if as_json:
+        echo_json({"removed": found, "dry_run": dry_run, "next": then})
+    else:
+        click.echo("\n".join(f"{'would remove' if dry_run else 'removed'} {p}" for p in found))
+        click.echo(f"next: mdl daemon stop; {then}")
 
 
 def _write_unit(place: Path, text: str, *, yes: bool) -> None:

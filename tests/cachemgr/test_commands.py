@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,11 +142,16 @@ def test_show(filled: CacheBuilder, mdl: Type) -> None:
 
 
 def test_du_draws(filled: CacheBuilder, mdl: Type, tmp_path: Path) -> None:
-    code, out, _ = mdl("du", "--plot", str(tmp_path / "t.svg"))
-    assert code == 0
+    code, out, err = mdl("du", "--plot", str(tmp_path / "t.svg"))
+    assert (code, err) == (0, f"Wrote {tmp_path / 't.svg'}: 4 repositories, 6.0 KB.\n")
+    shares = [line.split() for line in out.splitlines() if "%" in line]
+    assert [share[:2] for share in shares[:2]] == [["type", "model"], ["type", "dataset"]]
+    assert sum(int(share[-1][:-1]) for share in shares if share[0] == "type") == 100
     assert out.splitlines()[1].split()[0] == "model/Org/Big"
     svg = (tmp_path / "t.svg").read_text()
     assert "<title>Org/Big: 6.0 KB</title>" in svg
+    assert f"{filled.root}: 4 repositories, 6.0 KB, {time.strftime('%Y-%m-%d')}" in svg
+    assert "model 6.0 KB" in svg, "the legend"
     mdl("du", "--plot", str(tmp_path / "t.png"))
     assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
     assert mdl("du", "--plot", str(tmp_path / "t.gif"))[0] == 2
@@ -279,6 +285,29 @@ def test_verify(filled: CacheBuilder, mdl: Type) -> None:
     ]
     code, _, err = mdl("verify", "--throttle", "0")
     assert (code, "--throttle 0" in err) == (2, True)
+
+
+def test_a_filtered_listing_totals_what_it_lists(filled: CacheBuilder, mdl: Type) -> None:
+    assert "1 row listed, 6.0 KB" in mdl("ls", "-f", "name=org/*")[1]
+    assert "2 rows listed, 6.0 KB" in mdl("ls", "--sort", "size", "--limit", "2")[1]
+    assert "listed" not in mdl("ls")[1]
+
+
+def test_several_pins_are_set_and_removed_together(filled: CacheBuilder, mdl: Type) -> None:
+    mdl("pin", "o/small@v1", "dataset/d/set")
+    assert len(json.loads(mdl("pin", "--json")[1])["pins"]) == 2
+    assert mdl("unpin", "o/small@v1", "o/broken")[0] == 3
+    assert len(json.loads(mdl("pin", "--json")[1])["pins"]) == 2, "all or none"
+    assert mdl("unpin", "o/small@v1", "dataset/d/set")[0] == 0
+    assert json.loads(mdl("pin", "--json")[1])["pins"] == []
+
+
+def test_what_is_listed_can_be_removed(filled: CacheBuilder, mdl: Type) -> None:
+    """`mdl cache ls -q -f 'accessed>1y' | xargs mdl cache rm --yes`"""
+    listed = mdl("ls", "-q", "-f", "size<10B")[1].split()
+    assert len(listed) == 3
+    assert mdl("rm", *listed, "--yes")[0] == 0
+    assert mdl("ls", "-q")[1].split() == ["model/Org/Big"]
 
 
 def test_another_root(filled: CacheBuilder, mdl: Type, tmp_path: Path) -> None:

@@ -5,7 +5,18 @@ from xml.etree import ElementTree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdl.cachemgr.index.treemap import HEIGHT, WIDTH, Box, Cell, draw_svg, squarify
+from mdl.cachemgr import CachedRepo, Totals
+from mdl.cachemgr.index.treemap import (
+    HEIGHT,
+    WIDTH,
+    Box,
+    Cell,
+    compose,
+    draw_svg,
+    squarify,
+    to_cells,
+)
+from mdl.formatting import human_size
 
 
 @given(st.lists(st.integers(1, 10**12), min_size=1, max_size=40))
@@ -42,7 +53,7 @@ def test_equal_sizes_are_nearly_square() -> None:
 
 def test_nothing_to_draw() -> None:
     assert squarify([], Box(0, 0, 1, 1)) == []
-    assert ElementTree.fromstring(draw_svg([])).tag.endswith("svg")
+    assert ElementTree.fromstring(draw_svg(compose([], ""))).tag.endswith("svg")
 
 
 def test_names_cannot_break_the_document() -> None:
@@ -51,6 +62,28 @@ def test_names_cannot_break_the_document() -> None:
         Cell("two\nlines\x1b[31m", 90, "dataset"),
         Cell("\udcff not utf-8", 80, "broken"),
     ]
-    document = ElementTree.fromstring(draw_svg(cells).encode())
+    document = ElementTree.fromstring(draw_svg(compose(cells, "<&>")).encode())
     titles = [element.text for element in document.iter("{http://www.w3.org/2000/svg}title")]
     assert titles == ['<script>"&: 100 B', "two?lines?[31m: 90 B", "? not utf-8: 80 B"]
+
+
+def test_the_picture_has_every_byte_and_whole_names() -> None:
+    repos = [repo(f"org/{'x' * (n % 60)}{n}", 1000 - n) for n in range(500)]
+    cells = to_cells(repos, Totals(500, *[0] * 11, strangers=()))
+    assert sum(cell.size for cell in cells) == sum(each.size_on_disk for each in repos)
+    assert cells[0].label == "380 others"
+    shapes = compose(cells, "title")
+    names = {cell.label for cell in cells}
+    sizes = {human_size(cell.size) for cell in cells}
+    first, *texts = [shape.text for shape in shapes if shape.text]
+    assert first == "title"
+    legend = texts[-2:]
+    assert {text.split()[0] for text in legend} == {"model", "other"}
+    assert set(texts[:-2]) <= names | sizes
+    rest = next(shape for shape in shapes if shape.tooltip.startswith("380 others"))
+    assert rest.width * rest.height > 0
+
+
+def repo(name: str, size: int) -> CachedRepo:
+    return CachedRepo(name, "model", (name,), (), size, size, size, None, None, None, False, (),
+                      0, 0, ())  # fmt: skip

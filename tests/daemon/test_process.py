@@ -58,6 +58,41 @@ def test_run_says_as_json_what_it_keeps(settings: Settings) -> None:
     assert process.returncode == 0
 
 
+def test_restart_logs_and_what_status_shows(settings: Settings, started: dict[str, Any]) -> None:
+    again = mdl("daemon", "restart")
+    assert again["running"] and again["pid"] != started["pid"]
+    make_repo(settings.cache_root, "Org/Name", {"config.json": b"{}"})
+    mdl("cache", "rm", "Org/Name", "--yes")
+    found = wait_for(lambda: (f := mdl("daemon", "status"))["trash"] and f, 60)
+    assert (found["trash"], found["trash_days"]) == (2, 7.0)
+    assert abs(found["started"] - time.time()) < 60
+    assert found["last_prune"] is None
+    assert found["log"] == str(Place(settings).log)
+    assert any("mdl daemon keeps" in line for line in mdl("daemon", "logs")["lines"])
+
+
+def test_restart_starts_one_that_was_not_there(settings: Settings) -> None:
+    assert mdl("daemon", "logs")["error"]["code"] == "not_found"
+    assert mdl("daemon", "restart")["running"]
+    assert mdl("daemon", "stop")["rc"] == 0
+
+
+def test_uninstall_removes_the_unit_and_the_link_to_it(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    unit = Path(mdl("daemon", "install", "--systemd")["path"])
+    link = unit.parent / "default.target.wants" / unit.name
+    link.parent.mkdir()
+    link.symlink_to(unit)
+    assert mdl("daemon", "uninstall", "--systemd", "--dry-run")["removed"] == [str(unit), str(link)]
+    assert mdl("daemon", "uninstall", "--systemd")["rc"] == 2, "without a terminal it needs --yes"
+    assert unit.exists()
+    mdl("daemon", "uninstall", "--systemd", "--yes")
+    assert not unit.exists() and not link.is_symlink()
+    assert mdl("daemon", "uninstall", "--systemd", "--yes")["rc"] == 3
+
+
 def test_start_status_stop(settings: Settings, started: dict[str, Any]) -> None:
     assert started["mode"] == "watching"
     assert mdl("daemon", "start")["error"]["code"] == "busy"

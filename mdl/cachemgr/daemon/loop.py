@@ -1,8 +1,8 @@
 """The process that keeps one cache root right: index, casings, budget, use.
 
-The loop is a generator of jobs (`due_jobs`) with an injected clock and an injected wait; `Keeper`
-carries one job out. What the daemon decides is decided by the functions the commands use:
-`plan_prune`, the normalize plan, the journal and the trash.
+`due_jobs` is a generator of jobs with an injected clock and an injected wait; `DaemonLoop` carries
+one job out. What the daemon decides is decided by the functions the commands use: `plan_prune`,
+the normalize plan, the journal and the trash.
 """
 
 import logging
@@ -95,6 +95,8 @@ class State:
     config_error: str = ""
     short: int = 0
     restored: int = 0
+    trash: int = 0
+    last_prune: float | None = None
     counts: Counts = field(default_factory=Counts)
 
 
@@ -106,6 +108,7 @@ class DaemonLoop:
         self.cache: Cache = open_cache(settings)
         self.root = os.fspath(self.cache.root)
         self.state = State()
+        self.started = time.time()
         self.took: dict[str, float] = {}
         self.notes = Notes()
         self.watcher = Watcher(self.root, self.notes.add)
@@ -224,7 +227,8 @@ class DaemonLoop:
             del self._try_again[key]
         restored = sum(bool(commit) for row in self.cache.records().restored.values()
                        for commit in row)  # fmt: skip
-        self.state = replace(self.state, restored=restored)
+        trash = sum(entry.bytes for entry in trash_entries(self.cache))
+        self.state = replace(self.state, restored=restored, trash=trash)
         limit = self.settings.cache.max_size
         if limit is not None and size > limit:
             self._prune(Policy.from_settings(self.settings.cache))
@@ -269,6 +273,7 @@ class DaemonLoop:
             self.state.counts.freed += done.freed
             for gone in plan.remove:
                 log.info("Pruned %s %s: %s", gone.item.repo_id, gone.item.commit, gone.reason)
+            self.state = replace(self.state, last_prune=time.time())
         self.state = replace(self.state, short=plan.short)
         if plan.short or not plan.remove:
             self._prune_after = now + _RETRY  # what protects the rest does not go in a second
@@ -320,7 +325,11 @@ class DaemonLoop:
             "short": state.short,
             "restored": state.restored,
             "undo_days": self.settings.cache.undo_days,
+            "started": self.started,
             "last_change": state.last_change,
+            "last_prune": state.last_prune,
+            "trash": state.trash,
+            "trash_days": self.settings.cache.trash_days,
             "last_error": state.last_error or None,
             "config_error": state.config_error or None,
             "done": vars(state.counts),

@@ -15,6 +15,7 @@ from typing import Any
 
 from mdl.cachemgr.daemon.loop import DaemonLoop, due_jobs
 from mdl.cachemgr.daemon.status_socket import SocketServer, ask_daemon, health
+from mdl.cachemgr.daemon.units import UNIT
 from mdl.cachemgr.keep_file import shared_folder
 from mdl.cachemgr.layout import root_id
 from mdl.errors import BusyError, MdlError, NotFoundError
@@ -75,6 +76,13 @@ class Place:
             return None
         return None
 
+    def log_in_use(self) -> str | None:
+        """The log, if this process writes to it; a service manager keeps one of its own."""
+        try:
+            return str(self.log) if os.path.samestat(os.fstat(2), self.log.stat()) else None
+        except OSError:
+            return None
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the lock; the kernel releases it whatever becomes of this process.
@@ -123,7 +131,7 @@ def run_daemon(settings: Settings, *, as_json: bool = False) -> None:
         _handle_signals(stopping, loop)
         routes = {
             "/v1/health": health,
-            "/v1/status": lambda: {**loop.status(), "pid": os.getpid()},
+            "/v1/status": lambda: {**loop.status(), "pid": os.getpid(), "log": place.log_in_use()},
             "/v1/cache": lambda: _listing(settings),
         }
         loop.start()
@@ -247,6 +255,23 @@ def stop_daemon(settings: Settings) -> int:
             raise BusyError(f"The daemon (process {pid}) does not end.", next=f"See {place.log}.")
         time.sleep(0.02)
     return pid
+
+
+def read_log(settings: Settings, lines: int) -> list[str]:
+    """The last lines that a daemon started in the background wrote.
+
+    Raises:
+        NotFoundError: there is no log.
+    """
+    log = Place(settings).log
+    try:
+        return log.read_text(errors="replace").splitlines()[-lines:]
+    except FileNotFoundError:
+        raise NotFoundError(
+            f"There is no log {log}.",
+            why="no daemon was started in the background with this MDL_HOME",
+            next=f"A systemd unit's log: `journalctl --user -u {UNIT}`.",
+        ) from None
 
 
 def daemon_status(settings: Settings) -> dict[str, Any]:

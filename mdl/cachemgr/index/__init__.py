@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mdl.cachemgr.index.rescan import read_again
     from mdl.cachemgr.index.resembling import did_you_mean
     from mdl.cachemgr.index.show import describe
-    from mdl.cachemgr.index.treemap import Box, draw_png, draw_svg, squarify, to_cells
+    from mdl.cachemgr.index.treemap import Box, compose, draw_png, draw_svg, squarify, to_cells
 
 __getattr__ = door(
     __name__,
@@ -24,6 +24,6 @@ __getattr__ = door(
         "rescan": "read_again",
         "resembling": "did_you_mean",
         "show": "describe",
-        "treemap": "Box draw_png draw_svg squarify to_cells",
+        "treemap": "Box compose draw_png draw_svg squarify to_cells",
     },
 )

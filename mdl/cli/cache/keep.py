@@ -21,26 +21,32 @@ from mdl.formatting import human_ago, human_size, printable, table
 
 
 @click.command("pin")
-@click.argument("name", required=False)
+@click.argument("names", nargs=-1, metavar="[NAME]...")
 @type_option
 @cache_dir_option
 @dry_option
 @never_asks
 @json_option
 def pin(
-    name: str | None, repo_type: str | None, cache_dir: Path | None, dry_run: bool, as_json: bool
+    names: tuple[str, ...],
+    repo_type: str | None,
+    cache_dir: Path | None,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Protect NAME, NAME@revision or NAME@commit from pruning; without NAME, list the pins.
 
-    A commit may be abbreviated to its first 7 characters or more.
+    A commit may be abbreviated to its first 7 characters or more. A pin holds for everyone who
+    uses this cache.
     """
     found = opened(cache_dir)
-    if name is not None:
-        wanted = parse_pin(name, repo_type)
-        if not pin_matches(wanted, found.list()):
+    wanted = [parse_pin(name, repo_type) for name in names]
+    repos = found.list() if wanted else []
+    for name, pinned in zip(names, wanted, strict=True):
+        if not pin_matches(pinned, repos):
             found.notes.append(waiting_note(name))
         if not dry_run:
-            found.add_pin(*wanted)
+            found.add_pin(*pinned)
     print_notes(found)
     if as_json:
         echo_json({"pins": found.pins})
@@ -54,27 +60,34 @@ def pin(
 
 
 @click.command("unpin")
-@click.argument("name")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @type_option
 @cache_dir_option
 @dry_option
 @never_asks
 @json_option
 def unpin(
-    name: str, repo_type: str | None, cache_dir: Path | None, dry_run: bool, as_json: bool
+    names: tuple[str, ...],
+    repo_type: str | None,
+    cache_dir: Path | None,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
-    """Remove a pin, written as it was set."""
+    """Remove pins, written as they were set. If one of them is not pinned, none is removed."""
     found = opened(cache_dir)
-    key, revision, repo_id = parse_pin(name, repo_type)
-    if not found.is_pinned(key, revision):
-        raise NotFoundError(f"{name} is not pinned.", next="`mdl cache pin` lists the pins.")
-    if not dry_run:
-        found.remove_pin(key, revision)
+    pins = [parse_pin(name, repo_type) for name in names]
+    for name, pinned in zip(names, pins, strict=True):
+        if not found.is_pinned(pinned.key, pinned.revision):
+            raise NotFoundError(f"{name} is not pinned.", next="`mdl cache pin` lists the pins.")
+    for pinned in pins:
+        if not dry_run:
+            found.remove_pin(pinned.key, pinned.revision)
     print_notes(found)
     if as_json:
         echo_json({"pins": found.pins})
-    else:
-        click.echo(f"{repo_id} {'would be' if dry_run else 'is'} no longer pinned.")
+        return
+    for pinned in pins:
+        click.echo(f"{pinned.repo_id} {'would be' if dry_run else 'is'} no longer pinned.")
 
 
 @click.group("trash")

@@ -47,7 +47,9 @@ def show_listing(cache: Cache, wanted: Listing) -> None:
         elif wanted.shape == "csv":
             _print_csv(rows)
         else:
-            page("\n".join([*_table(rows, revisions=wanted.revisions), *summary(cache, totals)]))
+            listed = _listed(rows) if wanted.filters or wanted.limit is not None else []
+            lines = _table(rows, revisions=wanted.revisions)
+            page("\n".join([*lines, *listed, *summary(cache, totals)]))
     finally:
         gc.freeze()  # nor at exit
         gc.enable()
@@ -88,6 +90,12 @@ def print_lines(lines: list[str]) -> None:
     """Print all of them in one write."""
     if lines:
         print("\n".join(lines))
+
+
+def _listed(rows: list[Row]) -> list[str]:
+    """The total of what a filter or a limit left."""
+    many = "" if len(rows) == 1 else "s"
+    return ["", f"{len(rows)} row{many} listed, {human_size(sum(row.size for row in rows))}"]
 
 
 def _select(repos: list[CachedRepo], wanted: Listing) -> list[Row]:

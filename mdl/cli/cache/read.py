@@ -1,7 +1,8 @@
 """`mdl cache ls`, `show` and `du`: the commands that only read."""
 
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +16,18 @@ from mdl.cli.cache.options import (
 from mdl.cli.output import FilePath, echo_json
 from mdl.errors import UsageError
 from mdl.formatting import counted, human_ago, human_size, printable, table
+
+if TYPE_CHECKING:
+    from mdl.cachemgr import CachedRepo, Totals
+
+_DAY = 86400.0
+_AGES = (
+    (_DAY, "within a day"),
+    (7 * _DAY, "within a week"),
+    (30 * _DAY, "within a month"),
+    (365 * _DAY, "within a year"),
+    (float("inf"), "longer ago"),
+)
 
 
 @click.command("ls")
@@ -104,13 +117,13 @@ def show(name: str, repo_type: str | None, cache_dir: Path | None, as_json: bool
 @cache_dir_option
 @json_option
 def du(limit: int, plot: Path | None, cache_dir: Path | None, as_json: bool) -> None:
-    """Show what takes up the space: the largest repositories, and everything else in the cache."""
+    """Show what takes up the space: the largest repositories, and all by type and last use."""
     found = opened(cache_dir)
     repos, totals = found.listing()
     print_notes(found)
     repos = sorted(repos, key=lambda repo: -repo.size_on_disk)
     if plot is not None:
-        _plot(plot, repos, totals)
+        _plot(plot, repos, totals, found.root)
     if as_json:
         echo_json(
             {
@@ -140,18 +153,43 @@ def du(limit: int, plot: Path | None, cache_dir: Path | None, as_json: bool) -> 
     others = sum(repo.size_on_disk for repo in repos[len(shown) :])
     if others:
         click.echo(f"and {counted(len(repos) - len(shown), 'other')}: {human_size(others)}")
+    if shown:
+        print_lines(["", *_shares(repos, time.time())])
     print_lines(summary(found, totals))
 
 
-def _plot(path: Path, repos: Any, totals: Any) -> None:
-    from mdl.cachemgr.index import draw_png, draw_svg, to_cells
+def _shares(repos: "list[CachedRepo]", now: float) -> list[str]:
+    """Bytes by type and by last use, each with a bar."""
+    by_type: dict[str, int] = {}
+    by_age: dict[str, int] = {text: 0 for _, text in _AGES}
+    for repo in repos:
+        by_type[repo.repo_type] = by_type.get(repo.repo_type, 0) + repo.size_on_disk
+        age = float("inf") if repo.last_used is None else now - repo.last_used
+        by_age[next(text for most, text in _AGES if age <= most)] += repo.size_on_disk
+    total = max(1, sum(by_type.values()))
+    rows = [(title, name, human_size(size), _bar(size / total))
+            for title, sizes in (("type", by_type), ("last use", by_age))
+            for name, size in sizes.items() if size]  # fmt: skip
+    return table(("BY", "", "ON DISK", "SHARE"), rows, right=("ON DISK",)).split("\n")
 
-    cells = to_cells(repos, totals)
-    if path.suffix.lower() == ".svg":
-        path.write_text(draw_svg(cells), encoding="utf-8")
-    elif path.suffix.lower() == ".png":
-        draw_png(cells, path)
-    else:
+
+def _bar(share: float) -> str:
+    """`#` for each 5 %, at least one; and the percentage."""
+    return f"{'#' * max(1, round(share * 20))} {share:.0%}"
+
+
+def _plot(path: Path, repos: "list[CachedRepo]", totals: "Totals", root: Path) -> None:
+    from mdl.cachemgr.index import compose, draw_png, draw_svg, to_cells
+
+    kind = path.suffix.lower()
+    if kind not in (".svg", ".png"):
         raise UsageError(
             f"{path} is neither an .svg nor a .png file.", next="Name one that ends in either."
         )
+    total = f"{totals.repos} repositories, {human_size(totals.size_on_disk)}"
+    shapes = compose(to_cells(repos, totals), f"{root}: {total}, {time.strftime('%Y-%m-%d')}")
+    if kind == ".svg":
+        path.write_text(draw_svg(shapes), encoding="utf-8")
+    else:
+        draw_png(shapes, path)
+    click.echo(f"Wrote {path}: {total}.", err=True)
