@@ -91,7 +91,7 @@ class Watch:
             raise self.error
 
     def receive(self, kind: str, *fields: str) -> None:
-        """Take in what the hook tells of this process."""
+        """Take in what the hook reports of this process."""
         message = Message(kind, time.time(), os.getpid(), command_line(os.getpid()), fields)
         with self._lock:
             self._session.observer.receive(message)

@@ -56,7 +56,7 @@ class Inbox:
                 os.unlink(path)
 
     def environment(self, env: Mapping[str, str]) -> dict[str, str]:
-        """`env` with what makes Python processes write messages; a run inside a run tells both."""
+        """`env` with what makes Python processes write messages, to outer runs too."""
         path, outer = env.get("PYTHONPATH"), env.get(MARK)
         return {
             **env,

@@ -29,7 +29,7 @@ class Observer:
     """Watches one run.
 
     Args:
-        processes: tells the run's processes from others.
+        processes: which processes are the run's.
         roots: cache roots.
         folders: folders of models outside them.
 

@@ -1,4 +1,4 @@
-"""The processes of a run, and which files they hold, as /proc tells.
+"""The processes of a run, and which files they have open, from /proc.
 
 A process belongs to a run when the run's mark is in its environment or its ancestors lead to the
 run's own process; so one that detached itself still belongs, and one that cleared its environment

@@ -44,7 +44,7 @@ class Load(NamedTuple):
         repo_id: in the Hub's spelling where it is known; `spelling` is that of the run.
         commit: `None` where no snapshot names the files any more.
         same_in: commits that have the same files; which of them it was makes no difference.
-        format: of the weights, by their files and config.json; `None` where nothing tells.
+        format: of the weights, by their files and config.json; `None` if unrecognised.
         weights: whether weights were opened, or only what goes with them.
         bytes: size of the opened files.
         first_opened: seconds since 1970.

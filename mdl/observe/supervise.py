@@ -157,7 +157,7 @@ class Command:
 
 
 class _GroupSignals:
-    """A process in mdl's group that only tells which signals it gets.
+    """A process in mdl's group that only reports which signals it gets.
 
     What it gets as well was sent to the whole group, so the command has it already; passing it on
     would be a second Ctrl-C.

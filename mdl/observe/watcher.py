@@ -1,4 +1,4 @@
-"""What is opened below cache roots and in model folders, whoever opens it, as inotify tells.
+"""What is opened below cache roots and in model folders, whoever opens it, by inotify.
 
 inotify names a file by the folder that really holds it, so opening a snapshot's link is an event
 of the `blobs` folder it leads to. It knows no process, and what it could not watch or lost is
@@ -209,8 +209,11 @@ class OpenWatcher:
             return
         if self._count(watch, name, 1):
             return
+        path = os.path.join(folder, text) if name else folder
+        if len(seen) >= MOST_SMALL and kind != "file" and not _is_large(path):
+            return  # it was in the queue when the folder's events were turned off
         seen.add(name)
-        opened.append(os.path.join(folder, text) if name else folder)
+        opened.append(path)
         if len(seen) == MOST_SMALL and kind != "file":
             self._watch_large_ones(watch)
 
@@ -269,6 +272,13 @@ class OpenWatcher:
             self._inotify.add(folder, _MASKS[kind] & ~linux.OPEN)
         for path in large_files(folder, self._seen[watch]):
             self._add("file", path, depth)
+
+
+def _is_large(path: str) -> bool:
+    try:
+        return os.stat(path).st_size >= _LARGE
+    except OSError:
+        return False
 
 
 def _is_temporary(name: str) -> bool:

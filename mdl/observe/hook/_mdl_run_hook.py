@@ -1,4 +1,4 @@
-"""What a Python process below `mdl run` tells of itself: the model files it opens, by the paths it
+"""What a Python process below `mdl run` reports: the model files it opens, by the paths it
 gives, and the repositories it asks the Hub for.
 
 It runs inside other people's programs, of any Python from 3.8 on: it imports only what every
@@ -66,7 +66,7 @@ def cache_roots(env: "Any") -> "list[str]":
 
 
 class Sender:
-    """Files in which a process tells the runs it belongs to what it does, one thing a file."""
+    """Files in which a process reports to its runs what it does, one event a file."""
 
     def __init__(self, folders: "list[str]") -> None:
         self._folders = folders
@@ -121,7 +121,7 @@ class Hook:
     """An audit hook, and from Python 3.12 on a look at huggingface_hub's responses.
 
     Args:
-        send: hears of `file` (path), `folder` (path), `asked` (type, repository, revision) and
+        send: called with `file` (path), `folder` (path), `asked` (type, repository, revision) and
             `response` (address, status).
         roots: cache roots that are watched; of others `send` is told with `wait=True`.
     """
