@@ -353,9 +353,9 @@ class Resolver:
         except (StoreError, BusyError) as error:
             _warn("%s (%s) The result is unaffected, but not recorded.", error.message, error.why)
 
-    def stored_info(self, key: str) -> RepoInfo | None:
-        """What the database has of a repository."""
-        return self._stored(key, self.catalog.about(key).repository)
+    def stored_info(self, key: str, row: RepositoryRow | None = None) -> RepoInfo | None:
+        """What the database has of a repository, whose `row` may be at hand."""
+        return self._stored(key, row or self.catalog.about(key).repository)
 
     def _stored(self, key: str, row: RepositoryRow | None) -> RepoInfo | None:
         """A stored row as facts, with this token's access as last found."""

@@ -313,6 +313,8 @@ class _Choice:
         return Resolution(**{**values, **fields})  # type: ignore[arg-type] # each field's own type
 
     def _alternatives(self, but: str) -> tuple[str, ...]:
+        if len(self.known.record.mirrors) < 2:
+            return ()
         return tuple(
             mirror.repo_id
             for mirror in self._mirrors()

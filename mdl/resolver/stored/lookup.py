@@ -19,7 +19,7 @@ from mdl.formats import (
 from mdl.resolver.names import Name, parse_name
 from mdl.resolver.stored import refusals
 from mdl.resolver.stored.choose import HUB_TREE, Ask, Known, choose
-from mdl.resolver.stored.listing import PROJECTOR, Listing, from_rows, to_rows
+from mdl.resolver.stored.listing import Listing, from_rows, to_rows
 from mdl.resolver.stored.runtime import kv_of_gguf
 from mdl.resolver.stored.trust import trust_rank
 from mdl.resolver.types import (
@@ -38,6 +38,8 @@ from mdl.store import (
     CatalogSource,
     MirrorRow,
     NameRecord,
+    RepositoryRow,
+    VariantRow,
     VariantTable,
 )
 
@@ -66,7 +68,7 @@ class Sources(Protocol):
 
     def keep(self, key: str, revision: str | None, facts: RepoInfo) -> None: ...
 
-    def stored_info(self, key: str) -> RepoInfo | None: ...
+    def stored_info(self, key: str, row: RepositoryRow | None = None) -> RepoInfo | None: ...
 
     def with_access(self, facts: RepoInfo) -> RepoInfo: ...
 
@@ -97,10 +99,19 @@ class StoredLookup:
         if request.options.format == "16bit":  # a variant alone: org/repo:Q4_K_M
             self._find_listing(request, request.name.text, None, listings)
         request, format = self._meant(request, listings)
+        record = self._sources.about(request.name.key)
+        if request.name.key not in listings:
+            has_rows = any(row.format == format for row, _, _ in record.mirrors)
+            self._find_listing(
+                request, request.name.text, format, listings, record if has_rows else None
+            )
+            request = self._follow(request, listings)
+            if request.renamed_from is not None:
+                record = self._sources.about(request.name.key)
         settings = self._sources.settings
         known = Known(
-            self._sources.about(request.name.key), listings, self._tree_read(request),
-            settings.trusted, settings.distrusted,
+            record, listings, self._tree_read(request, record), settings.trusted,
+            settings.distrusted,
         )  # fmt: skip
         while True:
             outcome = choose(request, format, known)
@@ -118,7 +129,7 @@ class StoredLookup:
             elif outcome.what == "access":
                 self._add_access(outcome, listings)
             else:
-                self._find_listing(request, outcome.repo_id, format, listings)
+                self._find_listing(request, outcome.repo_id, format, listings, known.record)
                 renamed = self._follow(request, listings)
                 if renamed is not request:
                     request = renamed
@@ -156,7 +167,7 @@ class StoredLookup:
             self._find_listing(request, base, None, listings)
             record = self._sources.about(base.lower())
         found = parse_name(base, allow_local=False)
-        if online and self._tree_read(request._replace(name=found)) is None:
+        if online and self._tree_read(request._replace(name=found), record) is None:
             record = self._read_tree(base, listings)
         if not online:
             for row, _, _ in record.mirrors:
@@ -225,6 +236,7 @@ class StoredLookup:
         repo_id: str,
         format: str | None,
         listings: dict[str, Listing | None],
+        record: NameRecord | None = None,
     ) -> None:
         key = repo_id.lower()
         revision = request.options.revision if key == request.name.key else None
@@ -233,7 +245,7 @@ class StoredLookup:
             seen = None if deep else listings.get(key)
             found: Listing | None = self._fetch(repo_id, revision, format, seen, deep=deep)
         else:
-            found = self._known_here(repo_id, revision, format, request.options.variant)
+            found = self._known_here(request, repo_id, format, record)
         listings[key] = found
         if found is not None:
             listings[found.key] = found
@@ -262,29 +274,42 @@ class StoredLookup:
         return found
 
     def _known_here(
-        self, repo_id: str, revision: str | None, format: str | None, variant: str | None
+        self, request: ResolveRequest, repo_id: str, format: str | None, record: NameRecord | None
     ) -> Listing | None:
-        """A listing from the database, else from the cache; no socket."""
-        key = repo_id.lower()
-        if revision is None:
-            few = format is not None
-            rows = (
-                self._variants.few(key, str(format), variant and variant_key(variant))
-                if few
-                else self._variants.all(key)
-            )
-            if few and all(row.format == PROJECTOR for row in rows):
-                rows = self._variants.all(key)
+        """A listing from the database, else from the cache; no socket.
+
+        `record` is what the catalogue has of the name asked for: the facts of its mirrors too.
+        """
+        key, options = repo_id.lower(), request.options
+        is_own = key == request.name.key
+        if options.revision is None or not is_own:
+            rows = self._variant_rows(key, format, options, needs_all=not is_own or record is None)
             if rows:
-                info = self._sources.stored_info(key)
                 age = max(0.0, time.time() - rows[0].checked_at)
-                info = info or RepoInfo(repo_id, "ok", age=age)
+                info = self._info(key, repo_id, record) or RepoInfo(repo_id, "ok", age=age)
                 return from_rows(info._replace(commit=rows[0].commit), rows, complete=False)
-        here = self._sources.cached(repo_id, revision)
+        here = self._sources.cached(repo_id, options.revision if is_own else None)
         if here is None or here.path is None:
             return None
         found = recognize(describe_folder(Path(here.path), name=here.repo_id))
         return Listing(RepoInfo(here.repo_id, "ok", commit=here.commit), found)
+
+    def _info(self, key: str, repo_id: str, record: NameRecord | None) -> RepoInfo | None:
+        if record is None:
+            return self._sources.stored_info(key)
+        row = next((each for m, _, each in record.mirrors if m.repo_id == repo_id), None)
+        return None if row is None else self._sources.stored_info(key, row)
+
+    def _variant_rows(
+        self, key: str, format: str | None, options: ResolveOptions, *, needs_all: bool
+    ) -> list[VariantRow]:
+        """What the database has of a repository: no more than the choice needs, where it can."""
+        if format is None or options.fit is not None:
+            return self._variants.all(key)
+        rows = self._variants.few(key, format, options.variant and variant_key(options.variant))
+        found = any(row.format == format for row in rows)
+        # Of a name whose mirrors are known, what else it holds itself does not matter.
+        return rows if found or not needs_all else self._variants.all(key)
 
     def _add_access(self, asked: Ask, listings: dict[str, Listing | None]) -> None:
         listing = listings[asked.repo_id.lower()]
@@ -296,7 +321,10 @@ class StoredLookup:
 
     # -- the model tree ---------------------------------------------------------------------
 
-    def _tree_read(self, request: ResolveRequest) -> float | None:
+    def _tree_read(self, request: ResolveRequest, record: NameRecord) -> float | None:
+        """When the model tree was read, where that matters."""
+        if not request.online and all(row.source != HUB_TREE for row, _, _ in record.mirrors):
+            return None
         read = self._variants.tree_read_at(request.name.key)
         if read is None or (request.online and time.time() - read > _TREE):
             return None
