@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import geometric_mean
 from typing import Any
 
+from mdl.formatting import counted
 from mdl.kernels.first_use.record import Record
 from mdl.kernels.first_use.verdict import Verdict, decide
 from mdl.kernels.swap import Applied, Need
@@ -36,7 +37,7 @@ class OperationReport:
     def __str__(self) -> str:
         where = []
         if self.modules_in:
-            where.append(f"in {self.modules_in} modules")
+            where.append(f"in {counted(self.modules_in, 'module')}")
         if self.modules_out:
             where.append(f"not in {self.modules_out} ({'; '.join(self.why)})")
         parts = [f"{self.operation}: {', '.join(where)}"]

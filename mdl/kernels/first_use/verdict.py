@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mdl.formatting import counted
 from mdl.kernels.swap import Need
 
 NOISE = 0.98
@@ -42,7 +43,7 @@ class Measure:
 
     @property
     def label(self) -> str:
-        rows = f"{self.rows} row{'' if self.rows == 1 else 's'}"
+        rows = counted(self.rows, "row")
         return f"{rows} with gradients" if self.gradients else rows
 
     @property
