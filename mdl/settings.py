@@ -27,7 +27,6 @@ _CACHE = {
     "trash_days": _NUMBER, "undo_days": _NUMBER, "normalize": str,
 }  # fmt: skip
 _PUBLISHERS = {"trust": list, "distrust": list}
-# Every setting of the file by its name → its type.
 SETTINGS = {
     **{key: kind for key, kind in _FILE.items() if kind is not dict},
     **{f"cache.{key}": kind for key, kind in _CACHE.items()},

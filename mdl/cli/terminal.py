@@ -12,19 +12,19 @@ from typing import Any, TextIO
 _STYLE = r"\x1b\[(?:[0-4]|2[234]|3[1-79]|9[0-7])?(?:;(?:[0-4]|2[234]|3[1-79]|9[0-7]))*m"
 # C0 but tab, newline and the return of a CRLF; DEL, C1; characters that reorder what stands beside.
 _CONTROL = "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]|\r(?!\n)"
-_UNSAFE = re.compile(_CONTROL)
-_UNSAFE_OR_STYLE = re.compile(f"({_STYLE})|{_CONTROL}")
 # How a progress bar begins to draw itself again: back to the line's start, up, cleared.
-_REDRAW = re.compile(r"(?:\r(?!\n)|\x1b\[\d*[AK]|\x1b\[\?25[hl])+")
+_REDRAW = r"(?:\r(?!\n)|\x1b\[\d*[AK]|\x1b\[\?25[hl])+"
 
 
 def clean(text: str, *, styles: bool = False) -> str:
     """`text` with control characters escaped; with `styles`, bold and colours are left alone."""
-    if _UNSAFE.search(text) is None:
+    # Most lines pass here, before any of these patterns is compiled.
+    if text.removesuffix("\n").isprintable() or re.search(_CONTROL, text) is None:
         return text
     if styles:
-        return _UNSAFE_OR_STYLE.sub(lambda found: found[1] or repr(found[0])[1:-1], text)
-    return _UNSAFE.sub(lambda found: repr(found[0])[1:-1], text)
+        pattern = f"({_STYLE})|{_CONTROL}"
+        return re.sub(pattern, lambda found: found[1] or repr(found[0])[1:-1], text)
+    return re.sub(_CONTROL, lambda found: repr(found[0])[1:-1], text)
 
 
 class CleanStream:
@@ -42,7 +42,8 @@ class CleanStream:
         self._redraws = redraws
 
     def write(self, text: str) -> int:
-        begin = _REDRAW.match(text) if self._redraws else None
+        redraws = self._redraws and text.startswith(("\r", "\x1b"))
+        begin = re.match(_REDRAW, text) if redraws else None
         start = begin.end() if begin else 0
         self._stream.write(text[:start] + clean(text[start:], styles=self._styles))
         return len(text)
