@@ -256,6 +256,15 @@ class BulkResponse(_Response):
     answers: list[ResolutionResponse | ErrorResponse]
 
 
+class KnownName(_Response):
+    name: str
+    cached: bool
+
+
+class NamesResponse(_Response):
+    names: list[KnownName]
+
+
 class AccessResponse(_Response):
     requested: str
     repo_id: str

@@ -7,8 +7,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from starlette.testclient import TestClient
 
 from mdl.cachemgr.index.treemap import Box, squarify
+from mdl.service.cache.treemap_html import HEIGHT, TILES, WIDTH
 from mdl.settings import load_settings
 from mdl.store import open_catalog
 from tests.hub import LoopbackHub
@@ -77,21 +79,87 @@ def test_a_refusal_is_announced(hub: LoopbackHub, start: Start) -> None:
     assert any(div.get("role") == "alert" for div in page.all("div"))
 
 
-def test_every_tile_has_a_row_a_name_and_a_way_for_the_keyboard(
+def fill(client: TestClient, *names: str) -> Page:
+    for n, name in enumerate(names):
+        cached_repo(client.service.cache.root, name, {"model.bin": b"x" * 1000 * (9 - n)})  # type: ignore[attr-defined]
+    client.service.cache.forget()  # type: ignore[attr-defined]
+    return Page(client.get("/").text)
+
+
+def tiles(page: Page) -> list[dict[str, str | None]]:
+    return [each for each in page.all("a") if (each.get("class") or "").startswith("tile")]
+
+
+def test_the_treemap_leads_from_owners_to_repositories_to_revisions(
     hub: LoopbackHub, start: Start
 ) -> None:
     client = start()
-    root = client.service.cache.root
-    for n, name in enumerate(("Org/Big", "Org/small", "org/SMALL", 'Odd/a"b<c')):
-        cached_repo(root, name, {"model.bin": b"x" * 1000 * (5 - n)})
-    client.service.cache.forget()
-    page = Page(client.get("/").text)
-    tiles = [a for a in page.all("a") if (a.get("class") or "").startswith("tile")]
-    rows = {row["id"] for row in page.all("tr") if "id" in row}
-    assert len(tiles) == 3
-    assert {(tile["href"] or "")[1:] for tile in tiles} == rows
-    assert all(tile["aria-label"] for tile in tiles)
-    assert "twice" in (next(t for t in tiles if "mall" in str(t["aria-label"]))["class"] or "")
+    owners = tiles(fill(client, "Org/Big", "Org/small", 'Odd/a"b<c'))
+    assert [each["aria-label"].split(",")[0] for each in owners] == ["Org", "Odd"]  # type: ignore[union-attr]
+    address = (owners[0]["href"] or "").partition("#")[0]
+    repos = tiles(Page(client.get(address).text))
+    assert [each["aria-label"].split(",")[0] for each in repos] == ["Big", "small"]  # type: ignore[union-attr]
+    address = (repos[0]["href"] or "").partition("#")[0]
+    text = client.get(address).text
+    assert "aaaaaaaaaaaa" in text and not tiles(Page(text))
+    rows = text[text.index("<tbody>") :].count('<th scope="row">')
+    assert rows == 1
+
+
+def test_what_does_not_fit_is_drawn_as_one_tile(hub: LoopbackHub, start: Start) -> None:
+    client = start()
+    for n in range(TILES + 30):
+        cached_repo(client.service.cache.root, f"Org/N-{n}", {"model.bin": b"x" * 4000})  # type: ignore[attr-defined]
+    client.service.cache.forget()  # type: ignore[attr-defined]
+    text = client.get("/?at=model%7COrg").text
+    assert "30 smaller ones" in text
+    svg = text[text.index("<svg") : text.index('<ul class="legend">')]
+    areas = [
+        float(w) * float(h) for w, h in re.findall(r'width="([0-9.]+)" height="([0-9.]+)"/>', svg)
+    ]
+    assert sum(areas) == pytest.approx(WIDTH * HEIGHT, rel=0.01)
+
+
+def test_the_table_sorts_and_filters_without_javascript(hub: LoopbackHub, start: Start) -> None:
+    client = start()
+    fill(client, "Org/Beta", "Org/alpha", "Other/Gamma")
+
+    def names(query: str) -> list[str]:
+        text = client.get(f"/?{query}").text
+        return re.findall(r'<tr><th scope="row">([^<]+)</th>', text)
+
+    assert names("sort=size") == ["Org/Beta", "Org/alpha", "Other/Gamma"]
+    assert names("sort=name") == ["Org/alpha", "Org/Beta", "Other/Gamma"]
+    assert names("filter=GAM") == ["Other/Gamma"]
+    assert client.get("/?sort=nonsense").status_code == 400
+
+
+def test_names_are_completed_from_the_cache_and_the_catalogue(
+    hub: LoopbackHub, start: Start
+) -> None:
+    client = start()
+    fill(client, "Org/My-Llama-3.2-Tune")
+    found = client.get("/v1/names?q=llama-3.2").json()["names"]
+    assert found == [{"name": "Org/My-Llama-3.2-Tune", "cached": True}]
+    found = client.get("/v1/names?q=unsloth/Llama-3.2-1B-I").json()["names"]
+    assert {"name": "unsloth/Llama-3.2-1B-Instruct", "cached": False} in found
+    assert hub.count() == 0
+
+
+def test_the_result_has_commands_and_the_family(hub: LoopbackHub, start: Start) -> None:
+    hub.add_repo("unsloth/Llama-3.2-1B-Instruct", files={"config.json": "{}"})
+    text = start().get("/?name=unsloth/Llama-3.2-1B-Instruct&format=bnb-4bit").text
+    Page(text)
+    assert "mdl pull unsloth/Llama-3.2-1B-Instruct --format bnb-4bit" in text
+    assert 'class="tree"' in text
+
+
+def test_what_could_be_freed_is_shown_by_reason(hub: LoopbackHub, start: Start) -> None:
+    client = start()
+    fill(client, "Org/Twice", "org/TWICE")
+    text = client.get("/").text
+    assert "The same files in several casings" in text
+    assert "free on its disk" in text
 
 
 def test_every_field_has_a_label_and_nothing_comes_from_elsewhere(
@@ -101,7 +169,8 @@ def test_every_field_has_a_label_and_nothing_comes_from_elsewhere(
     answer = client.get("/")
     page = Page(answer.text)
     labelled = {label["for"] for label in page.all("label")}
-    fields = page.all("input") + page.all("select")
+    fields = [each for each in page.all("input") if each.get("type") != "hidden"]
+    fields += page.all("select")
     assert {field["id"] for field in fields} == labelled
     addresses = [e.get("href") or e.get("src") or "" for _, e in page.elements]
     assert not [a for a in addresses if a.startswith(("http:", "https:", "//"))]
@@ -148,6 +217,32 @@ def test_in_a_browser_the_page_changes_when_the_cache_does(
         # Every colour of a tile carries white text of 13 px: contrast at least 4.5 to 1.
         ratios = browser.run(CONTRAST)
         assert min(ratios) >= 4.5
+        assert not browser.run("return document.body.scrollWidth > window.innerWidth")
+
+
+@pytest.mark.system("chromium", "chromedriver")
+def test_in_a_browser_names_are_completed_and_the_treemap_drills_in_place(
+    hub: LoopbackHub, serve: Callable[..., Process], tmp_path: Path
+) -> None:
+    service = serve()
+    for name in ("Org/First", "Org/Second", "Other/Third"):
+        cached_repo(tmp_path / "hf" / "hub", name, {"model.bin": b"x" * 9000})
+    with Browser(tmp_path / "profile") as browser:
+        browser.open(service.url)
+        browser.run(
+            "const field = document.getElementById('name'); field.value = 'sec';"
+            "field.dispatchEvent(new Event('input', {bubbles: true}));"
+        )
+        browser.wait_for("return document.querySelector('#names option')?.value === 'Org/Second'")
+        browser.run("window.still = true; document.querySelector('a.tile').focus();")
+        browser.run(
+            "const click = new MouseEvent('click', {bubbles: true, cancelable: true});"
+            "document.activeElement.dispatchEvent(click);"
+        )
+        browser.wait_for("return document.querySelector('ol.path').innerText.includes('Org')")
+        assert browser.run("return window.still && location.search.includes('at=')")
+        browser.run("history.back()")
+        browser.wait_for("return !document.querySelector('ol.path').innerText.includes('Org')")
         assert not browser.run("return document.body.scrollWidth > window.innerWidth")
 
 

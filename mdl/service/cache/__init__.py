@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from mdl.service.cache.html import cache_html
     from mdl.service.cache.plans import act, plan_json, policy_of
     from mdl.service.cache.reports import trash_json, verify_json
+    from mdl.service.cache.treemap_html import View
     from mdl.service.cache.view import CacheService, listing_json
 
 __getattr__ = door(
@@ -18,6 +19,7 @@ __getattr__ = door(
         "html": "cache_html",
         "plans": "act plan_json policy_of",
         "reports": "trash_json verify_json",
+        "treemap_html": "View",
         "view": "CacheService listing_json",
     },
 )

@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING
 from mdl.lazy import door
 
 if TYPE_CHECKING:
+    from mdl.service.resolving.html import error_html, resolution_html
     from mdl.service.resolving.redaction import resolution_json, without_places
     from mdl.service.resolving.resolver_pool import Caller, ResolverPool
 
 __getattr__ = door(
     __name__,
     {
+        "html": "error_html resolution_html",
         "redaction": "resolution_json without_places",
         "resolver_pool": "Caller ResolverPool",
     },

@@ -17,7 +17,7 @@ from mdl.service.resolving.caller_resolver import CallerMemory, CallerResolver, 
 from mdl.service.resolving.deadline import Deadline
 from mdl.service.resolving.resolution_log import ResolutionLog
 from mdl.settings import Settings
-from mdl.store import Catalog, NameRecord, open_catalog
+from mdl.store import Catalog, MirrorRow, NameRecord, open_catalog
 
 T = TypeVar("T")
 Known = Mapping[str, NameRecord] | None
@@ -37,6 +37,25 @@ class Caller(NamedTuple):
 
     role: str
     hub_token: str | None = None
+
+
+class Relative(NamedTuple):
+    """A repository of the same model.
+
+    Attributes:
+        name: the model it was made from.
+        gated: as the Hub last said, or `None`.
+        cached: bytes of it in the cache, or `None`.
+        bad: why it should not be used, or empty.
+    """
+
+    name: str
+    format: str
+    repo_id: str
+    variant: str
+    gated: str | None
+    cached: int | None
+    bad: str
 
 
 class ResolverPool:
@@ -202,6 +221,39 @@ class ResolverPool:
         return [
             each if isinstance(each, MdlError) else self._count(each) for each in complete + late
         ]
+
+    async def family(self, name: str) -> list[Relative]:
+        """What the catalogue has of the same model; empty where the name is not one."""
+        key = _key(name)
+        if key is None:
+            return []
+
+        def work() -> list[Relative]:
+            rows = self.catalog().about(key).mirrors
+            return [self._relative(row, known and known.gated, bad and bad.reason)
+                    for row, bad, known in rows]  # fmt: skip
+
+        return await self.in_thread(work)
+
+    def _relative(self, row: MirrorRow, gated: str | None, bad: str | None) -> Relative:
+        cached = self._cached(row.repo_id, None)
+        return Relative(
+            row.name, row.format, row.repo_id, row.variant, gated,
+            cached.bytes if cached else None, bad or "",
+        )  # fmt: skip
+
+    async def names(self, text: str, limit: int) -> list[str]:
+        """Names of the catalogue that begin with a text, in any casing."""
+        start = text.lower()
+
+        def work() -> list[str]:
+            # The last text before all that begin with `start`.
+            before = f"{start[:-1]}{chr(ord(start[-1]) - 1)}\U0010ffff"
+            rows, _ = self.catalog().page(limit * 4, after=before)
+            found = dict.fromkeys(row.name for row in rows if row.name.lower().startswith(start))
+            return list(found)[:limit]
+
+        return await self.in_thread(work)
 
     async def access(self, name: str, caller: Caller) -> Access:
         """The caller's access to a repository, and mirrors of it that are not gated."""

@@ -1,10 +1,12 @@
 """The page for people at `/`: complete without JavaScript, live with it."""
 
 import html
+import shutil
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
@@ -14,14 +16,13 @@ from mdl.errors import MdlError
 from mdl.formatting import human_ago, human_size
 from mdl.resolver import ResolveOptions
 from mdl.service.auth import may
-from mdl.service.cache import cache_html, policy_of
-from mdl.service.http_errors import body_of
+from mdl.service.cache import View, cache_html, policy_of
+from mdl.service.resolving import error_html, resolution_html
 from mdl.service.routes.common import caller_of, resolve_one, service_of
 from mdl.service.schemas import Prune
 from mdl.version import __version__
 
 if TYPE_CHECKING:
-    from mdl.resolver import Resolution
     from mdl.service.state import Service
 
 page_router = APIRouter(include_in_schema=False)
@@ -39,9 +40,12 @@ _FORMAT_NAMES = {
     "bnb-4bit": "4-bit (bitsandbytes)",
     "8bit": "8-bit",
     "fp8": "fp8",
+    "gguf": "GGUF",
+    "awq": "AWQ",
+    "gptq": "GPTQ",
+    "mlx": "MLX",
 }
 _RUNS = 20
-_VERDICTS = {"accepted": "chosen", "rejected": "rejected", "noted": "noted"}
 
 
 @cache
@@ -65,6 +69,10 @@ async def index(
     exact: bool = False,
     max_size: Annotated[str, Query(max_length=20)] = "",
     unused_for: Annotated[str, Query(max_length=20)] = "",
+    at: Annotated[str, Query(max_length=300)] = "",
+    colour: Literal["age", "type"] = "age",
+    sort: Literal["size", "name", "used"] = "size",
+    filter: Annotated[str, Query(max_length=200)] = "",
 ) -> Response:
     """The whole page, with the resolution of `name` and a prune preview where asked for."""
     service, caller = service_of(request), caller_of(request)
@@ -73,12 +81,14 @@ async def index(
     if name and not cross_site:
         try:
             found = await resolve_one(request, name, ResolveOptions(format, exact))
-            result = resolution_html(found)
+            result = resolution_html(found, await service.resolver.family(found.canonical))
         except MdlError as error:
             result = error_html(error)
     try:
         state = await service.cache.state()
-        version, cache_section = state.version, cache_html(state.repos, state.totals)
+        view = View(tuple(at.split("|")) if at else (), colour, sort, filter)
+        version = state.version
+        cache_section = cache_html(state.repos, state.totals, view, _free(service.cache.root))
     except MdlError as error:
         version, cache_section = "", f'<h2 id="cached">The cache</h2>{error_html(error)}'
     runs = preview = ""
@@ -103,61 +113,11 @@ async def index(
     return Response(text, media_type="text/html", headers=_HEADERS)
 
 
-def resolution_html(resolution: "Resolution") -> str:
-    """A resolution with its trace."""
-    if resolution.error is not None:
-        return error_html(resolution.error) + _trace(resolution)
-    verb = "resolves to" if resolution.substituted else "is"
-    weights = resolution.format
-    if resolution.quantize_on_load:
-        weights += f", quantized on load from {resolution.weights}"
-    facts = [("weights", weights)]
-    if resolution.commit:
-        facts.append(("commit", resolution.commit))
-    gated = {False: "not gated", None: "gating unknown"}.get(
-        resolution.gated if not isinstance(resolution.gated, str) else True,
-        f"gated ({resolution.gated})",
-    )
-    facts += [
-        ("access", f"{resolution.access.replace('_', ' ')} ({gated})"),
-        ("source", resolution.source),
-        ("in this cache", _cached(resolution)),
-    ]
-    rows = "".join(f"<dt>{key}</dt><dd>{html.escape(value)}</dd>" for key, value in facts)
-    return (
-        f'<p class="result">{html.escape(resolution.requested)} {verb}'
-        f" <strong>{html.escape(resolution.repo_id)}</strong></p><dl>{rows}</dl>"
-        f"{_trace(resolution)}"
-    )
-
-
-def _cached(resolution: "Resolution") -> str:
-    if resolution.cached is None:
-        return "no"
-    state = "yes" if resolution.cached.complete else "partly"
-    return f"{state}, {human_size(resolution.cached.bytes)}"
-
-
-def error_html(error: MdlError) -> str:
-    shown = body_of(error)["error"]
-    lines = [shown["message"], shown["why"], shown["next"]]
-    text = "".join(f"<p>{html.escape(line)}</p>" for line in lines if line)
-    return f'<div class="refused" role="alert">{text}</div>'
-
-
-def _trace(resolution: "Resolution") -> str:
-    if not resolution.trace:
-        return ""
-    steps = "".join(
-        f'<li><span class="{html.escape(step.verdict)}">'
-        f"{_VERDICTS.get(step.verdict, 'noted')}</span>"
-        f" {html.escape(step.candidate)}: {html.escape(step.reason)}</li>"
-        for step in resolution.trace
-    )
-    also = ""
-    if resolution.alternatives:
-        also = f"<p>Alternatives: {html.escape(', '.join(resolution.alternatives))}</p>"
-    return f'<h3>Why</h3><ol class="trace">{steps}</ol>{also}'
+def _free(root: Path) -> int | None:
+    try:
+        return shutil.disk_usage(root).free
+    except OSError:
+        return None
 
 
 async def _runs(service: "Service") -> str:

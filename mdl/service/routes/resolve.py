@@ -24,6 +24,7 @@ from mdl.service.schemas import (
     BulkResponse,
     LockRequest,
     Name,
+    NamesResponse,
     ResolutionResponse,
     ResolveQuery,
     Text,
@@ -67,6 +68,25 @@ async def resolve_many(request: Request, bulk: BulkRequest) -> Response:
     work = service.resolver.resolve_many(bulk.names, options, caller)
     found = await while_connected(request, work)
     return json_response({"answers": [resolution_json(each, caller) for each in found]})
+
+
+@resolve_router.get("/names", response_model=NamesResponse)
+async def names(
+    request: Request,
+    q: Annotated[str, Query(min_length=1, max_length=200, pattern=r"^[\x20-\x7e]+$")],
+    limit: Annotated[int, Query(ge=1, le=50)] = 20,
+) -> Response:
+    """Names to complete `q`: models in the cache that contain it, and the catalogue's that begin
+    with it. The Hub is not asked."""
+    service = service_of(request)
+    state = await service.cache.state()
+    cached = (repo.repo_id for repo in state.models.values())
+    here = sorted(name for name in cached if q.lower() in name.lower())
+    found = dict.fromkeys(here[:limit], True)
+    for name in await service.resolver.names(q, limit):
+        found.setdefault(name, False)
+    shown = [{"name": name, "cached": is_here} for name, is_here in found.items()]
+    return json_response({"names": shown[:limit]})
 
 
 @resolve_router.get("/access", response_model=AccessResponse, openapi_extra=_HUB_TOKEN)

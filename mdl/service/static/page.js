@@ -1,28 +1,106 @@
-// The page works without this script, which shows the cache again when it changes.
+// The page works without this script. With it, names are completed, commands are copied, the cache
+// changes in place, and is shown again when it changes on the disk.
 "use strict";
 
 (() => {
   const live = document.getElementById("live");
   const cache = document.getElementById("cache");
-  if (!live || !cache || !window.EventSource) return;
 
-  async function refresh() {
-    const response = await fetch(location.href, { headers: { Accept: "text/html" } });
-    if (!response.ok) return;
+  function later(milliseconds, work) {
+    let timer;
+    return (...given) => {
+      clearTimeout(timer);
+      timer = setTimeout(() => work(...given), milliseconds);
+    };
+  }
+
+  // -- names as they are typed
+
+  const field = document.getElementById("name");
+  const names = document.getElementById("names");
+  field.addEventListener("input", later(150, async () => {
+    const text = field.value.trim();
+    if (!text) return;
+    const response = await fetch(`/v1/names?q=${encodeURIComponent(text)}`);
+    if (!response.ok || field.value.trim() !== text) return;
+    const found = (await response.json()).names;
+    names.replaceChildren(...found.map(({ name, cached }) => {
+      const option = document.createElement("option");
+      option.value = name;
+      if (cached) option.label = `${name} (in the cache)`;
+      return option;
+    }));
+  }));
+
+  // -- commands
+
+  for (const command of document.querySelectorAll("pre.command")) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = "Copy";
+    button.addEventListener("click", async () => {
+      const text = command.querySelector("code").textContent;
+      try {
+        await navigator.clipboard.writeText(text);
+        button.textContent = "Copied";
+      } catch {
+        getSelection().selectAllChildren(command.querySelector("code"));
+        button.textContent = "Selected: press Ctrl+C";
+      }
+      setTimeout(() => { button.textContent = "Copy"; }, 2000);
+    });
+    command.append(button);
+  }
+
+  // -- the cache
+
+  async function fresh(address) {
+    const response = await fetch(address, { headers: { Accept: "text/html" } });
+    if (!response.ok) return null;
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
-    const fresh = page.getElementById("cache");
+    return page.getElementById("cache");
+  }
+
+  async function show(address, focus) {
+    const section = await fresh(address);
+    if (!section) { location.href = address; return; }
+    cache.replaceChildren(...section.childNodes);
+    cache.dataset.version = section.dataset.version;
+    const wanted = focus && document.getElementById(focus);
+    if (wanted) {
+      wanted.focus({ preventScroll: true });
+      if (wanted.value) wanted.setSelectionRange(wanted.value.length, wanted.value.length);
+    }
+  }
+
+  cache.addEventListener("click", (event) => {
+    const link = event.target.closest("a[href]");
+    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    const address = link.getAttribute("href");
+    history.pushState(null, "", address);
+    show(address, "cached");
+  });
+  window.addEventListener("popstate", () => show(location.href, null));
+
+  function filter() {
+    const address = `/?${new URLSearchParams(new FormData(document.getElementById("filter")))}`;
+    history.replaceState(null, "", address);
+    show(address, "filter-text");
+  }
+  cache.addEventListener("input", later(200, filter));
+  cache.addEventListener("submit", (event) => { event.preventDefault(); filter(); });
+
+  if (!window.EventSource) return;
+  const events = new EventSource("/v1/events");
+  events.addEventListener("cache", async (event) => {
+    if (JSON.parse(event.data).version === cache.dataset.version) return;
     // Do not move the keyboard focus away from someone who is reading the section.
-    if (!fresh || cache.contains(document.activeElement)) {
+    if (cache.contains(document.activeElement)) {
       live.textContent = "The cache has changed. Reload the page to see it.";
       return;
     }
-    cache.replaceChildren(...fresh.childNodes);
-    cache.dataset.version = fresh.dataset.version;
+    await show(location.href, null);
     live.textContent = "The cache has changed. This is its new state.";
-  }
-
-  const events = new EventSource("/v1/events");
-  events.addEventListener("cache", (event) => {
-    if (JSON.parse(event.data).version !== cache.dataset.version) refresh();
   });
 })();
