@@ -20,7 +20,9 @@ from mdl.errors import (
     UsageError,
     VerificationError,
 )
+from mdl.formats import File, variant_key
 from mdl.resolver.names import is_commit, parse_name, shown
+from mdl.resolver.stored import with_cached_files
 from mdl.resolver.types import CacheView, Resolution, ResolveOptions, TraceStep
 from mdl.version import __version__
 
@@ -86,9 +88,15 @@ def lock_entry(resolver: "Resolver", resolution: Resolution) -> LockEntry:
     if resolution.repo_id.lower() != resolution.canonical.lower():
         facts = resolver.hub.facts(resolution.canonical)
         upstream = facts.commit if facts.state == "ok" else None
+    files = resolver.hub.file_hashes(resolution.repo_id, resolution.commit)
+    label = resolution.format
+    if resolution.variant is not None:
+        label = f"{resolution.format}:{resolution.variant}"
+    if resolution.files is not None:
+        files = {file.path: files[file.path] for file in resolution.files if file.path in files}
     return LockEntry(
         requested=resolution.requested,
-        format=resolution.format,
+        format=label,
         canonical=resolution.canonical,
         repo_id=resolution.repo_id,
         commit=resolution.commit,
@@ -98,7 +106,7 @@ def lock_entry(resolver: "Resolver", resolution: Resolution) -> LockEntry:
         catalogue=resolution.source_version or "",
         gated=resolution.gated,
         upstream_commit=upstream,
-        files=resolver.hub.file_hashes(resolution.repo_id, resolution.commit),
+        files=files,
     )
 
 
@@ -214,7 +222,7 @@ def _find_entry(
     """
     of_name = [e for e in entries if name.lower() in (e.requested.lower(), e.canonical.lower())]
     for entry in of_name:
-        if entry.format == options.label:
+        if _is_asked_for(entry.format, options):
             if options.revision not in (None, entry.commit):
                 raise VerificationError(
                     f"{name} is locked in {where} at {entry.commit}, not at {options.revision!r}.",
@@ -231,15 +239,35 @@ def _find_entry(
     )
 
 
+def _is_asked_for(locked: str, options: ResolveOptions) -> bool:
+    """Whether an entry's format is the one asked for; any variant, where none is named."""
+    format, _, variant = locked.partition(":")
+    if not variant or not options.is_stored:
+        return locked == options.label
+    same = options.variant is None or variant_key(options.variant) == variant_key(variant)
+    return same and options.format in (format, "16bit")
+
+
+def _locked_files(entry: LockEntry, variant: str) -> tuple[File, ...] | None:
+    """The files of a locked variant, the one to open first; `None` for a whole repository."""
+    if not variant or not any(path.lower().endswith(".gguf") for path in entry.files):
+        return None
+    order = sorted(entry.files, key=lambda path: ("mmproj" in path.lower(), path))
+    return tuple(File(path) for path in order)
+
+
 def _resolution_of(entry: LockEntry, path: str, cached: CacheView) -> Resolution:
     """The resolution that an entry stands for, without Hub or catalogue."""
-    return Resolution(
+    format, _, variant = entry.format.partition(":")
+    resolution = Resolution(
         requested=entry.requested,
         canonical=entry.canonical,
         repo_id=entry.repo_id,
         revision=entry.commit,
         commit=entry.commit,
-        format=entry.format,
+        format=format,
+        variant=variant or None,
+        files=_locked_files(entry, variant),
         substituted=entry.substituted,
         quantize_on_load=entry.quantize_on_load,
         gated=entry.gated,
@@ -250,8 +278,9 @@ def _resolution_of(entry: LockEntry, path: str, cached: CacheView) -> Resolution
         trace=(TraceStep(entry.repo_id, "accepted", f"{path} pins it to {entry.commit[:12]}"),),
         alternatives=(),
         cached=cached(entry.repo_id, entry.commit),
-        weights="16bit" if entry.quantize_on_load else entry.format,
+        weights="16bit" if entry.quantize_on_load else format,
     )
+    return with_cached_files(resolution)
 
 
 def _check_against_hub(resolver: "Resolver", entry: LockEntry) -> None:
@@ -275,7 +304,9 @@ def _check_against_hub(resolver: "Resolver", entry: LockEntry) -> None:
             next="Look at it, then lock again.",
         )
     files = resolver.hub.file_hashes(entry.repo_id, entry.commit)
-    differing = sorted(p for p in {*files, *entry.files} if files.get(p) != entry.files.get(p))
+    # A variant's entry names its own files alone.
+    paths = entry.files if ":" in entry.format else {*files, *entry.files}
+    differing = sorted(p for p in paths if files.get(p) != entry.files.get(p))
     if differing:
         raise VerificationError(
             f"{entry.repo_id} at {entry.commit} is not what was locked.",

@@ -138,3 +138,16 @@ def test_python_pulls_the_same(hub: LoopbackHub) -> None:
 def test_mdl_load_says_what_to_do_with_a_format_it_does_not_load(capsys: Any) -> None:
     assert run(["load", BASE, "--gguf"]) == 2
     assert "mdl pull" in capsys.readouterr().err
+
+
+def test_a_lock_pins_the_variant_and_its_files(capsys: Any, tmp_path: Path) -> None:
+    lock = tmp_path / "mdl.lock"
+    assert run(["lock", f"{BASE}:q8_0", "-o", str(lock)]) == 0
+    assert 'format = "gguf:Q8_0"' in lock.read_text()
+    assert "Q4_K_M" not in lock.read_text()
+    capsys.readouterr()
+    for asked in (["--gguf"], ["--format", "gguf:q8_0"]):
+        code, out = pull(capsys, BASE, *asked, "--locked", str(lock), "-q")
+        assert (code, Path(out.out.strip()).name) == (0, Path(PARTS[0]).name)
+    assert pull(capsys, BASE, "--format", "gguf:Q4_K_M", "--locked", str(lock))[0] == 6
+    assert pull(capsys, BASE, "--gguf", "--locked", str(lock), "--offline", "-q")[0] == 0

@@ -51,10 +51,10 @@ def _register_snapshot(located: LocatedModel, folder: Path) -> None:
     if located.commit is not None:
         write_ref(located, folder)
     if located.request.locked is not None:
-        _check_locked(located.request.locked, located.resolution, folder)
+        check_locked(located.request.locked, located.resolution, folder)
 
 
-def _check_locked(lock: str, resolution: Resolution, folder: Path) -> None:
+def check_locked(lock: str, resolution: Resolution, folder: Path) -> None:
     """Compare a snapshot's files with the lock file, by the names of their blobs.
 
     Blobs are named by their hash, so this is free; `mdl verify LOCK` recomputes the hashes.

@@ -10,7 +10,7 @@ from mdl.loader.checkpoint import CheckpointFiles, choose_files
 from mdl.loader.progress import Progress
 from mdl.loader.request import LoadRequest
 from mdl.loader.source.download import Download, HubAccess, RemoteFile, download_files, list_files
-from mdl.loader.source.fetch import write_ref
+from mdl.loader.source.fetch import check_locked, write_ref
 from mdl.loader.source.locate import current_commit
 from mdl.loader.source.located import LocatedModel
 from mdl.resolver import Resolution, ResolveOptions
@@ -99,6 +99,8 @@ def pull_files(
             )
             located = LocatedModel(request, resolution, hub, resolution.repo_id, commit)
             write_ref(replace(located, download=download), folder)
+            if locked is not None:
+                check_locked(locked, resolution, folder)
     return PulledFiles(
         resolution,
         commit,

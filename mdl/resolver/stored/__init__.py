@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         list_row,
         remember_tree,
         tree_rows,
+        with_cached_files,
     )
     from mdl.resolver.stored.runtime import kv_of_config, runtime_named
     from mdl.resolver.stored.trust import trust_rank
