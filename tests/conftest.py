@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -50,11 +51,13 @@ def hub_env(
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """`@pytest.mark.system(program, …)`: skipped without them, but for `make test-system`."""
+    """`@pytest.mark.system(program or package, …)`: skipped without, but for `make test-system`."""
     marker = item.get_closest_marker("system")
     if marker is None or item.config.getoption("markexpr") == "system":
         return
-    missing = [program for program in marker.args if shutil.which(program) is None]
+    missing = [
+        name for name in marker.args if shutil.which(name) is None and find_spec(name) is None
+    ]
     if missing:
         pytest.skip(f"{_SYSTEM}{', '.join(missing)}")
 

@@ -118,7 +118,8 @@ def test_a_session_prints_what_the_page_shows(
             )
 
 
-WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
+# The scripts of docs/training.md need TRL: tests/loader/test_trainers.py runs them.
+WITH_PYTHON = [p for p in PAGES if blocks(p, "python") and p.name != "training.md"]
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=[page.name for page in WITH_PYTHON])
