@@ -141,8 +141,7 @@ def _print(found: dict[str, Any]) -> None:
         ("casings", found["normalize"]),
     ]
     if found["restored"]:
-        many = "s" if found["restored"] > 1 else ""
-        lines.append(("restored", f"{found['restored']} revision{many} left alone"
+        lines.append(("restored", f"{counted(found['restored'], 'revision')} left alone"
                       f" for {found['undo_days']:g} days after undo (undo_days)"))  # fmt: skip
     done = found["done"]
     lines.append(

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from mdl.cachemgr import Cache
+from mdl.cachemgr import Cache, open_cache
 from mdl.cachemgr.journal import root_mutex
 from mdl.cachemgr.remove import Outcome, Policy, PrunePlan, apply_prune, plan_prune, plan_remove
 from mdl.errors import BusyError, UsageError
+from mdl.settings import Settings
 from tests.cachemgr.builder import DAY, A, B, C, CacheBuilder, disk_use, manifest
 
 DETACHED = Policy(detached=True, incomplete=True)
@@ -335,3 +336,9 @@ def test_an_orphan_that_found_its_snapshot_after_the_plan_stays(
     built.pointer(snapshot, "late", blob.name)
     apply_prune(cache, plan)
     assert (snapshot / "late").read_bytes() == b"orphan"
+
+
+def test_a_cache_that_does_not_exist_yet_loses_nothing(settings: Settings) -> None:
+    cache = open_cache(settings._replace(cache_root=settings.home / "nowhere"))
+    outcome = apply_prune(cache, plan_prune(cache, Policy(max_size=1)))
+    assert (outcome.action_id, outcome.freed) == (None, 0)

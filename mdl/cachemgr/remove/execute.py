@@ -152,6 +152,8 @@ def carry_out(
         DiskError: the trash cannot be created; nothing was changed.
         OSError: an operation failed; everything was reverted.
     """
+    if not removals and not payloads:  # the root may not even exist
+        return Outcome(None, 0, {}, {}, None)
     remove_dangling_aliases(root)
     watched = [name for name in removals if name != "blobs"]
     skipped = dict.fromkeys(wait_until_quiet(root, watched), "a download is writing to it")

@@ -94,8 +94,8 @@ def print_lines(lines: list[str]) -> None:
 
 def _listed(rows: list[Row]) -> list[str]:
     """The total of what a filter or a limit left."""
-    many = "" if len(rows) == 1 else "s"
-    return ["", f"{len(rows)} row{many} listed, {human_size(sum(row.size for row in rows))}"]
+    size = human_size(sum(row.size for row in rows))
+    return ["", f"{counted(len(rows), 'row')} listed, {size}"]
 
 
 def _select(repos: list[CachedRepo], wanted: Listing) -> list[Row]:
