@@ -51,6 +51,6 @@ def measure(description: Description, files: Iterable[File]) -> Measured | None:
         share = weights.embeddings / weights.total
         return Measured(8.0 * size / weights.total, "config.json's sizes", True, share)
     named = named_weights(description.name.rpartition("/")[2])
-    if named is None:
+    if not named:  # the name says no number, or 0B
         return None
     return Measured(8.0 * size / named, f"of {named / 1e9:g} billion weights by its name", False)

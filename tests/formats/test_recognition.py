@@ -227,3 +227,9 @@ def test_a_damaged_header_is_passed_over(tmp_path: Path, damage: bytes) -> None:
 def test_what_is_no_description_is_refused(body: Any) -> None:
     with pytest.raises(UsageError, match="description"):
         description_from_json(body)
+
+
+def test_a_name_that_claims_no_weights_at_all_is_read() -> None:
+    files = (File("config.json", 2), File("model.safetensors", 1000))
+    found = recognize(Description(name="Org/Model-0B", files=files, config={}))
+    assert found is not None
