@@ -42,7 +42,7 @@ _FILE = FilePath(dir_okay=False, path_type=Path)
     type=click.IntRange(min=1),
     default=1000,
     show_default=True,
-    help="Open at once.",
+    help="Most connections open at once.",
 )
 @click.option("--hub", is_flag=True, help="Be a Hub too: for clients with HF_ENDPOINT set to it.")
 @click.option(
@@ -66,8 +66,8 @@ _FILE = FilePath(dir_okay=False, path_type=Path)
     metavar="LOCATION",
     help="With --hub: where the nginx in front has the cache; it sends the files.",
 )
-@click.option("--no-request-log", is_flag=True, help="No JSON line a request on standard error.")
-@click.option("--json", "as_json", is_flag=True, help="Say where it listens as one JSON object.")
+@click.option("--no-request-log", is_flag=True, help="Do not log each request to standard error.")
+@click.option("--json", "as_json", is_flag=True, help="Print the address as JSON.")
 def serve(
     no_request_log: bool,
     as_json: bool,
@@ -79,7 +79,7 @@ def serve(
     hub_accel: str,
     **options: Any,
 ) -> None:
-    """Answer names and show the cache over HTTP, with a page at /.
+    """Resolve names and show the cache over HTTP, with a page at /.
 
     On loopback no token is needed to read. Any other address needs tokens, from --tokens-file
     or MDL_SERVE_TOKENS (`read TOKEN;admin TOKEN`).
