@@ -231,3 +231,15 @@ def test_a_trash_that_was_removed_by_hand_is_said(two_casings: CacheBuilder, cac
     shutil.rmtree(trash_entries(cache)[0].path)
     with pytest.raises(NotFoundError, match="cannot be undone"):
         undo_last(cache)
+
+
+def test_a_variant_is_removed_with_all_its_files(built: CacheBuilder, cache: Cache) -> None:
+    parts = {f"Q8_0/m-Q8_0-0000{n}-of-00002.gguf": b"8%d" % n for n in (1, 2)}
+    files = {"m-Q4_K_M.gguf": b"4", "mmproj-F16.gguf": b"p", **parts}
+    built.revision("Org/Model-GGUF", A, files, refs=("main",))
+    freed = remove(cache, "Org/Model-GGUF:q8_0")
+    assert freed == sum(len(data) for data in parts.values())
+    (repo,) = cache.list()
+    assert repo.formats == ("gguf:Q4_K_M",)
+    with pytest.raises(NotFoundError, match="variant 'Q6_K'"):
+        plan_remove(cache, "Org/Model-GGUF:Q6_K")

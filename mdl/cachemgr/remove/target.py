@@ -3,6 +3,7 @@
     org/name                     the repository, every casing of it
     org/name@main, org/name@<commit or its first characters>
     org/name:path/to/file        a file in every revision; with @revision only in that one
+    org/name:Q4_K_M              the files of that variant, in any casing, if no file is called so
     <commit, 7 or more characters>
 
 A type in front (`dataset/org/name`) distinguishes repositories of the same name. Where several
@@ -10,7 +11,7 @@ casings are separate folders on disk, only the one that is spelled exactly so is
 that none of them has is refused.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from mdl.cachemgr.index import Summary
@@ -24,7 +25,7 @@ from mdl.cachemgr.layout import (
     split_name,
 )
 from mdl.cachemgr.remove.operations import Removal
-from mdl.cachemgr.scan import Folder
+from mdl.cachemgr.scan import Folder, Snapshot
 from mdl.errors import NotFoundError, UsageError
 
 
@@ -179,25 +180,43 @@ def _of_commit(members: Sequence[Folder], commit: str) -> dict[str, Removal]:
 def _of_file(
     members: Sequence[Folder], commit: str | None, path: str, text: str
 ) -> dict[str, Removal]:
-    found = {
-        folder.name: Removal(
-            files=frozenset(
-                (snapshot.commit, pointer.path)
-                for snapshot in folder.snapshots
-                if commit in (None, snapshot.commit)
-                for pointer in snapshot.pointers
-                if pointer.path == path
-            )
-        )
-        for folder in members
-    }
-    found = {name: removal for name, removal in found.items() if not removal.is_empty}
+    found = _matching(members, commit, lambda snapshot: {path})
+    found = found or _matching(members, commit, lambda snapshot: _files_of(snapshot, path))
     if not found:
         raise NotFoundError(
-            f"{text}: no revision in this cache has the file {path!r}.",
+            f"{text}: no revision in this cache has the file or variant {path!r}.",
             next=f"`mdl cache show {members[0].repo_id}` lists the files.",
         )
     return found
+
+
+def _matching(
+    members: Sequence[Folder], commit: str | None, wanted: Callable[[Snapshot], set[str]]
+) -> dict[str, Removal]:
+    """The files that are wanted of each snapshot, by folder; folders without any are left out."""
+    found = {}
+    for folder in members:
+        files = set()
+        for snapshot in folder.snapshots:
+            if commit in (None, snapshot.commit):
+                paths = wanted(snapshot)
+                files |= {(snapshot.commit, p.path) for p in snapshot.pointers if p.path in paths}
+        if files:
+            found[folder.name] = Removal(files=frozenset(files))
+    return found
+
+
+def _files_of(snapshot: Snapshot, variant: str) -> set[str]:
+    """The files of a snapshot's variant; what all variants share is not among them."""
+    from mdl.formats import Description, File, recognize
+
+    files = tuple(File(pointer.path) for pointer in snapshot.pointers)
+    format = recognize(Description(files=files))
+    for each in (format, *format.others):
+        found = each.variant(variant)
+        if found is not None:
+            return {file.path for file in found.files}
+    return set()
 
 
 def _everything(folder: Folder) -> Removal:
