@@ -7,6 +7,7 @@ needed is not read and not downloaded, and its absence is not damage. All who as
 files ask here: the loader, pull, verify, and the cache for what is complete.
 """
 
+import contextlib
 import posixpath
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -56,14 +57,26 @@ class WeightFiles(NamedTuple):
 
 
 class ModelFiles(NamedTuple):
-    """Everything a model, or an adapter, needs of its repository."""
+    """Everything a model, or an adapter, needs of its repository.
+
+    `beside` are the files of sentence-transformers' modules, which a load of the model leaves.
+    """
 
     weights: WeightFiles
     rest: tuple[str, ...]
     adapter: bool = False
+    beside: tuple[str, ...] = ()
+
+    @property
+    def pickled(self) -> bool:
+        return self.weights.pickled
 
     @property
     def all(self) -> tuple[str, ...]:
+        return (*self.read, *self.beside)
+
+    @property
+    def read(self) -> tuple[str, ...]:
         return (*self.rest, *self.weights.files)
 
 
@@ -90,9 +103,25 @@ def choose_files(
     weights = choose_weights(names, read, pickles=pickles)
     if weights.named_by in names:
         rest.append(weights.named_by)
+    beside = _of_modules(names, read("modules.json")) if "modules.json" in names else []
+    known = {*rest, *weights.files}
+    beside = [name for name in beside if name not in known]
+    return ModelFiles(weights, tuple(dict.fromkeys(rest)), beside=tuple(beside))
+
+
+def subfolders(names: Collection[str], read: ReadJson) -> tuple[str, ...]:
+    """The folders in which files of a model can be, from those at the top of its repository."""
+    found = {_TEMPLATES}
     if "modules.json" in names:
-        rest += _of_modules(names, read("modules.json"))
-    return ModelFiles(weights, tuple(dict.fromkeys(rest)))
+        found.update(_module_folders(read("modules.json")))
+    explicit = _object(read(CONFIG), CONFIG).get("transformers_weights") if CONFIG in names else ""
+    paths = [explicit] if isinstance(explicit, str) else []
+    for name in {INDEX, PICKLE_INDEX, *paths} & set(names):
+        if name.endswith(".index.json"):
+            with contextlib.suppress(LoadError):  # another file may be chosen
+                paths += shards_of(_object(read(name), name), name)
+    found.update(posixpath.dirname(path) for path in paths if "/" in path and ".." not in path)
+    return tuple(sorted(found - {""}))
 
 
 def missing_files(
@@ -183,9 +212,9 @@ def _adapter_weights(names: Collection[str], *, pickles: bool) -> WeightFiles:
         return WeightFiles((ADAPTER_WEIGHTS,))
     if PICKLED_ADAPTER not in names:
         raise LoadError(
-            f"The repository has {ADAPTER} but no adapter weights.",
+            f"The adapter has {ADAPTER} but no weights.",
             why=f"It has neither {ADAPTER_WEIGHTS} nor {PICKLED_ADAPTER}.",
-            next="Save the adapter again, or load the base model named in its configuration.",
+            next="Save the adapter again, or load the base model that its configuration names.",
         )
     if not pickles:
         raise LoadError(
@@ -206,11 +235,15 @@ def _is_small(name: str) -> bool:
 
 def _of_modules(names: Iterable[str], modules: Any) -> list[str]:
     """The files of the folders that sentence-transformers' modules.json names."""
+    folders = tuple(f"{folder}/" for folder in _module_folders(modules))
+    return sorted(name for name in names if folders and name.startswith(folders))
+
+
+def _module_folders(modules: Any) -> list[str]:
     listed = modules if isinstance(modules, list) else []
     paths = [module.get("path") for module in listed if isinstance(module, Mapping)]
-    folders = tuple(f"{_inside(path, 'modules.json')}/" for path in paths
-                    if isinstance(path, str) and path.strip("./"))  # fmt: skip
-    return sorted(name for name in names if folders and name.startswith(folders))
+    return [_inside(path, "modules.json") for path in paths
+            if isinstance(path, str) and path.strip("./")]  # fmt: skip
 
 
 def _object(value: Any, name: str) -> Mapping[str, Any]:

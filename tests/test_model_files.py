@@ -9,7 +9,14 @@ import pytest
 import transformers
 
 from mdl.errors import LoadError
-from mdl.model_files import EXTRA_FILES, WeightFiles, choose_files, choose_weights, missing_files
+from mdl.model_files import (
+    EXTRA_FILES,
+    WeightFiles,
+    choose_files,
+    choose_weights,
+    missing_files,
+    subfolders,
+)
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PICKLE, ADAPTER = "pytorch_model.bin", "adapter_config.json"
@@ -209,3 +216,28 @@ def test_with_a_listing_only_what_the_model_needs_is_missing(
 ) -> None:
     listed = [CONFIG, SINGLE, "tokenizer.json", "README.md", "onnx/model.onnx"]
     assert list(missing_files(here, lambda name: {}, listed)) == missing
+
+
+def test_an_adapter_is_recognized_among_other_files() -> None:
+    saved = [ADAPTER, "adapter_model.safetensors", "tokenizer.json"]
+    names = [*saved, CONFIG, f"checkpoint-9/{ADAPTER}", "run.py"]
+    found = choose_files(names, lambda name: {})
+    assert found.adapter and found.weights.files == ("adapter_model.safetensors",)
+    assert set(found.rest) == {ADAPTER, "tokenizer.json", CONFIG}
+    assert not choose_files([*saved, CONFIG, SINGLE], lambda name: {}).adapter
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [([ADAPTER], "but no weights"), ([ADAPTER, "adapter_model.bin"], "pickle")],
+)
+def test_an_adapter_without_loadable_weights(names: list[str], said: str) -> None:
+    with pytest.raises(LoadError, match=said):
+        choose_files(names, lambda name: {})
+
+
+def test_only_folders_that_the_files_name_are_looked_into() -> None:
+    texts = {CONFIG: {"transformers_weights": "w/x.safetensors"}, "modules.json": [{"path": "1_P"}],
+             INDEX: index("deep/er/a.safetensors", "b.safetensors")}  # fmt: skip
+    found = subfolders([CONFIG, "modules.json", INDEX], lambda name: texts[name])
+    assert found == ("1_P", "additional_chat_templates", "deep/er", "w")

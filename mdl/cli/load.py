@@ -28,6 +28,7 @@ def load_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=FilePath(dir_okay=False),
             help="Require exactly the files in this lock file.",
         ),
+        click.option("--base", metavar="NAME", help="The model to put an adapter on."),
         click.option("--trust-remote-code", is_flag=True, help="Run the repository's own Python."),
         click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing."),
         click.option("--progress/--no-progress", default=None, help="Show a progress bar."),
@@ -62,6 +63,7 @@ def pull(names: tuple[str, ...], **options: Any) -> None:
         pulled = loader.pull(
             name,
             **{**resolve_arguments(options), "format": asked_format(options)},
+            base=options["base"],
             locked=options["locked"],
             allow_pickle=options["allow_pickle"],
             trust_remote_code=options["trust_remote_code"],
@@ -200,6 +202,7 @@ def request_of(name: str, options: dict[str, Any]) -> "LoadRequest":
         load_in_8bit=arguments["format"] == "8bit",
         load_in_fp8=arguments["format"] == "fp8",
         use_exact_model_name=arguments["exact"],
+        base=options["base"],
         revision=arguments["revision"],
         dtype=options.get("dtype"),
         device_map=options.get("device_map"),

@@ -190,6 +190,8 @@ def _unstated(
     """Where no configuration speaks: floats, unless a claim and something else say otherwise."""
     known = description.config is not None
     claim = believable(claims)
+    if claim is not None and claim.format and layout.of(claim.format):
+        claim = None  # it is of other files, beside these
     if claim is not None and claim.format not in (None, "16bit", "gguf", "mlx", "adapter"):
         support = _support(description, layout, measured)
         if support:

@@ -42,6 +42,7 @@ class LoadOptions(PassedOn, total=False):
     """The arguments of `mdl.load` and `mdl.plan`, all optional.
 
     load_in_*: the format of the weights; by default 16-bit, or the floats as they are stored.
+    base: the model to put an adapter on, if not the one that the adapter names.
     use_exact_model_name: that repository and no other, whatever the catalogue says.
     dtype: a torch dtype or its name; by default the checkpoint's.
     kernels: mdl's kernels to apply: True for those that are right and not slower on this GPU,
@@ -62,6 +63,7 @@ class LoadOptions(PassedOn, total=False):
     load_in_16bit: bool
     load_in_fp8: bool | str
     use_exact_model_name: bool
+    base: str | None
     dtype: Any
     device_map: Any
     revision: str | None
@@ -82,7 +84,8 @@ class LoadOptions(PassedOn, total=False):
 
 PASSED_ON = frozenset(PassedOn.__annotations__)
 # Arguments with the same name and meaning in a request.
-_SAME = ("revision", "task", "device_map", "max_seq_length", "trust_remote_code", "allow_pickle",
+_SAME = ("base", "revision", "task", "device_map", "max_seq_length", "trust_remote_code",
+         "allow_pickle",
          "quantize_once", "check_memory", "prefer", "locked", "token")  # fmt: skip
 
 

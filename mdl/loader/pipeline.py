@@ -9,15 +9,17 @@ from typing import Any
 
 from mdl.loader.adapter import attach_adapter
 from mdl.loader.build import (
-    TOKENIZER_FILES,
     Built,
     build_tokenizer,
+    check_quantization,
     check_remote_code,
     check_vocabulary,
+    class_note,
+    has_tokenizer,
     import_libraries,
     prefetch,
 )
-from mdl.loader.checkpoint import config_hash, file_records, fingerprint
+from mdl.loader.checkpoint import config_hash, file_records, fingerprint, quantization_name
 from mdl.loader.loaded import Loaded
 from mdl.loader.model_stats import measure_model
 from mdl.loader.planning import check_fits
@@ -51,11 +53,13 @@ def load_request(
     with clock("import"):
         import_libraries(located.checkpoint)
     with clock("check"):
+        check_quantization(located.config)
         check_fits(located)
     with clock("fetch"):
         fetched = fetch_model(located, progress)
     with clock("import"):  # its classes, if its configuration was not known until now
         import_libraries(fetched.checkpoint)
+    check_quantization(located.config, fetched.checkpoint)
     check_remote_code(fetched.checkpoint)
     built = build_once(fetched, clock)
     return _finish(fetched, built, clock, progress)
@@ -72,9 +76,11 @@ def _finish(fetched: FetchedModel, built: Built, clock: PhaseTimer, progress: Pr
     _record_use(fetched, built)
     report = _report(located, built)
     if located.adapter is not None:
-        model = attach_adapter(model, located.adapter)
+        saved_with_it = tokenizer if has_tokenizer(located.adapter.folder) else None
+        model = attach_adapter(model, located.adapter, saved_with_it)
         report = replace(report, adapter=located.adapter.with_hash())
-    check_vocabulary(model, tokenizer)
+    if beyond := check_vocabulary(model, tokenizer):
+        report = replace(report, warnings=(*report.warnings, beyond))
     seconds = {phase: round(spent, 4) for phase, spent in clock.seconds.items()}
     warnings = (*report.warnings, *warnings)
     report = replace(report, kernels=kernels, warnings=warnings, seconds=seconds)
@@ -89,7 +95,7 @@ def _tokenizer(located: LocatedModel, built: Built) -> Any:
     folder = None if adapter is None else adapter.folder
     config = copy.copy(built.model.config)
     config.name_or_path = located.repo_id  # by which transformers recognizes some tokenizers
-    if folder is not None and any((folder / name).exists() for name in TOKENIZER_FILES):
+    if folder is not None and has_tokenizer(folder):
         return build_tokenizer(folder, request, config)
     # The text half of a vision model has another configuration than its folder.
     same = config.model_type == built.checkpoint.config.get("model_type")
@@ -179,7 +185,13 @@ def _plain(quantization: Any) -> Any:
 
 
 def _warnings(built: Built) -> Iterator[str]:
-    stored = built.checkpoint.stored_format
+    checkpoint = built.checkpoint
+    claimed, stored = checkpoint.claimed_quantization, checkpoint.stored_format
+    if claimed is not None and stored is None:
+        yield (f"config.json claims that the weights are quantized ({quantization_name(claimed)}), "
+               f"but they are {checkpoint.stored_dtype or 'floats'}")  # fmt: skip
+    if note := class_note(checkpoint, built.model):
+        yield note
     if stored is not None and getattr(built.model.config, "quantization_config", None) is None:
         yield f"the weights are stored in {stored} and were dequantized to {built.model.dtype}"
     if built.new_parameters:

@@ -67,6 +67,7 @@ def pull(
     *,
     format: str | None = None,
     exact: bool = False,
+    base: str | None = None,
     revision: str | None = None,
     prefer: str | None = None,
     locked: str | None = None,
@@ -93,6 +94,7 @@ def pull(
         name: `org/name` in any casing, or a folder.
         format: as `mdl.resolve` takes it; a stored format that the name itself names (`-GGUF`,
             `-AWQ`), else `16bit`, by default.
+        base: the base model of an adapter, if not the one that it names.
         exact, revision, prefer, mmproj, any_publisher, runtime, fit, context, token, offline,
             settings: as `mdl.resolve` takes them.
         locked: a lock file; the files must be exactly those it names.
@@ -133,6 +135,7 @@ def pull(
         name=name,
         format=format,
         exact_name=exact,
+        base=base,
         revision=revision,
         prefer=prefer,
         locked=locked,

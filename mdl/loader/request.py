@@ -75,13 +75,15 @@ class LoadRequest:
     """One request for a model. `extra` is passed on to transformers' `from_pretrained`.
 
     `format` is the format of the weights to load. `exact_name` allows no other repository than the
-    one named: a 4-bit request then quantizes that very repository on load. `locked` is the path of
-    a lock file that pins the commit.
+    one named: a 4-bit request then quantizes that very repository on load. `base` is the model
+    to put an adapter on, if not the one that the adapter names. `locked` is the path of a lock file
+    that pins the commit.
     """
 
     name: str
     format: str = "16bit"
     exact_name: bool = False
+    base: str | None = None
     revision: str | None = None
     dtype: str | None = None
     quantization: Quantization = Quantization()

@@ -13,6 +13,7 @@ from mdl.loader.checkpoint import (
     blob_hash,
     config_hash,
     file_records,
+    files_in,
     fingerprint,
     read_checkpoint,
     read_json,
@@ -146,11 +147,14 @@ def _compare_opened(path: Path, opened: OpenedFile) -> tuple[bool, str]:
 def verify_folder(folder: Path) -> Verification:
     """Read every file of a snapshot: structure, headers, and hashes if it is in the cache."""
     checked, problems = [], []
+    request = LoadRequest(str(folder), allow_pickle=True)
     try:
-        checkpoint = read_checkpoint(folder, LoadRequest(str(folder), allow_pickle=True))
+        files = files_in(folder, request)
+        if not files.adapter:
+            files = read_checkpoint(folder, request).files
     except MdlError as error:
         return Verification(str(folder), (), (f"{error.message} {error.why}".strip(),))
-    for name in checkpoint.files.all:
+    for name in files.all:
         expected = blob_hash(folder / name)
         if expected is None:
             checked.append(f"{name} (no recorded hash)")

@@ -26,6 +26,7 @@ from mdl.formats import (
     catalogue_format,
     claimed_format,
     config_format,
+    find_tables,
     is_adapter,
     recognize,
 )
@@ -347,7 +348,7 @@ def _format_of(info: ModelInfo) -> str | None:
         if found is not None:
             return catalogue_format(found)
     if isinstance(info.config, dict) and info.config:
-        return config_format(info.config.get("quantization_config"))
+        return config_format(next((table for _, table in find_tables(info.config)), None))
     return "gguf" if "gguf" in (info.tags or ()) else claimed_format(info.id)
 
 

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 from mdl.errors import NotFoundError, UsageError
-from mdl.formats import ADAPTER, config_format
+from mdl.formats import ADAPTER, config_format, find_tables
+from mdl.model_files import not_a_model
 from mdl.resolver.names import Name, shown
 from mdl.resolver.types import Cached, Resolution, ResolveOptions, TraceStep
 
@@ -24,7 +25,7 @@ def resolve_folder(name: Name, options: ResolveOptions) -> Resolution:
         )
     try:
         config = json.loads((Path(path) / "config.json").read_text())
-        weights = config_format(config.get("quantization_config"))
+        weights = config_format(next((table for _, table in find_tables(config)), None))
     except FileNotFoundError:
         raise _no_model(name) from None
     except (OSError, ValueError, AttributeError) as error:
@@ -63,9 +64,14 @@ def resolve_folder(name: Name, options: ResolveOptions) -> Resolution:
 
 
 def _no_model(name: Name) -> NotFoundError:
-    why, next = "it has no config.json", "Give the folder with config.json and the weights."
+    folder = Path(str(name.path))
+    names = [
+        path.relative_to(folder).as_posix() for path in (*folder.glob("*"), *folder.glob("*/*"))
+    ]
+    error = not_a_model(names)
+    why, next = f"{error.message} {error.why}", error.next
     try:
-        base = json.loads((Path(str(name.path)) / ADAPTER).read_text())["base_model_name_or_path"]
+        base = json.loads((folder / ADAPTER).read_text())["base_model_name_or_path"]
     except (OSError, ValueError, LookupError, TypeError):
         pass
     else:

@@ -49,7 +49,7 @@ def bnb_dynamic(folder: Path) -> None:
     packed(folder, **BNB_4BIT, llm_int8_skip_modules=skipped)
 
 
-@shape("LLM.int8() checkpoints: weights, SCB and weight_format", format="bnb-8bit")
+@shape("LLM.int8() checkpoints: weights, SCB and weight_format", format="8bit")
 def bnb_8bit(folder: Path) -> None:
     packed(folder, load_in_8bit=True)
 
@@ -256,9 +256,9 @@ def fp8(folder: Path) -> None:
 
 
 @shape(
-    "vision models: quantization_config inside text_config",
+    "vision models: quantization_config inside text_config, over floats",
     auto="AutoModelForImageTextToText",
-    format="bnb-4bit",
+    format=None,
     says="bnb-4bit",
 )
 def nested_quantization(folder: Path) -> None:

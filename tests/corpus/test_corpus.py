@@ -15,8 +15,6 @@ from tests.corpus.outcome import Outcome, judge, ours, theirs, weights_in
 from tests.corpus.shape import SHAPES, Shape
 from tests.hub import LoopbackHub
 
-# What mdl does not yet take as the reference does, one name a line.
-NOT_YET = frozenset(Path(__file__).with_name("not_yet.txt").read_text().split())
 NOT_MODELS = {".gitattributes", "README.md"}
 
 
@@ -41,13 +39,8 @@ def quiet() -> Iterator[None]:
     yield
 
 
-def case(shape: Shape) -> object:
-    marks = [pytest.mark.xfail(strict=False)] if shape.name in NOT_YET else []
-    return pytest.param(shape, id=shape.name, marks=marks)
-
-
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("shape", [case(shape) for shape in SHAPES.values()])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_a_repository(
     shape: Shape, loopback: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -170,7 +170,7 @@ def index_that_the_config_names(folder: Path) -> None:
     b.config(folder, transformers_weights="decoder.safetensors.index.json")
 
 
-@shape("transformers: 'must reference a file inside the model directory'", says="inside")
+@shape("transformers: 'must reference a file inside the model directory'", says="outside")
 def config_names_a_file_outside(folder: Path) -> None:
     b.llama(folder)
     b.config(folder, transformers_weights="../model.safetensors")

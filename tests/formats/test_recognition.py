@@ -233,3 +233,9 @@ def test_a_name_that_claims_no_weights_at_all_is_read() -> None:
     files = (File("config.json", 2), File("model.safetensors", 1000))
     found = recognize(Description(name="Org/Model-0B", files=files, config={}))
     assert found is not None
+
+
+def test_a_tag_of_files_beside_the_weights_says_nothing_of_these() -> None:
+    files = (File("config.json"), File("model.safetensors"), File("onnx/model_q4.onnx"))
+    found = recognize(Description(name="o/n", files=files, tags=("onnx",)))
+    assert (found.format, found.also) == ("16bit", ("onnx",))

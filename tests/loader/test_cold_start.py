@@ -105,6 +105,7 @@ def test_an_unknown_architecture_is_rejected_before_building(
     tiny_model: Callable[..., Path],
 ) -> None:
     checkpoint = read_checkpoint(tiny_model("llama"))
-    checkpoint.config["architectures"] = ["NoSuchModel"]  # type: ignore[index] # a dict
+    changed = {"architectures": ["NoSuchModel"], "model_type": "no_such_model"}
+    checkpoint.config.update(changed)  # type: ignore[attr-defined] # a dict
     with pytest.raises(LoadError, match="NoSuchModel"):
         import_libraries(checkpoint)

@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
-from mdl.errors import LoadError, VerificationError
+from mdl.errors import VerificationError
 from mdl.loader.checkpoint.checkpoint import read_checkpoint
-from mdl.loader.checkpoint.files import choose_files
 from mdl.loader.checkpoint.safetensors_header import header_length, parse_header, read_header
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -86,52 +85,3 @@ def test_a_shard_in_the_index_but_not_on_the_disk(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(VerificationError, match="it is missing"):
         read_checkpoint(tmp_path)
-
-
-def test_a_tensor_in_two_shards(tmp_path: Path) -> None:
-    shards = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
-    for shard in shards:
-        save_file({"a": torch.zeros(2)}, tmp_path / shard)
-    (tmp_path / "config.json").write_text("{}")
-    index = {"weight_map": {"a": shards[0], "b": shards[1]}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(VerificationError, match="also in"):
-        read_checkpoint(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("paths", "why"),
-    [
-        (["README.md"], "not a model"),
-        (["adapter_config.json", "README.md"], "but no weights"),
-        (["adapter_config.json", "adapter_model.bin"], "pickle"),
-        (["README.md", "model.Q4_K_M.gguf"], "GGUF"),
-        (["config.json", "pytorch_model.bin"], "pickle"),
-        (["config.json", "weights.pt"], "pickle"),
-        (["config.json", "tokenizer.json"], "a configuration but no weights"),
-    ],
-)
-def test_a_repository_without_loadable_weights_is_rejected(paths: list[str], why: str) -> None:
-    with pytest.raises(LoadError, match=why):
-        choose_files(paths)
-
-
-def test_an_adapter_is_recognized_among_other_files() -> None:
-    saved = ["adapter_config.json", "adapter_model.safetensors", "tokenizer.json"]
-    chosen = choose_files([*saved, "config.json", "checkpoint-9/adapter_config.json", "run.py"])
-    assert chosen.adapter and chosen.weights == ("adapter_model.safetensors",)
-    assert set(chosen.rest) == {"adapter_config.json", "tokenizer.json", "config.json"}
-    assert not choose_files([*saved, "config.json", "model.safetensors"]).adapter
-
-
-def test_shards_are_preferred_and_code_is_left_out() -> None:
-    paths = [
-        "config.json", "tokenizer.json", "chat_template.jinja", "model.py", "README.md",
-        "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
-        "model.safetensors.index.json", "consolidated.safetensors", "pytorch_model.bin",
-        "original/params.json", "additional_chat_templates/tool_use.jinja",
-    ]  # fmt: skip
-    chosen = choose_files(paths)
-    assert chosen.weights == tuple(paths[5:7])
-    assert set(chosen.rest) == {paths[n] for n in (0, 1, 2, 7, 11)}
-    assert "model.py" in choose_files(paths, remote_code=True).rest

@@ -7,12 +7,14 @@ from mdl.lazy import door
 if TYPE_CHECKING:
     from mdl.loader.build.cold_start import import_libraries, prefetch
     from mdl.loader.build.mmap_build import build_model
-    from mdl.loader.build.tokenizer import TOKENIZER_FILES, build_tokenizer, check_vocabulary
+    from mdl.loader.build.quantizers import check_quantization
+    from mdl.loader.build.tokenizer import build_tokenizer, check_vocabulary, has_tokenizer
     from mdl.loader.build.transformers_build import (
         AUTO_CLASSES,
         Built,
         check_quantized,
         check_remote_code,
+        class_note,
         is_own_class,
         model_class,
         model_config,
@@ -26,10 +28,11 @@ __getattr__ = door(
     {
         "cold_start": "import_libraries prefetch",
         "mmap_build": "build_model",
-        "tokenizer": "TOKENIZER_FILES build_tokenizer check_vocabulary",
+        "quantizers": "check_quantization",
+        "tokenizer": "build_tokenizer check_vocabulary has_tokenizer",
         "transformers_build": (
-            "AUTO_CLASSES Built check_quantized check_remote_code is_own_class model_class "
-            "model_config nothing_to_quantize quantization_on_load quiet_transformers"
+            "AUTO_CLASSES Built check_quantized check_remote_code class_note is_own_class "
+            "model_class model_config nothing_to_quantize quantization_on_load quiet_transformers"
         ),
     },
 )

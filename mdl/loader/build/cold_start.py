@@ -22,7 +22,7 @@ def prefetch(checkpoint: Checkpoint) -> threading.Thread | None:
     """
     if not hasattr(os, "posix_fadvise"):
         return None
-    paths = [checkpoint.folder / name for name in checkpoint.files.weights]
+    paths = [checkpoint.folder / name for name in checkpoint.files.weights.files]
 
     def advise() -> None:
         for path in paths:

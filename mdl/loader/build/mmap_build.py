@@ -16,6 +16,7 @@ from mdl.loader.build.cold_start import gc_paused
 from mdl.loader.build.transformers_build import (
     Built,
     build_with_transformers,
+    class_names,
     is_own_class,
     missing_weights,
     model_class,
@@ -25,7 +26,8 @@ from mdl.loader.build.transformers_build import (
     transformers_errors,
 )
 from mdl.loader.build.weight_names import CannotMapError, NamedTensors, name_tensors
-from mdl.loader.checkpoint import Checkpoint, map_tensors
+from mdl.loader.checkpoint import Checkpoint, map_tensors, unmappable_dtypes
+from mdl.model_files import ADAPTER
 
 CPU_MAPS: tuple[Any, ...] = (None, "cpu", "auto", "sequential", "balanced")
 
@@ -52,6 +54,8 @@ def mappable_class(checkpoint: Checkpoint) -> type:
     import torch
 
     request = checkpoint.request
+    if ADAPTER in checkpoint.files.rest:
+        raise CannotMapError("an adapter is beside the model")
     if checkpoint.files.pickled:
         raise CannotMapError("pickled weights")
     if request.extra:
@@ -63,6 +67,8 @@ def mappable_class(checkpoint: Checkpoint) -> type:
         raise CannotMapError(f"{request.format} goes through transformers")
     if checkpoint.quantization is not None and not checkpoint.is_bnb_4bit:
         raise CannotMapError(f"quantized with {checkpoint.quantization.get('quant_method')}")
+    if dtypes := unmappable_dtypes(checkpoint):
+        raise CannotMapError(f"tensors of dtype {', '.join(sorted(dtypes))}")
     if checkpoint.config.get("auto_map"):
         raise CannotMapError("remote code")
     if not (request.dtype or checkpoint.stored_dtype):
@@ -77,7 +83,7 @@ def mappable_class(checkpoint: Checkpoint) -> type:
         raise CannotMapError(f"task {request.task} changes the class")
     import transformers
 
-    own: type = getattr(transformers, checkpoint.config["architectures"][0])
+    own: type = getattr(transformers, class_names(checkpoint)[0])
     return own
 
 
@@ -111,7 +117,7 @@ def _build(kind: Any, checkpoint: Checkpoint) -> Built:
         filled = _fill(model, named.tensors, checkpoint, dtype)
         unused = _finish(model, filled, named, checkpoint)
         model.eval()
-        _read_generation_config(model, checkpoint)
+        warnings = _read_generation_config(model, checkpoint)
         if quantizer is not None:
             model.hf_quantizer = quantizer
             quantizer.postprocess_model(model)
@@ -122,6 +128,7 @@ def _build(kind: Any, checkpoint: Checkpoint) -> Built:
         named.note,
         unused_tensors=unused,
         quantized_on_load=on_load is not None,
+        warnings=warnings,
     )
 
 
@@ -325,17 +332,27 @@ def _finish(
     info = LoadStateDictInfo(missing, set(named.unused), set(), [], {}, set())
     model._adjust_missing_and_unexpected_keys(info)
     if info.missing_keys:
-        raise missing_weights(checkpoint, tuple(sorted(info.missing_keys)))
+        raise missing_weights(checkpoint, tuple(sorted(info.missing_keys)), named.unused)
     if any(parameter.is_meta for parameter in model.parameters()):
         raise CannotMapError("it has weights that only transformers can initialize")
     model._weight_conversions = named.rules
     return tuple(sorted(info.unexpected_keys))
 
 
-def _read_generation_config(model: Any, checkpoint: Checkpoint) -> None:
+def _read_generation_config(model: Any, checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Read the generation settings as transformers does: where their file is missing or broken,
+    from config.json. Returns the warnings."""
     from transformers import GenerationConfig
 
-    if model.can_generate() and (checkpoint.folder / "generation_config.json").exists():
+    if not model.can_generate():
+        return ()
+    folder, options = checkpoint.folder, {"local_files_only": True}
+    try:
+        model.generation_config = GenerationConfig.from_pretrained(folder, **options)
+    except OSError:
         model.generation_config = GenerationConfig.from_pretrained(
-            checkpoint.folder, local_files_only=True
+            folder, config_file_name="config.json", _from_model_config=True, **options
         )
+        if (folder / "generation_config.json").exists():
+            return ("generation_config.json cannot be read and is ignored",)
+    return ()

@@ -39,7 +39,8 @@ def build_tokenizer(folder: Path, request: LoadRequest, config: Any = None) -> A
             if _needs_torchvision(folder):
                 return _without_video(folder, options)
             return transformers.AutoProcessor.from_pretrained(folder, **options)
-        if any((folder / name).exists() for name in TOKENIZER_FILES):
+        if has_tokenizer(folder):
+            _check_tokenizer_kind(folder)
             return transformers.AutoTokenizer.from_pretrained(folder, config=config, **options)
     if request.task == "vision":
         raise LoadError(
@@ -48,6 +49,32 @@ def build_tokenizer(folder: Path, request: LoadRequest, config: Any = None) -> A
             next="Load it with FastLanguageModel, or load the vision model it was made from.",
         )
     return None
+
+
+def has_tokenizer(folder: Path | None) -> bool:
+    return folder is not None and any((folder / name).exists() for name in TOKENIZER_FILES)
+
+
+def _check_tokenizer_kind(folder: Path) -> None:
+    """Reject a tokenizer.json of a kind that the installed tokenizers library lacks.
+
+    Raises:
+        LoadError: it lacks that kind.
+    """
+    import tokenizers
+
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        return
+    model = read_json(path).get("model")
+    kind = model.get("type") if isinstance(model, dict) else None
+    if isinstance(kind, str) and not hasattr(tokenizers.models, kind):
+        raise LoadError(
+            f"The tokenizer in {folder} is of the kind {kind}, which tokenizers "
+            f"{tokenizers.__version__} lacks.",
+            why="tokenizer.json was written by a newer version.",
+            next="Upgrade tokenizers and transformers.",
+        )
 
 
 def _processor_class(folder: Path) -> str | None:
@@ -109,21 +136,34 @@ def _video_settings(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def check_vocabulary(model: Any, tokenizer: Any) -> None:
-    """Reject a tokenizer with more tokens than the model has embeddings.
+def check_vocabulary(model: Any, tokenizer: Any) -> str:
+    """Compare a tokenizer's ids with the model's embeddings.
+
+    Returns:
+        What to warn of: added tokens without an embedding; empty if there are none.
 
     Raises:
-        LoadError: the tokenizer's largest id is outside the embedding matrix.
+        LoadError: other tokens than added ones have ids outside the embedding matrix.
     """
     tokens = getattr(tokenizer, "tokenizer", tokenizer)
     if not hasattr(tokens, "get_vocab") or not hasattr(model, "get_input_embeddings"):
-        return
+        return ""
     embeddings = model.get_input_embeddings()
     rows = getattr(embeddings, "num_embeddings", None)
-    largest = max(tokens.get_vocab().values(), default=0)
-    if rows is not None and largest >= rows:
+    if rows is None:
+        return ""
+    beyond = {token: n for token, n in tokens.get_vocab().items() if n >= rows}
+    added = tokens.get_added_vocab() if beyond else {}
+    if not beyond.keys() <= added.keys():
         raise LoadError(
-            f"The tokenizer has ids up to {largest}, but the model has {rows} embeddings.",
+            f"The tokenizer has ids up to {max(beyond.values())}, but the model has {rows} "
+            "embeddings.",
             why="The tokenizer belongs to another model, or the configuration is wrong.",
             next="Check the repository, or load it exactly and resize the embeddings.",
         )
+    if not beyond:
+        return ""
+    names = sorted(beyond, key=lambda token: beyond[token])
+    more = f" and {len(names) - 3} others" if len(names) > 3 else ""
+    return (f"the model has no embedding for {', '.join(names[:3])}{more} (it has {rows} rows); do "
+            "not use them in a text")  # fmt: skip

@@ -4,12 +4,14 @@ Reads local files only and makes no request.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mdl.errors import LoadError, UsageError
+from mdl.errors import LoadError, MdlError, UsageError
+from mdl.loader.build.class_by_weights import class_by_weights
+from mdl.loader.build.weight_names import CannotMapError
 from mdl.loader.checkpoint import Checkpoint, read_json
 from mdl.loader.devices import device_map_of
 from mdl.loader.model_stats import measure_model
@@ -58,16 +60,22 @@ def model_class(checkpoint: Checkpoint) -> tuple[type, bool]:
             for the requested task.
     """
     import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     task = checkpoint.request.task
     if task != "auto":
         _check_task(checkpoint, task)
         return getattr(transformers, AUTO_CLASSES[task]), False
-    named = checkpoint.config.get("architectures") or []
+    named = class_names(checkpoint)
+    other = None
+    model_type = _model_type(checkpoint)
     for name in named:
         found = getattr(transformers, name, None)
-        if isinstance(found, type):
-            return found, True
+        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
+            of_type = getattr(found.config_class, "model_type", model_type)  # type: ignore[attr-defined] # a model class
+            if of_type == model_type or model_type not in CONFIG_MAPPING_NAMES:
+                return found, True
+            other = other or found
     if checkpoint.config.get("auto_map"):
         if not checkpoint.request.trust_remote_code:
             raise LoadError(
@@ -77,6 +85,13 @@ def model_class(checkpoint: Checkpoint) -> tuple[type, bool]:
                 next="Read that code; then pass trust_remote_code=True and pin a revision=.",
             )
         return transformers.AutoModelForCausalLM, False
+    fitting = None
+    if model_type in CONFIG_MAPPING_NAMES:
+        fitting = class_by_weights(checkpoint, model_config(checkpoint))
+    if fitting is not None:
+        return fitting, True
+    if other is not None:
+        return other, True
     if not named:
         return transformers.AutoModel, False
     raise LoadError(
@@ -84,6 +99,31 @@ def model_class(checkpoint: Checkpoint) -> tuple[type, bool]:
         why="config.json names an architecture that the installed version lacks.",
         next="Upgrade transformers, or load another model.",
     )
+
+
+def _model_type(checkpoint: Checkpoint) -> Any:
+    """The model type in config.json, or what transformers takes it for."""
+    named = checkpoint.config.get("model_type")
+    if named == "mistral" and "layer_types" in checkpoint.config:
+        return model_config(checkpoint).model_type
+    return named
+
+
+def class_names(checkpoint: Checkpoint) -> list[str]:
+    """The classes that config.json names, without the prefix that FSDP adds to them."""
+    named = checkpoint.config.get("architectures") or []
+    named = [named] if isinstance(named, str) else named
+    if not isinstance(named, list):
+        return []
+    return [name.removeprefix("FSDP") for name in named if isinstance(name, str)]
+
+
+def class_note(checkpoint: Checkpoint, model: Any) -> str:
+    """What to say of a class that config.json does not name; empty if it does."""
+    named, kind = class_names(checkpoint), type(model).__name__
+    if kind in named or checkpoint.request.task != "auto":
+        return ""
+    return f"config.json names {', '.join(named) or 'no class'}; loaded as {kind}, by its weights"
 
 
 def task_classes(checkpoint: Checkpoint, task: str) -> tuple[str, ...]:
@@ -99,8 +139,8 @@ def is_own_class(checkpoint: Checkpoint) -> bool:
     task = checkpoint.request.task
     if task == "auto":
         return model_class(checkpoint)[1]
-    named = checkpoint.config.get("architectures") or [None]
-    return named[0] in task_classes(checkpoint, task)
+    own = task_classes(checkpoint, task)
+    return any(name in own for name in class_names(checkpoint)[:1])
 
 
 def _check_task(checkpoint: Checkpoint, task: str) -> None:
@@ -152,11 +192,17 @@ def model_config(checkpoint: Checkpoint) -> Any:
     import transformers
 
     with transformers_errors(checkpoint.folder):
-        return transformers.AutoConfig.from_pretrained(
+        config = transformers.AutoConfig.from_pretrained(
             checkpoint.folder,
             local_files_only=True,
             trust_remote_code=checkpoint.request.trust_remote_code,
         )
+    stored = checkpoint.quantization
+    if stored is not None:
+        config.quantization_config = dict(stored)  # a nested one too
+    elif hasattr(config, "quantization_config"):
+        del config.quantization_config  # the weights are floats, whatever it claims
+    return config
 
 
 def build_with_transformers(checkpoint: Checkpoint) -> Built:
@@ -181,6 +227,8 @@ def build_with_transformers(checkpoint: Checkpoint) -> Built:
     if on_load is not None:
         options["quantization_config"] = on_load
     with transformers_errors(checkpoint.folder), quiet_transformers():
+        if checkpoint.claimed_quantization is not None and checkpoint.quantization is None:
+            options["config"] = model_config(checkpoint)
         model, info = kind.from_pretrained(checkpoint.folder, **options)  # type: ignore[attr-defined] # an auto or model class
     built = Built(
         model,
@@ -191,15 +239,19 @@ def build_with_transformers(checkpoint: Checkpoint) -> Built:
         quantized_on_load=on_load is not None,
     )
     if built.new_parameters and saved_from:
-        raise missing_weights(checkpoint, built.new_parameters)
+        raise missing_weights(checkpoint, built.new_parameters, built.unused_tensors)
     return built
 
 
-def missing_weights(checkpoint: Checkpoint, names: tuple[str, ...]) -> LoadError:
+def missing_weights(
+    checkpoint: Checkpoint, names: tuple[str, ...], unused: Iterable[str] = ()
+) -> LoadError:
     """The error for a checkpoint that lacks weights of the class it was saved from."""
+    instead = next(iter(unused), None)
+    other = f" The checkpoint has other names instead, such as {instead}." if instead else ""
     return LoadError(
         f"The checkpoint lacks {len(names)} weights of its own architecture.",
-        why=f"For example {', '.join(names[:3])}; they would be random numbers.",
+        why=f"For example {', '.join(names[:3])}; they would be random numbers.{other}",
         next="Check the repository's files and revision, or pass a task to get a new head.",
         details={"folder": str(checkpoint.folder), "missing": list(names[:50])},
     )
@@ -271,16 +323,20 @@ def transformers_errors(folder: Path) -> Iterator[None]:
     """Turn what transformers raises into a `LoadError`, with the original as its cause."""
     try:
         yield
-    except (ValueError, RuntimeError, OSError, KeyError, TypeError, AttributeError) as error:
+    except (MdlError, CannotMapError):
+        raise
+    except Exception as error:
         if type(error).__module__.startswith("torch") and "OutOfMemory" in type(error).__name__:
             raise LoadError(
                 "The device ran out of memory.",
                 why=str(error).splitlines()[0],
                 next="`mdl load NAME --dry-run` shows what fits; 4-bit needs about a quarter.",
             ) from error
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        missing = isinstance(error, ImportError)
         raise LoadError(
             f"transformers cannot build the model in {folder}.",
-            why=f"{type(error).__name__}: {first}",
-            next="Check the files with `mdl verify`, and the architecture in config.json.",
+            why=f"{type(error).__name__}: {error}".strip(": \n"),
+            next="Install the package that it names, and load again."
+            if missing
+            else "Check the files with `mdl verify`, and the architecture in config.json.",
         ) from error

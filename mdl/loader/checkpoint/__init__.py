@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 from mdl.lazy import door
 
 if TYPE_CHECKING:
-    from mdl.loader.checkpoint.checkpoint import Checkpoint, files_in, read_checkpoint, read_json
-    from mdl.loader.checkpoint.files import (
-        ADAPTER_WEIGHTS,
-        PICKLED_ADAPTER,
-        CheckpointFiles,
-        choose_files,
+    from mdl.loader.checkpoint.checkpoint import (
+        Checkpoint,
+        files_in,
+        quantization_name,
+        read_checkpoint,
     )
+    from mdl.loader.checkpoint.damage import damaged_file
     from mdl.loader.checkpoint.hashes import (
         FileRecord,
         blob_hash,
@@ -19,16 +19,18 @@ if TYPE_CHECKING:
         file_records,
         fingerprint,
     )
-    from mdl.loader.checkpoint.mmap_tensors import map_tensors
+    from mdl.loader.checkpoint.json_files import MAX_JSON, parse_json, read_json
+    from mdl.loader.checkpoint.mmap_tensors import map_tensors, unmappable_dtypes
     from mdl.loader.checkpoint.safetensors_header import Header, header_length, parse_header
 
 __getattr__ = door(
     __name__,
     {
-        "checkpoint": "Checkpoint files_in read_checkpoint read_json",
-        "files": "ADAPTER_WEIGHTS CheckpointFiles PICKLED_ADAPTER choose_files",
+        "checkpoint": "Checkpoint files_in quantization_name read_checkpoint",
+        "damage": "damaged_file",
         "hashes": "FileRecord blob_hash config_hash file_records fingerprint",
-        "mmap_tensors": "map_tensors",
+        "json_files": "MAX_JSON parse_json read_json",
+        "mmap_tensors": "map_tensors unmappable_dtypes",
         "safetensors_header": "Header header_length parse_header",
     },
 )

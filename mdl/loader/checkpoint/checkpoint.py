@@ -1,23 +1,33 @@
 """A model folder opened for a request: its configuration, weight files and their headers.
 
 Everything is checked before a tensor is allocated: missing shards, truncated files, headers that
-do not match their file, an index that does not match the headers.
+do not match their file.
 """
 
-import json
-from collections.abc import Mapping
+import os
+import posixpath
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mdl.errors import LoadError, VerificationError
-from mdl.formats import ADAPTER
-from mdl.loader.checkpoint.files import INDEX, SINGLE, CheckpointFiles, choose_files
-from mdl.loader.checkpoint.safetensors_header import Header, TensorInfo, damaged_file, read_header
+from mdl.errors import LoadError
+from mdl.formats import find_tables
+from mdl.loader.checkpoint.damage import check_no_pointer, missing_file
+from mdl.loader.checkpoint.json_files import read_any_json, read_json
+from mdl.loader.checkpoint.safetensors_header import Header, TensorInfo, read_header
 from mdl.loader.request import LoadRequest
+from mdl.model_files import ADAPTER, CONFIG, ModelFiles, choose_files, subfolders
 
+# Masks and positions that models keep as buffers.
+_OTHERS = ("BOOL", "I64")
 FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
+
+
+# What quantizers store beside or in place of a weight, whatever its dtype.
+_STATISTICS = (".SCB", ".absmax", ".scales", ".qweight", ".weight_scale", ".weight_scale_inv",
+               ".weight_packed", ".codebooks", ".weight_blocks", ".trellis")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,7 @@ class Checkpoint:
     folder: Path
     request: LoadRequest
     config: Mapping[str, Any]
-    files: CheckpointFiles
+    files: ModelFiles
     headers: Mapping[str, Header]
 
     @cached_property
@@ -42,11 +52,26 @@ class Checkpoint:
         return sum(tensor.bytes for tensor in self.tensors.values())
 
     @property
+    def claimed_quantization(self) -> Mapping[str, Any] | None:
+        """The quantization that config.json claims, wherever it does; None if it claims none."""
+        return next((table for _, table in find_tables(self.config)), None)
+
+    @cached_property
     def quantization(self) -> Mapping[str, Any] | None:
-        """The quantization configuration the weights are stored with; None for floats."""
-        nested = self.config.get("text_config") or {}
-        found = self.config.get("quantization_config") or nested.get("quantization_config")
-        return found if isinstance(found, Mapping) else None
+        """The quantization configuration the weights are stored with; None for floats.
+
+        The headers are the proof: merges often keep the configuration of the model they came from.
+        Pickles have no headers, so for them the claim is believed.
+        """
+        claimed = self.claimed_quantization
+        if claimed is None or not self.headers:
+            return claimed
+        return claimed if any(_is_packed(tensor) for tensor in self.tensors.values()) else None
+
+    @property
+    def has_packed_4bit(self) -> bool:
+        """Whether there are statistics of bitsandbytes' 4-bit weights among the tensors."""
+        return any(".quant_state.bitsandbytes__" in name for name in self.tensors)
 
     @property
     def is_bnb_4bit(self) -> bool:
@@ -63,10 +88,7 @@ class Checkpoint:
         a quantization method of transformers (`fp8`, `gptq`); None for floats."""
         if self.quantization is None:
             return None
-        if self.is_bnb_4bit:
-            return "bnb-4bit"
-        eight = self.quantization.get("load_in_8bit")
-        return "8bit" if eight else str(self.quantization.get("quant_method", "unknown"))
+        return quantization_name(self.quantization)
 
     @property
     def stored_dtype(self) -> str | None:
@@ -83,6 +105,20 @@ class Checkpoint:
     def dtype(self) -> str:
         """The dtype to load in: the requested one, else the stored one, else `float32`."""
         return self.request.dtype or self.stored_dtype or "float32"
+
+
+def quantization_name(table: Mapping[str, Any]) -> str:
+    """What a quantization configuration quantizes to: `bnb-4bit`, `8bit` or its method."""
+    if table.get("load_in_4bit"):
+        return "bnb-4bit"
+    return "8bit" if table.get("load_in_8bit") else str(table.get("quant_method") or "MLX")
+
+
+def _is_packed(tensor: TensorInfo) -> bool:
+    """Whether a tensor can only be one of a quantized checkpoint."""
+    return tensor.name.endswith(_STATISTICS) or (
+        len(tensor.shape) > 1 and tensor.dtype not in FLOATS and tensor.dtype not in _OTHERS
+    )
 
 
 def read_checkpoint(folder: Path, request: LoadRequest | None = None) -> Checkpoint:
@@ -103,85 +139,58 @@ def read_checkpoint(folder: Path, request: LoadRequest | None = None) -> Checkpo
             why=f"It has {ADAPTER} and no model weights.",
             next="Load the adapter itself, by its name or folder, or load its base model.",
         )
-    config = read_json(folder / "config.json")
+    config = read_json(folder / CONFIG)
+    for name in files.weights.missing:
+        raise missing_file(folder / name, f"{files.weights.named_by or CONFIG} names it.")
+    for name in files.rest:
+        check_no_pointer(folder / name)
     if files.pickled:
         return Checkpoint(folder, request, config, files, {})
-    _check_index(folder, files)
     headers = {}
-    for name in files.weights:
+    for name in files.weights.files:
         if not (folder / name).exists():
-            raise _missing(folder / name, "The cache's link to it is dangling.")
+            raise missing_file(folder / name, "The cache's link to it is dangling.")
         headers[name] = read_header(folder / name)
-    checkpoint = Checkpoint(folder, request, config, files, headers)
-    _check_shards(checkpoint)
-    return checkpoint
+    return Checkpoint(folder, request, config, files, headers)
 
 
-def files_in(folder: Path, request: LoadRequest) -> CheckpointFiles:
+def files_in(folder: Path, request: LoadRequest) -> ModelFiles:
     """The files of a folder that the model, or the adapter, in it consists of.
+
+    Looks only where these can be, so that thousands of other files cost nothing.
 
     Raises:
         LoadError: as `choose_files`.
+        VerificationError: config.json or an index is not JSON.
     """
-    present = [path.relative_to(folder).as_posix() for path in folder.rglob("*")
-               if path.is_file() or path.is_symlink()]  # fmt: skip
-    return choose_files(
-        present, allow_pickle=request.allow_pickle, remote_code=request.trust_remote_code
-    )
+    contents: dict[str, Any] = {}
 
+    def read(name: str) -> Any:
+        if name not in contents:
+            contents[name] = read_any_json(folder / name)
+        return contents[name]
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of the checkpoint.
-
-    Raises:
-        VerificationError: the file is missing, or does not contain a JSON object.
-    """
+    names = set(_files_of(folder, ""))
+    if not names & {CONFIG, ADAPTER}:
+        names.update(path.relative_to(folder).as_posix() for path in folder.glob(f"*/{CONFIG}"))
+    else:
+        for inside in subfolders(names, read):
+            names.update(_files_of(folder, inside))
+    how = {"pickles": request.allow_pickle, "code": request.trust_remote_code}
     try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise _missing(path, "The cache's link to it is dangling.") from error
-    except (ValueError, RecursionError) as error:
-        raise damaged_file(path, f"It is not valid JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise damaged_file(path, "It is not a JSON object.")
-    return value
+        return choose_files(names, read, **how)
+    except LoadError:  # say what is there instead, in folders too
+        below = (path for path in folder.glob("*/*") if path.is_file())
+        names.update(path.relative_to(folder).as_posix() for path in below)
+        return choose_files(names, read, **how)
 
 
-def weight_map(folder: Path) -> dict[str, str]:
-    """Tensor name → shard, from the index of a sharded checkpoint."""
-    index = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(index, dict) or not all(isinstance(v, str) for v in index.values()):
-        raise damaged_file(folder / INDEX, "It has no weight map.")
-    return index
-
-
-def _check_index(folder: Path, files: CheckpointFiles) -> None:
-    """Every shard in the index must be there."""
-    if files.weights == (SINGLE,):
+def _files_of(folder: Path, inside: str) -> Iterator[str]:
+    """The files of one folder, dangling links included, as paths in `folder`."""
+    try:
+        with os.scandir(folder / inside) as entries:
+            for entry in entries:
+                if not entry.is_dir():
+                    yield posixpath.join(inside, entry.name)
+    except (FileNotFoundError, NotADirectoryError):
         return
-    absent = sorted(set(weight_map(folder).values()) - set(files.weights))
-    if absent:
-        raise _missing(folder / absent[0], "The index names it, but it is missing.")
-
-
-def _check_shards(checkpoint: Checkpoint) -> None:
-    """No tensor may be in two files, and each must be in the file that the index names."""
-    seen: dict[str, str] = {}
-    for file, header in checkpoint.headers.items():
-        for tensor in header.tensors:
-            if tensor.name in seen:
-                why = f"Tensor {tensor.name!r} is also in {seen[tensor.name]}."
-                raise damaged_file(checkpoint.folder / file, why)
-            seen[tensor.name] = file
-    if checkpoint.files.weights == (SINGLE,):
-        return
-    for name, file in weight_map(checkpoint.folder).items():
-        if seen.get(name) != file:
-            why = f"Tensor {name!r} is missing, which the index lists."
-            raise damaged_file(checkpoint.folder / file, why)
-
-
-def _missing(path: Path, why: str) -> VerificationError:
-    error = damaged_file(path, why)
-    error.details["missing"] = path.name
-    return error

@@ -28,7 +28,7 @@ def file_records(checkpoint: Checkpoint) -> tuple[FileRecord, ...]:
     """The checkpoint's files with the hashes the cache knows them by."""
     return tuple(
         FileRecord(name, path.stat().st_size, blob_hash(path))
-        for name in checkpoint.files.all
+        for name in checkpoint.files.read
         if (path := checkpoint.folder / name).exists()
     )
 

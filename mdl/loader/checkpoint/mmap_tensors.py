@@ -6,11 +6,17 @@ from mdl.loader.checkpoint.checkpoint import Checkpoint
 
 # torch's names for the dtypes (https://github.com/huggingface/safetensors#format).
 TORCH_NAMES = {
+    "F4": "float4_e2m1fn_x2", "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu", "I16": "int16", "U16": "uint16",
     "F16": "float16", "BF16": "bfloat16", "I32": "int32", "U32": "uint32", "F32": "float32",
     "C64": "complex64", "F64": "float64", "I64": "int64", "U64": "uint64",
 }  # fmt: skip
+
+
+def unmappable_dtypes(checkpoint: Checkpoint) -> set[str]:
+    """The dtypes of the checkpoint that torch has no name for."""
+    return {tensor.dtype for tensor in checkpoint.tensors.values()} - set(TORCH_NAMES)
 
 
 def map_tensors(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -33,5 +39,8 @@ def map_tensors(checkpoint: Checkpoint) -> dict[str, Any]:
             dtype = getattr(torch, TORCH_NAMES[tensor.dtype])
             if view.storage_offset() % dtype.itemsize:  # an unaligned view must be copied
                 view = view.clone()
-            tensors[tensor.name] = view.view(dtype).view(tensor.shape)
+            shape = list(tensor.shape)
+            if tensor.dtype == "F4":  # torch counts pairs
+                shape[-1] //= 2
+            tensors[tensor.name] = view.view(dtype).view(shape)
     return tensors

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mdl.errors import VerificationError
+from mdl.errors import LoadError
+from mdl.loader.checkpoint.damage import check_no_pointer, damaged_file
 
 MAX_HEADER = 100_000_000  # bytes; the safetensors library has the same limit
-# Bytes per element.
-DTYPE_BYTES: Mapping[str, int] = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I16": 2, "U16": 2,
-    "F16": 2, "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "C64": 8, "F64": 8, "I64": 8, "U64": 8,
+# Bits per element.
+DTYPE_BITS: Mapping[str, int] = {
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8,
+    "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
+    "I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64, "I64": 64, "U64": 64,
 }  # fmt: skip
 
 
@@ -53,7 +55,9 @@ def read_header(path: Path) -> Header:
 
     Raises:
         VerificationError: the header does not match the file, or is not a header.
+        LoadError: a dtype that is not known here.
     """
+    check_no_pointer(path)
     size = path.stat().st_size
     with path.open("rb") as stream:
         length = header_length(stream.read(8), size, path)
@@ -84,8 +88,9 @@ def parse_header(text: bytes, data_size: int, path: Path | str) -> Header:
         path: the file's name, for error messages.
 
     Raises:
-        VerificationError: not JSON, a duplicate name, an unknown dtype, a shape that does not match
-            its bytes, or tensors that overlap, leave gaps or do not end where the file does.
+        VerificationError: not JSON, a duplicate name, a shape that does not match its
+            bytes, or tensors that overlap, leave gaps or do not end where the file does.
+        LoadError: a dtype that is not known here.
     """
     try:
         raw = json.loads(text, object_pairs_hook=_unique)
@@ -128,20 +133,15 @@ def _tensor(name: str, entry: Any, path: Path | str) -> TensorInfo:
         counts = [*shape, start, end]
     except (KeyError, TypeError, ValueError) as error:
         raise damaged_file(path, f"Tensor {name!r} lacks a dtype, shape or offsets.") from error
-    if dtype not in DTYPE_BYTES:
-        raise damaged_file(path, f"Tensor {name!r} has the unknown dtype {dtype!r}.")
+    if dtype not in DTYPE_BITS:
+        raise LoadError(
+            f"{path} has tensors of the dtype {dtype}, which this version of mdl does not know.",
+            why=f"Tensor {name!r} is one.",
+            next="Upgrade mdl, or load another repository of the model.",
+        )
     if not all(type(count) is int and count >= 0 for count in counts) or end < start:
         raise damaged_file(path, f"Tensor {name!r} has an invalid shape or invalid offsets.")
-    if math.prod(shape) * DTYPE_BYTES[dtype] != end - start:
+    if math.prod(shape) * DTYPE_BITS[dtype] != 8 * (end - start):
         why = f"Tensor {name!r} of shape {shape} does not match its {end - start} bytes."
         raise damaged_file(path, why)
     return TensorInfo(name, dtype, tuple(shape), start, end)
-
-
-def damaged_file(path: Path | str, why: str) -> VerificationError:
-    """The error for a file of a checkpoint that cannot be used."""
-    return VerificationError(
-        f"{path} is damaged.",
-        why=why,
-        next="If it was downloaded, `mdl pull NAME --repair` downloads damaged files again.",
-    )

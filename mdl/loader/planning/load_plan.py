@@ -12,7 +12,7 @@ from typing import Any
 
 from mdl.errors import LoadError
 from mdl.formatting import human_size
-from mdl.loader.checkpoint import Checkpoint, CheckpointFiles, read_json
+from mdl.loader.checkpoint import Checkpoint, read_json
 from mdl.loader.devices import Device, find_devices, has_fp8, other_devices
 from mdl.loader.disk import RESERVE, free_space
 from mdl.loader.planning.fit import DEFAULT_TOKENS, MemoryNeed, what_would_fit
@@ -218,8 +218,8 @@ def _remote_checkpoint(located: LocatedModel, scratch: Path) -> Checkpoint:
     download = located.download
     assert download is not None
     download_small_files(located.hub, download, scratch)
-    weights = download.needed.weights if not download.needed.pickled else ()
+    needed = download.needed
+    weights = needed.weights.files if not needed.pickled else ()
     headers = {name: read_remote_header(located.hub, download, name) for name in weights}
-    files = CheckpointFiles(tuple(headers), download.needed.rest, download.needed.pickled)
     config = read_json(scratch / "config.json")
-    return Checkpoint(scratch, located.request, config, files, headers)
+    return Checkpoint(scratch, located.request, config, needed, headers)

@@ -113,24 +113,29 @@ def training_bytes(
 
 def shape_of(config: Mapping[str, Any]) -> ModelShape | None:
     """The shape in a config.json; None if it does not describe a plain transformer."""
-    text = {**config, **(config.get("text_config") or {})}
     try:
+        text = {**config, **(config.get("text_config") or {})}
         hidden = int(text["hidden_size"])
         layers, heads = int(text["num_hidden_layers"]), int(text["num_attention_heads"])
-    except (KeyError, TypeError, ValueError):
+        if min(hidden, layers, heads) <= 0:
+            return None
+        return ModelShape(
+            layers=layers,
+            hidden=hidden,
+            intermediate=_largest(text.get("intermediate_size")) or 4 * hidden,
+            heads=heads,
+            kv_heads=_largest(text.get("num_key_value_heads")) or heads,
+            head_size=_largest(text.get("head_dim")) or hidden // heads,
+            vocabulary=int(text.get("vocab_size") or 0),
+            windows=_windows(text, layers),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
-    if min(hidden, layers, heads) <= 0:
-        return None
-    return ModelShape(
-        layers=layers,
-        hidden=hidden,
-        intermediate=int(text.get("intermediate_size") or 4 * hidden),
-        heads=heads,
-        kv_heads=int(text.get("num_key_value_heads") or heads),
-        head_size=int(text.get("head_dim") or hidden // heads),
-        vocabulary=int(text.get("vocab_size") or 0),
-        windows=_windows(text, layers),
-    )
+
+
+def _largest(value: Any) -> int:
+    """A size, or the largest of those of the layers; 0 for none."""
+    return max(map(int, value), default=0) if isinstance(value, list) else int(value or 0)
 
 
 def _windows(text: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
@@ -138,7 +143,8 @@ def _windows(text: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
     window = text.get("sliding_window")
     kinds = text.get("layer_types")
     if kinds and len(kinds) == layers:
-        return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+        width = int(window) if window else None
+        return tuple(width if kind == "sliding_attention" else None for kind in kinds)
     if window and text.get("use_sliding_window", True) and text.get("model_type") == "mistral":
         return (int(window),) * layers
     return (None,) * layers

@@ -45,7 +45,7 @@ def upper_bound(located: LocatedModel) -> int:
 def _upper_bound_here(checkpoint: Checkpoint, tokens: int) -> int:
     width = {"float64": 8, "float32": 4}.get(checkpoint.request.dtype or "", 2)
     if not checkpoint.headers or (checkpoint.quantization and not checkpoint.is_bnb_4bit):
-        stored = sum((checkpoint.folder / f).stat().st_size for f in checkpoint.files.weights)
+        stored = sum((checkpoint.folder / f).stat().st_size for f in checkpoint.files.weights.files)
         weights = stored * 2 * width
     else:
         weights = sum(max(t.bytes, t.numel * width) for t in checkpoint.tensors.values())

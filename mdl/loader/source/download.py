@@ -4,18 +4,29 @@ Only missing files are downloaded, and only those a model needs; a disk too smal
 reported first.
 """
 
-from collections.abc import Sequence
+import contextlib
+import functools
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mdl.cachemgr import folder_name
+from mdl.errors import LoadError
 from mdl.hub_http import http_library, hub_errors
-from mdl.loader.checkpoint import CheckpointFiles, Header, choose_files, header_length, parse_header
+from mdl.loader.checkpoint import (
+    MAX_JSON,
+    Header,
+    damaged_file,
+    header_length,
+    parse_header,
+    parse_json,
+)
 from mdl.loader.disk import check_space
 from mdl.loader.progress import Progress
 from mdl.loader.request import LoadRequest
+from mdl.model_files import CONFIG, ModelFiles, ReadJson, WeightFiles, choose_files
 from mdl.settings import Settings
 
 WORKERS = 4  # files downloaded in parallel
@@ -24,23 +35,31 @@ ATTEMPTS = 3  # huggingface_hub does not retry when a connection breaks in the m
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a commit on the Hub: its size in bytes, and its blob's name in the cache."""
+    """A file of a commit on the Hub: its size in bytes, and its blob's name in the cache.
+
+    `git_sha1` names it in git (an LFS file's pointer), `xet_hash` in Xet's store, if it is there.
+    """
 
     path: str
     size: int
     etag: str
+    git_sha1: str = ""
+    xet_hash: str | None = None
 
 
 @dataclass(frozen=True)
 class Download:
-    """The files a model needs at one commit, and those of them that are not in the cache."""
+    """The files a model needs at one commit, those of them that are not in the cache, and what is
+    in its config.json (empty for an adapter)."""
 
     repo_id: str
     commit: str
     files: tuple[RemoteFile, ...]
     missing: tuple[RemoteFile, ...]
-    needed: CheckpointFiles
+    needed: ModelFiles
     local_dir: Path | None = None  # where to, instead of the cache
+    config: Mapping[str, Any] = field(default_factory=dict)
+    listing: tuple[RemoteFile, ...] = ()  # all files of the commit
 
     @property
     def bytes(self) -> int:
@@ -50,7 +69,7 @@ class Download:
     @property
     def weight_bytes(self) -> int:
         """Size of all weight files."""
-        return sum(file.size for file in self.files if file.path in self.needed.weights)
+        return sum(file.size for file in self.files if file.path in self.needed.weights.files)
 
 
 @dataclass(frozen=True)
@@ -78,13 +97,49 @@ def plan_download(hub: HubAccess, repo_id: str, commit: str, request: LoadReques
         NotFoundError, NoAccessError, OfflineError: the Hub cannot list it.
     """
     rows = list_files(hub, repo_id, commit)
-    needed = choose_files(
-        rows, allow_pickle=request.allow_pickle, remote_code=request.trust_remote_code
-    )
-    files = tuple(rows[path] for path in needed.all)
     blobs = hub.folder_of(repo_id) / "blobs"
+    read = json_reader(hub, rows, repo_id, commit)
+    needed = choose_files(rows, read, pickles=request.allow_pickle, code=request.trust_remote_code)
+    if needed.weights.missing:
+        raise _not_uploaded(repo_id, needed.weights)
+    files = tuple(rows[path] for path in needed.all)
     missing = tuple(file for file in files if not (blobs / file.etag).exists())
-    return Download(repo_id, commit, files, missing, needed)
+    config = {} if needed.adapter else read(CONFIG)
+    return Download(
+        repo_id, commit, files, missing, needed, config=config, listing=tuple(rows.values())
+    )
+
+
+def json_reader(
+    hub: HubAccess, rows: Mapping[str, RemoteFile], repo_id: str, commit: str
+) -> ReadJson:
+    """Reads the JSON of a commit's files, from the cache or else from the Hub."""
+
+    @functools.cache
+    def read(path: str) -> Any:
+        row = rows[path]
+        if row.size > MAX_JSON:
+            raise damaged_file(f"{repo_id}/{path}", f"It has {row.size} bytes.")
+        blob = hub.folder_of(repo_id) / "blobs" / row.etag
+        with contextlib.suppress(OSError):
+            if blob.stat().st_size == row.size:
+                return parse_json(blob.read_bytes(), blob)
+        with hub_errors(repo_id):
+            data = _read_range(hub, repo_id, commit, path, 0, row.size) if row.size else b""
+        return parse_json(data, f"{repo_id}/{path}")
+
+    return read
+
+
+def _not_uploaded(repo_id: str, weights: WeightFiles) -> LoadError:
+    missing = weights.missing
+    more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+    return LoadError(
+        f"{repo_id} lacks {missing[0]}{more}.",
+        why=f"{weights.named_by or 'config.json'} names it, but it was not uploaded.",
+        next="Load another revision, or ask the author to upload it.",
+        details={"missing": list(missing)},
+    )
 
 
 def list_files(hub: HubAccess, repo_id: str, commit: str) -> dict[str, RemoteFile]:
@@ -99,7 +154,13 @@ def list_files(hub: HubAccess, repo_id: str, commit: str) -> dict[str, RemoteFil
     with hub_errors(repo_id):
         tree = HfApi(**hub.options).list_repo_tree(repo_id, recursive=True, revision=commit)
         return {
-            row.path: RemoteFile(row.path, row.size, row.lfs.sha256 if row.lfs else row.blob_id)
+            row.path: RemoteFile(
+                row.path,
+                row.size,
+                row.lfs.sha256 if row.lfs else row.blob_id,
+                row.blob_id,
+                row.xet_hash,
+            )
             for row in tree
             if isinstance(row, RepoFile)
         }
@@ -121,11 +182,30 @@ def download_files(hub: HubAccess, download: Download, progress: Progress | None
         progress.tracking_connections(),
         progress.downloading(download.bytes),
     ):
-        for paths in (download.needed.rest, download.needed.weights):
+        for paths in (
+            download.needed.rest,
+            download.needed.beside,
+            download.needed.weights.files,
+        ):
             _download_in_parallel(hub, download, paths, progress)
     if download.local_dir is not None:
         return download.local_dir
+    _write_listing(hub.folder_of(download.repo_id), download)
     return hub.folder_of(download.repo_id) / "snapshots" / download.commit
+
+
+def _write_listing(folder: Path, download: Download) -> None:
+    """Leave `trees/<commit>.json` behind as `snapshot_download` does: what each file must be."""
+    from huggingface_hub._tree_cache import TreeCacheEntry, write_tree_cache
+
+    entries = {}
+    for file in download.listing:
+        lfs = file.etag if file.etag != file.git_sha1 else None
+        entries[file.path] = TreeCacheEntry(
+            file.size, file.git_sha1, lfs, file.size if lfs else None, file.xet_hash
+        )
+    if entries:
+        write_tree_cache(str(folder), download.commit, entries)
 
 
 def _download_in_parallel(
@@ -215,18 +295,21 @@ def read_remote_header(hub: HubAccess, download: Download, name: str) -> Header:
     """
     size = next(file.size for file in download.files if file.path == name)
     with hub_errors(download.repo_id):
-        length = header_length(_read_range(hub, download, name, 0, 8), size, name)
-        text = _read_range(hub, download, name, 8, length)
+        repo_id, commit = download.repo_id, download.commit
+        length = header_length(_read_range(hub, repo_id, commit, name, 0, 8), size, name)
+        text = _read_range(hub, repo_id, commit, name, 8, length)
     return parse_header(text, size - 8 - length, name)
 
 
-def _read_range(hub: HubAccess, download: Download, path: str, start: int, count: int) -> bytes:
+def _read_range(
+    hub: HubAccess, repo_id: str, commit: str, path: str, start: int, count: int
+) -> bytes:
     """`count` bytes of a file on the Hub, from `start`."""
     from huggingface_hub import get_session, hf_hub_url
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
     options = hub.options
-    url = hf_hub_url(download.repo_id, path, revision=download.commit, endpoint=options["endpoint"])
+    url = hf_hub_url(repo_id, path, revision=commit, endpoint=options["endpoint"])
     headers = build_hf_headers(token=options["token"])
     headers["Range"] = f"bytes={start}-{start + count - 1}"
     response = get_session().get(url, headers=headers)

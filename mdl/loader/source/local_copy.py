@@ -104,13 +104,17 @@ def locked(folder: Path, settings: Settings) -> Iterator[None]:
     import filelock
 
     locks = Path(settings.cache_root) / ".locks" / folder.parent.parent.name
+    lock = filelock.FileLock(locks / f"{folder.name}.lock", mode=0o664)
     try:
         locks.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
     except OSError:
         yield
         return
-    with filelock.FileLock(locks / f"{folder.name}.lock", mode=0o664):
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def write_local_copy(
@@ -132,23 +136,29 @@ def write_local_copy(
     home = snapshot.parent.parent
     if not is_complete(snapshot):
         check_space(settings.cache_root, model.get_memory_footprint())
-        home.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(home)
-        scratch = Path(tempfile.mkdtemp(dir=home, prefix=".writing-"))
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(home)
+            scratch = Path(tempfile.mkdtemp(dir=home, prefix=".writing-"))
+        except OSError as error:
+            raise _not_saved(repo_id, error) from error
         try:
             _save(model, source, scratch, _provenance(model, repo_id, commit, source.request))
             read_checkpoint(scratch)  # never publish what cannot be read again
             _publish(scratch, home, snapshot)
         except (OSError, SafetensorError, MdlError) as error:
-            raise DiskError(
-                f"Could not save the local 4-bit copy of {repo_id}.",
-                why=str(error),
-                next="The model is loaded all the same. Free some space, or pass "
-                "quantize_once=False.",
-            ) from error
+            raise _not_saved(repo_id, error) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return local_copy_row(snapshot, repo_id, commit, source.request)
+
+
+def _not_saved(repo_id: str, error: Exception) -> DiskError:
+    return DiskError(
+        f"Could not save the local 4-bit copy of {repo_id}.",
+        why=str(error),
+        next="The model is loaded all the same. Free some space, or pass quantize_once=False.",
+    )
 
 
 def _remove_abandoned(home: Path) -> None:

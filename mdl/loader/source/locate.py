@@ -8,13 +8,14 @@ from mdl.cachemgr import open_cache
 from mdl.errors import LoadError, MdlError, OfflineError, VerificationError
 from mdl.formats import ADAPTER
 from mdl.hub_http import hub_errors
-from mdl.loader.checkpoint import CheckpointFiles, files_in, read_checkpoint, read_json
+from mdl.loader.checkpoint import files_in, read_checkpoint, read_json
 from mdl.loader.progress import Progress
 from mdl.loader.request import LoadRequest
 from mdl.loader.source.download import HubAccess, download_small_files, plan_download
 from mdl.loader.source.fetch import fetch_adapter
 from mdl.loader.source.local_copy import find_local_copy, read_local_copy
 from mdl.loader.source.located import Adapter, LocatedModel
+from mdl.model_files import ModelFiles, WeightFiles
 from mdl.resolver import Resolution, ResolveOptions, is_commit
 from mdl.settings import Settings, load_settings
 
@@ -83,7 +84,7 @@ def _is_whole_adapter(folder: Path, request: LoadRequest) -> bool:
     if not (folder / ADAPTER).is_file():
         return False
     files = files_in(folder, request)
-    return files.adapter and all((folder / name).exists() for name in files.weights)
+    return files.adapter and all((folder / name).exists() for name in files.weights.files)
 
 
 def _read_adapter(
@@ -95,14 +96,28 @@ def _read_adapter(
         LoadError: it does not name its base model.
     """
     table = read_json(folder / ADAPTER)
+    if request.base is not None:
+        return Adapter(request, folder, request.base, None, origin)
     base = table.get("base_model_name_or_path")
+    if isinstance(base, str) and _is_foreign_path(base):
+        raise LoadError(
+            f"The base model of the adapter {request.name}, {base}, is not on this machine.",
+            why=f"base_model_name_or_path in {ADAPTER} is a path of the machine it was trained on.",
+            next="Name the base model: base='org/name', `mdl load --base org/name`.",
+        )
     if not isinstance(base, str) or not base:
         raise LoadError(
             f"The adapter in {folder} does not name its base model.",
             why=f"base_model_name_or_path in {ADAPTER} is {base!r}.",
-            next="Set it to the model's name, org/name.",
+            next="Name it: base='org/name', `mdl load --base org/name`.",
         )
     return Adapter(request, folder, base, revision or table.get("revision") or None, origin)
+
+
+def _is_foreign_path(base: str) -> bool:
+    """Whether a base model is a path, and there is nothing on this machine."""
+    is_path = base.startswith(("/", "~", "./", "../")) or "\\" in base or base.count("/") > 1
+    return is_path and "://" not in base and not Path(base).expanduser().exists()
 
 
 def _read_remote_adapter(located: LocatedModel) -> Adapter:
@@ -110,7 +125,7 @@ def _read_remote_adapter(located: LocatedModel) -> Adapter:
     if located.adapter_folder is not None:
         return _read_adapter(located.request, located.adapter_folder, None, located)
     assert located.download is not None
-    small = replace(located.download, needed=CheckpointFiles((), (ADAPTER,)))
+    small = replace(located.download, needed=ModelFiles(WeightFiles(()), (ADAPTER,)))
     with tempfile.TemporaryDirectory(prefix="mdl-plan-") as scratch:
         download_small_files(located.hub, small, Path(scratch))
         adapter = _read_adapter(located.request, Path(scratch), None, located)
@@ -172,7 +187,7 @@ def _find_files(request: LoadRequest, resolution: Resolution, hub: HubAccess) ->
     if hub.settings.offline:
         if isinstance(damage, VerificationError) and "missing" not in damage.details:
             raise damage
-        raise _not_complete(resolution, damage)
+        raise _not_complete(resolution, damage, hub.settings)
     # Another process may be downloading right now. Fetching waits for its files, and only what is
     # still wrong after that is damage.
     return replace(located, download=plan_download(hub, repo_id, commit, request))
@@ -190,7 +205,7 @@ def current_commit(resolution: Resolution, hub: HubAccess) -> str:
     if fresh or (hub.settings.offline and resolution.commit is not None):
         return str(resolution.commit)
     if hub.settings.offline:
-        raise _not_complete(resolution, None)
+        raise _not_complete(resolution, None, hub.settings)
     from huggingface_hub import HfApi
 
     try:
@@ -205,8 +220,19 @@ def current_commit(resolution: Resolution, hub: HubAccess) -> str:
     return str(info.sha)
 
 
-def _not_complete(resolution: Resolution, cause: MdlError | None) -> OfflineError:
+def _not_complete(
+    resolution: Resolution, cause: MdlError | None, settings: Settings
+) -> OfflineError:
     revision = f" at {resolution.revision}" if resolution.revision else ""
+    here = open_cache(settings).placement(resolution.repo_id, resolution.revision).commits
+    if here:
+        return OfflineError(
+            f"{resolution.repo_id}{revision} is not in the cache, and mdl is offline.",
+            why=f"It has no ref {resolution.revision or 'main'} to a commit in it. It has: "
+            f"{', '.join(here[:5])}.",
+            next=f"Name the commit: --revision {here[0]} (revision=).",
+            details={"commits": list(here)},
+        )
     missing = cause.details.get("missing") if cause else None
     why = f"{missing} is missing." if missing else cause.message if cause else ""
     return OfflineError(

@@ -1,13 +1,15 @@
 """What a request leads to: a model, where its files are, and the adapter that goes on it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mdl.cachemgr.verify import hash_file
-from mdl.loader.checkpoint import ADAPTER_WEIGHTS, PICKLED_ADAPTER, Checkpoint
+from mdl.loader.checkpoint import Checkpoint
 from mdl.loader.request import LoadRequest
 from mdl.loader.source.download import Download, HubAccess
+from mdl.model_files import ADAPTER_WEIGHTS, PICKLED_ADAPTER
 from mdl.resolver import Resolution
 from mdl.settings import Settings
 
@@ -46,6 +48,13 @@ class LocatedModel:
     def is_adapter(self) -> bool:
         remote = self.download is not None and self.download.needed.adapter
         return remote or self.adapter_folder is not None
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """What is in the model's config.json."""
+        if self.checkpoint is not None:
+            return self.checkpoint.config
+        return {} if self.download is None else self.download.config
 
     @property
     def bytes_to_download(self) -> int:

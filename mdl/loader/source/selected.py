@@ -5,14 +5,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mdl.errors import LoadError, NotFoundError, OfflineError
-from mdl.loader.checkpoint import CheckpointFiles, choose_files
+from mdl.errors import LoadError, NotFoundError, OfflineError, VerificationError
 from mdl.loader.progress import Progress
 from mdl.loader.request import LoadRequest
-from mdl.loader.source.download import Download, HubAccess, RemoteFile, download_files, list_files
+from mdl.loader.source.download import (
+    Download,
+    HubAccess,
+    RemoteFile,
+    download_files,
+    json_reader,
+    list_files,
+)
 from mdl.loader.source.fetch import check_locked, write_ref
 from mdl.loader.source.locate import current_commit
 from mdl.loader.source.located import LocatedModel
+from mdl.model_files import ModelFiles, ReadJson, WeightFiles, choose_files
 from mdl.resolver import Resolution, ResolveOptions
 from mdl.settings import Settings
 
@@ -140,7 +147,8 @@ def _from_cache(
 
 def _plan(hub: HubAccess, resolution: Resolution, commit: str, selection: Selection) -> Download:
     rows = list_files(hub, resolution.repo_id, commit)
-    chosen = select_files(rows, resolution, selection)
+    read = json_reader(hub, rows, resolution.repo_id, commit)
+    chosen = select_files(rows, resolution, selection, read)
     if not chosen.all:
         raise NotFoundError(
             f"No file of {resolution.repo_id} is selected.",
@@ -155,13 +163,21 @@ def _plan(hub: HubAccess, resolution: Resolution, commit: str, selection: Select
         for file in files
         if not (_is_there(folder / file.path, file) if folder else (blobs / file.etag).exists())
     )
-    return Download(resolution.repo_id, commit, files, missing, chosen, local_dir=folder)
+    return Download(
+        resolution.repo_id,
+        commit,
+        files,
+        missing,
+        chosen,
+        local_dir=folder,
+        listing=tuple(rows.values()),
+    )
 
 
 def select_files(
-    rows: Mapping[str, RemoteFile], resolution: Resolution, selection: Selection
-) -> CheckpointFiles:
-    """The files to download, the ones to open first.
+    rows: Mapping[str, RemoteFile], resolution: Resolution, selection: Selection, read: ReadJson
+) -> ModelFiles:
+    """The files to download, the ones to open first; `read` reads their JSON.
 
     Raises:
         NotFoundError: the repository no longer has a file of the variant.
@@ -172,15 +188,16 @@ def select_files(
     if include is not None:
         paths: Sequence[str] = sorted(rows)
     else:
-        paths = needed_files(rows, resolution)
+        paths = needed_files(rows, resolution, read)
     exclude = list(selection.exclude) or None
     kept = filter_repo_objects(paths, allow_patterns=include, ignore_patterns=exclude)
     files = list(kept)
     small = tuple(path for path in files if rows[path].size < 1_000_000)
-    return CheckpointFiles(tuple(path for path in files if path not in small), small)
+    large = tuple(path for path in files if path not in small)
+    return ModelFiles(WeightFiles(large), small)
 
 
-def needed_files(rows: Iterable[str], resolution: Resolution) -> list[str]:
+def needed_files(rows: Iterable[str], resolution: Resolution, read: ReadJson) -> list[str]:
     """What a format needs of a repository's files.
 
     Raises:
@@ -198,8 +215,9 @@ def needed_files(rows: Iterable[str], resolution: Resolution) -> list[str]:
     if named and resolution.format in _ONE_FILE:
         return named
     try:
-        chosen = list(choose_files(have).all)
-    except LoadError:
+        files = choose_files(have, read)
+        chosen = [path for path in files.all if path not in files.weights.missing]
+    except (LoadError, VerificationError):
         from huggingface_hub.utils import filter_repo_objects
 
         chosen = list(filter_repo_objects(sorted(have), ignore_patterns=list(_LEFT_OUT)))
