@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mdl.formats import claimed_format
+from mdl.loader.checkpoint import Checkpoint
 from mdl.loader.progress import Progress
 from mdl.loader.request import LoadRequest
 from mdl.loader.source import LocatedModel, Selection, fetch_model, locate_model, pull_files
@@ -114,44 +115,56 @@ def pull(
         MdlError: as `mdl.resolve`; and a download that fails, which leaves the cache as it was.
     """
     found = settings or load_settings()
-    selection = Selection(
-        _patterns(include), _patterns(exclude), Path(local_dir) if local_dir else None
+    selection = Selection(_patterns(include), _patterns(exclude), _folder(local_dir))
+    format, exact = _format_to_pull(
+        name, format, runtime, exact=exact, selects=bool(include or exclude)
     )
-    if format is None or runtime is not None:
-        format = _named_format(name) if runtime is None else format or "16bit"
-        exact = exact or bool(include or exclude)
     options = ResolveOptions(
         format, exact, revision, prefer or found.prefer, mmproj=mmproj, any_publisher=any_publisher,
         runtime=runtime, fit=fit, context=context,
     )  # fmt: skip
     if selection or options.is_stored or _has_variant(name):
-        if offline is not None:
-            found = found._replace(offline=offline)
+        found = found if offline is None else found._replace(offline=offline)
         return _pull_files(
             name, options, selection, found,
             token=token, locked=locked, dry_run=dry_run, progress=progress,
         )  # fmt: skip
     request = LoadRequest(
-        name=name,
-        format=format,
-        exact_name=exact,
-        base=base,
-        revision=revision,
-        prefer=prefer,
-        locked=locked,
-        allow_pickle=allow_pickle,
-        trust_remote_code=trust_remote_code,
-        token=token,
-        offline=offline,
-    )
+        name, format, exact, base, revision, prefer=prefer, locked=locked, token=token,
+        allow_pickle=allow_pickle, trust_remote_code=trust_remote_code, offline=offline,
+    )  # fmt: skip
+    return _pull_model(request, settings, repair=repair, dry_run=dry_run, progress=progress)
+
+
+def _pull_model(
+    request: LoadRequest,
+    settings: Settings | None,
+    *,
+    repair: bool,
+    dry_run: bool,
+    progress: Progress | None,
+) -> Pulled:
+    """Pull what loading a model needs."""
     located = locate_model(
         request, settings, purpose="pull", download_adapter=not dry_run, progress=progress
     )
-    adapter, download = located.adapter, located.download
-    repaired, checkpoint = None, located.checkpoint
-    if not dry_run:
-        repaired = _repair(located) if repair else None
-        checkpoint = fetch_model(located, progress).checkpoint
+    if dry_run:
+        return _pulled(request.name, located, located.checkpoint, None, dry_run=True)
+    repaired = _repair(located) if repair else None
+    checkpoint = fetch_model(located, progress).checkpoint
+    return _pulled(request.name, located, checkpoint, repaired, dry_run=False)
+
+
+def _pulled(
+    name: str,
+    located: LocatedModel,
+    checkpoint: Checkpoint | None,
+    repaired: tuple[str, ...] | None,
+    *,
+    dry_run: bool,
+) -> Pulled:
+    """What was pulled of a model, or would be; `checkpoint` is None if it is not here yet."""
+    download = located.download
     if checkpoint is not None:
         files = checkpoint.files.all
     else:
@@ -164,7 +177,7 @@ def pull(
         files=files,
         downloaded=tuple(file.path for file in download.missing) if download is not None else (),
         bytes=located.bytes_to_download,
-        adapter=None if adapter is None else adapter.to_json(),
+        adapter=None if located.adapter is None else located.adapter.to_json(),
         repaired=repaired,
     )
 
@@ -194,14 +207,27 @@ def _pull_files(
     )
 
 
-def _named_format(name: str) -> str:
-    """What to pull of a name without a format: a stored format that it names, else 16-bit."""
-    claimed = claimed_format(name)
-    return claimed if claimed in STORED_FORMATS else "16bit"
+def _format_to_pull(
+    name: str, format: str | None, runtime: str | None, *, exact: bool, selects: bool
+) -> tuple[str, bool]:
+    """The format to pull, and whether of this very repository.
+
+    Without a format, it is the stored format that the name itself names, else 16-bit.
+    """
+    if format is not None and runtime is None:
+        return format, exact
+    if runtime is None:
+        claimed = claimed_format(name)
+        format = claimed if claimed in STORED_FORMATS else "16bit"
+    return format or "16bit", exact or selects
 
 
 def _patterns(given: str | Sequence[str]) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _folder(given: StrPath | None) -> Path | None:
+    return Path(given) if given else None
 
 
 def _has_variant(name: str) -> bool:
