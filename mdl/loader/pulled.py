@@ -116,9 +116,7 @@ def pull(
     """
     found = settings or load_settings()
     selection = Selection(_patterns(include), _patterns(exclude), _folder(local_dir))
-    format, exact = _format_to_pull(
-        name, format, runtime, exact=exact, selects=bool(include or exclude)
-    )
+    format, exact = _format_of(name, format, runtime, exact=exact, selects=bool(include or exclude))
     options = ResolveOptions(
         format, exact, revision, prefer or found.prefer, mmproj=mmproj, any_publisher=any_publisher,
         runtime=runtime, fit=fit, context=context,
@@ -207,7 +205,7 @@ def _pull_files(
     )
 
 
-def _format_to_pull(
+def _format_of(
     name: str, format: str | None, runtime: str | None, *, exact: bool, selects: bool
 ) -> tuple[str, bool]:
     """The format to pull, and whether of this very repository.
