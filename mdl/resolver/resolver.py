@@ -1,29 +1,19 @@
-"""Resolve names: gather what the rules need from the database, the Hub and the cache."""
+"""Resolve names: let the rules decide, and gather the facts that they lack."""
 
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from mdl.errors import (
-    BusyError,
-    HubFaultError,
-    MdlError,
-    NotFoundError,
-    OfflineError,
-    StoreError,
-    UsageError,
-)
+from mdl.errors import MdlError, NotFoundError, OfflineError, UsageError
 from mdl.resolver import candidates, refusals
 from mdl.resolver.names import Name, parse_name
 from mdl.resolver.rules import decide
+from mdl.resolver.sources import Sources, warn
 from mdl.resolver.types import (
     Access,
-    Cached,
     CacheView,
-    MissingFact,
     Redirect,
     RepoInfo,
     Resolution,
@@ -31,23 +21,18 @@ from mdl.resolver.types import (
     ResolveRequest,
 )
 from mdl.settings import Settings
-from mdl.store import Catalog, NameRecord, RepositoryRow, open_catalog
+from mdl.store import Catalog
 
 if TYPE_CHECKING:
-    from mdl.resolver.hub_api import HubApi
     from mdl.resolver.stored import StoredLookup
 
-# Seconds for which what the Hub said is used again without asking.
-_LIVE = 60.0  # asked by this very resolver: the commit of a branch
-_FACTS = 86400.0  # name, gating, format: they change rarely, and a load asks again
-_GRANTED, _DENIED = 3600.0, 300.0  # denials expire soon: people fix them and try again
 # From this many names of one owner on, listing the owner is cheaper than asking for each.
 _LISTING_PAYS = 8
 _BATCH = 500
 _USING_LOCAL_DATA = "%s Using local data."
 
 
-class Resolver:
+class Resolver(Sources):
     """Resolves names with one set of settings; keeps the database open in between.
 
     Args:
@@ -58,8 +43,6 @@ class Resolver:
         catalog: one that is already open; the caller closes it.
     """
 
-    FAULTS_OF_AN_OUTAGE = 3
-
     def __init__(
         self,
         settings: Settings,
@@ -69,39 +52,14 @@ class Resolver:
         allow_local: bool = True,
         catalog: Catalog | None = None,
     ) -> None:
-        self.settings = settings
-        self.catalog: Catalog = catalog or open_catalog(settings)
-        self.cached = cached or _nothing_cached
-        self._token = settings.token_for(token)
+        super().__init__(settings, cached, token=token, catalog=catalog)
         self._allow_local = allow_local
-        self._hub: HubApi | None = None
-        self._warned_of_token = False
-        self._dead: OfflineError | None = None
-        self._failing: set[str] = set()  # the names' keys
-        self._facts: dict[tuple[str, str | None], tuple[float, RepoInfo]] = {}
-        self._print: str | None = None
 
     @cached_property
     def stored(self) -> "StoredLookup":
         from mdl.resolver.stored import StoredLookup
 
         return StoredLookup(self)
-
-    @property
-    def hub(self) -> "HubApi":
-        if self._hub is None:
-            from mdl.resolver.hub_api import HubApi
-
-            self._hub = HubApi(self.settings.endpoint, self._token, self.settings.hub_timeout)
-        return self._hub
-
-    @property
-    def online(self) -> bool:
-        """Whether the Hub may be asked and, as far as is known, responds."""
-        return not self.settings.offline and self._dead is None
-
-    def close(self) -> None:
-        self.catalog.database.close()
 
     # -- one name ---------------------------------------------------------------------------
 
@@ -129,7 +87,7 @@ class Resolver:
             if not was_online:
                 raise
             self._note_fault(error, name.key)
-            _warn(_USING_LOCAL_DATA, error.message)
+            warn(_USING_LOCAL_DATA, error.message)
             resolution = self._decide(ResolveRequest(name, options, online=False))
         refusal = resolution.error
         if (
@@ -161,7 +119,7 @@ class Resolver:
     def record(self, resolution: Resolution, purpose: str, *, announce: bool = True) -> None:
         """Log a resolution that is used, and warn of a substitution."""
         if resolution.substituted and announce:
-            _warn(
+            warn(
                 "Using %s instead of %s (%s).",
                 resolution.repo_id,
                 resolution.requested,
@@ -232,7 +190,7 @@ class Resolver:
         name = parse_name(text, allow_local=False)
         return self._decide(ResolveRequest(name, options, online=False))
 
-    # -- gathering --------------------------------------------------------------------------
+    # -- deciding ---------------------------------------------------------------------------
 
     def _decide(self, request: ResolveRequest) -> Resolution:
         if request.options.runtime is not None:
@@ -267,136 +225,6 @@ class Resolver:
             return resolution
         return resolution._replace(local_mirrors=tuple(m._asdict() for m in made))
 
-    def _knowledge(self, request: ResolveRequest, facts: dict[str, RepoInfo]) -> NameRecord:
-        """The catalogue's rows about a name; adds stored facts that are fresh enough to `facts`."""
-        known = self.about(request.name.key)
-        rows = [known.repository, *(row for _, _, row in known.mirrors)]
-        for row in rows:
-            if row is None:
-                continue
-            key = row.repo_id.lower() if row is not known.repository else request.name.key
-            age = time.time() - row.checked_at
-            if key not in facts and (not request.online or age < _FACTS):
-                if (
-                    request.options.revision is not None
-                    and row is known.repository
-                    and request.online
-                ):
-                    continue  # the stored commit is the default branch's
-                stored = self._stored(key, row)
-                if stored is not None and (stored.state == "ok" or not request.online):
-                    facts[key] = stored
-        return known
-
-    def about(self, key: str) -> NameRecord:
-        """The catalogue's rows, with those local copies that still exist.
-
-        A copy may have been removed, or be on a teammate's machine.
-        """
-        known = self._look_up(key)
-        if known.local:
-            here = tuple(mirror for mirror in known.local if os.path.isdir(mirror.path))
-            known = known._replace(local=here)
-        return known
-
-    def _look_up(self, key: str) -> NameRecord:
-        return self.catalog.about(key)
-
-    def _gather(
-        self, missing: MissingFact, request: ResolveRequest, facts: dict[str, RepoInfo]
-    ) -> None:
-        key = missing.repo_id.lower()
-        if missing.what == "facts":
-            own = key == request.name.key or missing.repo_id == request.name.text
-            facts[key] = self._fetch(missing.repo_id, request.options.revision if own else None)
-            if own:
-                facts[request.name.key] = facts[key]
-            facts[facts[key].repo_id.lower()] = facts[key]
-        else:
-            facts[key] = self.with_access(facts[key])
-
-    def _fetch(self, repo_id: str, revision: str | None) -> RepoInfo:
-        key = (repo_id.lower(), revision)
-        at, stored = self._facts.get(key, (-_LIVE, None))
-        if stored is not None and time.monotonic() - at < _LIVE:
-            return stored
-        facts = self.hub.facts(repo_id, revision)
-        if self.hub.bad_token and not self._warned_of_token:
-            self._warned_of_token = True
-            _warn("The Hub does not accept the token; continuing without it.")
-        self.keep(repo_id.lower(), revision, facts)
-        return facts
-
-    def keep(self, key: str, revision: str | None, facts: RepoInfo) -> None:
-        self._facts[(key, revision)] = (time.monotonic(), facts)
-        if facts.state == "no_revision" or facts.is_private:
-            return
-        row = facts.to_row(commit=revision is None)
-        rows = {facts.repo_id.lower(): row}
-        if facts.state != "ok":
-            rows = {key: row}
-        self._write_rows(rows)
-
-    def _remember_rename(self, old: str, new: str) -> None:
-        row = RepositoryRow(new, "ok", None, None, None, None, None, time.time(), renamed_to=new)
-        self._write_rows({old: row})
-
-    def _write_rows(self, rows: dict[str, RepositoryRow]) -> None:
-        self.write(lambda: self.catalog.remember(rows.items()))
-
-    def write(self, write: Callable[[], None]) -> None:
-        """Write to the database; a full or busy disk must not lose a good resolution."""
-        if not self.catalog.database.writable:
-            return
-        try:
-            write()
-        except (StoreError, BusyError) as error:
-            _warn("%s (%s) The result is unaffected, but not recorded.", error.message, error.why)
-
-    def stored_info(self, key: str, row: RepositoryRow | None = None) -> RepoInfo | None:
-        """What the database has of a repository, whose `row` may be at hand."""
-        return self._stored(key, row or self.catalog.about(key).repository)
-
-    def _stored(self, key: str, row: RepositoryRow | None) -> RepoInfo | None:
-        """A stored row as facts, with this token's access as last found."""
-        if row is None:
-            return None
-        access, message = ("open" if row.gated == "false" else "unknown"), ""
-        if row.gated in ("auto", "manual"):
-            known = self.catalog.access(key, self._fingerprint())
-            if known is not None:
-                access, message = known[0], known[1]
-        if row.state != "ok":
-            message = f"the Hub said: {row.state}"
-        return RepoInfo.from_row(row, access, message)
-
-    def with_access(self, facts: RepoInfo, *, ask_again: bool = False) -> RepoInfo:
-        key, mark = facts.repo_id.lower(), self._fingerprint()
-        known = None if ask_again else self.catalog.access(key, mark)
-        if known is not None:
-            state, message, at = known
-            if time.time() - at < (_GRANTED if state == "granted" else _DENIED):
-                return facts._replace(access=state, message=message)
-        state, message = self.hub.access(facts.repo_id)
-        if state not in ("unknown", "no_token"):
-            self.write(lambda: self.catalog.remember_access(key, mark, state, message))
-        return facts._replace(access=state, message=message or state)
-
-    def _fingerprint(self) -> str:
-        if self._print is None:
-            from mdl.resolver.token_fingerprint import fingerprint
-
-            self._print = fingerprint(self._token, self.settings.home)
-        return self._print
-
-    def _note_fault(self, error: OfflineError, key: str) -> None:
-        """One repository's fault is its own; the Hub is down when it fails for several."""
-        if isinstance(error, HubFaultError):
-            self._failing.add(key)
-            if len(self._failing) < self.FAULTS_OF_AN_OUTAGE:
-                return
-        self._dead = error
-
     def _prefetch(self, names: list[str]) -> None:
         """List owners that many of the names belong to."""
         owners: dict[str, list[str]] = {}
@@ -416,7 +244,7 @@ class Resolver:
                     self._prefetch_owner(theirs[0])
         except OfflineError as error:
             self._note_fault(error, theirs[0].partition("/")[0].lower())
-            _warn(_USING_LOCAL_DATA, error.message)
+            warn(_USING_LOCAL_DATA, error.message)
 
     def _prefetch_owner(self, one_name: str) -> None:
         # A listing needs the owner in the Hub's spelling, which one of the names gives.
@@ -433,14 +261,3 @@ class Resolver:
 
     def _suggest(self, error: MdlError, name: Name) -> None:
         refusals.suggest(error, name.key, self.catalog.names_near(name.key))
-
-
-def _warn(text: str, *values: object) -> None:
-    # Seldom needed, and importing logging takes a tenth of the time of `mdl resolve`.
-    import logging
-
-    logging.getLogger("mdl").warning(text, *values)
-
-
-def _nothing_cached(repo_id: str, revision: str | None) -> Cached | None:
-    return None

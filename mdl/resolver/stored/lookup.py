@@ -1,9 +1,9 @@
 """Gather what a choice among stored formats needs: the database, the cache, the Hub."""
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from mdl.formats import (
     GGUF_HEAD,
@@ -22,14 +22,7 @@ from mdl.resolver.stored.choose import HUB_TREE, Ask, Known, choose
 from mdl.resolver.stored.listing import Listing, from_rows, to_rows
 from mdl.resolver.stored.runtime import kv_of_gguf
 from mdl.resolver.stored.trust import trust_rank
-from mdl.resolver.types import (
-    CacheView,
-    RepoInfo,
-    Resolution,
-    ResolveOptions,
-    ResolveRequest,
-)
-from mdl.settings import Settings
+from mdl.resolver.types import RepoInfo, Resolution, ResolveOptions, ResolveRequest
 from mdl.store import (
     FORMATS,
     STORED_FORMATS,
@@ -38,7 +31,6 @@ from mdl.store import (
     CatalogSource,
     MirrorRow,
     NameRecord,
-    RepositoryRow,
     VariantRow,
     VariantTable,
 )
@@ -46,7 +38,7 @@ from mdl.store import (
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
 
-    from mdl.resolver.hub_api import HubApi
+    from mdl.resolver.sources import Sources
 
 TREE_SOURCE = CatalogSource(HUB_TREE, "", "the Hub's model tree (base_model:quantized)", "", "")
 # Seconds for which what the Hub said is used again: asked by this very resolver, and a tree.
@@ -54,31 +46,10 @@ _LIVE, _TREE = 60.0, 86400.0
 _BEHIND = 50  # ranks of the tree's rows start behind the packaged catalogue's
 
 
-class Sources(Protocol):
-    """What a lookup needs of the resolver it works for."""
-
-    settings: Settings
-    catalog: Catalog
-    cached: CacheView
-
-    @property
-    def hub(self) -> "HubApi": ...
-
-    def about(self, key: str) -> NameRecord: ...
-
-    def keep(self, key: str, revision: str | None, facts: RepoInfo) -> None: ...
-
-    def stored_info(self, key: str, row: RepositoryRow | None = None) -> RepoInfo | None: ...
-
-    def with_access(self, facts: RepoInfo) -> RepoInfo: ...
-
-    def write(self, change: Callable[[], None]) -> None: ...
-
-
 class StoredLookup:
     """Resolves stored formats for one resolver; remembers for a minute what the Hub said."""
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: "Sources") -> None:
         self._sources = sources
         self._variants = VariantTable(sources.catalog.database)
         self._live: dict[tuple[str, str | None], tuple[float, Listing]] = {}
