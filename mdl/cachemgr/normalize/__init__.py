@@ -6,14 +6,16 @@ from mdl.lazy import door
 
 if TYPE_CHECKING:
     from mdl.cachemgr.normalize.execute import apply_normalize
-    from mdl.cachemgr.normalize.plan import NormalizePlan, NormalizeRequest, plan_normalize
+    from mdl.cachemgr.normalize.plan import plan_normalize
     from mdl.cachemgr.normalize.spelling import hub_spelling
+    from mdl.cachemgr.normalize.types import NormalizePlan, NormalizeRequest
 
 __getattr__ = door(
     __name__,
     {
         "execute": "apply_normalize",
-        "plan": "NormalizePlan NormalizeRequest plan_normalize",
+        "plan": "plan_normalize",
         "spelling": "hub_spelling",
+        "types": "NormalizePlan NormalizeRequest",
     },
 )

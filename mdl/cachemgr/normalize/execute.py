@@ -30,17 +30,14 @@ from mdl.cachemgr.journal import (
 from mdl.cachemgr.layout import folder_name
 from mdl.cachemgr.normalize.operations import MergedFolder, Steps
 from mdl.cachemgr.normalize.plan import (
-    CannotNormalize,
     FolderReader,
-    Group,
-    NormalizePlan,
-    NormalizeRequest,
     across_pairs,
     compose,
     join,
     ordered,
     read_extras,
 )
+from mdl.cachemgr.normalize.types import CannotNormalize, Group, NormalizePlan, NormalizeRequest
 from mdl.cachemgr.remove import INCOMPLETE_AGE
 from mdl.cachemgr.scan import Folder, scan_folder
 from mdl.errors import DiskError

@@ -18,6 +18,7 @@ from mdl.cachemgr.scan.directory import Directory, NotAFolder
 from mdl.cachemgr.scan.links import alias_target, as_outside, follow_file, follow_folder
 from mdl.cachemgr.scan.model import Blob, Folder, Incomplete, Pointer, Snapshot
 from mdl.cachemgr.scan.needed import missing_from
+from mdl.cachemgr.scan.snapshot_state import interrupted, state_of, wrong_sizes
 from mdl.cachemgr.scan.stamps import change_stamp, read_small
 from mdl.cachemgr.scan.tree_listing import ListedFile, read_tree_listing
 
@@ -136,8 +137,8 @@ class _Reader:
         for ref, commit in refs.items():
             if commit not in commits:
                 self.problem(f"the ref {ref!r} names {commit[:12]!r}, which is missing")
-        if self.incomplete:
-            snapshots = self._interrupted(snapshots, trees)
+        if any(part.name.split(".")[0] not in self.blobs for part in self.incomplete):
+            snapshots = interrupted(snapshots, trees)
         no_exist = self._count(".no_exist")
         return Folder(
             folder.name, folder.repo_type, folder.repo_id, None, self.blobs, tuple(snapshots),
@@ -159,17 +160,6 @@ class _Reader:
                 elif entry.name not in _IGNORED:
                     self.problem(f"snapshots/{entry.name} is not a folder; it was not followed")
         return found
-
-    def _interrupted(self, snapshots: list[Snapshot], trees: set[str]) -> list[Snapshot]:
-        """Without a listing, assume an unfinished download belongs to the last changed snapshot."""
-        waiting = [part for part in self.incomplete if part.name.split(".")[0] not in self.blobs]
-        if not waiting or not snapshots:
-            return snapshots
-        last = max(snapshots, key=lambda snapshot: snapshot.mtime)
-        if last.state != "complete" or f"{last.commit}.json" in trees:
-            return snapshots
-        cut = Snapshot(last.commit, last.pointers, "partial", last.mtime)
-        return [cut if snapshot is last else snapshot for snapshot in snapshots]
 
     def _open(self, relative: str, *, probe: bool = False) -> Directory | None:
         """Open a folder below this one, for a `with`; `None` where there is none to read."""
@@ -326,11 +316,11 @@ class _Reader:
                         problems.append(f"{below[:20]}… nests deeper than {MAX_DEPTH} folders")
                     else:
                         waiting.append((f"snapshots/{commit}/{below[:-1]}", below, f"../{up}"))
-        self._compare(found, listed, problems)
+        problems += wrong_sizes(found, self.blobs, listed or {})
         is_model = folder.repo_type == "model"
         place = (self.root, folder.name)
         missing = missing_from(found, self.blobs, listed, place, is_model=is_model)
-        state = "broken" if problems else "partial" if missing or not found else "complete"
+        state = state_of(found, missing, problems)
         problems = [f"{commit[:12]}: {problem}" for problem in problems]
         self.problems.extend(problems)
         return Snapshot(commit, tuple(found), state, mtime, missing, tuple(problems))
@@ -391,17 +381,6 @@ class _Reader:
             inode=("outside", outside.path), links=1
         )
         return key
-
-    def _compare(
-        self, found: list[Pointer], listed: Mapping[str, ListedFile] | None, problems: list[str]
-    ) -> None:
-        """Report wrong sizes as problems."""
-        present = {pointer.path: pointer.blob for pointer in found}
-        for path, file in (listed or {}).items():
-            blob = present.get(path)
-            if blob is not None and self.blobs[blob].size != file.size:
-                size = self.blobs[blob].size
-                problems.append(f"{path} has {size} bytes instead of {file.size}")
 
 
 def _blob(name: str, status: os.stat_result) -> Blob:
