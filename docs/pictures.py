@@ -60,6 +60,7 @@ def add(root: Path, kind: str, name: str, size: float, days: int) -> None:
         )
     if kind == "model":
         (snapshot / "config.json").write_text('{"model_type": "llama"}')
+        os.utime(snapshot / "config.json", (used, used))
 
 
 def free_port() -> int:
@@ -86,7 +87,7 @@ def photograph(env: dict[str, str]) -> None:
             query = "?name=meta-llama/llama-3.1-8b-instruct&format=bnb-4bit"
             subprocess.run(
                 [chromium, "--headless", "--no-sandbox", "--hide-scrollbars",
-                 "--window-size=1200,1250", f"--screenshot={PICTURES / 'page.png'}",
+                 "--window-size=1200,1900", f"--screenshot={PICTURES / 'page.png'}",
                  address + query],
                 check=True, stderr=subprocess.DEVNULL,
             )  # fmt: skip
@@ -97,19 +98,21 @@ def photograph(env: dict[str, str]) -> None:
 def main() -> None:
     PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        root = Path(scratch) / "hf" / "hub"
+        root = Path(scratch) / ".cache" / "huggingface" / "hub"
         for model in MODELS:
             add(root, "model", *model)
         for dataset in DATASETS:
             add(root, "dataset", *dataset)
         env = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "MDL_"))} | {
-            "HF_HOME": str(root.parent),
+            "HOME": scratch,
             "MDL_HOME": str(Path(scratch) / "mdl"),
             "HF_HUB_OFFLINE": "1",
         }
         mdl = str(Path(sys.executable).parent / "mdl")
         plot = [mdl, "cache", "du", "--plot", str(PICTURES / "cache.svg")]
         subprocess.run(plot, env=env, check=True, stdout=subprocess.DEVNULL)
+        drawn = PICTURES / "cache.svg"
+        drawn.write_text(drawn.read_text().replace(scratch, "~"))  # its title names the cache
         photograph(env)
 
 
