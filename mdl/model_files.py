@@ -199,6 +199,12 @@ def is_adapter(names: Collection[str]) -> bool:
     return ADAPTER in names and not any(n in names for n in (SINGLE, INDEX, PICKLE, PICKLE_INDEX))
 
 
+def adapter_base(config: Any) -> str:
+    """The base model that an adapter's configuration names, empty where it names none."""
+    base = config.get("base_model_name_or_path") if isinstance(config, Mapping) else None
+    return base if isinstance(base, str) else ""
+
+
 def _adapter_beside(names: Collection[str], pickles: bool) -> tuple[str, ...]:
     """The weights of an adapter that is in the same folder as a whole model."""
     if ADAPTER not in names:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from mdl.formats.describe import describe_folder, description_from_json
     from mdl.formats.gguf_header import GGUF_HEAD, read_gguf_head
     from mdl.formats.gguf_types import type_in
-    from mdl.formats.layout import ADAPTER, is_adapter
     from mdl.formats.quant_config import SIDE_FILES, config_format, find_tables
     from mdl.formats.recognition import recognize
     from mdl.formats.runtimes import LOADS, RUNTIMES, runtimes_of
@@ -28,7 +27,6 @@ __getattr__ = door(
         "describe": "describe_folder description_from_json",
         "gguf_header": "GGUF_HEAD read_gguf_head",
         "gguf_types": "type_in",
-        "layout": "ADAPTER is_adapter",
         "quant_config": "SIDE_FILES config_format find_tables",
         "recognition": "recognize",
         "runtimes": "LOADS RUNTIMES runtimes_of",

@@ -8,8 +8,6 @@ from typing import NamedTuple
 from mdl.formats.gguf_files import is_gguf
 from mdl.formats.types import File, Variant
 
-ADAPTER = "adapter_config.json"
-
 # The first pattern that fits the whole path decides. `torch` files are what transformers,
 # diffusers and PyTorch read: which format those have, `config.json` and the tensors tell.
 _KINDS = tuple(
@@ -99,13 +97,6 @@ def onnx_variants(files: Iterable[File]) -> tuple[Variant, ...]:
         found.setdefault(_onnx_precision(file.path), []).append(file)
     order = sorted(found, key=lambda name: (-ONNX_BITS.get(name, 0.0), name))
     return tuple(Variant(name, tuple(sorted(found[name])), ONNX_BITS.get(name)) for name in order)
-
-
-def is_adapter(paths: Iterable[str]) -> bool:
-    """Whether a repository with these files is an adapter, that goes on a model of another name."""
-    paths = list(paths)
-    weights = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)")
-    return ADAPTER in paths and not any(weights.fullmatch(path) for path in paths)
 
 
 @functools.lru_cache(maxsize=20_000)

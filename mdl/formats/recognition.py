@@ -10,11 +10,12 @@ from collections.abc import Iterable
 from mdl.formats.bitrates import branch_variants, openvino_variants, stated_variants
 from mdl.formats.claims import Claim, name_claims, tag_claims
 from mdl.formats.gguf_files import GgufFiles, sort_files
-from mdl.formats.layout import ADAPTER, Layout, onnx_variants, sort_layout
+from mdl.formats.layout import Layout, onnx_variants, sort_layout
 from mdl.formats.runtimes import runtimes_of
 from mdl.formats.tensors import index_of, is_mlx_copy
 from mdl.formats.types import Description, Format, Variant
 from mdl.formats.verdict import Claims, Verdict, believable, judge, stated
+from mdl.model_files import ADAPTER
 
 # Weight files besides transformers' own: the kind of file is the format.
 _OTHER_KINDS = (

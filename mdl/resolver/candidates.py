@@ -60,13 +60,16 @@ def ungated_mirrors(known: NameRecord) -> tuple[str, ...]:
     return tuple(found)
 
 
+def adapter_reason(base: str | None) -> str:
+    return f"it is an adapter, loaded on top of its base model{f' {base}' if base else ''}"
+
+
 def _in_order(field: Field, own: Candidate, own_format: str) -> Iterator[Candidate]:
     format = field.options.format
     rows = list(_rows(field, format))
     yield from (row for row in rows if row.rule == "override")
     if own_format == "adapter":
-        base = f" {field.base_model}" if field.base_model else ""
-        yield own._replace(reason=f"it is an adapter, loaded on top of its base model{base}")
+        yield own._replace(reason=adapter_reason(field.base_model))
         return
     if own_format == format != "16bit":
         yield own._replace(reason=f"its weights already are {format}")

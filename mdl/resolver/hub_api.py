@@ -4,6 +4,7 @@ The Hub answers 401 for a gated, a private and a missing repository and for a ba
 a status alone decides nothing: the class of the error and the Hub's words do.
 """
 
+import json
 import random
 import re
 import time
@@ -19,7 +20,12 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+from huggingface_hub.utils import (
+    build_hf_headers,
+    get_session,
+    hf_raise_for_status,
+    validate_repo_id,
+)
 
 from mdl.errors import BusyError, HubFaultError, MdlError, NoAccessError, OfflineError
 from mdl.formats import (
@@ -27,10 +33,10 @@ from mdl.formats import (
     claimed_format,
     config_format,
     find_tables,
-    is_adapter,
     recognize,
 )
 from mdl.hub_http import http_library
+from mdl.model_files import ADAPTER, adapter_base, is_adapter
 from mdl.resolver.hub_description import describe_listing
 from mdl.resolver.hub_session import bounded
 from mdl.resolver.names import is_commit
@@ -74,6 +80,8 @@ class HubApi:
     def facts(self, repo_id: str, revision: str | None = None) -> RepoInfo:
         """State, canonical spelling, gating, format and commit of a repository: one request.
 
+        An adapter takes another, for the base model in its configuration.
+
         Raises:
             BusyError: the Hub's rate limit is used up for longer than a command should wait.
             OfflineError: the Hub does not respond.
@@ -107,7 +115,10 @@ class HubApi:
             raise self._not_a_hub("its response is not about a repository")
         if info.sha is not None and not is_commit(info.sha):
             raise self._not_a_hub(f"the commit it names cannot be one: {info.sha!r:.100}")
-        return self._facts_of(info), info
+        facts = self._facts_of(info)
+        if facts.format == "adapter" and (base := self._adapter_base(info)):
+            facts = facts._replace(base_model=base)
+        return facts, info
 
     def branches(self, repo_id: str) -> tuple[str, ...]:
         """The repository's branches: one request; none where they cannot be listed.
@@ -278,6 +289,17 @@ class HubApi:
 
     def _facts_of(self, info: ModelInfo) -> RepoInfo:
         return facts_of(info, own_token=bool(self._sent))
+
+    def _adapter_base(self, info: ModelInfo) -> str | None:
+        """The repository that an adapter's configuration names, where it can be read."""
+        if ADAPTER not in [file.rfilename for file in info.siblings or ()]:
+            return None
+        try:
+            base = adapter_base(json.loads(self.first_bytes(info.id, ADAPTER, info.sha) or b""))
+            validate_repo_id(base)
+        except (HFValidationError, ValueError):
+            return None  # a path of another machine
+        return base
 
     def _why_missing(self, error: HfHubHTTPError) -> str:
         status = error.response.status_code

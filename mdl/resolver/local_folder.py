@@ -4,18 +4,19 @@ import json
 from pathlib import Path
 
 from mdl.errors import NotFoundError, UsageError
-from mdl.formats import ADAPTER, config_format, find_tables
-from mdl.model_files import not_a_model
-from mdl.resolver.names import Name, shown
+from mdl.formats import config_format, find_tables
+from mdl.model_files import ADAPTER, adapter_base, is_adapter, not_a_model
+from mdl.resolver.candidates import adapter_reason
+from mdl.resolver.names import Name
 from mdl.resolver.types import Cached, Resolution, ResolveOptions, TraceStep
 
 
 def resolve_folder(name: Name, options: ResolveOptions) -> Resolution:
-    """Take a folder as it is; its config.json says what its weights are.
+    """Take a folder as it is; its configuration says what its weights are.
 
     Raises:
         NotFoundError: it does not contain a model.
-        UsageError: a revision was asked for, its config.json cannot be read, or its weights
+        UsageError: a revision was asked for, its configuration cannot be read, or its weights
             cannot become the format asked for.
     """
     path = str(name.path)
@@ -23,19 +24,8 @@ def resolve_folder(name: Name, options: ResolveOptions) -> Resolution:
         raise UsageError(
             f"{name.text} is a folder and has no revisions.", next="Leave out --revision."
         )
-    try:
-        config = json.loads((Path(path) / "config.json").read_text())
-        weights = config_format(next((table for _, table in find_tables(config)), None))
-    except FileNotFoundError:
-        raise _no_model(name) from None
-    except (OSError, ValueError, AttributeError) as error:
-        raise UsageError(
-            f"{name.text}/config.json cannot be read.",
-            why=str(error),
-            next="Fix the file, or download the folder again: it should be the model's own JSON.",
-            details={"requested": name.text},
-        ) from error
-    quantize = options.format not in ("16bit", weights)
+    weights, reason = _weights_in(name)
+    quantize = options.format not in ("16bit", weights) and weights != "adapter"
     if quantize and weights != "16bit":
         raise UsageError(
             f"{name.text} is {weights} and cannot become {options.format}.",
@@ -56,11 +46,33 @@ def resolve_folder(name: Name, options: ResolveOptions) -> Resolution:
         access="open",
         source="local",
         rule="local",
-        trace=(TraceStep(path, "accepted", "a local folder is used as it is"),),
+        trace=(TraceStep(path, "accepted", reason),),
         alternatives=(),
         cached=Cached(True, path, size, None, path),
         weights=weights,
     )
+
+
+def _weights_in(name: Name) -> tuple[str, str]:
+    """The format of a folder's weights, and why the folder is taken."""
+    folder, file = Path(str(name.path)), "config.json"
+    try:
+        if is_adapter([path.name for path in folder.iterdir()]):
+            file = ADAPTER
+            base = adapter_base(json.loads((folder / ADAPTER).read_text()))
+            return "adapter", adapter_reason(base)
+        config = json.loads((folder / file).read_text())
+        table = next((table for _, table in find_tables(config)), None)
+        return config_format(table), "a local folder is used as it is"
+    except FileNotFoundError:
+        raise _no_model(name) from None
+    except (OSError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"{name.text}/{file} cannot be read.",
+            why=str(error),
+            next="Fix the file, or download the folder again: it should be the model's own JSON.",
+            details={"requested": name.text},
+        ) from error
 
 
 def _no_model(name: Name) -> NotFoundError:
@@ -69,17 +81,9 @@ def _no_model(name: Name) -> NotFoundError:
         path.relative_to(folder).as_posix() for path in (*folder.glob("*"), *folder.glob("*/*"))
     ]
     error = not_a_model(names)
-    why, next = f"{error.message} {error.why}", error.next
-    try:
-        base = json.loads((folder / ADAPTER).read_text())["base_model_name_or_path"]
-    except (OSError, ValueError, LookupError, TypeError):
-        pass
-    else:
-        why = f"it contains an adapter for {shown(str(base))}"
-        next = "Resolve that model; `mdl load` takes the folder and applies the adapter."
     return NotFoundError(
         f"The folder {name.text} does not contain a model.",
-        why=why,
-        next=next,
+        why=f"{error.message} {error.why}",
+        next=error.next,
         details={"requested": name.text},
     )

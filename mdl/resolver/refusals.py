@@ -15,6 +15,13 @@ ACCESS_WORDS = {
     "unknown": "it is gated, and whether this token may read it is unknown",
 }
 
+# How to ask for weights that a repository has, where a flag does.
+_TAKES = {
+    "bnb-4bit": "--4bit (load_in_4bit=True)",
+    "8bit": "--8bit (load_in_8bit=True)",
+    "fp8": "--fp8 (load_in_fp8=True)",
+}
+
 
 def moved_to_another_owner(name: str, repo_id: str) -> MdlError:
     return NotFoundError(
@@ -86,15 +93,29 @@ def no_access(
 def nothing_left(
     canonical: str, options: ResolveOptions, trace: Sequence[TraceStep], others: Sequence[str]
 ) -> MdlError:
-    why = f"{counted(len(trace), 'candidate')} rejected; the last because {last_reason(trace)}"
-    if not trace:
-        why = "it has no weights that mdl can load, and no mirror is known"
     return NotFoundError(
         f"{canonical} is not available in {options.format}.",
-        why=why,
+        why=f"{counted(len(trace), 'candidate')} rejected; the last because {last_reason(trace)}",
         next=f"Other formats: {', '.join(others)}."
         if others
         else "Name the repository it was made from; --exact shows what it contains.",
+    )
+
+
+def no_original(
+    canonical: str, weights: str, options: ResolveOptions, others: Sequence[str], *, card: bool
+) -> MdlError:
+    """Refuse to make one format of another; `card` is whether the repository's was read."""
+    own = _TAKES.get(weights, f"--exact (use_exact_model_name=True), or --format {weights}")
+    why = "neither the catalogue nor its card (base_model) names it"
+    if not card:
+        why = "the catalogue does not name it, and its card was not read offline"
+    return NotFoundError(
+        f"{canonical} has {weights} weights, which cannot become {options.format}, and the model it"
+        " was quantized from is unknown.",
+        why=why,
+        next=f"Take the weights it has: {own}. Or ask for the original model by its own name"
+        f"{', or for ' + ' or '.join(others) if others else ''}.",
     )
 
 

@@ -327,8 +327,12 @@ class _Decision:
     def _nothing_left(self) -> MdlError:
         if any(step.reason in refusals.ACCESS_WORDS.values() for step in self.trace):
             return self._no_access(self.canonical, refusals.last_reason(self.trace))
-        others = self._alternatives("")
-        return refusals.nothing_left(self.canonical, self.options, self.trace, others)
+        others, weights = self._alternatives(""), self._own_format()
+        rejected = [step for step in self.trace if step.verdict == "rejected"]
+        if not rejected and weights is not None:
+            read = self.own is not None
+            return refusals.no_original(self.canonical, weights, self.options, others, card=read)
+        return refusals.nothing_left(self.canonical, self.options, rejected, others)
 
     def _alternatives(self, but: str) -> tuple[str, ...]:
         found: dict[str, str] = {}

@@ -124,6 +124,47 @@ def test_access_shows_state_page_and_mirrors(mdl: Run) -> None:
     assert mdl("access", "org/none").code == 3
 
 
+def test_the_plain_text_of_an_auth_check_means_access(mdl: Run, hub: LoopbackHub) -> None:
+    """The Hub answers `OK`, which is not JSON."""
+    ran = mdl("access", GATED, HF_TOKEN="hf_in")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.startswith(f"{GATED}: granted (gated: manual)\n")
+    assert hub.count("*/auth-check") == 1
+
+
+def test_a_quantized_repository_of_unknown_origin_says_what_it_has(
+    mdl: Run, hub: LoopbackHub
+) -> None:
+    gptq = BNB.replace('"bitsandbytes"', '"gptq"').replace('"load_in_4bit": true', '"bits": 4')
+    for name, config, way in (
+        ("me/packed", BNB, "--4bit"),
+        ("me/packed-gptq", gptq, "--format gptq"),
+    ):
+        hub.add_repo(name, files={"config.json": config, "model.safetensors": b"w"})
+        ran = mdl("resolve", name, "--16bit")
+        assert ran.code == 3 and "the model it was quantized from is unknown" in ran.err
+        assert "its card (base_model)" in ran.err and way in ran.err
+        assert mdl("resolve", name, *way.split()).code == 0
+        assert mdl("resolve", name, "--16bit", "--exact").code == 0
+
+
+def test_an_adapter_is_for_the_base_in_its_configuration(
+    mdl: Run, hub: LoopbackHub, tmp_path: Path
+) -> None:
+    config = '{"base_model_name_or_path": "Maker/Right", "peft_type": "LORA"}'
+    files = {"adapter_config.json": config, "adapter_model.safetensors": "w"}
+    for path, text in files.items():
+        (tmp_path / path).write_text(text)
+    hub.add_repo("me/lora", folder=tmp_path, card={"base_model": "Maker/Wrong"})
+    for name in ("me/lora", str(tmp_path)):
+        ran = mdl("resolve", name, "--json")
+        assert (ran.code, ran.json["quantize_on_load"]) == (0, False)
+        assert ran.json["trace"][-1]["reason"].endswith("of its base model Maker/Right")
+    assert "Maker/Right" in mdl("resolve", "me/lora", "--offline").out
+    (tmp_path / "adapter_config.json").write_text("{")
+    assert "adapter_config.json cannot be read" in mdl("resolve", str(tmp_path)).err
+
+
 def test_a_lock_holds_until_the_hub_differs(mdl: Run, hub: LoopbackHub, tmp_path: Path) -> None:
     lock = str(tmp_path / "mdl.lock")
     assert mdl("lock", GATED, "--4bit", "-o", lock).code == 0

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from mdl.cachemgr import open_cache
 from mdl.errors import LoadError, MdlError, OfflineError, VerificationError
-from mdl.formats import ADAPTER
 from mdl.hub_http import hub_errors
 from mdl.loader.checkpoint import files_in, read_checkpoint, read_json
 from mdl.loader.progress import Progress
@@ -15,7 +14,7 @@ from mdl.loader.source.download import HubAccess, download_small_files, plan_dow
 from mdl.loader.source.fetch import fetch_adapter
 from mdl.loader.source.local_copy import find_local_copy, read_local_copy
 from mdl.loader.source.located import Adapter, LocatedModel
-from mdl.model_files import ModelFiles, WeightFiles
+from mdl.model_files import ADAPTER, ModelFiles, WeightFiles, adapter_base
 from mdl.resolver import Resolution, ResolveOptions, is_commit
 from mdl.settings import Settings, load_settings
 
@@ -98,17 +97,17 @@ def _read_adapter(
     table = read_json(folder / ADAPTER)
     if request.base is not None:
         return Adapter(request, folder, request.base, None, origin)
-    base = table.get("base_model_name_or_path")
-    if isinstance(base, str) and _is_foreign_path(base):
+    base = adapter_base(table)
+    if base and _is_foreign_path(base):
         raise LoadError(
             f"The base model of the adapter {request.name}, {base}, is not on this machine.",
             why=f"base_model_name_or_path in {ADAPTER} is a path of the machine it was trained on.",
             next="Name the base model: base='org/name', `mdl load --base org/name`.",
         )
-    if not isinstance(base, str) or not base:
+    if not base:
         raise LoadError(
             f"The adapter in {folder} does not name its base model.",
-            why=f"base_model_name_or_path in {ADAPTER} is {base!r}.",
+            why=f"{ADAPTER} has no base_model_name_or_path.",
             next="Name it: base='org/name', `mdl load --base org/name`.",
         )
     return Adapter(request, folder, base, revision or table.get("revision") or None, origin)
