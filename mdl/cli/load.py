@@ -10,7 +10,7 @@ import click
 from mdl.cli.output import FilePath, echo_json, echo_json_line, never_asks
 from mdl.cli.resolve import asked_format, format_options, resolve_arguments
 from mdl.errors import UsageError
-from mdl.formatting import counted, human_size
+from mdl.formatting import counted, human_size, printable
 
 if TYPE_CHECKING:
     from mdl.loader import LoadRequest, Pulled
@@ -45,6 +45,7 @@ def load_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @load_options
 @click.option("--include", multiple=True, metavar="PATTERN", help="Only files that match.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="No files that match.")
+@click.option("--all-files", is_flag=True, help="Every file of the repository.")
 @click.option(
     "--local-dir",
     type=FilePath(file_okay=False, path_type=Path),
@@ -71,6 +72,7 @@ def pull(names: tuple[str, ...], **options: Any) -> None:
             dry_run=options["dry_run"],
             include=options["include"],
             exclude=options["exclude"],
+            all_files=options["all_files"],
             local_dir=options["local_dir"],
             token=options["token"],
             progress=loader.progress_for(f"pull {name}", options["progress"]),
@@ -95,6 +97,11 @@ def show_pulled(pulled: "Pulled") -> None:
     count = f"{human_size(pulled.bytes)} in {counted(len(pulled.downloaded), 'file')}"
     format = f" ({pulled.format})" if pulled.format else ""
     click.echo(f"{pulled.repo_id}{commit}{format}: {verb} {count}")
+    if pulled.left_out:
+        some = ", ".join(printable(path) for path in pulled.left_out[:3])
+        more = ", …" if len(pulled.left_out) > 3 else ""
+        count = counted(len(pulled.left_out), "file")
+        click.echo(f"  left out {count}: {some}{more} (--all-files takes them)")
     for path in pulled.repaired or ():
         click.echo(f"  repaired {path}")
     if pulled.path is not None:

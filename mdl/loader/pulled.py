@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mdl.errors import UsageError
 from mdl.formats import claimed_format
 from mdl.loader.checkpoint import Checkpoint
 from mdl.loader.progress import Progress
@@ -29,6 +30,8 @@ class Pulled:
         adapter: the adapter that was requested, as in a report.
         repaired: damaged files that were downloaded again; None unless requested.
         format: the format of the weights, with its variant: `gguf:Q4_K_M`.
+        left_out: the repository's other files, the largest first, if it was listed and no pattern
+            chose; `all_files` takes them.
     """
 
     requested: str
@@ -41,6 +44,7 @@ class Pulled:
     adapter: dict[str, Any] | None
     repaired: tuple[str, ...] | None
     format: str | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def report(self) -> dict[str, Any]:
@@ -51,6 +55,7 @@ class Pulled:
             "commit": self.commit,
             "bytes": self.bytes,
             "files": list(self.downloaded),
+            "left_out": list(self.left_out),
             "adapter": self.adapter,
             "done": self.path is not None,
         }
@@ -83,6 +88,7 @@ def pull(
     context: int = 8192,
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
+    all_files: bool = False,
     local_dir: StrPath | None = None,
     token: str | bool | None = None,
     offline: bool | None = None,
@@ -105,6 +111,7 @@ def pull(
         dry_run: download nothing.
         include, exclude: patterns of file names, as `hf download` takes them; with `include` all
             files that match one, else what the format needs.
+        all_files: every file of the repository, like `include="*"`.
         local_dir: download to this folder instead of the cache.
         progress: shows the progress of the download.
 
@@ -115,6 +122,10 @@ def pull(
         MdlError: as `mdl.resolve`; and a download that fails, which leaves the cache as it was.
     """
     found = settings or load_settings()
+    if all_files:
+        if include:
+            raise UsageError("Pass all_files or include, not both.", next="Leave out one of them.")
+        include = "*"
     selection = Selection(_patterns(include), _patterns(exclude), _folder(local_dir))
     format, exact = _format_of(name, format, runtime, exact=exact, selects=bool(include or exclude))
     options = ResolveOptions(
@@ -177,6 +188,7 @@ def _pulled(
         bytes=located.bytes_to_download,
         adapter=None if located.adapter is None else located.adapter.to_json(),
         repaired=repaired,
+        left_out=download.left_out if download is not None else (),
     )
 
 
@@ -202,6 +214,7 @@ def _pull_files(
         adapter=None,
         repaired=None,
         format=resolution.format + variant,
+        left_out=done.left_out,
     )
 
 

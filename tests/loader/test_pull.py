@@ -16,7 +16,9 @@ import pytest
 import torch
 from safetensors.torch import save
 
+import mdl
 from mdl.cli.entry import run
+from mdl.errors import UsageError
 from tests.hub import LoopbackHub
 from tests.loader import tiny
 
@@ -58,6 +60,21 @@ def test_only_what_a_model_needs_is_downloaded(served: LoopbackHub, capsys: Any)
     assert not [name for name in have if name.endswith((".bin", ".gguf", ".pth", ".onnx"))]
     refs = snapshot(served).parent.parent / "refs/main"
     assert refs.read_text() == served.repos[NAME].head().id
+
+
+def test_what_is_left_out_is_said_and_all_files_takes_it(
+    served: LoopbackHub, capsys: Any, tmp_path: Path
+) -> None:
+    assert run(["pull", NAME, "--dry-run"]) == 0
+    others = ["model.gguf", "onnx/model.onnx", "original/consolidated.pth", "pytorch_model.bin"]
+    assert f"left out 4 files: {', '.join(others[:3])}, … (--all-files" in capsys.readouterr().out
+    assert pull(capsys, NAME)[1]["left_out"] == others
+    code, body = pull(capsys, NAME, "--all-files")
+    assert (code, sorted(body["files"]), body["left_out"]) == (0, others, [])
+    assert set(files_under(snapshot(served))) == set(served.files(NAME))
+    assert mdl.pull(NAME, all_files=True).path == snapshot(served)
+    with pytest.raises(UsageError, match="all_files or include"):
+        mdl.pull(NAME, all_files=True, include="*.json")
 
 
 def test_a_dry_run_shows_the_size_and_downloads_nothing(served: LoopbackHub, capsys: Any) -> None:

@@ -67,6 +67,12 @@ class Download:
         return sum({file.etag: file.size for file in self.missing}.values())
 
     @property
+    def left_out(self) -> tuple[str, ...]:
+        """The other files of the commit, the largest first."""
+        others = set(self.listing) - set(self.files)
+        return tuple(file.path for file in sorted(others, key=lambda f: (-f.size, f.path)))
+
+    @property
     def weight_bytes(self) -> int:
         """Size of all weight files."""
         return sum(file.size for file in self.files if file.path in self.needed.weights.files)

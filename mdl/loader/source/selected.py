@@ -53,7 +53,9 @@ class Selection:
 
 @dataclass(frozen=True)
 class PulledFiles:
-    """Files of a resolution: `path` is what a runtime opens, None after a dry run."""
+    """Files of a resolution: `path` is what a runtime opens, None after a dry run. `left_out` are
+    the repository's others, where no pattern chose.
+    """
 
     resolution: Resolution
     commit: str | None
@@ -61,6 +63,7 @@ class PulledFiles:
     files: tuple[str, ...]
     downloaded: tuple[str, ...]
     bytes: int
+    left_out: tuple[str, ...] = ()
 
 
 def pull_files(
@@ -115,6 +118,7 @@ def pull_files(
         download.needed.all,
         tuple(file.path for file in download.missing),
         download.bytes,
+        () if selection.include or selection.exclude else download.left_out,
     )
 
 
