@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mdl.errors import UsageError
+from mdl.version import install_command
 
 
 class UnslothVisionDataCollator:
@@ -40,7 +41,7 @@ class UnslothVisionDataCollator:
             from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
         except ImportError as error:
             raise UsageError(
-                "UnslothVisionDataCollator needs TRL.", next='pip install "mdl[train]"'
+                "UnslothVisionDataCollator needs TRL.", next=f"Run: {install_command('train')}"
             ) from error
         if not hasattr(processor, "image_processor"):
             raise UsageError(
