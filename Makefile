@@ -12,13 +12,15 @@ INSTALL = -m pip install --quiet --disable-pip-version-check --constraint constr
 LIGHT := tests/resolver tests/store tests/cli tests/cachemgr/test_listing.py \
 	tests/cachemgr/test_commands.py tests/test_errors.py tests/test_public_api.py tests/test_settings.py
 
-.PHONY: help demo test lint types unit test-pythons test-system catalog docs pictures format clean
+.PHONY: help demo test lint types unit test-pythons test-floor test-latest test-system catalog docs pictures format clean
 
 help:
 	@echo "make demo            the whole path on a real model, offline from the Hub"
 	@echo "make test            environment, lint, types, all tests (the built wheel's too), coverage"
 	@echo "make lint types unit one step of make test"
 	@echo "make test-pythons    what needs no torch, on the other Pythons of $(VERSIONS) that are here"
+	@echo "make test-floor      tests/corpus with the oldest transformers, huggingface_hub, peft we admit"
+	@echo "make test-latest     the same with the newest"
 	@echo "make test-system     what needs Chromium, nginx or odd file systems: installs them (root, Debian)"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -61,6 +63,19 @@ test-pythons: $(STAMP)
 		$$venv/bin/python -m pytest -q -n 2 --dist loadfile $(LIGHT) || exit 1; \
 	done
 
+# The corpus, whose reference is transformers and PEFT, with other versions of these.
+test-floor: EDGE = \1==\2
+test-latest: EDGE = \1
+test-floor test-latest: venv = $(VENV)-$(@:test-%=%)
+test-floor test-latest:
+	$(PYTHON) -m venv $(venv)
+	grep -vE '^(transformers|tokenizers|huggingface_hub|peft)==' constraints.txt >$(venv)/constraints
+	$(venv)/bin/python $(INSTALL) hatchling editables
+	$(venv)/bin/python $(subst constraints.txt,$(venv)/constraints,$(INSTALL)) --upgrade \
+		--no-build-isolation --editable '.[load,test]' \
+		$$(sed -nE 's/^ *"(transformers|huggingface_hub|peft)>=(.*)",/$(EDGE)/p' pyproject.toml)
+	$(venv)/bin/python -m pytest -q -n 2 tests/corpus
+
 test-system: $(STAMP)
 	apt-get install --yes --quiet --no-install-recommends \
 		chromium chromium-driver exfat-fuse exfatprogs faketime nginx-light ntfs-3g openssl
@@ -79,4 +94,4 @@ catalog: $(STAMP)
 	$(BIN)/python -m mdl.resolver.unsloth_table $(UNSLOTH)
 
 clean:
-	rm -rf $(VENV) $(VENV)-3.* .demo dist build .coverage* .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VENV)-* .demo dist build .coverage* .mypy_cache .ruff_cache .pytest_cache

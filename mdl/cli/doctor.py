@@ -18,7 +18,7 @@ _LIBRARIES = (
     ("huggingface_hub", "1.33", "core"),
     ("sqlalchemy", "2.0.40", "core"),
     ("torch", "2.11", "load"),
-    ("transformers", "5.17", "load"),
+    ("transformers", "5.21", "load"),
     ("bitsandbytes", "0.49.2", "load"),
     ("triton", "3.6", "kernels"),
 )

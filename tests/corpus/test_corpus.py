@@ -28,6 +28,8 @@ def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackHub]:
         patch.setenv("HF_HOME", str(place / "hf"))
         patch.setenv("MDL_HOME", str(place / "mdl"))
         patch.setenv("HF_ENDPOINT", hub.endpoint)
+        # Older clients follow a redirect to their own host, whatever its port.
+        hub.cdn = hub.cdn.replace("127.0.0.1", "localhost")
         yield hub
     assert hub.errors == []
 
