@@ -12,7 +12,7 @@ INSTALL = -m pip install --quiet --disable-pip-version-check --constraint constr
 LIGHT := tests/resolver tests/store tests/cli tests/cachemgr/test_listing.py \
 	tests/cachemgr/test_commands.py tests/test_errors.py tests/test_public_api.py tests/test_settings.py
 
-.PHONY: help demo test lint types unit test-pythons test-floor test-latest test-system catalog docs pictures format clean
+.PHONY: help demo test lint types unit test-pythons test-floor test-latest test-slow test-system catalog docs pictures format clean
 
 help:
 	@echo "make demo            the whole path on a real model, offline from the Hub"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-pythons    what needs no torch, on the other Pythons of $(VERSIONS) that are here"
 	@echo "make test-floor      tests/corpus with the oldest transformers, huggingface_hub, peft we admit"
 	@echo "make test-latest     the same with the newest"
+	@echo "make test-slow       every kernel as compiled, on an emulated GPU; after a change of a kernel"
 	@echo "make test-system     what needs Chromium, nginx or odd file systems: installs them (root, Debian)"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -75,6 +76,10 @@ test-floor test-latest:
 		--no-build-isolation --editable '.[load,test]' \
 		$$(sed -nE 's/^ *"(transformers|huggingface_hub|peft)>=(.*)",/$(EDGE)/p' pyproject.toml)
 	$(venv)/bin/python -m pytest -q -n 2 tests/corpus
+
+# Every kernel as compiled for every GPU, on the emulated one: a quarter of an hour.
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist load -m slow tests/kernels
 
 test-system: $(STAMP)
 	apt-get install --yes --quiet --no-install-recommends \

@@ -60,6 +60,8 @@ def test_it_shows_bytes_and_ends_within_a_second(env: dict[str, str], number: in
     with subprocess.Popen(
         [sys.executable, "-m", "mdl", "cache", "verify", "--throttle", str(THROTTLE)],
         env=env, stdout=subprocess.DEVNULL, stderr=end,
+        # A shell's background job ignores SIGINT, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:  # fmt: skip
         os.close(end)
         shown = read_until(terminal, " MB of 16.8 MB hashed")

@@ -40,6 +40,7 @@ def assert_clean(found):
     assert not {one.variant: one.problems for one in found if one.problems}
 
 
+@pytest.mark.slow
 def test_no_spills_and_within_budget_in_every_dtype(pool):
     assert_clean(compiled(pool, 90, variants(90)))
 

@@ -44,12 +44,22 @@ def run(target, checks, *options, tiles="whole"):
     return set(re.findall(r"(\w+)_kernel \d+", launched))
 
 
+def test_the_emulated_gpu_itself():
+    run("90", EMULATOR)
+
+
+@pytest.mark.slow
 def test_every_kernel_as_compiled_for_hopper():
     assert run("90", [*EVERY, *EMULATOR]) == KERNELS
 
 
 @pytest.mark.parametrize(
-    ("target", "tiles"), [("80", "whole"), ("100", "whole"), ("120", "as-launched")]
+    ("target", "tiles"),
+    [
+        pytest.param("80", "whole", marks=pytest.mark.slow),
+        pytest.param("100", "whole", marks=pytest.mark.slow),
+        ("120", "as-launched"),
+    ],
 )
 def test_the_products_as_compiled_for(target, tiles):
     """Other instructions carry them there; and the tiles that few rows of W get."""

@@ -48,9 +48,9 @@ def test_every_dtype_and_shape(folder: Path) -> None:
 def test_shards(tmp_path: Path) -> None:
     tiny.save_model("llama", tmp_path, max_shard_size="50KB")
     checkpoint = read_checkpoint(tmp_path)
-    assert len(checkpoint.files.weights) > 1
+    assert len(checkpoint.files.weights.files) > 1
     expected = {}
-    for name in checkpoint.files.weights:
+    for name in checkpoint.files.weights.files:
         expected |= load_file(tmp_path / name)
     found = map_tensors(checkpoint)
     assert found.keys() == expected.keys()

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
-from mdl.errors import VerificationError
+from mdl.errors import LoadError, VerificationError
 from mdl.loader.checkpoint.checkpoint import read_checkpoint
 from mdl.loader.checkpoint.safetensors_header import header_length, parse_header, read_header
 
@@ -37,7 +37,6 @@ def test_a_real_file(tmp_path: Path) -> None:
         (b"[" * 100_000, 0, "not a JSON object"),
         (b'{"a": 1, "a": 2}', 0, "duplicate"),
         (header(a={"dtype": "F32"}), 8, "lacks a dtype, shape or offsets"),
-        (header(a={**ENTRY, "dtype": "F99"}), 8, "unknown dtype"),
         (header(a={**ENTRY, "shape": [2**60]}), 8, "does not match"),
         (header(a={**ENTRY, "shape": [-2]}), 8, "invalid shape or invalid offsets"),
         (header(a={**ENTRY, "shape": [True]}), 8, "invalid shape or invalid offsets"),
@@ -51,6 +50,11 @@ def test_a_real_file(tmp_path: Path) -> None:
 def test_invalid_headers(text: bytes, size: int, why: str) -> None:
     with pytest.raises(VerificationError, match=why):
         parse_header(text, size, "model.safetensors")
+
+
+def test_a_dtype_of_a_newer_format_is_not_called_damage() -> None:
+    with pytest.raises(LoadError, match="the dtype F99"):
+        parse_header(header(a={**ENTRY, "dtype": "F99"}), 8, "model.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +76,7 @@ def test_any_damage_is_an_error_or_leaves_the_same_tensors(data: st.DataObject) 
     damaged[at] = data.draw(st.integers(0, 255))
     try:
         found = parse_header(bytes(damaged[8 : 8 + length]), len(whole) - 8 - length, "m")
-    except VerificationError:
+    except (VerificationError, LoadError):  # damage can look like a dtype of a newer format
         return
     assert sum(tensor.bytes for tensor in found.tensors) == len(whole) - 8 - length
 
@@ -83,5 +87,5 @@ def test_a_shard_in_the_index_but_not_on_the_disk(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     index = {"weight_map": {"a": shard, "b": "model-00002-of-00002.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(VerificationError, match="it is missing"):
+    with pytest.raises(VerificationError, match=r"model-00002-of-00002\.safetensors is missing"):
         read_checkpoint(tmp_path)
