@@ -267,11 +267,12 @@ class OpenWatcher:
             f"More than {MOST_SMALL:,} files of {folder} were opened:"
             " of the others only the large ones are named."
         )
+        # First the large files' own watches: one opened in between is then seen by both.
+        for path in large_files(folder, self._seen[watch]):
+            self._add("file", path, depth)
         # The same folder with another mask keeps its watch.
         with contextlib.suppress(OSError):
             self._inotify.add(folder, _MASKS[kind] & ~linux.OPEN)
-        for path in large_files(folder, self._seen[watch]):
-            self._add("file", path, depth)
 
 
 def _is_large(path: str) -> bool:
