@@ -45,7 +45,14 @@ def test_no_spills_and_within_budget_in_every_dtype(pool):
     assert_clean(compiled(pool, 90, variants(90)))
 
 
-@pytest.mark.parametrize("capability", [one for one in CAPABILITIES if one != 90])
+@pytest.mark.parametrize(
+    "capability",
+    [
+        pytest.param(one, marks=[pytest.mark.slow] if one in (80, 100) else [])
+        for one in CAPABILITIES
+        if one != 90
+    ],
+)
 def test_no_spills_and_within_budget(pool, capability):
     """In bfloat16 and blocks of 64; `python -m benchmarks.kernels_aot` compiles all of them."""
     others = (
