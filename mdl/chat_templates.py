@@ -34,7 +34,7 @@ def get_chat_template(
 
     Args:
         chat_template: Jinja, which is set; or a name, such as `llama-3.1`. Names stand for
-            templates that instruct models bring along, so a tokenizer with a template keeps it.
+            templates that come with instruct models, so a tokenizer with a template keeps it.
             `chatml` gives a tokenizer without one ChatML, if it has ChatML's tokens.
         mapping: only roles and contents under their usual names.
         map_eos_token: with `chatml`, end generation at `<|im_end|>`.
