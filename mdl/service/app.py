@@ -73,7 +73,7 @@ def create_app(service: Service) -> FastAPI:
         },
     )
     app.state.service = service
-    for router in (monitoring_router, resolve_router, catalog_router, cache_router, page_router):
+    for router in (resolve_router, monitoring_router, catalog_router, cache_router, page_router):
         app.include_router(router)
     return app
 

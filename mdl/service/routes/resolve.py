@@ -5,7 +5,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
-from mdl.errors import UsageError
 from mdl.service.http_errors import status_of
 from mdl.service.resolving import resolution_json
 from mdl.service.routes.common import (
@@ -31,24 +30,24 @@ from mdl.service.schemas import (
 )
 
 _RESOLUTION: dict[int | str, dict[str, Any]] = {200: {"model": ResolutionResponse}}
-_HUB_TOKEN = {
-    "parameters": [
-        {
-            "name": "X-Hub-Token",
-            "in": "header",
-            "description": "The caller's own Hub token; never stored nor logged.",
-            "schema": {"type": "string", "maxLength": 256},
-        }
-    ]
+_X_HUB_TOKEN = {
+    "name": "X-Hub-Token",
+    "in": "header",
+    "description": "The caller's own Hub token; never stored nor logged.",
+    "schema": {"type": "string", "maxLength": 256},
 }
+_HUB_TOKEN = {"parameters": [_X_HUB_TOKEN]}
 resolve_router = APIRouter(prefix="/v1", responses=REFUSALS)
 
 
-@resolve_router.get("/resolve", responses=_RESOLUTION, openapi_extra=_HUB_TOKEN)
-async def resolve(request: Request, query: Annotated[ResolveQuery, Query()]) -> Response:
+@resolve_router.get(
+    "/resolve",
+    responses=_RESOLUTION,
+    openapi_extra={"parameters": [*ResolveQuery.parameters(), _X_HUB_TOKEN]},
+)
+async def resolve(request: Request) -> Response:
     """What a name resolves to, and why: the object of `mdl resolve --json`."""
-    if len(request.query_params.multi_items()) > len(request.query_params):
-        raise UsageError("A field is given twice.", next="Ask for one name at a time.")
+    query = ResolveQuery.of(request.query_params)
     service, caller = service_of(request), caller_of(request)
     logged = request.state.logged = {"name": query.name}
     options = query.options(service.settings.prefer)
