@@ -20,6 +20,7 @@ from mdl.cachemgr.fill import (
     write_ref,
 )
 from mdl.errors import MdlError
+from mdl.hub_server.download import Download
 from mdl.hub_server.knowledge import Caller, Expiring, Repo, refusal_of
 from mdl.hub_server.metrics import HubMetrics
 from mdl.hub_server.responses import PLAIN_LIMIT, HubRefusal
@@ -64,17 +65,14 @@ class Files:
         self._folders: dict[str, Path] = {}
         self._used = Expiring[bool]()
         self._cache = Cache(settings)
-        self.fills: dict[tuple[Path, str], BlobFill] = {}
-        self._wanted: dict[BlobFill, set[tuple[Path, str, str]]] = {}
+        self._downloads: dict[tuple[Path, str], Download] = {}
         self._guard = threading.Lock()
         self._threads = ThreadPoolExecutor(_FILLS, thread_name_prefix="mdl-fill")
 
     def close(self) -> None:
         """Stop the downloads at their next bytes; what has arrived is kept and resumed."""
-        with self._guard:
-            fills = list(self.fills.values())
-        for fill in fills:
-            fill.stop()
+        for download in self.downloads():
+            download.fill.stop()
         self._threads.shutdown(cancel_futures=True)
 
     def folder(self, repo_type: str, repo_id: str) -> Path:
@@ -141,7 +139,7 @@ class Files:
                 return add_file(folder, commit, path, remote.etag)
         if remote.xet:
             return remote
-        return Filling(self._join(folder, remote, path, caller), remote, repo, path)
+        return Filling(self._join(folder, remote, repo, path, caller), remote, repo, path)
 
     def describe(self, repo: Repo, commit: str, path: str, caller: Caller) -> RemoteFile:
         """What the Hub says of a file: at most one request a minute.
@@ -177,39 +175,50 @@ class Files:
 
     # -- downloads --------------------------------------------------------------------------
 
-    def _join(self, folder: Path, remote: RemoteFile, path: str, caller: Caller) -> BlobFill:
+    def downloads(self) -> list[Download]:
+        """Those under way, the oldest first."""
+        with self._guard:
+            return list(self._downloads.values())
+
+    def _join(
+        self, folder: Path, remote: RemoteFile, repo: Repo, path: str, caller: Caller
+    ) -> BlobFill:
         """The download of this blob: the one under way, or a new one."""
         key = (folder, remote.etag)
         name = (folder, remote.commit, path)
         with self._guard:
-            fill = self.fills.get(key)
-            if fill is not None:
-                self._wanted[fill].add(name)
+            known = self._downloads.get(key)
+            if known is not None:
+                known.add(name, caller.address)
                 self._metrics.joins.inc()
-                return fill
-            fill = BlobFill(
+                return known.fill
+            download = Download(repo)
+            download.add(name, caller.address)
+
+            def arrived(count: int) -> None:
+                self._metrics.bytes_in.inc(count)
+                download.speed.add(count)
+
+            download.fill = BlobFill(
                 self._root, folder.name, remote.etag, remote.size,
                 lambda start: self._upstream.file(remote.url, caller.token, start),
-                arrived=self._metrics.bytes_in.inc,
+                arrived=arrived,
             )  # fmt: skip
-            self.fills[key] = fill
-            self._wanted[fill] = {name}
+            self._downloads[key] = download
         self._metrics.fills.inc()
-        self._threads.submit(self._run, key, fill)
-        return fill
+        self._threads.submit(self._run, key, download.fill)
+        return download.fill
 
     def _run(self, key: tuple[Path, str], fill: BlobFill) -> None:
-        fill.run(lambda: self._name(key, fill))
+        fill.run(lambda: self._name(key))
         with self._guard:  # of one that failed
-            self.fills.pop(key, None)
-            self._wanted.pop(fill, None)
+            self._downloads.pop(key, None)
 
-    def _name(self, key: tuple[Path, str], fill: BlobFill) -> None:
+    def _name(self, key: tuple[Path, str]) -> None:
         """Give the blob its names, before its last reader has it whole."""
         with self._guard:
-            del self.fills[key]
-            names = self._wanted.pop(fill)
-        for folder, commit, path in names:
+            download = self._downloads.pop(key)
+        for folder, commit, path in download.names:
             add_file(folder, commit, path, key[1])
 
     def straight(

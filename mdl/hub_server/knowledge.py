@@ -31,10 +31,11 @@ _NEEDS_TOKEN = "Access to {} is restricted. Pass a token of an account that was 
 
 
 class Caller(NamedTuple):
-    """Who asks: the Hub token of the request, and its fingerprint."""
+    """Who asks: the Hub token of the request, its fingerprint, and where it comes from."""
 
     token: str | None
     mark: str
+    address: str = ""
 
 
 class Repo(NamedTuple):

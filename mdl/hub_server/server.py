@@ -10,7 +10,7 @@ import ipaddress
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from prometheus_client import CollectorRegistry
@@ -60,7 +60,7 @@ class HubServer:
 
     def __init__(self, settings: Settings, config: HubConfig, registry: CollectorRegistry) -> None:
         self.config = config
-        self.metrics = HubMetrics(registry, lambda: len(self.files.fills))
+        self.metrics = HubMetrics(registry, lambda: len(self.files.downloads()))
         self.upstream = Upstream(
             settings.endpoint, settings.hub_timeout, self.metrics.upstream.observe
         )
@@ -76,12 +76,17 @@ class HubServer:
         self.files.close()
         self._threads.shutdown(cancel_futures=True)
 
+    def downloads(self) -> list[dict[str, Any]]:
+        """What is being downloaded now: the objects of `GET /v1/hub/downloads`."""
+        return [download.to_json() for download in self.files.downloads()]
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
         method = scope.get("state", {}).get("method", scope["method"])
         try:
             caller = self.knowledge.caller(_token(headers))
-            await self._admit(scope, caller)
+            caller = caller._replace(address=(scope.get("client") or ("",))[0])
+            await self._admit(caller)
             request = parse_request(method, scope["raw_path"].decode("latin-1"))
             if isinstance(request, FileRequest):
                 scope.setdefault("state", {})["route"] = "/{repo}/resolve/{revision}/{file}"
@@ -114,15 +119,14 @@ class HubServer:
 
     # -- who may use it ---------------------------------------------------------------------
 
-    async def _admit(self, scope: Scope, caller: Caller) -> None:
+    async def _admit(self, caller: Caller) -> None:
         """Let through this machine, the allowed networks and the allowed accounts.
 
         Raises:
             HubRefusal: the caller is none of these.
         """
-        host = (scope.get("client") or ("",))[0]
         try:
-            address = ipaddress.ip_address(host)
+            address = ipaddress.ip_address(caller.address)
         except ValueError:
             address = ipaddress.ip_address("::")  # in no sensible network
         if address.is_loopback or any(address in network for network in self._networks):

@@ -97,6 +97,14 @@ class Tokens:
                 role = its_role
         return role
 
+    def page_key(self, authorization: str | None) -> str:
+        """What the page's own forms carry for this caller, and no other site's page can know.
+
+        It is made from the token itself, so that every replica takes it.
+        """
+        token = _presented(authorization) or b""
+        return hmac.new(token, b"a form of the page", hashlib.sha256).hexdigest()
+
     def _refresh(self) -> None:
         now = time.monotonic()
         if self.file is None or now - self._checked < _CHECK_EVERY:

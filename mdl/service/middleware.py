@@ -24,9 +24,13 @@ log = logging.getLogger("mdl.service")
 
 _NEEDS_NO_TOKEN = frozenset({"/v1/health", "/v1/ready"})
 # An event stream has no end; a change or a verification takes as long as the bytes it reads.
-_NEEDS_NO_END = frozenset({"/v1/events", "/v1/cache/actions", "/v1/cache/verify"})
+_NEEDS_NO_END = frozenset({"/v1/events", "/v1/cache/actions", "/v1/cache/verify", "/page/act"})
 _IMPORT = "/v1/catalog/import"  # the one route whose body may be a file
-_FILE_TYPES = frozenset({"application/toml", "text/csv"})
+# Other types of a body than JSON, where they are accepted.
+_TYPES = {
+    _IMPORT: frozenset({"application/toml", "text/csv"}),
+    "/page/act": frozenset({"application/x-www-form-urlencoded"}),
+}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HUB_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{1,256}")
 
@@ -245,12 +249,12 @@ def _check_body(scope: Scope, most: int) -> None:
     length = _header(scope, b"content-length") or "0"
     if not re.fullmatch("[0-9]+", length) or int(length) > most:
         raise _too_large(most)
-    # A web page of another origin can send none of these types, nor DELETE, without asking first.
+    # A web page of another origin can send none of these types, nor DELETE, without asking first;
+    # but for a form, whose origin and key are checked.
     kind = (_header(scope, b"content-type") or "").partition(";")[0].strip().lower()
-    takes_files = scope["path"] == _IMPORT
-    is_known = kind == "application/json" or (takes_files and kind in _FILE_TYPES)
-    if not is_known and scope["method"] != "DELETE":
-        more = ", application/toml or text/csv" if takes_files else ""
+    types = _TYPES.get(scope["path"], frozenset())
+    if kind not in ("application/json", *types) and scope["method"] != "DELETE":
+        more = ", application/toml or text/csv" if scope["path"] == _IMPORT else ""
         raise Refusal(
             415, "usage", "This type of body is not accepted here.",
             f"Send `Content-Type: application/json`{more}.",

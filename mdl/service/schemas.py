@@ -149,10 +149,10 @@ class Prune(_Request):
 
 
 class Remove(_Request):
-    """`mdl cache rm`: exactly one repository, revision or file."""
+    """`mdl cache rm`: exactly these repositories, revisions or files, one or several."""
 
     kind: Literal["rm"]
-    target: Target
+    target: Target | Annotated[list[Target], Field(min_length=1, max_length=200)]
     repo_type: RepoType | None = None
     all_casings: bool = False
     now: bool = False
@@ -373,6 +373,24 @@ class CacheResponse(_Response):
     repos: list[dict[str, Any]]
     totals: dict[str, Any]
     version: str
+
+
+class DownloadFields(_Response):
+    """Sizes in bytes, `began` in seconds since 1970; `asked_by` are addresses."""
+
+    repo_id: str
+    repo_type: str
+    commit: str
+    path: str
+    size: int
+    arrived: int
+    bytes_per_second: float
+    began: float
+    asked_by: list[str]
+
+
+class DownloadsResponse(_Response):
+    downloads: list[DownloadFields]
 
 
 class PlanResponse(_Response):

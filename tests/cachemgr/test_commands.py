@@ -149,7 +149,7 @@ def test_du_draws(filled: CacheBuilder, mdl: Type, tmp_path: Path) -> None:
     assert sum(int(share[-1][:-1]) for share in shares if share[0] == "type") == 100
     assert out.splitlines()[1].split()[0] == "model/Org/Big"
     svg = (tmp_path / "t.svg").read_text()
-    assert "<title>Org/Big: 6.0 KB</title>" in svg
+    assert "<title>Org/Big, 6.0 KB" in svg
     assert f"{filled.root}: 4 repositories, 6.0 KB, {time.strftime('%Y-%m-%d')}" in svg
     assert "model 6.0 KB" in svg, "the legend"
     mdl("du", "--plot", str(tmp_path / "t.png"))

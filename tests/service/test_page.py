@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from mdl.cachemgr.index.treemap import Box, squarify
-from mdl.service.cache.treemap_html import HEIGHT, TILES, WIDTH
 from mdl.settings import load_settings
 from mdl.store import open_catalog
 from tests.hub import LoopbackHub
@@ -90,34 +88,43 @@ def tiles(page: Page) -> list[dict[str, str | None]]:
     return [each for each in page.all("a") if (each.get("class") or "").startswith("tile")]
 
 
-def test_the_treemap_leads_from_owners_to_repositories_to_revisions(
+def addresses(page: Page, text: str) -> dict[str, str]:
+    """Label → address of the tiles that are links, without its place on the page."""
+    wide = Page(text[text.index("<svg") : text.index("</svg>") + 6])
+    found = {str(each["aria-label"]).split(",")[0]: str(each["href"]) for each in tiles(wide)}
+    return {label: address.partition("#")[0] for label, address in found.items()}
+
+
+def test_the_treemap_leads_from_owners_to_repositories_to_revisions_and_files(
     hub: LoopbackHub, start: Start
 ) -> None:
     client = start()
-    owners = tiles(fill(client, "Org/Big", "Org/small", 'Odd/a"b<c'))
-    assert [each["aria-label"].split(",")[0] for each in owners] == ["Org", "Odd"]  # type: ignore[union-attr]
-    address = (owners[0]["href"] or "").partition("#")[0]
-    repos = tiles(Page(client.get(address).text))
-    assert [each["aria-label"].split(",")[0] for each in repos] == ["Big", "small"]  # type: ignore[union-attr]
-    address = (repos[0]["href"] or "").partition("#")[0]
-    text = client.get(address).text
-    assert "aaaaaaaaaaaa" in text and not tiles(Page(text))
-    rows = text[text.index("<tbody>") :].count('<th scope="row">')
-    assert rows == 1
+    page = fill(client, "Org/Big", "Org/small", 'Odd/a"b<c')
+    text = client.get("/").text
+    top = addresses(page, text)
+    assert set(top) == {"Org", "Big", "small", 'Odd/a"b<c'}
+    # The Tab key reaches the outermost; they lead to the others.
+    assert {each.get("tabindex") for each in tiles(Page(text))} == {None, "-1"}
+    owner = client.get(top["Org"]).text
+    assert set(addresses(Page(owner), owner)) == {"Big", "small"}
+    repo = client.get(top["Big"]).text
+    (revision,) = addresses(Page(repo), repo).items()
+    assert revision[0] == "aaaaaaa main"
+    files = client.get(revision[1]).text
+    assert not addresses(Page(files), files)
+    for text in (repo, files):
+        assert ">model.bin</text>" in text
+        assert '<tr><th scope="row">model.bin</th>' in text
 
 
-def test_what_does_not_fit_is_drawn_as_one_tile(hub: LoopbackHub, start: Start) -> None:
+def test_a_place_that_is_not_there_shows_nothing(hub: LoopbackHub, start: Start) -> None:
     client = start()
-    for n in range(TILES + 30):
-        cached_repo(client.service.cache.root, f"Org/N-{n}", {"model.bin": b"x" * 4000})  # type: ignore[attr-defined]
-    client.service.cache.forget()  # type: ignore[attr-defined]
-    text = client.get("/?at=model%7COrg").text
-    assert "30 smaller ones" in text
-    svg = text[text.index("<svg") : text.index('<ul class="legend">')]
-    areas = [
-        float(w) * float(h) for w, h in re.findall(r'width="([0-9.]+)" height="([0-9.]+)"/>', svg)
-    ]
-    assert sum(areas) == pytest.approx(WIDTH * HEIGHT, rel=0.01)
+    fill(client, "Org/Name")
+    for at in ("model|Org|Org/Gone", "model|Org|Org/Name|nothing", "a|b|c|d|e|f", "|||"):
+        answer = client.get("/", params={"at": at})
+        assert answer.status_code == 200
+        Page(answer.text)
+        assert "model.bin" not in answer.text
 
 
 def test_the_table_sorts_and_filters_without_javascript(hub: LoopbackHub, start: Start) -> None:
@@ -193,13 +200,6 @@ def test_a_prune_preview_shows_what_would_go_and_changes_nothing(
     assert folder.exists()
 
 
-def test_the_treemap_fills_its_box_in_proportion() -> None:
-    sizes = [6.0, 6.0, 4.0, 3.0, 2.0, 2.0, 1.0]
-    boxes = squarify(sizes, Box(0, 0, 600, 400))
-    areas = [box.width * box.height for box in boxes]
-    assert areas == pytest.approx([size * 10000 for size in sizes])
-
-
 @pytest.mark.system("chromium", "chromedriver")
 def test_in_a_browser_the_page_changes_when_the_cache_does(
     hub: LoopbackHub, serve: Callable[..., Process], tmp_path: Path
@@ -262,5 +262,5 @@ def test_the_svg_is_well_formed(hub: LoopbackHub, start: Start) -> None:
     cached_repo(client.service.cache.root, "Org/Name", {"model.bin": b"x" * 4000})
     client.service.cache.forget()
     text = client.get("/").text
-    svg = text[text.index("<svg") : text.index('<ul class="legend">')]
+    svg = text[text.index("<svg") : text.index("</svg>") + 6]
     assert ET.fromstring(svg).tag == "svg"

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
         choose_trash,
         empty_trash,
         erase_removed,
+        last_change,
+        removal_effect,
         restore,
         trash_entries,
         undo_last,
@@ -28,7 +30,7 @@ __getattr__ = door(
         "policy": "INCOMPLETE_AGE Item Policy PrunePlan",
         "prune": "apply_prune plan_prune",
         "rm": "RemovePlan apply_remove plan_remove",
-        "undo": "choose_trash empty_trash erase_removed restore trash_entries undo_last"
-        " unknown_in_trash",
+        "undo": "choose_trash empty_trash erase_removed last_change removal_effect restore"
+        " trash_entries undo_last unknown_in_trash",
     },
 )

@@ -17,6 +17,7 @@ from mdl.cachemgr.journal import (
 )
 from mdl.cachemgr.layout import parse_folder, repo_key
 from mdl.errors import BusyError, NotFoundError
+from mdl.formatting import human_size
 from mdl.store import JournalAction
 
 if TYPE_CHECKING:
@@ -71,14 +72,13 @@ def undo_last(cache: "Cache", *, only: int | None = None, dry_run: bool = False)
         NotFoundError: there is none, or its files are no longer in the trash.
         BusyError: another action has been done since.
     """
-    with cache.exclusive() as index:
-        done = [action for action in index.actions() if action.state in ("done", "emptied")]
-        if not done:
+    with cache.exclusive():
+        last = last_change(cache)
+        if last is None:
             raise NotFoundError(
                 "There is nothing to undo.",
                 next="`mdl cache trash ls` lists what can be restored.",
             )
-        last = done[-1]
         if only is not None and last.id != only:
             raise BusyError(
                 f"Action {only} is no longer the last one.",
@@ -188,6 +188,25 @@ def choose_trash(
         for entry in present
         if (not ids or entry.id in ids) and (older_than is None or now - entry.at >= older_than)
     ]
+
+
+def removal_effect(cache: "Cache", size: int, *, now: bool) -> str:
+    """Everything that a removal will do, to be asked before it: `Move 5.0 GB to the trash`.
+
+    It also erases what has been in the trash for longer than the configuration says.
+    """
+    days = cache.settings.cache.trash_days
+    expired = sum(entry.bytes for entry in choose_trash(cache, older_than=days * 86400))
+    done = f"Erase {human_size(size)} for good" if now else f"Move {human_size(size)} to the trash"
+    if expired:
+        done += f", and erase {human_size(expired)} that has been in the trash for {days:g} days"
+    return done
+
+
+def last_change(cache: "Cache") -> JournalAction | None:
+    """The last finished action; does not wait for a process that is changing the cache."""
+    done = cache.index.actions("done", "emptied")
+    return done[-1] if done else None
 
 
 def _erase(cache: "Cache", entry: TrashEntry) -> None:

@@ -63,7 +63,7 @@ def prune(
     that, detached revisions and interrupted downloads are removed. Whatever is pinned, in a
     registered lock file, being downloaded or open in a process is kept.
     """
-    from mdl.cachemgr.remove import Policy, apply_prune, plan_prune
+    from mdl.cachemgr.remove import Policy, apply_prune, plan_prune, removal_effect
 
     if interactive and (yes or as_json):
         raise UsageError(
@@ -81,24 +81,9 @@ def prune(
         if as_json:
             echo_json({"dry_run": dry_run, **plan.to_json()})
         return
-    confirm(_removal_question(found, plan.freed, now=now), yes=yes)
+    confirm(f"{removal_effect(found, plan.freed, now=now)}?", yes=yes)
     outcome = apply_prune(found, plan)
     _finish(found, plan, outcome, now=now, as_json=as_json)
-
-
-def _removal_question(found: Cache, size: int, *, now: bool) -> str:
-    """What is asked before a removal: everything that will happen, in one sentence.
-
-    A removal also erases what has been in the trash for longer than the configuration says.
-    """
-    from mdl.cachemgr.remove import choose_trash
-
-    days = found.settings.cache.trash_days
-    expired = sum(entry.bytes for entry in choose_trash(found, older_than=days * 86400))
-    done = f"Erase {human_size(size)} for good" if now else f"Move {human_size(size)} to the trash"
-    if expired:
-        done += f", and erase {human_size(expired)} that has been in the trash for {days:g} days"
-    return f"{done}?"
 
 
 def _finish(
@@ -219,7 +204,7 @@ def rm(
     several casings on disk, only the one spelled exactly so is removed. If one of the targets is
     ambiguous, protected or in use, nothing is removed.
     """
-    from mdl.cachemgr.remove import apply_remove, plan_remove
+    from mdl.cachemgr.remove import apply_remove, plan_remove, removal_effect
 
     found = opened(cache_dir)
     now = choice["now"] or not found.settings.cache.trash_days
@@ -233,7 +218,7 @@ def rm(
         if as_json:
             echo_json({"dry_run": True, **plan.to_json()})
         return
-    confirm(_removal_question(found, plan.freed, now=now), yes=choice["yes"])
+    confirm(f"{removal_effect(found, plan.freed, now=now)}?", yes=choice["yes"])
     outcome = apply_remove(found, plan)
     _finish(found, plan, outcome, now=now, as_json=as_json)
 

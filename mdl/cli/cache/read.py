@@ -114,16 +114,23 @@ def show(name: str, repo_type: str | None, cache_dir: Path | None, as_json: bool
     type=FilePath(path_type=Path, dir_okay=False),
     help="Draw a treemap into FILE.svg or FILE.png.",
 )
+@click.option(
+    "--colour",
+    type=click.Choice(["age", "type"]),
+    default="age",
+    show_default=True,
+    help="What a colour says in the treemap.",
+)
 @cache_dir_option
 @json_option
-def du(limit: int, plot: Path | None, cache_dir: Path | None, as_json: bool) -> None:
+def du(limit: int, plot: Path | None, colour: str, cache_dir: Path | None, as_json: bool) -> None:
     """Show what takes up the space: the largest repositories, and all by type and last use."""
     found = opened(cache_dir)
     repos, totals = found.listing()
     print_notes(found)
     repos = sorted(repos, key=lambda repo: -repo.size_on_disk)
     if plot is not None:
-        _plot(plot, repos, totals, found.root)
+        _plot(plot, repos, totals, found.root, colour)
     if as_json:
         echo_json(
             {
@@ -178,18 +185,18 @@ def _bar(share: float) -> str:
     return f"{'#' * max(1, round(share * 20))} {share:.0%}"
 
 
-def _plot(path: Path, repos: "list[CachedRepo]", totals: "Totals", root: Path) -> None:
-    from mdl.cachemgr.index import compose, draw_png, draw_svg, to_cells
+def _plot(path: Path, repos: "list[CachedRepo]", totals: "Totals", root: Path, colour: str) -> None:
+    from mdl.cachemgr.index import draw_png, draw_svg, poster, repo_tiles
 
     kind = path.suffix.lower()
     if kind not in (".svg", ".png"):
         raise UsageError(
             f"{path} is neither an .svg nor a .png file.", next="Name one that ends in either."
         )
-    total = f"{totals.repos} repositories, {human_size(totals.size_on_disk)}"
-    shapes = compose(to_cells(repos, totals), f"{root}: {total}, {time.strftime('%Y-%m-%d')}")
+    total = f"{counted(totals.repos, 'repository')}, {human_size(totals.size_on_disk)}"
+    picture = poster(repo_tiles(repos, totals=totals), f"{root}: {total}", colour)
     if kind == ".svg":
-        path.write_text(draw_svg(shapes), encoding="utf-8")
+        path.write_text(draw_svg(picture), encoding="utf-8")
     else:
-        draw_png(shapes, path)
+        draw_png(picture, path)
     click.echo(f"Wrote {path}: {total}.", err=True)

@@ -3,10 +3,12 @@
 import html
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mdl.formatting import human_ago, human_size
-from mdl.service.cache.treemap_html import View, counted, treemap_html
+from mdl.cachemgr.index import file_tiles, repo_tiles
+from mdl.formatting import counted, human_ago, human_size
+from mdl.service.cache.files_html import files_html, hidden_fields, pick, remove_form
+from mdl.service.cache.treemap_html import View, treemap_html
 
 if TYPE_CHECKING:
     from mdl.cachemgr import CachedRepo, Totals
@@ -20,53 +22,64 @@ _ORDERS = {
 }
 
 
-def cache_html(
-    repos: Sequence["CachedRepo"],
-    totals: "Totals",
-    view: View,
-    free: int | None = None,
-    now: float | None = None,
-) -> str:
-    """The cache as a section of the page.
+class Shown(NamedTuple):
+    """What the section shows.
 
-    Args:
+    Attributes:
+        view: what of it.
         free: bytes free on its disk, where that is known.
+        details: of the repository that the view is at: `mdl cache show --json`.
+        can_remove: whether repositories, revisions and files can be selected, to be removed.
     """
+
+    view: View
+    free: int | None = None
+    details: dict[str, Any] | None = None
+    can_remove: bool = False
+
+
+def cache_html(
+    repos: Sequence["CachedRepo"], totals: "Totals", shown: Shown, now: float | None = None
+) -> str:
+    """The cache as a section of the page."""
     now = time.time() if now is None else now
-    room = "" if free is None else f" {human_size(free)} free on its disk."
+    view = shown.view
+    room = "" if shown.free is None else f" {human_size(shown.free)} free on its disk."
     head = (
         '<h2 id="cached" tabindex="-1">The cache</h2>'
-        f'<p class="totals">{counted(totals.repos, "repository", "repositories")},'
-        f" {counted(totals.revisions, 'revision', 'revisions')},"
+        f'<p class="totals">{counted(totals.repos, "repository")},'
+        f" {counted(totals.revisions, 'revision')},"
         f" {human_size(totals.size_on_disk)} on disk.{room}</p>"
     )
     if not repos:
         return head + "<p>The cache is empty.</p>"
-    shown = [repo for repo in repos if view.shows(repo)]
-    return (
-        head + treemap_html(shown, view, now) + _filter(view) + _table(shown, view, now)
-        + _freeable(repos, totals, now)
-    )  # fmt: skip
+    found = [repo for repo in repos if view.shows(repo)]
+    if shown.details is not None:
+        tiles = file_tiles(shown.details, view.at)
+        table = files_html(shown.details, view, can_remove=shown.can_remove)
+    else:
+        tiles = repo_tiles(found, view.at, None if view.at or view.filter else totals)
+        table = _filter(view) + _table(found, shown, now)
+    table += remove_form(view) if shown.can_remove and found else ""
+    return head + treemap_html(tiles, view, now) + table + _freeable(repos, totals, now)
 
 
 def _filter(view: View) -> str:
-    kept = "".join(
-        f'<input type="hidden" name="{key}" value="{html.escape(value)}">'
-        for key, value in (("at", "|".join(view.at)), ("colour", view.colour), ("sort", view.sort))
-    )
     return (
         '<form action="/#cached" method="get" id="filter" role="search"><p class="wide">'
         '<label for="filter-text">Show names that contain</label><input id="filter-text"'
         f' name="filter" value="{html.escape(view.filter)}" maxlength="200" autocomplete="off"'
-        f' spellcheck="false"></p>{kept}<p><button type="submit">Filter</button></p></form>'
+        f' spellcheck="false"></p>{hidden_fields(view._replace(filter=""))}'
+        '<p><button type="submit">Filter</button></p></form>'
     )
 
 
-def _table(shown: Sequence["CachedRepo"], view: View, now: float) -> str:
-    if not shown:
+def _table(found: Sequence["CachedRepo"], shown: Shown, now: float) -> str:
+    if not found:
         return "<p>No repository matches.</p>"
-    ordered = sorted(shown, key=_ORDERS[view.sort])
-    rows = "".join(_row(repo, now) for repo in ordered[:ROWS])
+    view = shown.view
+    ordered = sorted(found, key=_ORDERS[view.sort])
+    rows = "".join(_row(repo, now, can_remove=shown.can_remove) for repo in ordered[:ROWS])
     more = ""
     if len(ordered) > ROWS:
         rest = sum(repo.size_on_disk for repo in ordered[ROWS:])
@@ -83,7 +96,7 @@ def _table(shown: Sequence["CachedRepo"], view: View, now: float) -> str:
     )  # fmt: skip
     return (
         '<table class="cards"><caption>'
-        f"{counted(len(shown), 'repository', 'repositories')}</caption>"
+        f"{counted(len(found), 'repository')}</caption>"
         f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>{more}"
     )
 
@@ -98,9 +111,11 @@ def _head(view: View, key: str, text: str, number: bool) -> str:
     return f'<th scope="col"{kind}><a href="{view._replace(sort=key).link()}">{text}</a></th>'
 
 
-def _row(repo: "CachedRepo", now: float) -> str:
+def _row(repo: "CachedRepo", now: float, *, can_remove: bool) -> str:
     also = [spelling for spelling in repo.spellings if spelling != repo.repo_id]
     names = html.escape(repo.repo_id)
+    if can_remove:
+        names = pick(f"{repo.repo_type}/{repo.repo_id}", names)
     if repo.repo_type != "model":
         names += f" <small>{html.escape(repo.repo_type)}</small>"
     if also:
@@ -115,7 +130,7 @@ def _row(repo: "CachedRepo", now: float) -> str:
         f'<tr><th scope="row">{names}</th>'
         f'<td class="number" data-label="Size">{human_size(repo.size_on_disk)}</td>'
         f'<td class="when" data-label="Last used">{age_text(repo, now)}</td>'
-        f'<td class="number" data-label="Duplicates">{human_size(twice) if twice else "none"}</td>'
+        f'<td class="number" data-label="Duplicates">{human_size(twice) if twice else ""}</td>'
         f'<td data-label="State">{state}</td></tr>'
     )
 
@@ -127,7 +142,7 @@ def _freeable(repos: Sequence["CachedRepo"], totals: "Totals", now: float) -> st
         ("In the trash", totals.trash_size, "mdl cache trash empty"),
         ("The same files in several casings", sum(map(duplicated, repos)), "mdl cache normalize"),
         ("Interrupted downloads", totals.incomplete_size, "mdl cache prune --incomplete"),
-        (f"Not used for half a year ({counted(len(old), 'repository', 'repositories')})",
+        (f"Not used for half a year ({counted(len(old), 'repository')})",
          sum(repo.reclaimable for repo in old), "mdl cache prune --unused-for 180d"),
     )  # fmt: skip
     rows = "".join(

@@ -100,7 +100,8 @@ def _prune(cache: "Cache", wanted: schemas.Prune) -> Planned:
 def _remove(cache: "Cache", wanted: schemas.Remove) -> Planned:
     from mdl.cachemgr.remove import apply_remove, plan_remove
 
-    plan = plan_remove(cache, wanted.target, repo_type=wanted.repo_type, casings=wanted.all_casings)
+    targets = [wanted.target] if isinstance(wanted.target, str) else wanted.target
+    plan = plan_remove(cache, *targets, repo_type=wanted.repo_type, casings=wanted.all_casings)
     return Planned(
         plan.to_json(),
         plan.to_json(),
@@ -176,6 +177,13 @@ def _restore(cache: "Cache", wanted: schemas.Restore) -> Planned:
 
     shown = _undone(restore(cache, wanted.id, dry_run=True))
     return Planned(shown, shown, lambda: _undone(restore(cache, wanted.id)))
+
+
+def undo_plan(action: "JournalAction") -> dict[str, Any]:
+    """The plan of undoing the last change, made without waiting for who changes the cache now."""
+    shown = _undone(action)
+    wanted = schemas.Undo(kind="undo")
+    return {**shown, "digest": _digest(wanted, Planned(shown, shown, dict))}
 
 
 def _undone(action: "JournalAction") -> dict[str, Any]:

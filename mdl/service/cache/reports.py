@@ -5,7 +5,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from mdl.cachemgr.verify import Verifier, select_folders, verification_error
-from mdl.errors import ConfigError, UsageError
+from mdl.errors import ConfigError, NotFoundError, UsageError
 from mdl.service.schemas import Verify
 from mdl.settings import parse_size
 
@@ -37,6 +37,17 @@ def verify_json(cache: "Cache", wanted: Verify, closing: threading.Event) -> dic
     return (
         {**shown, "error": verification_error(len(report.bad)).to_json()} if report.bad else shown
     )
+
+
+def details_json(cache: "Cache", repo_type: str, repo_id: str) -> dict[str, Any] | None:
+    """The object of `mdl cache show --json`; `None` for what is not in the cache."""
+    from mdl.cachemgr.index import describe
+
+    try:
+        repo = cache.repo(repo_id, repo_type)
+    except NotFoundError:
+        return None
+    return describe(repo, cache.folders_of(repo.repo_id, repo.repo_type))
 
 
 def trash_json(cache: "Cache") -> dict[str, Any]:

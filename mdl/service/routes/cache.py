@@ -1,10 +1,11 @@
-"""The cache over HTTP: its listing, plans and actions, verification, pins, trash and events."""
+"""The cache over HTTP: listing, plans and actions, verification, pins, trash, downloads, events."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Request, Response
 from fastapi.responses import StreamingResponse
 
+from mdl.errors import NotFoundError
 from mdl.resolver import parse_name
 from mdl.service.cache import act, listing_json, plan_json, trash_json, verify_json
 from mdl.service.http_errors import not_cached
@@ -21,6 +22,7 @@ from mdl.service.schemas import (
     Action,
     ActionResponse,
     CacheResponse,
+    DownloadsResponse,
     Name,
     Plan,
     PlanResponse,
@@ -117,6 +119,15 @@ async def cached_repo(request: Request, repo_id: Annotated[Name, Path()]) -> Res
     if not found:
         raise not_cached(repo_id)
     return json_response({"repos": found})
+
+
+@cache_router.get("/hub/downloads", response_model=DownloadsResponse, dependencies=[needs("local")])
+async def downloads(request: Request) -> Response:
+    """What `mdl serve --hub` is downloading now: how far, how fast, and for which clients."""
+    hub = service_of(request).hub
+    if hub is None:
+        raise NotFoundError("This service is no Hub.", next="Start it with `mdl serve --hub`.")
+    return json_response({"downloads": hub.downloads()})
 
 
 @cache_router.get("/events", response_class=StreamingResponse)

@@ -88,15 +88,31 @@
     history.replaceState(null, "", address);
     show(address, "filter-text");
   }
-  cache.addEventListener("input", later(200, filter));
-  cache.addEventListener("submit", (event) => { event.preventDefault(); filter(); });
+  const filterSoon = later(200, filter);
+  cache.addEventListener("input", ({ target }) => { if (target.id === "filter-text") filterSoon(); });
+  cache.addEventListener("submit", (event) => {
+    if (event.target.id !== "filter") return;
+    event.preventDefault();
+    filter();
+  });
+
+  // -- downloads
+
+  const downloads = document.getElementById("downloads");
+  if (downloads) setInterval(async () => {
+    if (document.hidden) return;
+    const response = await fetch("/page/downloads");
+    if (!response.ok) return;
+    const page = new DOMParser().parseFromString(await response.text(), "text/html");
+    downloads.replaceChildren(...page.getElementById("downloads").childNodes);
+  }, 2000);
 
   if (!window.EventSource) return;
   const events = new EventSource("/v1/events");
   events.addEventListener("cache", async (event) => {
     if (JSON.parse(event.data).version === cache.dataset.version) return;
-    // Do not move the keyboard focus away from someone who is reading the section.
-    if (cache.contains(document.activeElement)) {
+    // Do not move the focus away from someone who is reading the section, nor forget a selection.
+    if (cache.contains(document.activeElement) || cache.querySelector(":checked")) {
       live.textContent = "The cache has changed. Reload the page to see it.";
       return;
     }
