@@ -150,8 +150,9 @@ def test_du_draws(filled: CacheBuilder, mdl: Type, tmp_path: Path) -> None:
     assert out.splitlines()[1].split()[0] == "model/Org/Big"
     svg = (tmp_path / "t.svg").read_text()
     assert "<title>Org/Big, 6.0 KB" in svg
-    assert f"{filled.root}: 4 repositories, 6.0 KB, {time.strftime('%Y-%m-%d')}" in svg
-    assert "model 6.0 KB" in svg, "the legend"
+    assert ">4 repositories, 6.0 KB in /" in svg
+    assert f">{time.strftime('%Y-%m-%d')}</text>" in svg
+    assert ">used today 6.0 KB</text>" in svg, "the legend"
     mdl("du", "--plot", str(tmp_path / "t.png"))
     assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
     assert mdl("du", "--plot", str(tmp_path / "t.gif"))[0] == 2

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from mdl.cachemgr.index.tiles import OTHER, Tile
 from mdl.cachemgr.index.treemap import Box, squarify
 from mdl.errors import MdlError
-from mdl.formatting import human_ago, human_size
+from mdl.formatting import human_ago, human_size, shorten
 
 _DAY = 86400.0
 AGES = (
@@ -181,7 +181,7 @@ def poster(tiles: Iterable[Tile], title: str, colour: str, now: float | None = N
     now = time.time() if now is None else now
     shapes = list(compose(tiles, Box(0, 46, _WIDTH, _HEIGHT - 46 - 40), colour, now))
     day = time.strftime("%Y-%m-%d", time.localtime(now))
-    texts = [(4.0, 30.0, _readable(title), 18), (_WIDTH - 84, 30.0, day, 14)]
+    texts = [(4.0, 30.0, shorten(_readable(title), 100), 18), (_WIDTH - 84, 30.0, day, 14)]
     keys = []
     x, y = 4.0, _HEIGHT - 26
     for key, words in legend(shapes, colour):

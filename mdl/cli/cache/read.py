@@ -194,7 +194,7 @@ def _plot(path: Path, repos: "list[CachedRepo]", totals: "Totals", root: Path, c
             f"{path} is neither an .svg nor a .png file.", next="Name one that ends in either."
         )
     total = f"{counted(totals.repos, 'repository')}, {human_size(totals.size_on_disk)}"
-    picture = poster(repo_tiles(repos, totals=totals), f"{root}: {total}", colour)
+    picture = poster(repo_tiles(repos, totals=totals), f"{total} in {root}", colour)
     if kind == ".svg":
         path.write_text(draw_svg(picture), encoding="utf-8")
     else:
