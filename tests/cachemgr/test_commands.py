@@ -152,7 +152,7 @@ def test_du_draws(filled: CacheBuilder, mdl: Type, tmp_path: Path) -> None:
     assert "<title>Org/Big, 6.0 KB" in svg
     assert ">4 repositories, 6.0 KB in /" in svg
     assert f">{time.strftime('%Y-%m-%d')}</text>" in svg
-    assert ">used today 6.0 KB</text>" in svg, "the legend"
+    assert ">this month 6.0 KB</text>" in svg, "the legend"
     mdl("du", "--plot", str(tmp_path / "t.png"))
     assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
     assert mdl("du", "--plot", str(tmp_path / "t.gif"))[0] == 2
