@@ -288,14 +288,8 @@ class CacheWindow:
         self._cache: Cache | None = None
 
     def __call__(self, repo_id: str, revision: str | None) -> Cached | None:
-        if not self._has_folder(repo_id):
-            return None
-        if self._cache is None:
-            from mdl.cachemgr import open_cache
-
-            self._cache = open_cache(self._settings)
-        placement = self._cache.placement(repo_id, revision=revision)
-        if placement.state == "absent":
+        placement = self._placement(repo_id, revision)
+        if placement is None or placement.state == "absent":
             return None
         return Cached(
             complete=placement.complete,
@@ -304,6 +298,19 @@ class CacheWindow:
             commit=placement.commit,
             repo_id=placement.repo_id,
         )
+
+    def commits(self, repo_id: str) -> tuple[str, ...]:
+        placement = self._placement(repo_id, None)
+        return placement.commits if placement is not None else ()
+
+    def _placement(self, repo_id: str, revision: str | None) -> "Placement | None":
+        if not self._has_folder(repo_id):
+            return None
+        if self._cache is None:
+            from mdl.cachemgr import open_cache
+
+            self._cache = open_cache(self._settings)
+        return self._cache.placement(repo_id, revision=revision)
 
     def _has_folder(self, repo_id: str) -> bool:
         """Whether the root has a folder for this repository, in any casing."""

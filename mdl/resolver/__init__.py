@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         write_lock,
     )
     from mdl.resolver.names import Name, is_commit, parse_name, shown
-    from mdl.resolver.refusals import no_access
+    from mdl.resolver.refusals import no_access, not_at_revision
     from mdl.resolver.relatives import Family, family
     from mdl.resolver.remote import RemoteResolver
     from mdl.resolver.resolver import Resolver
@@ -59,7 +59,7 @@ __getattr__ = door(
         "hub_description": "format_on_hub",
         "lockfile": "LockEntry lock_entry lock_text read_lock resolve_locked write_lock",
         "names": "Name is_commit parse_name shown",
-        "refusals": "no_access",
+        "refusals": "no_access not_at_revision",
         "remote": "RemoteResolver",
         "resolver": "Resolver",
         "stored": "remember_tree",

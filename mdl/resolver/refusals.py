@@ -39,6 +39,17 @@ def unknown_offline(name: str) -> MdlError:
     )
 
 
+def not_at_revision(name: str, revision: str | None, here: Sequence[str]) -> OfflineError:
+    """Offline, and the cache has other commits of it: nothing says which one is meant."""
+    at = f" at {revision}" if revision else ""
+    return OfflineError(
+        f"{name}{at} is not in the cache, and mdl is offline.",
+        why=f"It has no ref {revision or 'main'} to a commit in it. It has: {', '.join(here[:5])}.",
+        next=f"Name the commit: --revision {here[0]} (revision=).",
+        details={"commits": list(here)},
+    )
+
+
 def not_to_be_had(own: RepoInfo, name: str, canonical: str, revision: str | None) -> MdlError:
     """The Hub was asked and has no such repository or revision, or has disabled it."""
     if own.state == "no_revision":

@@ -128,6 +128,10 @@ class _Decision:
         if own is None or own.state == "ok":
             if self.found or own is not None or self.request.online:
                 return None
+            here = self.cached.commits(self.name.text)
+            if here:
+                revision = self.options.revision
+                return self._refusal(refusals.not_at_revision(self.name.text, revision, here))
             return self._refusal(refusals.unknown_offline(self.name.text))
         self._step(self.canonical, "rejected", own.message or own.state)
         if own.state == "missing" and self.known.mirrors and not self.options.exact:

@@ -34,7 +34,7 @@ class Sources:
     ) -> None:
         self.settings = settings
         self.catalog: Catalog = catalog or open_catalog(settings)
-        self.cached = cached or _nothing_cached
+        self.cached = cached or _NothingCached()
         self._token = settings.token_for(token)
         self._hub: HubApi | None = None
         self._warned_of_token = False
@@ -198,5 +198,9 @@ def warn(text: str, *values: object) -> None:
     logging.getLogger("mdl").warning(text, *values)
 
 
-def _nothing_cached(repo_id: str, revision: str | None) -> Cached | None:
-    return None
+class _NothingCached:
+    def __call__(self, repo_id: str, revision: str | None) -> Cached | None:
+        return None
+
+    def commits(self, repo_id: str) -> tuple[str, ...]:
+        return ()

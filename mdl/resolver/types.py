@@ -227,6 +227,9 @@ class CacheView(Protocol):
 
     def __call__(self, repo_id: str, revision: str | None) -> Cached | None: ...
 
+    def commits(self, repo_id: str) -> tuple[str, ...]:
+        """The commits of a repository that are here, whatever its refs; the newest first."""
+
 
 class MissingFact(NamedTuple):
     """A fact that the rules need to go on."""

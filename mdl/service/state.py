@@ -34,7 +34,7 @@ class Service:
         config.check(has_tokens=len(self.tokens) > 0)
         self.metrics = Metrics()
         self.cache = CacheService(settings)
-        self.resolver = ResolverPool(settings, config, self.cache.cached, self.metrics)
+        self.resolver = ResolverPool(settings, config, self.cache, self.metrics)
         self.streams = EventStreams(self.cache)
         self.hub: HubServer | None = None
         if config.hub is not None:

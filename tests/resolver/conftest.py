@@ -6,11 +6,24 @@ from typing import Any
 
 import pytest
 
-from mdl.resolver import Resolver
+from mdl.resolver import Cached, Resolver
 from mdl.settings import Settings
 from tests.hub import LoopbackHub
 
 BNB = '{"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true}}'
+
+
+class OneCached:
+    """A cache of one repository; `cached` is `None` where no ref leads to one of its commits."""
+
+    def __init__(self, repo_id: str, cached: Cached | None, *commits: str) -> None:
+        self._key, self._cached, self._commits = repo_id.lower(), cached, commits
+
+    def __call__(self, repo_id: str, revision: str | None) -> Cached | None:
+        return self._cached if repo_id.lower() == self._key else None
+
+    def commits(self, repo_id: str) -> tuple[str, ...]:
+        return self._commits if repo_id.lower() == self._key else ()
 
 
 @pytest.fixture

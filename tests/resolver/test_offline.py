@@ -10,6 +10,7 @@ from mdl.errors import OfflineError
 from mdl.resolver import Cached, ResolveOptions, Resolver
 from mdl.settings import Settings
 from mdl.store.rows import LocalMirror, RepositoryRow
+from tests.resolver.conftest import OneCached
 
 NAME = "meta-llama/Llama-3.1-8B-Instruct"
 
@@ -42,16 +43,23 @@ def test_an_unknown_name_is_not_guessed(settings: Settings) -> None:
 
 
 def test_a_cached_repository_resolves_from_the_cache_alone(settings: Settings) -> None:
-    def cached(repo_id: str, revision: str | None) -> Cached | None:
-        if repo_id.lower() != "me/my-model":
-            return None
-        return Cached(True, "/cache/x", 10, "e" * 40, "Me/My-Model")
-
-    resolver = Resolver(settings, cached)
+    here = Cached(True, "/cache/x", 10, "e" * 40, "Me/My-Model")
+    resolver = Resolver(settings, OneCached("Me/My-Model", here))
     answer = resolver.resolve("me/MY-model", ResolveOptions(exact=True)).checked()
     assert (answer.repo_id, answer.commit) == ("Me/My-Model", "e" * 40)
     assert answer.cached is not None
     assert answer.cached.complete
+    resolver.close()
+
+
+@pytest.mark.parametrize("revision", [None, "v1"])
+def test_commits_without_a_ref_are_named(settings: Settings, revision: str | None) -> None:
+    resolver = Resolver(settings, OneCached("Me/My-Model", None, "e" * 40, "d" * 40))
+    refused = resolver.resolve("me/my-model", ResolveOptions(revision=revision)).error
+    assert isinstance(refused, OfflineError)
+    assert f"no ref {revision or 'main'} to a commit" in str(refused.why)
+    assert f"--revision {'e' * 40}" in str(refused.next)
+    assert refused.details["commits"] == ["e" * 40, "d" * 40]
     resolver.close()
 
 

@@ -10,6 +10,7 @@ from mdl.errors import MdlError, NameRefusedError, NoAccessError, OfflineError, 
 from mdl.resolver import Cached, Resolution, ResolveOptions, Resolver, parse_name
 from mdl.store import MirrorRow
 from tests.hub import LoopbackHub
+from tests.resolver.conftest import OneCached
 
 BASE = "Maker/Model-8B"
 AWQ = '{"quantization_config": {"quant_method": "awq", "bits": 4}}'
@@ -272,11 +273,9 @@ def test_what_is_in_the_cache_is_known_offline(online: Online, tmp_path: Path) -
     (tmp_path / "snap").mkdir()
     (tmp_path / "snap" / "M-Q4_K_M.gguf").write_bytes(b"GGUF" + bytes(40))
 
-    def cached(repo_id: str, revision: str | None) -> Cached | None:
-        if repo_id.lower() != "org/m-gguf":
-            return None
-        return Cached(True, str(tmp_path / "snap"), 44, "c" * 40, "Org/M-GGUF")
-
+    cached = OneCached(
+        "Org/M-GGUF", Cached(True, str(tmp_path / "snap"), 44, "c" * 40, "Org/M-GGUF")
+    )
     found = ask(online(offline=True, cached=cached), "org/m-gguf:Q4_K_M").checked()
     assert (found.repo_id, paths(found)) == ("Org/M-GGUF", ["M-Q4_K_M.gguf"])
     assert found.cached is not None

@@ -15,7 +15,7 @@ from mdl.loader.source.fetch import fetch_adapter
 from mdl.loader.source.local_copy import find_local_copy, read_local_copy
 from mdl.loader.source.located import Adapter, LocatedModel
 from mdl.model_files import ADAPTER, ModelFiles, WeightFiles, adapter_base
-from mdl.resolver import Resolution, ResolveOptions, is_commit
+from mdl.resolver import Resolution, ResolveOptions, is_commit, not_at_revision
 from mdl.settings import Settings, load_settings
 
 
@@ -222,17 +222,11 @@ def current_commit(resolution: Resolution, hub: HubAccess) -> str:
 def _not_complete(
     resolution: Resolution, cause: MdlError | None, settings: Settings
 ) -> OfflineError:
-    revision = f" at {resolution.revision}" if resolution.revision else ""
     here = open_cache(settings).placement(resolution.repo_id, resolution.revision).commits
     if here:
-        return OfflineError(
-            f"{resolution.repo_id}{revision} is not in the cache, and mdl is offline.",
-            why=f"It has no ref {resolution.revision or 'main'} to a commit in it. It has: "
-            f"{', '.join(here[:5])}.",
-            next=f"Name the commit: --revision {here[0]} (revision=).",
-            details={"commits": list(here)},
-        )
+        return not_at_revision(resolution.repo_id, resolution.revision, here)
     missing = cause.details.get("missing") if cause else None
+    revision = f" at {resolution.revision}" if resolution.revision else ""
     why = f"{missing} is missing." if missing else cause.message if cause else ""
     return OfflineError(
         f"{resolution.repo_id}{revision} is not completely in the cache, and mdl is offline.",

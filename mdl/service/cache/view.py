@@ -6,13 +6,13 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mdl.cachemgr import CachedRepo, Totals, open_cache
+from mdl.cachemgr import CachedRepo, CachedRevision, Totals, open_cache
 from mdl.errors import BusyError, MdlError
 from mdl.resolver import Cached
 from mdl.settings import Settings
@@ -102,20 +102,25 @@ class CacheService:
             raise BusyError("A verification is already running.", next="Try again when it is done.")
         return await self._verifying.run(work)
 
-    def cached(self, repo_id: str, revision: str | None) -> Cached | None:
+    def __call__(self, repo_id: str, revision: str | None) -> Cached | None:
         """The resolver's view of the disk; never waits, and is a few seconds old at most."""
-        self._refresh_if_old()
-        repo = self.last.models.get(repo_id.casefold()) if self.last else None
-        if repo is None:
-            return None
         wanted = revision or "main"
-        found = [r for r in repo.revisions if r.commit == wanted or wanted in r.refs]
+        revisions = self._revisions(repo_id)
+        found = [r for r in revisions if r.commit == wanted or wanted in r.refs]
         if not found:
             return None
         best = min(found, key=lambda r: r.state != "complete")
         folder = "models--" + best.spelling.replace("/", "--")
         path = str(self.root / folder / "snapshots" / best.commit)
         return Cached(best.state == "complete", path, best.size, best.commit, best.spelling)
+
+    def commits(self, repo_id: str) -> tuple[str, ...]:
+        return tuple(revision.commit for revision in self._revisions(repo_id))
+
+    def _revisions(self, repo_id: str) -> Sequence[CachedRevision]:
+        self._refresh_if_old()
+        repo = self.last.models.get(repo_id.casefold()) if self.last else None
+        return repo.revisions if repo is not None else ()
 
     async def state(self) -> CacheState:
         """The cache as it is now, or as it was two seconds ago.
