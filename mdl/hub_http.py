@@ -2,11 +2,14 @@
 
 import contextlib
 import errno
+import re
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from mdl.errors import DiskError, LoadError, MdlError, NoAccessError, NotFoundError, OfflineError
+from mdl.formatting import unsigned
 
 
 def http_library() -> Any:
@@ -17,6 +20,37 @@ def http_library() -> Any:
     from huggingface_hub.utils import get_session
 
     return sys.modules[type(get_session()).__module__.partition(".")[0]]
+
+
+def rate_limit_reset(error: Any) -> float | None:
+    """Seconds until a rate limit is reset, where the Hub's refusal is of one and says it."""
+    headers = error.response.headers
+    found = re.fullmatch(r"\d+", headers.get("Retry-After", "")) or re.search(
+        r"(?<=\bt=)\d+", headers.get("RateLimit", "")
+    )
+    return float(found[0]) if error.response.status_code == 429 and found else None
+
+
+def wait_for_rate_limit(seconds: float) -> None:
+    """Wait until a rate limit is reset, and say so."""
+    import logging
+
+    logging.getLogger("mdl").warning(
+        "The Hub's rate limit is used up: waiting %.0f s until it is reset.", seconds
+    )
+    time.sleep(seconds)
+
+
+def disk_filled_up(error: OSError) -> DiskError | None:
+    """The error to raise where the system says that the disk is full."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return None
+    return DiskError(
+        "The disk filled up during the download.",
+        why=str(error),
+        next="Free some space (`mdl cache prune --dry-run`) and run it again: it goes on from "
+        "what has arrived.",
+    )
 
 
 @contextlib.contextmanager
@@ -51,25 +85,18 @@ def hub_errors(repo_id: str) -> Iterator[None]:
             raise _http_error(repo_id, error.__cause__) from error
         raise OfflineError(
             f"{repo_id} is not completely in the cache, and the Hub cannot be reached.",
-            why=(str(error) or type(error).__name__).strip().splitlines()[0],
+            why=_first_line(str(error) or type(error).__name__),
             next="Connect, or set HF_ENDPOINT to a Hub that responds.",
         ) from error
     except errors.HfHubHTTPError as error:
         raise _http_error(repo_id, error) from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise DiskError(
-                "The disk filled up during the download.",
-                why=str(error),
-                next="Free some space (`mdl cache prune --dry-run`) and run it again: complete "
-                "files are kept.",
-            ) from error
-        raise
+        raise (disk_filled_up(error) or error) from error
     except http.HTTPError as error:
         raise MdlError(
             f"The download of {repo_id} was interrupted.",
-            why=f"{type(error).__name__}: {error}",
-            next="Run it again: complete files are not downloaded again.",
+            why=_first_line(f"{type(error).__name__}: {error}"),
+            next="Run it again: it goes on from what has arrived.",
         ) from error
 
 
@@ -84,10 +111,14 @@ def _http_error(repo_id: str, error: Any) -> MdlError:
     return LoadError(
         f"The Hub returned status {status} for {repo_id}.",
         why=_server_message(error),
-        next="Wait a little and run it again: complete files are not downloaded again.",
+        next="Wait a little and run it again: it goes on from what has arrived.",
     )
 
 
 def _server_message(error: Any) -> str:
     message = error.response.headers.get("X-Error-Message") if error.response is not None else None
-    return str(message or str(error).strip().splitlines()[0])
+    return _first_line(str(message or error))
+
+
+def _first_line(text: str) -> str:
+    return unsigned(text.strip().splitlines()[0])

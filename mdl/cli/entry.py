@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mdl.cli.terminal import CleanStream
@@ -13,6 +14,7 @@ from mdl.formatting import printable
 if TYPE_CHECKING:
     import click
 
+_INTERRUPTED = 130
 _TRACEBACK = "Run it again with MDL_DEBUG=1 for a traceback, and report it."
 # What the system reports about a path or disk, and what to do about it.
 _NO_SPACE = "Free some: `mdl cache prune --dry-run` shows what could go."
@@ -32,7 +34,12 @@ _DISK = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Exit with a command's exit code, never with a traceback."""
-    raise SystemExit(run(argv))
+    code = run(argv)
+    if code == _INTERRUPTED:
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(code)  # a thread may still wait for a connection
+    raise SystemExit(code)
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -63,8 +70,8 @@ def _run(args: list[str], *, as_json: bool) -> int:
         return _command(args)
     except MdlError as error:
         return _fail(error, as_json=as_json)
-    except KeyboardInterrupt:
-        return _interrupted()
+    except KeyboardInterrupt as error:
+        return _interrupted(error)
     except BrokenPipeError:
         raise
     except SystemExit:
@@ -118,7 +125,7 @@ def _ending_of_click(error: Exception, *, as_json: bool) -> int | None:
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
     if isinstance(error, click.Abort):
-        return _interrupted()
+        return _interrupted(error)
     if not isinstance(error, click.ClickException):
         return None
     if as_json:
@@ -127,9 +134,10 @@ def _ending_of_click(error: Exception, *, as_json: bool) -> int | None:
     return UsageError.exit_code
 
 
-def _interrupted() -> int:
-    print("interrupted: nothing that was there before is lost", file=sys.stderr)
-    return 130
+def _interrupted(error: BaseException) -> int:
+    said = str(error.__cause__ or error) or "nothing that was there before is lost"
+    print(f"interrupted: {said}", file=sys.stderr)
+    return _INTERRUPTED
 
 
 def _fail(error: MdlError, *, as_json: bool) -> int:

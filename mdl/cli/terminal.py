@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable
 from typing import Any, TextIO
 
+from mdl.formatting import unsigned
+
 _STYLE = r"\x1b\[(?:[0-4]|2[234]|3[1-79]|9[0-7])?(?:;(?:[0-4]|2[234]|3[1-79]|9[0-7]))*m"
 # C0 but tab, newline and the return of a CRLF; DEL, C1; characters that reorder what stands beside.
 _CONTROL = "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]|\r(?!\n)"
@@ -17,7 +19,11 @@ _REDRAW = r"(?:\r(?!\n)|\x1b\[\d*[AK]|\x1b\[\?25[hl])+"
 
 
 def clean(text: str, *, styles: bool = False) -> str:
-    """`text` with control characters escaped; with `styles`, bold and colours are left alone."""
+    """`text` with control characters escaped and addresses unsigned.
+
+    With `styles`, bold and colours are left alone.
+    """
+    text = unsigned(text)
     # Most lines pass here, before any of these patterns is compiled.
     if text.removesuffix("\n").isprintable() or re.search(_CONTROL, text) is None:
         return text

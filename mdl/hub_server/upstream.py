@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
-from mdl.cachemgr.fill import Fetched
+from mdl.cachemgr.fill import Fetched, open_file
 from mdl.errors import OfflineError
 from mdl.hub_http import http_library
 from mdl.hub_server.responses import HubRefusal
@@ -16,7 +16,6 @@ _MOST = 256 << 20  # bytes of one response that is not a file
 _LONGEST = 60.0  # seconds for one response that is not a file
 _FILE_TIMEOUT = 30.0  # seconds without a byte of a file
 _SENT = ("accept", "accept-encoding", "content-type", "user-agent")
-_CHUNK = 1 << 18
 
 
 class Reply(NamedTuple):
@@ -104,39 +103,29 @@ class Upstream:
             ConnectionError: it cannot be opened, or breaks off.
             HubRefusal: the Hub refuses it.
         """
-        headers = {"accept-encoding": "identity"}
-        if start or stop is not None:
-            headers["range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
-        if self.is_own(url):
-            headers |= _authorization(token)
-        with self._opened("GET", url, headers, b"", _FILE_TIMEOUT, follow=True) as response:
-            if response.status_code >= 500:
-                raise ConnectionError(f"the Hub answers {response.status_code}")
-            if response.status_code not in (200, 206):
-                raise HubRefusal(
-                    502, f"The Hub answers {response.status_code} for the file's bytes."
-                )
-            offset = start if response.status_code == 206 else 0
-            yield Fetched(offset, self._chunks(response))
+        from huggingface_hub.errors import HfHubHTTPError
 
-    def _chunks(self, response: Any) -> Iterator[bytes]:
+        headers = _authorization(token) if self.is_own(url) else {}
         try:
-            yield from response.iter_raw(_CHUNK)
-        except http_library().HTTPError as error:
-            raise ConnectionError(str(error) or type(error).__name__) from error
+            with open_file(url, headers, start, stop, timeout=_FILE_TIMEOUT) as fetched:
+                yield fetched
+        except HfHubHTTPError as error:
+            status = error.response.status_code
+            if status >= 500:
+                raise ConnectionError(f"the Hub answers {status}") from error
+            raise HubRefusal(502, f"The Hub answers {status} for the file's bytes.") from error
 
     @contextlib.contextmanager
     def _opened(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes, timeout: float,
-        *, follow: bool = False,
-    ) -> Iterator[Any]:  # fmt: skip
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes, timeout: float
+    ) -> Iterator[Any]:
         from huggingface_hub.utils import get_session
 
         library = http_library()
         try:
             with get_session().stream(
                 method, url, headers=dict(headers), content=body or None, timeout=timeout,
-                follow_redirects=follow,
+                follow_redirects=False,
             ) as response:  # fmt: skip
                 yield response
         except (library.HTTPError, library.InvalidURL) as error:

@@ -1,6 +1,7 @@
 """Progress of a load: its phases and their times, the bytes of a download, and a way to stop it."""
 
 import contextlib
+import logging
 import socket
 import sys
 import threading
@@ -23,7 +24,7 @@ class Progress:
 
     def __init__(self, report: Callable[[int], None] | None = None) -> None:
         self.bytes = 0
-        self._report = report
+        self._report = self._report_skipped = report
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
@@ -42,12 +43,23 @@ class Progress:
         Raises:
             Cancelled: the download is being stopped.
         """
+        self._add(count, self._report)
+
+    def skip(self, count: int) -> None:
+        """Add bytes that are here already; negative where they are not after all.
+
+        Raises:
+            Cancelled: the download is being stopped.
+        """
+        self._add(count, self._report_skipped)
+
+    def _add(self, count: int, report: Callable[[int], None] | None) -> None:
         if self._stop.is_set():
             raise Cancelled
         with self._lock:
             self.bytes += count
-            if self._report is not None:
-                self._report(count)
+            if report is not None:
+                report(count)
 
     @contextlib.contextmanager
     def tracking_connections(self) -> Iterator[None]:
@@ -104,17 +116,31 @@ class Progress:
         return FileBar
 
 
+_CLEARED = "\r\033[K"
+_BAR = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}B of {total_fmt}B, {rate_fmt}, {remaining} left"
+
+
+class _AboveTheLine(logging.Handler):
+    """Prints what is logged on a line of its own, not behind the phase or the bar shown there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(f"{_CLEARED}{self.format(record)}\n")
+
+
 class TerminalProgress(Progress):
     """One line on standard error: the current phase, or a progress bar during a download."""
 
     def __init__(self, title: str) -> None:
         super().__init__()
         self._title = title
+        log = logging.getLogger("mdl")
+        if not log.hasHandlers():
+            log.addHandler(_AboveTheLine(logging.WARNING))
 
     def phase(self, name: str) -> None:
         """Replace the phase shown; an empty name clears the line."""
         text = f"{self._title}: {name} …" if name else ""
-        sys.stderr.write(f"\r\033[K{text}")
+        sys.stderr.write(f"{_CLEARED}{text}")
         sys.stderr.flush()
 
     @contextlib.contextmanager
@@ -125,12 +151,29 @@ class TerminalProgress(Progress):
         if not total:
             yield
             return
-        with tqdm(desc=self._title, total=total, unit="B", unit_scale=True, file=sys.stderr) as bar:
-            self._report = bar.update
+        with tqdm(
+            desc=self._title, total=total, unit="B", unit_scale=True, bar_format=_BAR,
+            file=sys.stderr,
+        ) as bar:  # fmt: skip
+
+            def skip(count: int) -> None:  # so that they do not count as speed
+                bar.n += count
+                bar.initial += count
+                bar.last_print_n += count
+
+            ended = threading.Event()
+
+            def redraw() -> None:  # also while nothing comes
+                while not ended.wait(0.5):
+                    bar.refresh()
+
+            self._report, self._report_skipped = bar.update, skip
+            threading.Thread(target=redraw, daemon=True).start()
             try:
                 yield
             finally:
-                self._report = None
+                ended.set()
+                self._report = self._report_skipped = None
 
 
 def progress_for(title: str, wanted: bool | None = None) -> Progress:

@@ -6,7 +6,6 @@ a status alone decides nothing: the class of the error and the Hub's words do.
 
 import json
 import random
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -35,7 +34,7 @@ from mdl.formats import (
     find_tables,
     recognize,
 )
-from mdl.hub_http import http_library
+from mdl.hub_http import http_library, rate_limit_reset, wait_for_rate_limit
 from mdl.model_files import ADAPTER, adapter_base, is_adapter
 from mdl.resolver.hub_description import describe_listing
 from mdl.resolver.hub_session import bounded
@@ -264,10 +263,13 @@ class HubApi:
             except HfHubHTTPError as error:
                 status = error.response.status_code
                 if status == 429 or status >= 500:
-                    wait = _reset_after(error) or random.uniform(0.2, 0.6) * 2**attempt
-                    if attempt == _ATTEMPTS or wait > _LONGEST_WAIT:
+                    reset = rate_limit_reset(error)
+                    if attempt == _ATTEMPTS or (reset or 0) > _LONGEST_WAIT:
                         raise self._unusable(error) from error
-                    time.sleep(wait)
+                    if reset is not None:
+                        wait_for_rate_limit(reset)
+                    else:
+                        time.sleep(random.uniform(0.2, 0.6) * 2**attempt)
                 elif self._sent and status == 401 and _BAD_TOKEN in _message(error).lower():
                     self.bad_token = True
                     if not as_anonymous:
@@ -319,7 +321,7 @@ class HubApi:
 
     def _unusable(self, error: HfHubHTTPError) -> MdlError:
         if error.response.status_code == 429:
-            seconds = _reset_after(error)
+            seconds = rate_limit_reset(error)
             when = f"in {seconds:.0f} s" if seconds else "later"
             return BusyError(
                 "The Hub's rate limit is used up.",
@@ -391,12 +393,3 @@ def _message(error: HfHubHTTPError) -> str:
     """The Hub's own words; `HfApi.whoami` leaves them in the header."""
     said = error.server_message or error.response.headers.get("X-Error-Message")
     return (said or "").partition("\n")[0]
-
-
-def _reset_after(error: HfHubHTTPError) -> float | None:
-    """Seconds until a rate limit is reset, where the Hub says it."""
-    headers = error.response.headers
-    found = re.fullmatch(r"\d+", headers.get("Retry-After", "")) or re.search(
-        r"(?<=\bt=)\d+", headers.get("RateLimit", "")
-    )
-    return float(found[0]) if error.response.status_code == 429 and found else None

@@ -42,6 +42,7 @@ class LoopbackHub:
         self.renamed: dict[str, str] = {}  # folded old id -> new id
         self.users: dict[str, str] = {}  # token -> name
         self.page_size = 1000
+        self.sent = 0  # bytes of files
         self.errors: list[BaseException] = []
         self._faults: list[Fault] = []
         self._requests: list[Request] = []

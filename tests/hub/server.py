@@ -18,6 +18,7 @@ from tests.hub.repos import Blob, Commit, Repo, file_row, folder_row, model_fiel
 from tests.hub.sockets import HubServer
 
 CHUNK = 1 << 18
+PARTIAL = 206
 ACTIONS = ("revision", "tree", "refs", "auth-check", "paths-info", "commits")
 BAD_TOKEN = "Invalid credentials in Authorization header"
 GATED_MESSAGES = {
@@ -296,7 +297,7 @@ class HubHandler(BaseHTTPRequestHandler):
                 size = {"Content-Range": f"bytes */{blob.size}"}
                 raise HubError(416, None, "The requested range is not satisfiable", **size)
             headers["Content-Range"] = f"bytes {first}-{last}/{blob.size}"
-        self._head(206 if asked else 200, last - first + 1, **headers)
+        self._head(PARTIAL if asked else 200, last - first + 1, **headers)
         if self.command == "HEAD":
             return
         with blob.open() as stream:
@@ -315,6 +316,7 @@ class HubHandler(BaseHTTPRequestHandler):
     def _copy(self, stream: Any, count: int) -> None:
         while count and (chunk := stream.read(min(CHUNK, count))):
             self.wfile.write(chunk)
+            self.hub.sent += len(chunk)
             count -= len(chunk)
 
     def _struck_in_the_middle(self) -> bool:

@@ -6,6 +6,7 @@ from mdl.lazy import door
 
 if TYPE_CHECKING:
     from mdl.cachemgr.fill.blob import BlobFill, Fetched
+    from mdl.cachemgr.fill.http import open_file
     from mdl.cachemgr.fill.snapshot import (
         SnapshotFile,
         add_file,
@@ -21,6 +22,7 @@ __getattr__ = door(
     __name__,
     {
         "blob": "BlobFill Fetched",
+        "http": "open_file",
         "snapshot": (
             "SnapshotFile add_file known_missing local_file read_ref record_missing "
             "write_listing write_ref"

@@ -16,10 +16,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from mdl.cachemgr.layout import COMMIT_LENGTH, INCOMPLETE, SHA256_LENGTH, is_hash
 from mdl.errors import BusyError, DiskError, MdlError, OfflineError, VerificationError
+from mdl.hub_http import disk_filled_up
 
 # Bytes that readers get only once the whole file is checked.
 WITHHELD = 1 << 16
@@ -49,27 +50,36 @@ class BlobFill:
         etag: the blob's name; a sha256 or a git blob sha1 is checked.
         size: bytes, as the Hub says.
         fetch: opens the download.
+        title: what errors call it; the etag by default.
         arrived: called with the size of each piece that came.
+        found: called, also while nothing comes, with the bytes on disk that others wrote: an
+            earlier run or another process. Negative where their file is begun anew.
+
+    What `arrived` and `found` raise ends the download, and is raised by `run`.
 
     Attributes:
         arrived: bytes on disk.
+        resumed: those of them that an earlier run left.
         error: why it failed, once it has.
     """
 
     def __init__(
         self, root: Path, folder: str, etag: str, size: int, fetch: Fetch,
-        *, arrived: Callable[[int], object] = lambda count: None,
+        *, title: str | None = None, arrived: Callable[[int], object] = lambda count: None,
+        found: Callable[[int], object] = lambda count: None,
     ) -> None:  # fmt: skip
         self.path = root / folder / "blobs" / etag
         self.partial = self.path.with_name(f"{etag}.mdl{INCOMPLETE}")
         self.size = size
-        self.arrived = 0
+        self.arrived = self.resumed = 0
         self.done = False
         self.error: MdlError | None = None
-        self._count = arrived
-        self._stopping = False
+        self._title = title or etag
+        self._count, self._count_found = arrived, found
+        self._stopping = threading.Event()
         self._etag, self._fetch = etag, fetch
-        self._lock = FileLock(root / ".locks" / folder / f"{etag}.lock")
+        # Writable for a group, as huggingface_hub makes it.
+        self._lock: BaseFileLock = FileLock(root / ".locks" / folder / f"{etag}.lock", mode=0o664)
         self._listeners: set[Callable[[], object]] = set()
         self._guard = threading.Lock()
         self._notified = (0, 0.0)
@@ -92,7 +102,7 @@ class BlobFill:
 
     def stop(self) -> None:
         """End the download at its next bytes; what has arrived is kept."""
-        self._stopping = True
+        self._stopping.set()
 
     def run(self, name: Callable[[], None]) -> None:
         """Download the blob, or follow whoever does. Blocks; what fails is in `error`.
@@ -107,14 +117,16 @@ class BlobFill:
                 try:
                     self._download()
                 finally:
+                    if not self.arrived:
+                        self.partial.unlink(missing_ok=True)
                     self._lock.release()
             name()
             self.done = True
         except MdlError as error:
             self.error = error
         except OSError as error:
-            self.error = DiskError(
-                f"{self.path.name} cannot be kept in the cache.",
+            self.error = disk_filled_up(error) or DiskError(
+                f"{self._title} cannot be kept in the cache.",
                 why=error.strerror or str(error),
                 next="`mdl cache prune --max-size SIZE` makes room.",
             )
@@ -124,25 +136,36 @@ class BlobFill:
     def _follow(self) -> bool:
         """Wait for the lock, reporting another process's progress; whether the blob is there."""
         while not self.path.exists():
-            if self._stopping:
-                raise BusyError("The download was stopped.", next="Try again.")
+            self._raise_if_stopped()
             try:
                 self._lock.acquire(timeout=0.02)
             except Timeout:
                 with contextlib.suppress(OSError):
-                    self.arrived = self.partial.stat().st_size
+                    self._found(self.partial.stat().st_size)
                 self._notify()
+            except NotImplementedError:  # a file system without locks; as huggingface_hub does
+                self._lock = SoftFileLock(self._lock.lock_file)
             else:
                 if not self.path.exists():
                     return False
                 self._lock.release()
+        self._found(self.size)
         return True
+
+    def _found(self, size: int) -> None:
+        """So many bytes are here, which others wrote."""
+        count, self.arrived = size - self.arrived, size
+        self._count_found(count)
+
+    def _raise_if_stopped(self) -> None:
+        if self._stopping.is_set():
+            raise BusyError("The download was stopped.", next="Try again.")
 
     def _download(self) -> None:
         digest = _digest(self._etag, self.size)
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
         with open(os.open(self.partial, flags, 0o666), "rb+", buffering=0) as file:
-            self.arrived = _hash_start(file.fileno(), self.size, digest)
+            self._hash_start(file.fileno(), digest)
             self._notify(always=True)
             attempts = 0
             while self.arrived < self.size:
@@ -158,13 +181,27 @@ class BlobFill:
                     attempts = 1 if self.arrived > before else attempts + 1
                     if attempts == _ATTEMPTS:
                         raise OfflineError(
-                            f"The download of {self.path.name} broke off.",
+                            f"The download of {self._title} broke off.",
                             why=f"{problem}, after {self.arrived} of {self.size} bytes",
                             next="Try again: it goes on from there.",
                         )
-                    time.sleep(0.1 * 2**attempts)
+                    self._stopping.wait(0.1 * 2**attempts)
+                    self._raise_if_stopped()
+                    self._count_found(0)
         self._check(digest)
         os.replace(self.partial, self.path)
+
+    def _hash_start(self, fd: int, digest: Any) -> None:
+        """Hash what an earlier run left."""
+        if os.fstat(fd).st_size > self.size:
+            os.truncate(fd, 0)
+        self._found(0)
+        while chunk := os.pread(fd, _READ, self.arrived):
+            self._raise_if_stopped()
+            if digest is not None:
+                digest.update(chunk)
+            self._found(self.arrived + len(chunk))
+        self.resumed = self.arrived
 
     def _read_on(self, fd: int, digest: Any) -> None:
         """Append what one response has, up to the expected size."""
@@ -176,15 +213,13 @@ class BlobFill:
                 if self.arrived + len(chunk) > self.size:
                     os.truncate(self.partial, 0)
                     raise self._wrong("more bytes came than the Hub said there are")
-                # Written at its place: where locks do nothing, two writers write the same.
-                os.pwrite(fd, chunk, self.arrived)
+                _write_at(fd, chunk, self.arrived)
                 if digest is not None:
                     digest.update(chunk)
                 self.arrived += len(chunk)
                 self._count(len(chunk))
                 self._notify()
-                if self._stopping:
-                    raise BusyError("The download was stopped.", next="Try again.")
+                self._raise_if_stopped()
 
     def _check(self, digest: Any) -> None:
         if digest is not None and digest.hexdigest() != self._etag:
@@ -193,7 +228,7 @@ class BlobFill:
 
     def _wrong(self, why: str) -> VerificationError:
         return VerificationError(
-            f"What was downloaded is not {self.path.name}.",
+            f"What was downloaded is not {self._title}.",
             why=why,
             next="Try again; if it stays so, the Hub's copy is damaged.",
         )
@@ -218,13 +253,9 @@ def _digest(etag: str, size: int) -> Any:
     return None
 
 
-def _hash_start(fd: int, size: int, digest: Any) -> int:
-    """Hash what an earlier run left; how many bytes of it can be used."""
-    at = 0
-    if os.fstat(fd).st_size > size:
-        os.truncate(fd, 0)
-    while chunk := os.pread(fd, _READ, at):
-        if digest is not None:
-            digest.update(chunk)
-        at += len(chunk)
-    return at
+def _write_at(fd: int, data: bytes, at: int) -> None:
+    """Write all of `data` at its place: where locks do nothing, two writers write the same."""
+    rest = memoryview(data)
+    while rest:  # a disk that is nearly full takes less than it is given
+        written = os.pwrite(fd, rest, at)
+        rest, at = rest[written:], at + written

@@ -8,8 +8,6 @@ if TYPE_CHECKING:
     from mdl.loader.source.download import (
         Download,
         HubAccess,
-        download_again,
-        download_small_files,
         plan_download,
         read_remote_header,
     )
@@ -25,14 +23,12 @@ if TYPE_CHECKING:
     from mdl.loader.source.locate import locate_model
     from mdl.loader.source.located import Adapter, FetchedModel, LocatedModel
     from mdl.loader.source.selected import Selection, pull_files
+    from mdl.loader.source.transfer import download_again, download_small_files
 
 __getattr__ = door(
     __name__,
     {
-        "download": (
-            "Download HubAccess download_again download_small_files plan_download "
-            "read_remote_header"
-        ),
+        "download": "Download HubAccess plan_download read_remote_header",
         "fetch": "fetch_model",
         "local_copy": (
             "is_complete local_copy_folder local_copy_row locked read_local_copy write_local_copy"
@@ -40,5 +36,6 @@ __getattr__ = door(
         "locate": "locate_model",
         "located": "Adapter FetchedModel LocatedModel",
         "selected": "Selection pull_files",
+        "transfer": "download_again download_small_files",
     },
 )

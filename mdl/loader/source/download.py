@@ -1,20 +1,15 @@
-"""Downloading a model's files at one commit, through huggingface_hub.
-
-Only missing files are downloaded, and only those a model needs; a disk too small for them is
-reported first.
-"""
+"""What to download: the files of a commit that a model needs and the cache lacks."""
 
 import contextlib
 import functools
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mdl.cachemgr import folder_name
 from mdl.errors import LoadError
-from mdl.hub_http import http_library, hub_errors
+from mdl.hub_http import hub_errors
 from mdl.loader.checkpoint import (
     MAX_JSON,
     Header,
@@ -23,14 +18,9 @@ from mdl.loader.checkpoint import (
     parse_header,
     parse_json,
 )
-from mdl.loader.disk import check_space
-from mdl.loader.progress import Progress
 from mdl.loader.request import LoadRequest
 from mdl.model_files import CONFIG, ModelFiles, ReadJson, WeightFiles, choose_files
 from mdl.settings import Settings
-
-WORKERS = 4  # files downloaded in parallel
-ATTEMPTS = 3  # huggingface_hub does not retry when a connection breaks in the middle of a file
 
 
 @dataclass(frozen=True)
@@ -170,126 +160,6 @@ def list_files(hub: HubAccess, repo_id: str, commit: str) -> dict[str, RemoteFil
             for row in tree
             if isinstance(row, RepoFile)
         }
-
-
-def download_files(hub: HubAccess, download: Download, progress: Progress | None = None) -> Path:
-    """Download the missing files and return the snapshot folder.
-
-    Small files come first, so that a snapshot with all its weights is complete.
-
-    Raises:
-        DiskError: the disk is too small (checked first), or filled up.
-        NotFoundError, NoAccessError, OfflineError, MdlError: the Hub or the network failed.
-    """
-    check_space(download.local_dir or hub.settings.cache_root, download.bytes)
-    progress = progress or Progress()
-    with (
-        hub_errors(download.repo_id),
-        progress.tracking_connections(),
-        progress.downloading(download.bytes),
-    ):
-        for paths in (
-            download.needed.rest,
-            download.needed.beside,
-            download.needed.weights.files,
-        ):
-            _download_in_parallel(hub, download, paths, progress)
-    if download.local_dir is not None:
-        return download.local_dir
-    _write_listing(hub.folder_of(download.repo_id), download)
-    return hub.folder_of(download.repo_id) / "snapshots" / download.commit
-
-
-def _write_listing(folder: Path, download: Download) -> None:
-    """Leave `trees/<commit>.json` behind as `snapshot_download` does: what each file must be."""
-    from huggingface_hub._tree_cache import TreeCacheEntry, write_tree_cache
-
-    entries = {}
-    for file in download.listing:
-        lfs = file.etag if file.etag != file.git_sha1 else None
-        entries[file.path] = TreeCacheEntry(
-            file.size, file.git_sha1, lfs, file.size if lfs else None, file.xet_hash
-        )
-    if entries:
-        write_tree_cache(str(folder), download.commit, entries)
-
-
-def _download_in_parallel(
-    hub: HubAccess, download: Download, paths: Sequence[str], progress: Progress
-) -> None:
-    """Download files in parallel. An interrupt or a failure stops the others promptly."""
-    with ThreadPoolExecutor(WORKERS, thread_name_prefix="mdl-download") as pool:
-        running: list[Future[None]] = []
-        try:
-            for path in paths:  # not pool.map: an interrupt must find the futures in `running`
-                running.append(pool.submit(_download_with_retries, hub, download, path, progress))
-            for done in as_completed(running):
-                done.result()
-        except BaseException:
-            progress.cancel()
-            for waiting in running:
-                waiting.cancel()
-            raise
-
-
-def _download_with_retries(
-    hub: HubAccess, download: Download, path: str, progress: Progress
-) -> None:
-    from huggingface_hub.errors import HfHubHTTPError
-
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            _download_file(hub, download, path, progress)
-            return
-        except HfHubHTTPError as error:
-            if error.response.status_code < 500 or attempt == ATTEMPTS:
-                raise
-        except (ConnectionError, http_library().HTTPError):
-            if attempt == ATTEMPTS:
-                raise
-
-
-def _download_file(
-    hub: HubAccess, download: Download, path: str, progress: Progress, **options: Any
-) -> None:
-    """Download one file into the cache, or to the `local_dir` among the options."""
-    from huggingface_hub import hf_hub_download
-
-    if download.local_dir is not None:
-        options = {"local_dir": download.local_dir, **options}
-    hf_hub_download(
-        download.repo_id,
-        path,
-        revision=download.commit,
-        cache_dir=Path(hub.settings.cache_root),
-        tqdm_class=progress.bar_class(),
-        **hub.options,
-        **options,
-    )
-
-
-def download_small_files(hub: HubAccess, download: Download, folder: Path) -> None:
-    """Download everything but the weights to a folder outside the cache, for planning.
-
-    Raises:
-        MdlError: as `download_files`.
-    """
-    with hub_errors(download.repo_id):
-        for path in download.needed.rest:
-            _download_file(hub, download, path, Progress(), local_dir=folder)
-
-
-def download_again(hub: HubAccess, download: Download, damaged: Sequence[str]) -> None:
-    """Download damaged files again; each is replaced when its download is complete.
-
-    Raises:
-        MdlError: as `download_files`.
-    """
-    sizes = {file.path: file.size for file in download.files}
-    check_space(hub.settings.cache_root, sum(sizes[path] for path in damaged))
-    with hub_errors(download.repo_id):
-        for path in damaged:
-            _download_file(hub, download, path, Progress(), force_download=True)
 
 
 def read_remote_header(hub: HubAccess, download: Download, name: str) -> Header:

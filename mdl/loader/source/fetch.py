@@ -8,8 +8,8 @@ from pathlib import Path
 from mdl.errors import VerificationError
 from mdl.loader.checkpoint import read_checkpoint
 from mdl.loader.progress import Progress
-from mdl.loader.source.download import download_files
 from mdl.loader.source.located import FetchedModel, LocatedModel
+from mdl.loader.source.transfer import download_files
 from mdl.resolver import Resolution, is_commit
 
 

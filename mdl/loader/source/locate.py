@@ -10,10 +10,11 @@ from mdl.hub_http import hub_errors
 from mdl.loader.checkpoint import files_in, read_checkpoint, read_json
 from mdl.loader.progress import Progress
 from mdl.loader.request import LoadRequest
-from mdl.loader.source.download import HubAccess, download_small_files, plan_download
+from mdl.loader.source.download import HubAccess, plan_download
 from mdl.loader.source.fetch import fetch_adapter
 from mdl.loader.source.local_copy import find_local_copy, read_local_copy
 from mdl.loader.source.located import Adapter, LocatedModel
+from mdl.loader.source.transfer import download_small_files
 from mdl.model_files import ADAPTER, ModelFiles, WeightFiles, adapter_base
 from mdl.resolver import Resolution, ResolveOptions, is_commit, not_at_revision
 from mdl.settings import Settings, load_settings

@@ -12,13 +12,13 @@ from mdl.loader.source.download import (
     Download,
     HubAccess,
     RemoteFile,
-    download_files,
     json_reader,
     list_files,
 )
 from mdl.loader.source.fetch import check_locked, write_ref
 from mdl.loader.source.locate import current_commit
 from mdl.loader.source.located import LocatedModel
+from mdl.loader.source.transfer import download_files
 from mdl.model_files import ModelFiles, ReadJson, WeightFiles, choose_files
 from mdl.resolver import Resolution, ResolveOptions
 from mdl.settings import Settings
