@@ -11,8 +11,10 @@ from mdl.loader.adapter import attach_adapter
 from mdl.loader.build import (
     Built,
     build_tokenizer,
+    check_attention,
     check_quantization,
     check_remote_code,
+    check_tokenizer_package,
     check_vocabulary,
     class_note,
     has_tokenizer,
@@ -54,6 +56,7 @@ def load_request(
         import_libraries(located.checkpoint)
     with clock("check"):
         check_quantization(located.config)
+        _check_packages(located)
         check_fits(located)
     with clock("fetch"):
         fetched = fetch_model(located, progress)
@@ -63,6 +66,14 @@ def load_request(
     check_remote_code(fetched.checkpoint)
     built = build_once(fetched, clock)
     return _finish(fetched, built, clock, progress)
+
+
+def _check_packages(located: LocatedModel) -> None:
+    """Reject what needs a package that is missing, before anything is downloaded."""
+    if not located.is_adapter:
+        check_attention(located.config, located.request.extra.get("attn_implementation"))
+        if located.adapter is None:  # which may bring its own
+            check_tokenizer_package(located.files)
 
 
 def _finish(fetched: FetchedModel, built: Built, clock: PhaseTimer, progress: Progress) -> Loaded:

@@ -7,6 +7,7 @@ from mdl.lazy import door
 if TYPE_CHECKING:
     from mdl.loader.build.cold_start import import_libraries, prefetch
     from mdl.loader.build.mmap_build import build_model
+    from mdl.loader.build.packages import check_attention, check_tokenizer_package
     from mdl.loader.build.quantizers import check_quantization
     from mdl.loader.build.tokenizer import build_tokenizer, check_vocabulary, has_tokenizer
     from mdl.loader.build.transformers_build import (
@@ -28,6 +29,7 @@ __getattr__ = door(
     {
         "cold_start": "import_libraries prefetch",
         "mmap_build": "build_model",
+        "packages": "check_attention check_tokenizer_package",
         "quantizers": "check_quantization",
         "tokenizer": "build_tokenizer check_vocabulary has_tokenizer",
         "transformers_build": (

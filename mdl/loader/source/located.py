@@ -1,5 +1,6 @@
 """What a request leads to: a model, where its files are, and the adapter that goes on it."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,15 @@ class LocatedModel:
         if self.checkpoint is not None:
             return self.checkpoint.config
         return {} if self.download is None else self.download.config
+
+    @property
+    def files(self) -> frozenset[str]:
+        """The model's files, as paths in its repository."""
+        if self.download is not None:
+            return frozenset(file.path for file in self.download.files)
+        if self.checkpoint is not None:
+            return frozenset(os.listdir(self.checkpoint.folder))
+        return frozenset()
 
     @property
     def bytes_to_download(self) -> int:
