@@ -1,6 +1,5 @@
 """What a request leads to: a model, where its files are, and the adapter that goes on it."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +62,7 @@ class LocatedModel:
         if self.download is not None:
             return frozenset(file.path for file in self.download.files)
         if self.checkpoint is not None:
-            return frozenset(os.listdir(self.checkpoint.folder))
+            return frozenset(path.name for path in self.checkpoint.folder.iterdir())
         return frozenset()
 
     @property
