@@ -155,6 +155,7 @@ COMMANDS = {
     "cache ls": ("cache", "ls"),
     "cache ls --json": ("cache", "ls", "--json"),
     "cache ls -q": ("cache", "ls", "-q"),
+    "cache ls -f format=gguf": ("cache", "ls", "-f", "format=gguf"),
     "cache prune --dry-run": ("cache", "prune", "--dry-run"),
     "cache normalize --dry-run": ("cache", "normalize", "--dry-run"),
 }

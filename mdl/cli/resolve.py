@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +14,9 @@ from mdl.formatting import human_ago, human_size, printable, styled, table
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mdl.resolver import Resolution, ResolveOptions, Resolver
+    from mdl.resolver import Family, Resolution, ResolveOptions, Resolver
+
+    Relatives = Callable[[Resolution | MdlError], Family | None]
 
 # Formats that are taken as they are stored and have a flag of their own; the rest has --format.
 _FLAGS = ("gguf", "awq", "gptq", "mlx", "nvfp4", "mxfp4", "exl2", "exl3", "onnx", "openvino",
@@ -137,6 +140,9 @@ def resolve_arguments(flags: dict[str, Any]) -> dict[str, Any]:
 @click.option("--fp8-scaling", type=click.Choice(["block", "row"]), help="How fp8 is scaled.")
 @click.option("--stdin", "from_stdin", is_flag=True, help="Read a name per line; print JSON Lines.")
 @click.option("--locked", type=FilePath(dir_okay=False), help="Resolve as this lock file says.")
+@click.option(
+    "--family", "with_family", is_flag=True, help="Show the model's family too, as `mdl tree` does."
+)
 @click.option("--history", is_flag=True, help="Show earlier resolutions that were used.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per name.")
 def resolve(names: tuple[str, ...], **flags: Any) -> int:
@@ -157,12 +163,13 @@ def resolve(names: tuple[str, ...], **flags: Any) -> int:
         results = _locked(resolver, flags["locked"], asked, options)
     else:
         results = resolver.resolve_many(asked, options)
+    relatives = partial(_relatives, resolver) if flags["with_family"] else None
     if flags["from_stdin"]:
-        return _stream(results)
+        return _stream(results, relatives)
     printed = list(results)
     if not flags["locked"]:
         _record(resolver, printed)
-    return _print_all(printed, flags["as_json"])
+    return _print_all(printed, relatives, as_json=flags["as_json"])
 
 
 def _with_stdin(names: tuple[str, ...]) -> Iterator[str]:
@@ -191,32 +198,58 @@ def _record(resolver: "Resolver", results: "list[Resolution | MdlError]") -> Non
             resolver.record(result, "resolve", announce=False)  # it is printed
 
 
-def _print_all(results: "Sequence[Resolution | MdlError]", as_json: bool) -> int:
+def _relatives(resolver: "Resolver", result: "Resolution | MdlError") -> "Family | None":
+    """The family of a resolved name; `None` for a folder, and where nothing is known of it."""
+    from mdl.resolver import family
+
+    if isinstance(result, MdlError) or result.is_local:
+        return None
+    try:
+        return family(resolver, result.canonical)
+    except MdlError:
+        return None
+
+
+def _print_all(
+    results: "Sequence[Resolution | MdlError]", relatives: "Relatives | None", *, as_json: bool
+) -> int:
     code = 0
     for result in results:
         error = result if isinstance(result, MdlError) else result.error
         if as_json:
-            (echo_json if len(results) == 1 else echo_json_line)(_body(result))
+            (echo_json if len(results) == 1 else echo_json_line)(_body(result, relatives))
         elif error is not None:
             if not isinstance(result, MdlError):
                 _print_trace(result)
             click.echo(f"error: {error}", err=True)
         elif not isinstance(result, MdlError):
             _print(result)
+        if relatives is not None and not as_json:
+            _print_relatives(relatives(result))
         code = code or (error.exit_code if error is not None else 0)
     return code
 
 
-def _body(result: "Resolution | MdlError") -> dict[str, Any]:
+def _print_relatives(found: "Family | None") -> None:
+    if found is not None:
+        from mdl.cli.tree import print_family
+
+        print_family(found)
+
+
+def _body(result: "Resolution | MdlError", relatives: "Relatives | None") -> dict[str, Any]:
     if isinstance(result, MdlError):
         return {**result.details, "error": result.to_json()}
     body = result.to_json()
+    if relatives is not None:
+        found = relatives(result)
+        body["family"] = None if found is None else found.to_json()
     if result.error is not None and "suggestions" in result.error.details:
         body["suggestions"] = result.error.details["suggestions"]
     return body
 
 
-def _stream(results: "Iterable[Resolution | MdlError]") -> int:
+def _stream(results: "Iterable[Resolution | MdlError]", relatives: "Relatives | None") -> int:
     """Print one JSON line per name at once; returns the first failure's exit code."""
     import json
 
@@ -224,7 +257,7 @@ def _stream(results: "Iterable[Resolution | MdlError]") -> int:
     write = sys.stdout.write
     for result in results:
         error = result if isinstance(result, MdlError) else result.error
-        write(json.dumps(_body(result)) + "\n")
+        write(json.dumps(_body(result, relatives)) + "\n")
         sys.stdout.flush()  # the reader may be waiting for it
         code = code or (error.exit_code if error is not None else 0)
     return code

@@ -5,12 +5,10 @@ from typing import TYPE_CHECKING
 import click
 
 from mdl.cli.output import echo_json
-from mdl.formatting import human_size, printable, table
+from mdl.formatting import printable, table
 
 if TYPE_CHECKING:
-    from mdl.resolver import Family
-
-_SHOWN = 6  # variants in one line
+    from mdl.resolver import Family, Member
 
 
 @click.command()
@@ -26,34 +24,36 @@ def tree(name: str, offline: bool, as_json: bool) -> None:
     if as_json:
         echo_json(found.to_json())
     else:
-        _print(found)
+        print_family(found)
 
 
-def _print(found: "Family") -> None:
+def print_family(found: "Family") -> None:
+    """Print a family's members, and what each request takes."""
     click.echo(printable(found.base))
     rows = []
     for member in found.members:
-        names = [name for name, _ in member.variants if name]
-        more = f" +{len(names) - _SHOWN}" if len(names) > _SHOWN else ""
-        sizes = [size for _, size in member.variants if size is not None]
-        size = human_size(member.size) if member.size else ""
-        if sizes:
-            size = f"{human_size(min(sizes))}–{human_size(max(sizes))}"
         cached = member.cached
         here = "" if cached is None else "yes" if cached.complete else "partly"
-        gated = member.gated if member.gated not in (None, "false") else ""
         rows.append(
-            [member.role, member.format, printable(member.repo_id),
-             " ".join(names[:_SHOWN]) + more, size, gated or "", here,
-             ", ".join(member.runtimes), printable(member.against)]
+            [member.role, member.format, printable(member.repo_id), member.variants_text,
+             member.size_text, _access(member), here, ", ".join(member.runtimes),
+             printable(member.against)]
         )  # fmt: skip
     click.echo(
         table(
-            ["ROLE", "FORMAT", "REPOSITORY", "VARIANTS", "SIZE", "GATED", "CACHED", "RUNS IN", ""],
+            ["ROLE", "FORMAT", "REPOSITORY", "VARIANTS", "SIZE", "ACCESS", "CACHED", "RUNS IN", ""],
             rows,
-            spare=("RUNS IN", "VARIANTS", "GATED"),
+            spare=("RUNS IN", "VARIANTS", "ACCESS"),
         )
     )
     click.echo()
     for format, repo_id in found.requests.items():
         click.echo(f"  {format:<10} {'→ ' + repo_id if repo_id else 'not available'}")
+
+
+def _access(member: "Member") -> str:
+    """Empty for what anyone may read."""
+    if member.gated in (None, "false"):
+        return ""
+    known = "" if member.access == "unknown" else f", {member.access.replace('_', ' ')}"
+    return f"gated: {member.gated}{known}"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mdl.formats.describe import describe_folder, description_from_json
     from mdl.formats.gguf_header import GGUF_HEAD, read_gguf_head
     from mdl.formats.gguf_types import type_in
+    from mdl.formats.model_shape import ModelShape, kv_cache_bytes, shape_of, shape_of_gguf
     from mdl.formats.quant_config import SIDE_FILES, config_format, find_tables
     from mdl.formats.recognition import recognize
     from mdl.formats.runtimes import LOADS, RUNTIMES, runtimes_of
@@ -27,6 +28,7 @@ __getattr__ = door(
         "describe": "describe_folder description_from_json",
         "gguf_header": "GGUF_HEAD read_gguf_head",
         "gguf_types": "type_in",
+        "model_shape": "ModelShape kv_cache_bytes shape_of shape_of_gguf",
         "quant_config": "SIDE_FILES config_format find_tables",
         "recognition": "recognize",
         "runtimes": "LOADS RUNTIMES runtimes_of",

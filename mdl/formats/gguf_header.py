@@ -14,13 +14,15 @@ GGUF_HEAD = 65_536
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q",
             12: "d"}  # fmt: skip
 _STRING, _ARRAY = 8, 9
+_MOST_LAYERS = 1024  # longer arrays are about tokens
 
 
 def read_gguf_head(data: bytes) -> Mapping[str, Any] | None:
     """The metadata in the first bytes of a file, as far as they go; `None` if it is not GGUF.
 
-    Keys are GGUF's own (`general.file_type`, `general.type`, `split.count`); arrays are left out,
-    and so is all that follows a value that is cut off.
+    Keys are GGUF's own (`general.file_type`, `general.type`, `split.count`); arrays of texts and
+    those longer than a model's layers are left out, and so is all that follows a value that is
+    cut off.
     """
     if len(data) < 24 or data[:4] != MAGIC:
         return None
@@ -59,7 +61,10 @@ def _value(data: bytes, at: int, kind: int, order: str) -> tuple[Any, int]:
     inner, count = struct.unpack_from(order + "IQ", data, at)
     at += 12
     if inner in _SCALARS:
-        return None, at + count * struct.calcsize(order + _SCALARS[inner])
+        end = at + count * struct.calcsize(order + _SCALARS[inner])
+        if count > _MOST_LAYERS:
+            return None, end
+        return struct.unpack_from(f"{order}{count}{_SCALARS[inner]}", data, at), end
     for _ in range(count):
         _, at = _value(data, at, inner, order)
     return None, at

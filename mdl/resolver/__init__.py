@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
     from mdl.resolver.names import Name, is_commit, parse_name, shown
     from mdl.resolver.refusals import no_access, not_at_revision
-    from mdl.resolver.relatives import Family, family
+    from mdl.resolver.relatives import Family, Member, family
     from mdl.resolver.remote import RemoteResolver
     from mdl.resolver.resolver import Resolver
     from mdl.resolver.stored import remember_tree
@@ -54,7 +54,7 @@ __getattr__ = door(
             "HIGHEST_RANK catalog_text mirror_row parse_catalog_file read_catalog_file "
             "rows_to_remove"
         ),
-        "relatives": "Family family",
+        "relatives": "Family Member family",
         "hub_api": "HubApi",
         "hub_description": "format_on_hub",
         "lockfile": "LockEntry lock_entry lock_text read_lock resolve_locked write_lock",

@@ -8,7 +8,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from huggingface_hub import HfApi, ModelInfo, hf_hub_url
 from huggingface_hub.errors import (
@@ -51,6 +51,7 @@ _DENIALS = (
     ("not in the authorized list", "not_requested"),
     ("has been reset", "not_requested"),
 )
+_EXPAND: list[Any] = ["sha", "gated", "tags", "config", "disabled", "private"]  # of a listing
 _TREE_LIMIT = 200
 _ANY_MODEL = "openai-community/gpt2"
 
@@ -206,12 +207,8 @@ class HubApi:
         Raises:
             BusyError, OfflineError: as `facts`.
         """
-        rows = self._list(
-            lambda api: api.list_models(
-                author=author,
-                expand=["sha", "gated", "tags", "config", "cardData", "disabled", "private"],
-            )
-        )
+        fields = [*_EXPAND, "cardData"]
+        rows = self._list(lambda api: api.list_models(author=author, expand=fields))
         return map(self._facts_of, rows)
 
     def quantized_of(self, repo_id: str) -> list[ModelInfo]:
@@ -227,7 +224,7 @@ class HubApi:
                 filter=f"base_model:quantized:{repo_id}",
                 sort="downloads",
                 limit=_TREE_LIMIT,
-                expand=["tags", "config", "siblings", "sha", "gated", "downloads", "library_name"],
+                expand=[*_EXPAND, "siblings", "downloads", "library_name"],
             )
         )
 

@@ -15,7 +15,7 @@ from mdl.formats import (
     read_gguf_head,
     recognize,
 )
-from mdl.resolver.stored import Listing, kv_of_config
+from mdl.resolver.stored import Listing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,8 +88,7 @@ def list_repository(
     elif found.format in ("exl2", "exl3") and format in (None, *names):
         description = description._replace(branches=hub.branches(info.id))
         found = recognize(description)
-    kv = kv_of_config(description.config)
-    return Listing(facts, found, True, info.downloads or 0, description, kv)
+    return Listing(facts, found, True, info.downloads or 0, description)
 
 
 def _with_config(

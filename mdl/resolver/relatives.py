@@ -6,8 +6,9 @@ Read from the catalogue, the Hub's model tree and the cache; sizes are shown whe
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mdl.errors import MdlError
+from mdl.errors import MdlError, UsageError
 from mdl.formats import runtimes_of
+from mdl.formatting import human_size
 from mdl.resolver.stored import Listing, trust_rank
 from mdl.resolver.types import Cached, ResolveOptions
 from mdl.store import BadMirror, MirrorRow
@@ -15,6 +16,7 @@ from mdl.store import BadMirror, MirrorRow
 if TYPE_CHECKING:
     from mdl.resolver.resolver import Resolver
 
+_SHOWN = 6  # variants in one line
 _ROLES = ("publisher", "float copy", "quantized", "adapter")
 
 
@@ -38,6 +40,22 @@ class Member(NamedTuple):
     cached: Cached | None
     runtimes: tuple[str, ...]
     against: str = ""
+
+    @property
+    def variants_text(self) -> str:
+        """The names of its variants; the first few of many."""
+        names = [name for name, _ in self.variants if name]
+        more = f" +{len(names) - _SHOWN}" if len(names) > _SHOWN else ""
+        return " ".join(names[:_SHOWN]) + more
+
+    @property
+    def size_text(self) -> str:
+        """Its size, or those of its smallest and largest variant; empty where none is known."""
+        sizes = [size for _, size in self.variants if size is not None]
+        if not sizes:
+            return human_size(self.size) if self.size else ""
+        low, high = human_size(min(sizes)), human_size(max(sizes))
+        return low if low == high else f"{low}–{high}"
 
     def to_json(self) -> dict[str, Any]:
         cached = self.cached
@@ -75,7 +93,10 @@ def family(resolver: "Resolver", text: str) -> Family:
         NotFoundError: there is no such repository.
         OfflineError: nothing is known of it here.
     """
-    base, rows, listings = resolver.stored.family_of(resolver.parse(text), online=resolver.online)
+    name = resolver.parse(text)
+    if name.path is not None:
+        raise UsageError(f"{name.text} is a local folder.", next="Give a repository, as org/name.")
+    base, rows, listings = resolver.family_rows(name)
     settings = resolver.settings
     owner = base.partition("/")[0]
     members: dict[str, Member] = {}
@@ -89,6 +110,8 @@ def family(resolver: "Resolver", text: str) -> Family:
         trust = trust_rank(
             repo_id.partition("/")[0], owner, format, settings.trusted, settings.distrusted
         )
+        if listing is not None:
+            listing = listing._replace(info=resolver.known_access(listing.info))
         members[key] = _member(repo_id, row, bad, listing, format, trust)._replace(
             cached=resolver.cached(repo_id, None)
         )

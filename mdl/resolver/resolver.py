@@ -24,7 +24,7 @@ from mdl.settings import Settings
 from mdl.store import Catalog
 
 if TYPE_CHECKING:
-    from mdl.resolver.stored import StoredLookup
+    from mdl.resolver.stored import FamilyRows, StoredLookup
 
 # From this many names of one owner on, listing the owner is cheaper than asking for each.
 _LISTING_PAYS = 8
@@ -190,6 +190,16 @@ class Resolver(Sources):
         name = parse_name(text, allow_local=False)
         return self._decide(ResolveRequest(name, options, online=False))
 
+    def family_rows(self, name: Name) -> "FamilyRows":
+        """What a family is made from (`StoredLookup.family_of`); without the Hub, what is known."""
+        if self.online:
+            try:
+                return self.stored.family_of(name, online=True)
+            except OfflineError as error:
+                self._note_fault(error, name.key)
+                warn(_USING_LOCAL_DATA, error.message)
+        return self.stored.family_of(name, online=False)
+
     # -- deciding ---------------------------------------------------------------------------
 
     def _decide(self, request: ResolveRequest) -> Resolution:
@@ -253,7 +263,7 @@ class Resolver(Sources):
         now = time.monotonic()
         for facts in listed:
             self._facts[(facts.repo_id.lower(), None)] = (now, facts)
-        self._write_rows({f.repo_id.lower(): f.to_row() for f in listed if not f.is_private})
+        self.keep_all(listed)
 
     def _has_mirrors(self, name: Name, options: ResolveOptions) -> bool:
         """Whether a name that lacks a stored format is in the catalogue: it is not misspelled."""

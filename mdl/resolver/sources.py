@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from mdl.errors import BusyError, HubFaultError, OfflineError, StoreError
@@ -129,6 +129,11 @@ class Sources:
             rows = {key: row}
         self._write_rows(rows)
 
+    def keep_all(self, facts: Iterable[RepoInfo]) -> None:
+        """Remember what a listing of the Hub says of repositories."""
+        self._write_rows({each.repo_id.lower(): each.to_row() for each in facts
+                          if each.state == "ok" and not each.is_private})  # fmt: skip
+
     def _remember_rename(self, old: str, new: str) -> None:
         row = RepositoryRow(new, "ok", None, None, None, None, None, time.time(), renamed_to=new)
         self._write_rows({old: row})
@@ -161,6 +166,15 @@ class Sources:
         if row.state != "ok":
             message = f"the Hub said: {row.state}"
         return RepoInfo.from_row(row, access, message)
+
+    def known_access(self, facts: RepoInfo) -> RepoInfo:
+        """The facts with this token's access as last found; asks nobody."""
+        if facts.gated not in ("auto", "manual") or facts.access != "unknown":
+            return facts
+        if self._token is None:
+            return facts._replace(access="no_token")
+        known = self.catalog.access(facts.repo_id.lower(), self._fingerprint())
+        return facts if known is None else facts._replace(access=known[0], message=known[1])
 
     def with_access(self, facts: RepoInfo, *, ask_again: bool = False) -> RepoInfo:
         key, mark = facts.repo_id.lower(), self._fingerprint()

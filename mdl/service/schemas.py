@@ -59,6 +59,7 @@ class ResolveFields(_Request):
 
 class ResolveQuery(ResolveFields):
     name: Name
+    family: bool = False
 
     @classmethod
     def of(cls, params: QueryParams) -> Self:
@@ -251,6 +252,15 @@ class CachedFields(_Response):
     bytes: int
 
 
+class FamilyResponse(_Response):
+    """What `mdl tree --json` prints."""
+
+    requested: str
+    base: str
+    members: list[dict[str, Any]]
+    requests: dict[str, str | None]
+
+
 class ResolutionResponse(_Response):
     """What a name gives, and why; `error` is there when it is a refusal."""
 
@@ -276,6 +286,7 @@ class ResolutionResponse(_Response):
     local_mirrors: list[dict[str, Any]]
     weights: str | None
     knowledge_age: float | None
+    family: FamilyResponse | None = None
     error: ErrorFields | None = None
 
 

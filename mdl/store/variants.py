@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from mdl.store.database import Database
+    from mdl.store.database import Database, Writer
 
 _COLUMNS = (
     "format, variant, variant_key, bits, size, files, method, branch, revision_commit, checked_at"
@@ -26,6 +26,7 @@ _INSERT = """
     VALUES (:key, :position, :format, :variant, :variant_key, :bits, :size, :files, :method,
         :branch, :commit, :checked_at)
 """
+_AT_COMMIT = "SELECT 1 FROM variants WHERE key = :key AND revision_commit = :commit LIMIT 1"
 _TREE = """
     INSERT INTO model_trees (key, checked_at) VALUES (:key, :now)
     ON CONFLICT (key) DO UPDATE SET checked_at = excluded.checked_at
@@ -72,14 +73,15 @@ class VariantTable:
 
     def remember(self, key: str, rows: Iterable[VariantRow]) -> None:
         """Replace what is known of a repository's files."""
-        positions: dict[str, int] = {}
-        values = []
-        for row in rows:
-            positions[row.format] = positions.get(row.format, -1) + 1
-            values.append({"key": key, "position": positions[row.format], **row._asdict()})
         with self._database.transaction() as writer:
-            writer.run("DELETE FROM variants WHERE key = :key", {"key": key})
-            writer.run_many(_INSERT, values)
+            _replace(writer, key, rows)
+
+    def remember_newer(self, listed: Iterable[tuple[str, str | None, list[VariantRow]]]) -> None:
+        """Replace what is known of repositories (key, commit, rows) at another commit."""
+        with self._database.transaction() as writer:
+            for key, commit, rows in listed:
+                if not writer.rows(_AT_COMMIT, {"key": key, "commit": commit}):
+                    _replace(writer, key, rows)
 
     def tree_read_at(self, key: str) -> float | None:
         """When the model tree of a name was last read, in seconds since 1970."""
@@ -91,3 +93,13 @@ class VariantTable:
         """Note that the model tree of a name was read just now."""
         with self._database.transaction() as writer:
             writer.run(_TREE, {"key": key, "now": time.time()})
+
+
+def _replace(writer: "Writer", key: str, rows: Iterable[VariantRow]) -> None:
+    positions: dict[str, int] = {}
+    values = []
+    for row in rows:
+        positions[row.format] = positions.get(row.format, -1) + 1
+        values.append({"key": key, "position": positions[row.format], **row._asdict()})
+    writer.run("DELETE FROM variants WHERE key = :key", {"key": key})
+    writer.run_many(_INSERT, values)

@@ -2,9 +2,11 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from mdl.cachemgr import Cache, open_cache
-from mdl.cachemgr.index import compile_filter, rows_of
+from mdl.cachemgr.index import compile_filter, describe, rows_of
+from mdl.cachemgr.remove import Policy, plan_prune
 from mdl.settings import Settings
 from tests.cachemgr.builder import DAY, A, B, C, CacheBuilder, disk_use, settle
 
@@ -161,3 +163,25 @@ def test_the_formats_of_each_repository_are_in_the_listing(
     ):  # fmt: skip
         keep = compile_filter(text, 0.0)
         assert [row.repo.repo_id for row in rows_of(cache.list()) if keep(row)] == names
+
+
+def test_the_variants_of_a_revision_are_listed_with_their_sizes(
+    built: CacheBuilder, cache: Cache
+) -> None:
+    parts = {f"m-Q8_0-0000{n}-of-00002.gguf": b"8" * 40 for n in (1, 2)}
+    files = {"m-Q4_K_M.gguf": b"4" * 50, "mmproj-F16.gguf": b"p" * 9, "README.md": b"-", **parts}
+    built.revision("o/gguf", A, files, refs=("main",))
+    built.revision("o/plain", A, {"config.json": b"{}", "model.safetensors": b"w" * 9})
+
+    def shown(name: str) -> list[dict[str, Any]]:
+        details = describe(cache.root, cache.repo(name), cache.folders_of(name, "model"))
+        return details["revisions"][0]["variants"]  # type: ignore[no-any-return] # JSON
+
+    assert shown("o/gguf") == [
+        {"format": "gguf", "variant": "Q4_K_M", "size": 50, "files": ["m-Q4_K_M.gguf"]},
+        {"format": "gguf", "variant": "Q8_0", "size": 80, "files": list(parts)},
+        {"format": "mmproj", "variant": "F16", "size": 9, "files": ["mmproj-F16.gguf"]},
+    ]
+    assert shown("o/plain") == []
+    (keep,) = plan_prune(cache, Policy(detached=True)).to_json()["keep"]
+    assert keep["formats"] == ["gguf:Q4_K_M", "gguf:Q8_0"]

@@ -13,10 +13,11 @@ import torch
 import mdl
 from mdl.cli.entry import run
 from mdl.errors import LoadError, UsageError, VerificationError
+from mdl.formats import ModelShape, kv_cache_bytes, shape_of
 from mdl.loader import devices
 from mdl.loader.devices import Device
 from mdl.loader.planning.fit import MemoryNeed, what_would_fit
-from mdl.loader.planning.memory import ModelShape, kv_cache_bytes, quantized_bytes, shape_of
+from mdl.loader.planning.memory import quantized_bytes
 from mdl.settings import load_settings
 from tests.hub import LoopbackHub
 from tests.loader import tiny

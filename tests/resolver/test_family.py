@@ -1,6 +1,7 @@
 """`mdl tree`: a model's family from any of its members."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -60,7 +61,7 @@ def test_the_family_is_the_same_from_any_member(
     by_format = {member.format: member for member in found.members}
     assert [name for name, _ in by_format["gguf"].variants] == ["Q4_K_M", "Q8_0"]
     assert "trust list" in by_format["awq"].against
-    assert found.members[0].gated == "auto"
+    assert (found.members[0].gated, found.members[0].access) == ("auto", "no_token")
     assert found.members[0].size == 90 or name != BASE
     assert found.requests["gguf"] == "bartowski/Model-8B-GGUF"
     assert found.requests["bnb-4bit"] == "unsloth/Model-8B-bnb-4bit"
@@ -74,11 +75,23 @@ def test_the_family_is_known_offline_afterwards(
     before = family(online(), BASE)
     hub.clear_requests()
     after = family(online(offline=True), BASE)
-    assert [m.repo_id for m in after.members] == [m.repo_id for m in before.members]
+    assert after.members == before.members
     assert hub.requests == []
+    assert family(online(), BASE).members == before.members
+    assert len(hub.requests) == 1, "the tree is read once a day"
     with pytest.raises(MdlError) as caught:
         family(online(offline=True), "Never/Heard")
     assert caught.value.exit_code == 5
+
+
+def test_private_mirrors_are_not_remembered_for_others(
+    online: Callable[..., Resolver], hub: LoopbackHub
+) -> None:
+    hub.add_user("hf_maker_token", "Maker")
+    hub.add_repo("Maker/Secret-GGUF", files={"M-Q8_0.gguf": b"GGUF"}, card=QUANTIZED, private=True)
+    family(online(token="hf_maker_token"), BASE)
+    found = family(online(offline=True), BASE)
+    assert "Maker/Secret-GGUF" not in [member.repo_id for member in found.members]
 
 
 def test_the_command(mdl: Run) -> None:  # noqa: F811 # the fixture
@@ -89,3 +102,28 @@ def test_the_command(mdl: Run) -> None:  # noqa: F811 # the fixture
     body = mdl("tree", BASE, "--json").json
     assert set(body) == {"requested", "base", "members", "requests"}
     assert mdl("tree", "Maker/Nothing").code == 3
+    assert mdl("tree", str(Path.cwd())).code == 2
+
+
+def test_a_resolution_comes_with_its_family(mdl: Run, tmp_path: Path) -> None:  # noqa: F811
+    mdl("resolve", BASE, "--gguf")
+    assert mdl("resolve", BASE, "--gguf", "--json", "--family").json["family"] == (
+        mdl("tree", BASE, "--json").json
+    )
+    refused = mdl("resolve", BASE, "--awq", "--json", "--family")
+    assert (refused.code, refused.json["family"]["requests"]["awq"]) == (3, None)
+    assert "→ bartowski/Model-8B-GGUF" in mdl("resolve", BASE, "--family").out
+    assert mdl("resolve", "Maker/Nothing", "--family", "--json").json["family"] is None
+    (tmp_path / "config.json").write_text("{}")
+    assert mdl("resolve", str(tmp_path), "--family", "--json").json["family"] is None
+    assert "family" not in mdl("resolve", BASE, "--json").json
+
+
+def test_the_family_is_known_when_the_hub_goes_down(
+    online: Callable[..., Resolver], hub: LoopbackHub
+) -> None:
+    before = family(online(), BASE)
+    hub.fault(cut_at=0, reset=True, times=None)
+    assert [m.repo_id for m in family(online(), BASE).members] == [
+        member.repo_id for member in before.members
+    ]

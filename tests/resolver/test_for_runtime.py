@@ -2,15 +2,17 @@
 
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mdl.errors import MdlError, UsageError
-from mdl.resolver import Resolution, ResolveOptions, Resolver
+from mdl.formats import shape_of
+from mdl.resolver import Cached, Resolution, ResolveOptions, Resolver
 from mdl.resolver.stored import hardware
 from mdl.resolver.stored.hardware import Hardware
-from mdl.resolver.stored.runtime import kv_of_config, memory_needed, preferred, runtime_named
+from mdl.resolver.stored.runtime import memory_needed, preferred, runtime_named
 from tests.hub import LoopbackHub
 
 BASE = "Maker/Model-8B"
@@ -152,7 +154,24 @@ def test_the_tables() -> None:
     assert runtime_named("llama-cpp") == "llama.cpp"
     assert preferred("vllm", HOPPER)[0] == "fp8"
     assert preferred("vllm", HOPPER, largest=True)[0] == "16bit"
-    shape = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64}
-    assert kv_of_config(shape) == 2 * 2 * 4 * 16 * 2
-    assert kv_of_config({"text_config": shape}) == kv_of_config(shape)
-    assert memory_needed(1000, 10, 100) == 1050 + 1000 + (512 << 20)
+    shape = shape_of({"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64})
+    assert memory_needed(1000, shape, 100) == 1050 + 2 * 2 * 4 * 16 * 2 * 100 + (512 << 20)
+
+
+def test_what_fits_is_known_offline_from_the_header_in_the_cache(
+    online: Callable[..., Resolver], tmp_path: Path
+) -> None:
+    online().resolve(BASE, ResolveOptions("gguf")).checked()
+
+    def cached(repo_id: str, revision: str | None) -> Cached | None:
+        there = repo_id.lower() == "unsloth/model-8b-gguf" and (tmp_path / "M-Q8_0.gguf").exists()
+        return Cached(True, str(tmp_path), 1, "c" * 40, repo_id) if there else None
+
+    options = ResolveOptions("gguf", fit="600MB", context=1000)
+    blind = online(offline=True, cached=cached).resolve(BASE, options).checked()
+    assert blind.variant == "Q8_0"
+    assert any("KV cache, whose size is not known" in step.reason for step in blind.trace)
+    (tmp_path / "M-Q8_0.gguf").write_bytes(HEAD)
+    seen = online(offline=True, cached=cached).resolve(BASE, options)
+    assert seen.error is not None
+    assert any(s.reason.startswith("Q2_K needs 66") for s in seen.trace), seen.trace

@@ -16,7 +16,8 @@ ENDLESS = "/v1/events"
 def test_every_route_of_the_issue_is_documented(hub: LoopbackHub, start: Start) -> None:
     document = start().get("/openapi.json").json()
     assert {
-        "/v1/resolve", "/v1/catalog", "/v1/access", "/v1/lock", "/v1/cache", "/v1/cache/plans",
+        "/v1/resolve", "/v1/tree", "/v1/access",
+        "/v1/catalog", "/v1/lock", "/v1/cache", "/v1/cache/plans",
         "/v1/cache/actions", "/v1/health", "/v1/ready", "/v1/events", "/v1/catalog/import",
     } <= set(document["paths"])  # fmt: skip
 

@@ -11,8 +11,9 @@ import pytest
 
 from mdl.resolver.types import ResolveOptions
 from mdl.service.resolving.resolver_pool import Caller
+from mdl.settings import load_settings
 from tests.hub import LoopbackHub
-from tests.service.conftest import ADMIN, Start, bearer, cached_repo
+from tests.service.conftest import ADMIN, READ, Start, bearer, cached_repo
 
 
 def add_models(hub: LoopbackHub) -> None:
@@ -38,6 +39,31 @@ def test_a_name_in_any_casing_gives_the_object_of_the_command(
     # How long ago the Hub was asked is the one thing that may differ.
     assert {**answer, "knowledge_age": 0} == {**told, "knowledge_age": 0}
     assert answer["repo_id"] == "Org/Open"
+
+
+def test_a_family_is_the_commands_object_without_the_servers_paths(
+    hub: LoopbackHub, start: Start
+) -> None:
+    add_models(hub)
+    made = {"base_model": "Org/Open", "base_model_relation": "quantized"}
+    hub.add_repo("bartowski/Open-GGUF", files={"O-Q4_K_M.gguf": b"GGUF"}, card=made)
+    cached_repo(Path(load_settings().cache_root), "Org/Open", {"config.json": b"{}"})
+    client = start(tokens=f"admin {ADMIN}\nread {READ}")
+    client.headers.update(bearer(READ))
+    found = client.get("/v1/tree?name=bartowski/open-gguf").json()
+    assert found["requests"]["gguf"] == "bartowski/Open-GGUF"
+    by_name = {member["repo_id"]: member for member in found["members"]}
+    assert by_name["bartowski/Open-GGUF"]["variants"][0]["variant"] == "Q4_K_M"
+    assert by_name["Org/Open"]["cached"]["path"] is None
+    told = client.get("/v1/tree?name=bartowski/open-gguf", headers=bearer(ADMIN)).json()
+    assert any(member["cached"] and member["cached"]["path"] for member in told["members"])
+    answer = client.get("/v1/resolve?name=org/open&format=gguf&family=true").json()
+    assert answer["family"]["base"] == "Org/Open"
+    assert client.get("/v1/tree?name=Org/Nothing").status_code == 404
+    assert client.get("/v1/resolve?name=Org/Nothing&family=true").json()["family"] is None
+    text = client.get("/?name=org/open&format=awq").text
+    assert "a request takes bartowski/Open-GGUF" in text
+    assert "not available as awq" in text
 
 
 def test_a_substitution_says_so_and_is_in_the_resolution_log(

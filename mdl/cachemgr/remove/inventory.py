@@ -124,10 +124,12 @@ def _of_repo(
             or _opened(found, commit, in_use)
             or records.restored.get(key, {}).get(commit, "")
         )
+        formats = dict.fromkeys(name for member, position in found
+                                for name in member.summary.revisions[position][6])  # fmt: skip
         needed = (blob for member, position in found for blob in member.needed.get(position, ()))
         yield Item("revision", key, repo_id, repo_type, commit, refs, frozenset(needed), changed,
                    used.get(commit, hint), tuple(member.summary.name for member, _ in found),
-                   protected)  # fmt: skip
+                   protected, formats=tuple(formats))  # fmt: skip
     whole = whole or protection(key, "", (), records) or records.restored.get(key, {}).get("", "")
     for member in members:
         yield from _garbage(Item("orphan", key, repo_id, repo_type, None, (), frozenset(), 0.0, 0.0,

@@ -76,6 +76,7 @@ class Item:
         folders: the repository folders it is in.
         files: of anything but a revision, the names of its files.
         protected: why it must stay, or `''`.
+        formats: of a revision, what its weights are, one for each variant: `gguf:Q4_K_M`.
     """
 
     kind: str
@@ -90,6 +91,7 @@ class Item:
     folders: tuple[str, ...]
     protected: str = ""
     files: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         shown: dict[str, Any] = {"repo_id": self.repo_id, "repo_type": self.repo_type}
@@ -97,9 +99,10 @@ class Item:
         if self.kind != "revision":
             shown["kind"] = self.kind
             shown["files"] = list(self.files)
-        elif self.refs:
+            return shown
+        if self.refs:
             shown["refs"] = list(self.refs)
-        return shown
+        return {**shown, "formats": list(self.formats)}
 
 
 @dataclass(frozen=True)

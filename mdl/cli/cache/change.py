@@ -178,7 +178,8 @@ def parse_choice(text: str, count: int) -> set[int] | None:
 def _named(item: "Item") -> str:
     what = item.commit[:12] if item.commit else item.kind
     refs = f" ({', '.join(item.refs)})" if item.refs else ""
-    return f"{item.repo_type}/{item.repo_id} {what}{refs}"
+    variants = f", {len(item.formats)} variants" if len(item.formats) > 1 else ""
+    return f"{item.repo_type}/{item.repo_id} {what}{refs}{variants}"
 
 
 @click.command("rm")

@@ -65,12 +65,12 @@ def list_command(
 @cache_dir_option
 @json_option
 def show(name: str, repo_type: str | None, cache_dir: Path | None, as_json: bool) -> None:
-    """Show the details of one repository: casings, revisions, files, problems."""
+    """Show the details of one repository: casings, revisions, variants, files, problems."""
     from mdl.cachemgr.index import describe
 
     found = opened(cache_dir)
     repo = found.repo(name, repo_type)
-    details = describe(repo, found.folders_of(repo.repo_id, repo.repo_type))
+    details = describe(found.root, repo, found.folders_of(repo.repo_id, repo.repo_type))
     print_notes(found)
     if as_json:
         echo_json(details)
@@ -91,6 +91,11 @@ def show(name: str, repo_type: str | None, cache_dir: Path | None, as_json: bool
     for revision in details["revisions"]:
         refs = " ".join(map(printable, revision["refs"]))
         click.echo(f"\n{revision['commit']}  {revision['state']}  {refs}".rstrip())
+        variants = [(f"{each['format']}:{each['variant']}", human_size(each["size"]),
+                     counted(len(each["files"]), "file"))
+                    for each in revision["variants"]]  # fmt: skip
+        if variants:
+            click.echo(table(("VARIANT", "SIZE", ""), variants, right=("SIZE",), indent=2))
         rows = [(file["path"], human_size(file["size"]), file["state"])
                 for file in revision["files"]]  # fmt: skip
         rows += [(path, "-", "missing") for path in revision["missing"]]

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mdl.formats import ModelShape, kv_cache_bytes
 from mdl.formatting import human_size
 from mdl.loader.devices import Device
-from mdl.loader.planning.memory import ModelShape, kv_cache_bytes
 
 DEFAULT_TOKENS = 2048
 

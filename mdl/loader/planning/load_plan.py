@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from mdl.errors import LoadError
+from mdl.formats import shape_of
 from mdl.formatting import human_size
 from mdl.loader.checkpoint import Checkpoint, read_json
 from mdl.loader.devices import Device, find_devices, has_fp8, other_devices
 from mdl.loader.disk import RESERVE, free_space
 from mdl.loader.planning.fit import DEFAULT_TOKENS, MemoryNeed, what_would_fit
 from mdl.loader.planning.footprint import Footprint, footprint
-from mdl.loader.planning.memory import MemoryEstimate, lora_parameters, shape_of, training_bytes
+from mdl.loader.planning.memory import MemoryEstimate, lora_parameters, training_bytes
 from mdl.loader.quantize_once import keeps_local_copy
 from mdl.loader.report import adapter_line, two_columns
 from mdl.loader.request import LoadRequest

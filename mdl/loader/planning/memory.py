@@ -1,20 +1,18 @@
-"""Formulas for the memory a model needs: weights, KV cache, a training step.
+"""Formulas for the memory a model needs: weights and a training step.
 
 All sizes are in bytes.
 
 - 4-bit weights (bitsandbytes): half a byte per weight, plus a float32 scale per block of 64; with
   double quantization one byte per block, a float32 per 256 blocks, and 256 + 1 float32 once.
-- KV cache: 2 (keys and values) x layers x KV heads x head size x tokens x batch x element size;
-  a layer with sliding-window attention caches at most its window.
 - A training step with Adam (Kingma and Ba 2015): for each trained parameter its gradient and two
   moments; with activation checkpointing, one hidden state per layer is kept and one layer at a
   time recomputed (Chen et al. 2016, arXiv:1604.06174).
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from mdl.formats import ModelShape
 
 BLOCK = 64
 NESTED_BLOCK = 256
@@ -42,20 +40,6 @@ class MemoryEstimate:
         }
 
 
-@dataclass(frozen=True)
-class ModelShape:
-    """The sizes in a configuration that determine the memory of a language model."""
-
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_size: int
-    vocabulary: int
-    windows: tuple[int | None, ...]
-
-
 def quantized_bytes(weights: int, *, double_quant: bool) -> int:
     """Bytes of a packed 4-bit matrix of `weights` elements, with its statistics."""
     blocks = math.ceil(weights / BLOCK)
@@ -63,12 +47,6 @@ def quantized_bytes(weights: int, *, double_quant: bool) -> int:
     if not double_quant:
         return packed + 4 * blocks + CODE_BYTES
     return packed + blocks + 4 * math.ceil(blocks / NESTED_BLOCK) + 4 * 257 + CODE_BYTES
-
-
-def kv_cache_bytes(shape: ModelShape, tokens: int, *, batch: int = 1, element: int = 2) -> int:
-    """Bytes of the keys and values of `tokens` tokens for `batch` sequences."""
-    kept = sum(min(tokens, window or tokens) for window in shape.windows)
-    return 2 * kept * shape.kv_heads * shape.head_size * batch * element
 
 
 def lora_parameters(shape: ModelShape, rank: int = 16) -> int:
@@ -109,42 +87,3 @@ def training_bytes(
     # Logits in the model's dtype, then float32 for the loss and its gradient.
     logits = batch * tokens * shape.vocabulary * (element + 4 + 4)
     return states + kept + layer + logits
-
-
-def shape_of(config: Mapping[str, Any]) -> ModelShape | None:
-    """The shape in a config.json; None if it does not describe a plain transformer."""
-    try:
-        text = {**config, **(config.get("text_config") or {})}
-        hidden = int(text["hidden_size"])
-        layers, heads = int(text["num_hidden_layers"]), int(text["num_attention_heads"])
-        if min(hidden, layers, heads) <= 0:
-            return None
-        return ModelShape(
-            layers=layers,
-            hidden=hidden,
-            intermediate=_largest(text.get("intermediate_size")) or 4 * hidden,
-            heads=heads,
-            kv_heads=_largest(text.get("num_key_value_heads")) or heads,
-            head_size=_largest(text.get("head_dim")) or hidden // heads,
-            vocabulary=int(text.get("vocab_size") or 0),
-            windows=_windows(text, layers),
-        )
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return None
-
-
-def _largest(value: Any) -> int:
-    """A size, or the largest of those of the layers; 0 for none."""
-    return max(map(int, value), default=0) if isinstance(value, list) else int(value or 0)
-
-
-def _windows(text: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
-    """The sliding window of each layer; None for full attention."""
-    window = text.get("sliding_window")
-    kinds = text.get("layer_types")
-    if kinds and len(kinds) == layers:
-        width = int(window) if window else None
-        return tuple(width if kind == "sliding_attention" else None for kind in kinds)
-    if window and text.get("use_sliding_window", True) and text.get("model_type") == "mistral":
-        return (int(window),) * layers
-    return (None,) * layers

@@ -1,13 +1,13 @@
 """Reject models that will not fit before downloading weights."""
 
 from mdl.errors import LoadError
+from mdl.formats import kv_cache_bytes, shape_of
 from mdl.formatting import human_size
 from mdl.loader.checkpoint import Checkpoint
 from mdl.loader.devices import find_devices
 from mdl.loader.disk import disk_too_small
 from mdl.loader.planning.fit import DEFAULT_TOKENS
 from mdl.loader.planning.load_plan import LoadPlan, check_fp8, plan_model
-from mdl.loader.planning.memory import kv_cache_bytes, shape_of
 from mdl.loader.source import LocatedModel
 
 

@@ -7,16 +7,10 @@ from mdl.lazy import door
 if TYPE_CHECKING:
     from mdl.resolver.stored.for_runtime import resolve_for
     from mdl.resolver.stored.hardware import this_machine
-    from mdl.resolver.stored.listing import Listing
-    from mdl.resolver.stored.lookup import (
-        TREE_SOURCE,
-        StoredLookup,
-        list_row,
-        remember_tree,
-        tree_rows,
-        with_cached_files,
-    )
-    from mdl.resolver.stored.runtime import kv_of_config, runtime_named
+    from mdl.resolver.stored.listing import FamilyRows, Listing
+    from mdl.resolver.stored.lookup import StoredLookup, with_cached_files
+    from mdl.resolver.stored.model_tree import TREE_SOURCE, list_row, remember_tree, tree_rows
+    from mdl.resolver.stored.runtime import runtime_named
     from mdl.resolver.stored.trust import trust_rank
 
 __getattr__ = door(
@@ -24,9 +18,10 @@ __getattr__ = door(
     {
         "for_runtime": "resolve_for",
         "hardware": "this_machine",
-        "listing": "Listing",
-        "lookup": "TREE_SOURCE StoredLookup list_row remember_tree tree_rows with_cached_files",
-        "runtime": "kv_of_config runtime_named",
+        "listing": "FamilyRows Listing",
+        "lookup": "StoredLookup with_cached_files",
+        "model_tree": "TREE_SOURCE list_row remember_tree tree_rows",
+        "runtime": "runtime_named",
         "trust": "trust_rank",
     },
 )

@@ -202,8 +202,9 @@ class _Choice:
         return f"it has no {asked}: {listed}" if names else f"it does not say that it is {asked}"
 
     def _wants_header(self, listing: Listing, found: Format) -> bool:
-        unread = self.request.online and listing.kv_per_token is None
-        return unread and self.format == "gguf" and any(v.files for v in found.variants)
+        unread = listing.shape is None and not listing.description.gguf
+        has_files = any(variant.files for variant in found.variants)
+        return self.request.online and unread and self.format == "gguf" and has_files
 
     def _fitting(self, listing: Listing, found: Format, room: int) -> Variant | str:
         """The largest variant that fits; why none does."""
@@ -211,14 +212,17 @@ class _Choice:
             variants = [v for v in (found.variant(self.options.variant),) if v is not None]
         else:
             variants = list(found.variants) or [Variant("")]
+        shape, context = listing.shape, self.options.context
+        beside = f"with {context} tokens"
+        if shape is None:
+            beside = "and its KV cache, whose size is not known"
         sized = [(listing.weight_bytes(each) or 0, each) for each in variants]
         for size, variant in sorted(sized, key=lambda each: -each[0]):
             if size == 0:
                 self._step(listing.repo_id, "noted", "its size is not known here")
                 return variant
-            needed = memory_needed(size, listing.kv_per_token, self.options.context)
-            label = variant.name or self.format
-            said = f"{label} needs {human_size(needed)} with {self.options.context} tokens"
+            needed = memory_needed(size, shape, context)
+            said = f"{variant.name or self.format} needs {human_size(needed)} {beside}"
             if needed <= room:
                 self._step(listing.repo_id, "noted", f"{said}, of {human_size(room)}")
                 return variant

@@ -72,7 +72,7 @@ def _too_large(lookup: "StoredLookup", request: ResolveRequest, found: Resolutio
     fit = request.options.fit
     if request.options.format != "16bit" or not isinstance(fit, int):
         return None
-    known = lookup.own_bytes(request)
+    known = lookup.own_memory(request)
     if known is None:
         return None
     needed = memory_needed(*known, request.options.context)

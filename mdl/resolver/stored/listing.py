@@ -9,13 +9,16 @@ from mdl.formats import (
     Description,
     File,
     Format,
+    ModelShape,
     Variant,
     catalogue_format,
     runtimes_of,
+    shape_of,
+    shape_of_gguf,
     variant_key,
 )
 from mdl.resolver.types import RepoInfo
-from mdl.store import VariantRow
+from mdl.store import BadMirror, MirrorRow, VariantRow
 
 PROJECTOR = "mmproj"
 
@@ -32,7 +35,7 @@ class Listing(NamedTuple):
     complete: bool = True
     downloads: int = 0
     description: Description = Description()
-    kv_per_token: int | None = None
+    stored_bytes: int | None = None  # of the weights, as the database has it
 
     @property
     def repo_id(self) -> str:
@@ -61,12 +64,25 @@ class Listing(NamedTuple):
         """Bytes of the repository's weights; `None` where a size is not known."""
         files = [f for f in self.description.files if f.path.endswith((".safetensors", ".bin"))]
         sizes = [file.size for file in files]
-        return sum(size or 0 for size in sizes) if sizes and None not in sizes else None
+        if not sizes:
+            return self.stored_bytes
+        return None if None in sizes else sum(size or 0 for size in sizes)
+
+    @property
+    def shape(self) -> ModelShape | None:
+        """What the KV cache depends on; `None` where no header or configuration was read."""
+        shapes = (shape_of_gguf(head) for head in self.description.gguf.values())
+        found = next((shape for shape in shapes if shape is not None), None)
+        return found or shape_of(self.description.config or {})
 
     def of(self, format: str) -> Format | None:
         """What it holds in a format of the catalogue's words."""
         each = (self.format, *self.format.others)
         return next((f for f in each if f.format and catalogue_format(f.format) == format), None)
+
+
+# A base model, the rows of what is made from it, and what is known of each by its key.
+FamilyRows = tuple[str, list[tuple[MirrorRow, BadMirror | None]], dict[str, Listing | None]]
 
 
 def to_rows(listing: Listing) -> list[VariantRow]:
@@ -80,7 +96,8 @@ def to_rows(listing: Listing) -> list[VariantRow]:
         groups = [(catalogue_format(found.format), named), (PROJECTOR, found.projectors)]
         rows += [
             VariantRow(
-                format, each.name, variant_key(each.name), each.bits, each.size,
+                format, each.name, variant_key(each.name), each.bits,
+                each.size if each.files or each.branch else listing.whole_bytes,
                 json.dumps([list(file) for file in each.files]), found.method, each.branch,
                 listing.info.commit, now,
             )
@@ -112,7 +129,10 @@ def from_rows(info: RepoInfo, rows: Iterable[VariantRow], *, complete: bool = Tr
         found.sort(key=lambda each: each.format != info.format)
     if not found:
         return Listing(info, Format(None), complete)
-    return Listing(info, found[0]._replace(others=tuple(found[1:])), complete)
+    whole = next((row.size for group in formats.values() for row in group if not row.branch
+                  and row.files == "[]"), None)  # fmt: skip
+    main = found[0]._replace(others=tuple(found[1:]))
+    return Listing(info, main, complete, stored_bytes=whole or None)
 
 
 def _variant(row: VariantRow) -> Variant:

@@ -1,16 +1,16 @@
 """Gather what a choice among stored formats needs: the database, the cache, the Hub."""
 
 import time
-from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdl.formats import (
     GGUF_HEAD,
+    Description,
+    ModelShape,
     Variant,
     catalogue_format,
     describe_folder,
-    find_tables,
     read_gguf_head,
     recognize,
     type_in,
@@ -19,31 +19,15 @@ from mdl.formats import (
 from mdl.resolver.names import Name, parse_name
 from mdl.resolver.stored import refusals
 from mdl.resolver.stored.choose import HUB_TREE, Ask, Known, choose
-from mdl.resolver.stored.listing import Listing, from_rows, to_rows
-from mdl.resolver.stored.runtime import kv_of_gguf
-from mdl.resolver.stored.trust import trust_rank
-from mdl.resolver.types import RepoInfo, Resolution, ResolveOptions, ResolveRequest
-from mdl.store import (
-    FORMATS,
-    STORED_FORMATS,
-    BadMirror,
-    Catalog,
-    CatalogSource,
-    MirrorRow,
-    NameRecord,
-    VariantRow,
-    VariantTable,
-)
+from mdl.resolver.stored.listing import FamilyRows, Listing, from_rows, to_rows
+from mdl.resolver.types import Cached, RepoInfo, Resolution, ResolveOptions, ResolveRequest
+from mdl.store import NameRecord, VariantRow, VariantTable
 
 if TYPE_CHECKING:
-    from huggingface_hub import ModelInfo
-
     from mdl.resolver.sources import Sources
 
-TREE_SOURCE = CatalogSource(HUB_TREE, "", "the Hub's model tree (base_model:quantized)", "", "")
 # Seconds for which what the Hub said is used again: asked by this very resolver, and a tree.
 _LIVE, _TREE = 60.0, 86400.0
-_BEHIND = 50  # ranks of the tree's rows start behind the packaged catalogue's
 
 
 class StoredLookup:
@@ -111,9 +95,7 @@ class StoredLookup:
 
         return this_machine().room
 
-    def family_of(
-        self, name: Name, *, online: bool
-    ) -> tuple[str, list[tuple[MirrorRow, BadMirror | None]], dict[str, Listing | None]]:
+    def family_of(self, name: Name, *, online: bool) -> FamilyRows:
         """The base model behind a name, the rows of what is made from it, and their listings.
 
         Raises:
@@ -140,10 +122,10 @@ class StoredLookup:
         found = parse_name(base, allow_local=False)
         if online and self._tree_read(request._replace(name=found), record) is None:
             record = self._read_tree(base, listings)
-        if not online:
-            for row, _, _ in record.mirrors:
-                if row.repo_id.lower() not in listings:
-                    self._find_listing(request, row.repo_id, None, listings)
+        for row, _, _ in record.mirrors:
+            key = row.repo_id.lower()
+            if key not in listings:
+                listings[key] = self._known_here(request, row.repo_id, None, None)
         return base, [(row, bad) for row, bad, _ in record.mirrors], listings
 
     def own_formats(self, request: ResolveRequest) -> tuple[str, ...]:
@@ -153,13 +135,13 @@ class StoredLookup:
         own = listings.get(request.name.key)
         return own.formats if own is not None else ()
 
-    def own_bytes(self, request: ResolveRequest) -> tuple[int, int | None] | None:
-        """Bytes of the named repository's weights, and of KV cache for each token."""
+    def own_memory(self, request: ResolveRequest) -> tuple[int, ModelShape | None] | None:
+        """Bytes of the named repository's weights, and what its KV cache depends on."""
         listings: dict[str, Listing | None] = {}
         self._find_listing(request, request.name.text, "16bit", listings)
         own = listings.get(request.name.key)
         size = None if own is None else own.weight_bytes(Variant(""))
-        return None if own is None or size is None else (size, own.kv_per_token)
+        return None if own is None or size is None else (size, own.shape)
 
     def _read_header(self, repo_id: str, listings: dict[str, Listing | None]) -> None:
         """Read the head of a GGUF file for the size of its KV cache: one request."""
@@ -169,8 +151,9 @@ class StoredLookup:
             return
         path = found.variants[-1].files[0].path
         data = self._sources.hub.first_bytes(listing.repo_id, path, listing.info.commit, GGUF_HEAD)
-        per_token = kv_of_gguf(read_gguf_head(data or b"") or {})
-        listings[repo_id.lower()] = listing._replace(kv_per_token=per_token or 0)
+        head = {path: read_gguf_head(data or b"") or {}}
+        description = listing.description._replace(gguf=head)
+        listings[repo_id.lower()] = listing._replace(description=description)
 
     def _meant(
         self, request: ResolveRequest, listings: dict[str, Listing | None]
@@ -258,12 +241,25 @@ class StoredLookup:
             if rows:
                 age = max(0.0, time.time() - rows[0].checked_at)
                 info = self._info(key, repo_id, record) or RepoInfo(repo_id, "ok", age=age)
-                return from_rows(info._replace(commit=rows[0].commit), rows, complete=False)
-        here = self._sources.cached(repo_id, options.revision if is_own else None)
-        if here is None or here.path is None:
+                listing = from_rows(info._replace(commit=rows[0].commit), rows, complete=False)
+                if options.fit is None:
+                    return listing
+                shape = self._describe_here(repo_id, None)[1]._replace(files=())
+                return listing._replace(description=shape)
+        here, description = self._describe_here(repo_id, options.revision if is_own else None)
+        if here is None:
             return None
-        found = recognize(describe_folder(Path(here.path), name=here.repo_id))
-        return Listing(RepoInfo(here.repo_id, "ok", commit=here.commit), found)
+        info = RepoInfo(here.repo_id, "ok", commit=here.commit)
+        return Listing(info, recognize(description), description=description)
+
+    def _describe_here(
+        self, repo_id: str, revision: str | None
+    ) -> tuple[Cached | None, Description]:
+        """What the cache has of a repository."""
+        here = self._sources.cached(repo_id, revision)
+        if here is None or here.path is None:
+            return None, Description()
+        return here, describe_folder(Path(here.path), name=here.repo_id)
 
     def _info(self, key: str, repo_id: str, record: NameRecord | None) -> RepoInfo | None:
         if record is None:
@@ -303,10 +299,20 @@ class StoredLookup:
 
     def _read_tree(self, name: str, listings: dict[str, Listing | None]) -> NameRecord:
         """Ask the Hub what is quantized from a name, and remember it: one request."""
+        from mdl.resolver.stored.model_tree import list_row, remember_tree, tree_rows
+
         found = [list_row(info) for info in self._sources.hub.quantized_of(name)]
         settings = self._sources.settings
         rows = list(tree_rows(name, found, settings.trusted, settings.distrusted))
         self._sources.write(lambda: remember_tree(self._sources.catalog, name, rows))
+        self._sources.keep_all(listing.info for listing in found)
+        self._sources.write(
+            lambda: self._variants.remember_newer(
+                (each.key, each.info.commit, to_rows(each))
+                for each in found
+                if not each.info.is_private
+            )
+        )
         for listing in found:
             listings.setdefault(listing.key, listing)
         record = self._sources.about(name.lower())
@@ -314,73 +320,6 @@ class StoredLookup:
             added = tuple((row, None, None) for row in rows)
             record = record._replace(mirrors=(*record.mirrors, *added))
         return record
-
-
-def list_row(info: "ModelInfo") -> Listing:
-    """A row of the model tree as a listing: file names without sizes."""
-    from mdl.resolver.hub_api import facts_of
-    from mdl.resolver.hub_description import describe_listing
-
-    description = describe_listing(info)
-    format = recognize(description)
-    return Listing(facts_of(info, False), format, False, info.downloads or 0, description)
-
-
-def tree_rows(
-    name: str,
-    listed: Iterable[Listing],
-    more: tuple[str, ...] = (),
-    less: tuple[str, ...] = (),
-    *,
-    trusted_only: bool = True,
-) -> Iterator[MirrorRow]:
-    """Catalogue rows for what is quantized from `name`, in the Hub's order (by downloads).
-
-    A relation is `verified` where files or a configuration show the format, `declared` where only
-    a name or a tag claims it.
-
-    Args:
-        more: publishers that the configuration trusts besides the packaged list.
-        less: publishers that it does not trust.
-        trusted_only: leave out rows for formats that mdl makes on load but for fp8 by trusted
-            publishers: such rows are used without another look at the publisher.
-    """
-    base = name.partition("/")[0]
-    for rank, listing in enumerate(listed):
-        owner = listing.repo_id.partition("/")[0]
-        for format in listing.formats:
-            trust = trust_rank(owner, base, format, more, less)
-            wanted = format in STORED_FORMATS or (format == "fp8" and trust is not None)
-            if not trusted_only:
-                wanted = format in FORMATS and format not in ("16bit", "other")
-            if wanted and listing.key != name.lower():
-                relation = "verified" if _is_shown(listing, format) else "declared"
-                yield MirrorRow(
-                    name, format, listing.repo_id, format, "", _BEHIND + rank, relation, HUB_TREE
-                )
-
-
-def _is_shown(listing: Listing, format: str) -> bool:
-    """Whether files or a configuration show a format, where others would only claim it."""
-    found = listing.of(format)
-    has_files = found is not None and any(variant.files for variant in found.variants)
-    return has_files or any(find_tables(listing.description.config or {}))
-
-
-def remember_tree(
-    catalog: Catalog, name: str, rows: Iterable[MirrorRow], formats: Collection[str] = ()
-) -> None:
-    """Replace the model tree's rows of a name, and note when.
-
-    Args:
-        formats: those that were looked for; rows of others stay, and the tree counts as unread.
-    """
-    if formats:
-        catalog.add(rows, TREE_SOURCE)
-        return
-    catalog.remove(name, source=HUB_TREE)
-    catalog.add(rows, TREE_SOURCE)
-    VariantTable(catalog.database).remember_tree(name.lower())
 
 
 def with_cached_files(resolution: Resolution) -> Resolution:

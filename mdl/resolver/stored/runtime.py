@@ -1,10 +1,9 @@
 """Which formats to prefer for a runtime on a machine, and what fits its memory. Pure functions."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from mdl.errors import MdlError, NotFoundError, UsageError
-from mdl.formats import RUNTIMES
+from mdl.formats import RUNTIMES, ModelShape, kv_cache_bytes
 from mdl.resolver.stored.hardware import Hardware
 
 _ALIASES = {
@@ -97,43 +96,10 @@ def unsupported(format: str, hardware: Hardware) -> str | None:
     return f"{format} needs compute capability {least[0]}.{least[1]}; this is {hardware.text}"
 
 
-def memory_needed(weights: int, kv_per_token: int | None, context: int) -> int:
-    """Bytes that a model takes in a runtime: weights, KV cache, working memory."""
-    return int(weights * (1 + _SHARE)) + (kv_per_token or 0) * context + _FIXED
-
-
-def kv_of_gguf(metadata: Mapping[str, Any]) -> int | None:
-    """Bytes of KV cache for each token (f16), by a GGUF header; `None` where it does not tell."""
-    family = metadata.get("general.architecture")
-
-    def value(key: str) -> int:
-        found = metadata.get(f"{family}.{key}")
-        return found if isinstance(found, int) and found > 0 else 0
-
-    heads = value("attention.head_count")
-    return _kv_bytes(
-        value("block_count"),
-        value("attention.head_count_kv") or heads,
-        value("attention.key_length") or (value("embedding_length") // heads if heads else 0),
-    )
-
-
-def kv_of_config(config: Mapping[str, Any] | None) -> int | None:
-    """Bytes of KV cache for each token (bf16), by a `config.json`."""
-    nested = (config or {}).get("text_config")
-    table = nested if isinstance(nested, Mapping) else config or {}
-
-    def value(key: str) -> int:
-        found = table.get(key)
-        return found if isinstance(found, int) and found > 0 else 0
-
-    heads = value("num_attention_heads")
-    size = value("head_dim") or (value("hidden_size") // heads if heads else 0)
-    return _kv_bytes(value("num_hidden_layers"), value("num_key_value_heads") or heads, size)
-
-
-def _kv_bytes(layers: int, heads: int, size: int) -> int | None:
-    return 2 * layers * heads * size * 2 or None
+def memory_needed(weights: int, shape: ModelShape | None, context: int) -> int:
+    """Bytes that a model takes in a runtime: weights, KV cache (16-bit), working memory."""
+    cache = 0 if shape is None else kv_cache_bytes(shape, context)
+    return int(weights * (1 + _SHARE)) + cache + _FIXED
 
 
 def _cannot(runtime: str, why: str, hardware: Hardware) -> MdlError:

@@ -47,7 +47,7 @@ def details_json(cache: "Cache", repo_type: str, repo_id: str) -> dict[str, Any]
         repo = cache.repo(repo_id, repo_type)
     except NotFoundError:
         return None
-    return describe(repo, cache.folders_of(repo.repo_id, repo.repo_type))
+    return describe(cache.root, repo, cache.folders_of(repo.repo_id, repo.repo_type))
 
 
 def trash_json(cache: "Cache") -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import html
 import json
 import shlex
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
@@ -12,16 +11,16 @@ from mdl.formatting import human_size
 from mdl.service.http_errors import body_of
 
 if TYPE_CHECKING:
-    from mdl.resolver import Resolution
-    from mdl.service.resolving.resolver_pool import Relative
+    from mdl.resolver import Family, Member, Resolution
 
 _VERDICTS = {"accepted": "chosen", "rejected": "rejected", "noted": "noted"}
 
 
-def resolution_html(resolution: "Resolution", family: Sequence["Relative"]) -> str:
-    """A resolution with its trace; `family` is what the catalogue has of the same model."""
+def resolution_html(resolution: "Resolution", family: "Family | None") -> str:
+    """A resolution with its trace, and the family of the model where it is known."""
+    related = _family(family, resolution.repo_id) if family is not None else ""
     if resolution.error is not None:
-        return error_html(resolution.error) + _trace(resolution)
+        return error_html(resolution.error) + related + _trace(resolution)
     verb = "resolves to" if resolution.substituted else "is"
     weights = resolution.format
     if resolution.quantize_on_load:
@@ -42,7 +41,7 @@ def resolution_html(resolution: "Resolution", family: Sequence["Relative"]) -> s
     return (
         f'<p class="result">{html.escape(resolution.requested)} {verb}'
         f" <strong>{html.escape(resolution.repo_id)}</strong></p><dl>{rows}</dl>"
-        f"{_commands(resolution)}{_family(family, resolution.repo_id)}{_trace(resolution)}"
+        f"{_commands(resolution)}{related}{_trace(resolution)}"
     )
 
 
@@ -67,41 +66,45 @@ def _commands(resolution: "Resolution") -> str:
     )
 
 
-def _family(family: Sequence["Relative"], chosen: str) -> str:
-    """The model and what was made of it: a tree of names, then formats, then repositories."""
-    if not family:
-        return ""
-    names: dict[str, dict[str, list[Relative]]] = {}
-    for each in family:
-        names.setdefault(each.name, {}).setdefault(each.format, []).append(each)
-    tree = "".join(
-        f"<li>{_link(name, exact=True)}<ul>{_formats(formats, chosen)}</ul></li>"
-        for name, formats in names.items()
-    )
-    return f'<h3>Its family</h3><ul class="tree">{tree}</ul>'
-
-
-def _formats(formats: dict[str, list["Relative"]], chosen: str) -> str:
-    return "".join(
-        f"<li>{html.escape(format)}<ul>"
-        + "".join(f"<li>{_relative(each, chosen)}</li>" for each in relatives)
+def _family(family: "Family", chosen: str) -> str:
+    """The model and what was made of it: by format what a request takes, then what there is."""
+    formats: dict[str, list[Member]] = {format: [] for format in family.requests}
+    for member in family.members:
+        if member.repo_id != family.base:
+            formats.setdefault(member.format, []).append(member)
+    base = "".join(_member(m, chosen) for m in family.members if m.repo_id == family.base)
+    rest = "".join(
+        f"<li>{html.escape(format)}{_taken(format, family)}<ul>"
+        + "".join(f"<li>{_member(member, chosen)}</li>" for member in members)
         + "</ul></li>"
-        for format, relatives in formats.items()
+        for format, members in sorted(formats.items())
     )
+    return f'<h3>Its family</h3><ul class="tree"><li>{base}<ul>{rest}</ul></li></ul>'
 
 
-def _relative(each: "Relative", chosen: str) -> str:
-    notes = [each.variant] if each.variant else []
-    if each.gated not in (None, "false"):
-        notes.append("gated")
-    if each.cached is not None:
-        notes.append(f"in this cache, {human_size(each.cached)}")
-    if each.bad:
-        notes.append(f"known to be bad: {each.bad}")
-    link = _link(each.repo_id, exact=True)
-    if each.repo_id == chosen:
+def _taken(format: str, family: "Family") -> str:
+    if format not in family.requests:
+        return ""
+    repo_id = family.requests[format]
+    return f" <small>a request takes {html.escape(repo_id or 'none of them')}</small>"
+
+
+def _member(member: "Member", chosen: str) -> str:
+    notes = [member.role] if member.role != "quantized" else []
+    if member.format == "16bit" or member.role == "publisher":
+        notes.append(member.format)
+    notes += [member.variants_text] if member.variants else []
+    notes += [member.size_text] if member.size_text else []
+    if member.gated not in (None, "false"):
+        notes.append(f"gated ({member.gated}), {member.access.replace('_', ' ')}")
+    if member.cached is not None:
+        notes.append(f"in this cache, {human_size(member.cached.bytes)}")
+    notes += [f"runs in {', '.join(member.runtimes)}"] if member.runtimes else []
+    notes += [member.against] if member.against else []
+    link = _link(member.repo_id, exact=True)
+    if member.repo_id == chosen:
         link = f"<strong>{link}</strong>"
-    return f"{link} <small>{html.escape(', '.join(notes))}</small>"
+    return f"{link} <small>{html.escape('; '.join(notes))}</small>"
 
 
 def _link(name: str, *, exact: bool) -> str:

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from mdl.errors import MdlError
-from mdl.resolver import Resolution
+from mdl.resolver import Family, Resolution
 from mdl.service.http_errors import body_of
 from mdl.service.resolving.resolver_pool import Caller
 from mdl.settings import Settings
@@ -25,6 +25,15 @@ def resolution_json(found: Resolution | MdlError, caller: Caller) -> dict[str, A
         ]
     if found.error is not None and "suggestions" in found.error.details:
         body["suggestions"] = found.error.details["suggestions"]
+    return body
+
+
+def family_json(found: Family, caller: Caller) -> dict[str, Any]:
+    """The object of `mdl tree --json`; paths are only for the role admin."""
+    body = found.to_json()
+    for member in body["members"]:
+        if caller.role != "admin" and member["cached"] is not None:
+            member["cached"]["path"] = None
     return body
 
 

@@ -10,14 +10,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 from mdl.errors import BusyError, MdlError, StoreError
-from mdl.resolver import Access, CacheView, Resolution, ResolveOptions, parse_name
+from mdl.resolver import (
+    Access,
+    CacheView,
+    Family,
+    Resolution,
+    ResolveOptions,
+    family,
+    parse_name,
+)
 from mdl.service.config import ServiceConfig
 from mdl.service.metrics import Metrics
 from mdl.service.resolving.caller_resolver import CallerMemory, CallerResolver, NeedsThread, Outage
 from mdl.service.resolving.deadline import Deadline
 from mdl.service.resolving.resolution_log import ResolutionLog
 from mdl.settings import Settings
-from mdl.store import Catalog, MirrorRow, NameRecord, open_catalog
+from mdl.store import Catalog, NameRecord, open_catalog
 
 T = TypeVar("T")
 Known = Mapping[str, NameRecord] | None
@@ -37,25 +45,6 @@ class Caller(NamedTuple):
 
     role: str
     hub_token: str | None = None
-
-
-class Relative(NamedTuple):
-    """A repository of the same model.
-
-    Attributes:
-        name: the model it was made from.
-        gated: as the Hub last said, or `None`.
-        cached: bytes of it in the cache, or `None`.
-        bad: why it should not be used, or empty.
-    """
-
-    name: str
-    format: str
-    repo_id: str
-    variant: str
-    gated: str | None
-    cached: int | None
-    bad: str
 
 
 class ResolverPool:
@@ -222,25 +211,18 @@ class ResolverPool:
             each if isinstance(each, MdlError) else self._count(each) for each in complete + late
         ]
 
-    async def family(self, name: str) -> list[Relative]:
-        """What the catalogue has of the same model; empty where the name is not one."""
-        key = _key(name)
-        if key is None:
-            return []
+    async def family(self, name: str, caller: Caller) -> Family:
+        """A model's family from any of its members, as the caller sees it.
 
-        def work() -> list[Relative]:
-            rows = self.catalog().about(key).mirrors
-            return [self._relative(row, known and known.gated, bad and bad.reason)
-                    for row, bad, known in rows]  # fmt: skip
+        Raises:
+            MdlError: there is no such repository, or nothing is known of it.
+        """
+        deadline = Deadline(self._seconds)
 
-        return await self.in_thread(work)
+        def work() -> Family:
+            return family(self._resolver(self.catalog(), caller, deadline), name)
 
-    def _relative(self, row: MirrorRow, gated: str | None, bad: str | None) -> Relative:
-        cached = self._cached(row.repo_id, None)
-        return Relative(
-            row.name, row.format, row.repo_id, row.variant, gated,
-            cached.bytes if cached else None, bad or "",
-        )  # fmt: skip
+        return await self.in_thread(work, deadline)
 
     async def names(self, text: str, limit: int) -> list[str]:
         """Names of the catalogue that begin with a text, in any casing."""

@@ -1,6 +1,7 @@
 """What the routes share: the service, the caller and their role, the documented refusals."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -8,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fastapi import Depends, Request, Response
 from starlette.requests import ClientDisconnect
 
-from mdl.resolver import Resolution, ResolveOptions
+from mdl.errors import MdlError
+from mdl.resolver import Family, Resolution, ResolveOptions
 from mdl.service.auth import may
 from mdl.service.http_errors import Refusal
 from mdl.service.schemas import ErrorResponse
@@ -83,6 +85,25 @@ async def resolve_one(request: Request, name: str, options: ResolveOptions) -> R
     if found is None:
         found = await while_connected(request, resolver.resolve(name, options, caller))
     return found
+
+
+async def family_of(request: Request, name: str) -> Family:
+    """The family of a model as the caller sees it, and what this cache has of it.
+
+    Raises:
+        MdlError: there is no such repository, or nothing is known of it.
+    """
+    service = service_of(request)
+    with contextlib.suppress(MdlError):  # shown without a cache that cannot be read
+        await service.cache.state()
+    return await while_connected(request, service.resolver.family(name, caller_of(request)))
+
+
+async def family_if_known(request: Request, name: str) -> Family | None:
+    """The family of a resolved name; `None` where nothing is known of it."""
+    with contextlib.suppress(MdlError):
+        return await family_of(request, name)
+    return None
 
 
 async def _disconnected(request: Request) -> None:

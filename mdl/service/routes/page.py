@@ -19,7 +19,13 @@ from mdl.service.cache import Shown, View, cache_html, details_json
 from mdl.service.http_errors import status_of
 from mdl.service.resolving import error_html, resolution_html
 from mdl.service.routes.changes import act_on_form, change_section
-from mdl.service.routes.common import caller_of, needs, resolve_one, service_of
+from mdl.service.routes.common import (
+    caller_of,
+    family_if_known,
+    needs,
+    resolve_one,
+    service_of,
+)
 from mdl.service.routes.sections import downloads_section, prune_section, runs_section
 from mdl.version import __version__
 
@@ -142,7 +148,7 @@ async def _result(request: Request, query: PageQuery) -> str:
     try:
         options = ResolveOptions(query.format, query.exact)
         found = await resolve_one(request, query.name, options)
-        family = await service_of(request).resolver.family(found.canonical)
+        family = await family_if_known(request, found.canonical)
     except MdlError as error:
         return error_html(error)
     return resolution_html(found, family)

@@ -6,11 +6,13 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from mdl.service.http_errors import status_of
-from mdl.service.resolving import resolution_json
+from mdl.service.resolving import family_json, resolution_json
 from mdl.service.routes.common import (
     BODY_REFUSALS,
     REFUSALS,
     caller_of,
+    family_if_known,
+    family_of,
     json_response,
     needs,
     resolve_one,
@@ -21,6 +23,7 @@ from mdl.service.schemas import (
     AccessResponse,
     BulkRequest,
     BulkResponse,
+    FamilyResponse,
     LockRequest,
     Name,
     NamesResponse,
@@ -54,7 +57,11 @@ async def resolve(request: Request) -> Response:
     resolution = await resolve_one(request, query.name, options)
     logged["answer"] = resolution.repo_id
     status = 200 if resolution.error is None else status_of(resolution.error)
-    return json_response(resolution_json(resolution, caller), status)
+    body = resolution_json(resolution, caller)
+    if query.family:
+        family = await family_if_known(request, resolution.canonical)
+        body["family"] = None if family is None else family_json(family, caller)
+    return json_response(body, status)
 
 
 @resolve_router.post(
@@ -67,6 +74,12 @@ async def resolve_many(request: Request, bulk: BulkRequest) -> Response:
     work = service.resolver.resolve_many(bulk.names, options, caller)
     found = await while_connected(request, work)
     return json_response({"answers": [resolution_json(each, caller) for each in found]})
+
+
+@resolve_router.get("/tree", response_model=FamilyResponse, openapi_extra=_HUB_TOKEN)
+async def tree(request: Request, name: Annotated[Name, Query()]) -> Response:
+    """The family of a model from any of its members: the object of `mdl tree --json`."""
+    return json_response(family_json(await family_of(request, name), caller_of(request)))
 
 
 @resolve_router.get("/names", response_model=NamesResponse)
