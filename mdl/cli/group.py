@@ -19,6 +19,7 @@ COMMANDS = {
     "lock": ("mdl.cli.lock", "Lock names to commits and file hashes."),
     "pull": ("mdl.cli.load", "Download what a name resolves to."),
     "load": ("mdl.cli.load", "Load a model, report what was loaded, try a prompt."),
+    "chat": ("mdl.cli.chat", "Load a model and talk with it."),
     "run": ("mdl.cli.run", "Run a command and say which models it really opened."),
     "verify": ("mdl.cli.load", "Check a report, a lock file or a snapshot against the disk."),
     "catalog": ("mdl.cli.catalog", "The table of mirrors: list, add, import, sync, check."),
@@ -34,7 +35,7 @@ COMMANDS = {
 
 # How `mdl --help` groups them.
 GROUPS = {
-    "Names and models": "resolve inspect tree access pull load run verify kernels",
+    "Names and models": "resolve inspect tree access pull load chat run verify kernels",
     "Cache": "cache daemon",
     "Team and machine": "lock catalog serve doctor config completion",
 }
@@ -47,7 +48,7 @@ SHORT_FORMS = {
     **dict.fromkeys(("download", "get", "fetch", "install"), "pull"),
     **dict.fromkeys(("info", "describe", "format"), "inspect"),
     **dict.fromkeys(("search", "find", "models"), "catalog ls"),
-    **dict.fromkeys(("chat", "generate", "prompt"), "load {} --prompt TEXT"),
+    **dict.fromkeys(("generate", "prompt"), "load {} --prompt TEXT"),
     **dict.fromkeys(("quantize", "convert"), "load {} --4bit"),
     **dict.fromkeys(("which", "what", "name"), "resolve"),
     **dict.fromkeys(("check", "env", "status", "whoami"), "doctor"),
@@ -152,6 +153,7 @@ def cli() -> None:
     Then, for example:
       mdl pull Qwen/Qwen3-0.6B                      download it
       mdl load Qwen/Qwen3-0.6B --4bit --prompt Hi   load it in 4 bits and try it
+      mdl chat Qwen/Qwen3-0.6B                      talk with it
       mdl cache ls                                  see what is on the disk
       mdl cache prune --unused-for 90d --dry-run    see what could go
     """

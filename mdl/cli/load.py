@@ -13,7 +13,7 @@ from mdl.errors import UsageError
 from mdl.formatting import counted, human_size, printable
 
 if TYPE_CHECKING:
-    from mdl.loader import LoadRequest, Pulled
+    from mdl.loader import Loaded, LoadRequest, Pulled
     from mdl.loader.planning import LoadPlan
 
 
@@ -111,10 +111,34 @@ def show_pulled(pulled: "Pulled") -> None:
         click.echo(f"  {path}")
 
 
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of the commands that load a model."""
+    for option in (
+        click.option(
+            "--report",
+            type=FilePath(dir_okay=False, path_type=Path),
+            help="Write the report to this file.",
+        ),
+        click.option(
+            "--no-memory-check", is_flag=True, help="Load even if the memory is too small."
+        ),
+        click.option("--no-local-copy", is_flag=True, help="Save no local 4-bit copy."),
+        click.option("--no-kernels", is_flag=True, help="Apply none of mdl's kernels."),
+        click.option("--device-map", help="cpu, cuda, auto, balanced or sequential."),
+        click.option("--dtype", help="bfloat16, float16 or float32; the checkpoint's by default."),
+        click.option(
+            "--max-seq-length", type=int, help="Tokens to plan memory for (with --dry-run)."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 @click.command()
 @click.argument("name")
 @format_options
 @load_options
+@model_options
 @click.option("--prompt", help="Print the model's reply to this.")
 @click.option(
     "--max-new-tokens",
@@ -123,17 +147,26 @@ def show_pulled(pulled: "Pulled") -> None:
     show_default=True,
     help="Length of the reply.",
 )
-@click.option("--max-seq-length", type=int, help="Tokens to plan memory for (with --dry-run).")
-@click.option("--dtype", help="bfloat16, float16 or float32; the checkpoint's by default.")
-@click.option("--device-map", help="cpu, cuda, auto, balanced or sequential.")
-@click.option("--no-kernels", is_flag=True, help="Apply none of mdl's kernels.")
-@click.option("--no-local-copy", is_flag=True, help="Save no local 4-bit copy.")
-@click.option("--no-memory-check", is_flag=True, help="Load even if the memory is too small.")
-@click.option(
-    "--report", type=FilePath(dir_okay=False, path_type=Path), help="Write the report to this file."
-)
 def load(name: str, **options: Any) -> None:
     """Load NAME, report what was loaded, and try a prompt."""
+    loaded = load_model(name, options)
+    if loaded is None:
+        return None
+    reply, as_json = None, options["as_json"]
+    if options["prompt"] is not None:
+        from mdl.loader import reply_to
+
+        show = None if as_json else lambda piece: click.echo(piece, nl=False)
+        reply = reply_to(loaded, options["prompt"], options["max_new_tokens"], show=show)
+    if as_json:
+        return echo_json({**loaded.report.to_json(), "answer": reply})
+    if reply is not None:
+        click.echo("\n")
+    return click.echo(str(loaded.report))
+
+
+def load_model(name: str, options: dict[str, Any]) -> "Loaded | None":
+    """Load a model as the options say; None after a dry run, whose plan is printed."""
     from mdl.loader import load_request, progress_for
     from mdl.loader.planning import make_plan
 
@@ -141,7 +174,8 @@ def load(name: str, **options: Any) -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     request = request_of(name, options)
     if options["dry_run"]:
-        return show_plan(make_plan(request), options)
+        show_plan(make_plan(request), options)
+        return None
     if options["report"]:  # fail before the load, not after it
         from mdl.loader import make_parent
 
@@ -149,16 +183,7 @@ def load(name: str, **options: Any) -> None:
     loaded = load_request(request, progress=progress_for(f"load {name}", options["progress"]))
     if options["report"]:
         loaded.report.save(options["report"])
-    reply = None
-    if options["prompt"] is not None:
-        from mdl.loader import reply_to
-
-        reply = reply_to(loaded, options["prompt"], options["max_new_tokens"])
-    if options["as_json"]:
-        return echo_json({**loaded.report.to_json(), "answer": reply})
-    if reply is not None:
-        click.echo(f"{reply}\n")
-    return click.echo(str(loaded.report))
+    return loaded
 
 
 def show_plan(plan: "LoadPlan", options: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mdl.loader.api import load, make_request, plan
     from mdl.loader.devices import is_bf16_supported, is_bfloat16_supported
     from mdl.loader.disk import make_parent, nearest_existing
-    from mdl.loader.generate import reply_to
+    from mdl.loader.generate import Conversation, reply_to
     from mdl.loader.loaded import Loaded
     from mdl.loader.pipeline import load_request
     from mdl.loader.progress import progress_for
@@ -28,7 +28,7 @@ __getattr__ = door(
         "api": "load make_request plan",
         "devices": "is_bf16_supported is_bfloat16_supported",
         "disk": "make_parent nearest_existing",
-        "generate": "reply_to",
+        "generate": "Conversation reply_to",
         "loaded": "Loaded",
         "pipeline": "load_request",
         "progress": "progress_for",

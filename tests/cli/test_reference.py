@@ -69,7 +69,7 @@ def test_a_mistyped_command_gets_suggestions(
         (["rm", "Org/Name", "--yes"], "mdl cache rm Org/Name --yes"),
         (["ls", "-f", "size > 1GB"], "mdl cache ls -f 'size > 1GB'"),
         (["download", "Org/Name"], "mdl pull Org/Name"),
-        (["chat", "Org/Name"], "mdl load Org/Name --prompt TEXT"),
+        (["generate", "Org/Name"], "mdl load Org/Name --prompt TEXT"),
         (["help", "pull"], "mdl pull --help"),
         (["cache", "delete", "Org/Name"], "mdl cache rm Org/Name"),
     ],
