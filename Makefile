@@ -21,7 +21,7 @@ help:
 	@echo "make test-pythons    what needs no torch, on the other Pythons of $(VERSIONS) that are here"
 	@echo "make test-floor      tests/corpus with the oldest transformers, huggingface_hub, peft we admit"
 	@echo "make test-latest     the same with the newest"
-	@echo "make test-slow       every kernel as compiled, on an emulated GPU; after a change of a kernel"
+	@echo "make test-slow       every kernel as compiled, on an emulated GPU; the service under schemathesis"
 	@echo "make test-system     what needs Chromium, nginx or odd file systems: installs them (root, Debian)"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -77,9 +77,10 @@ test-floor test-latest:
 		$$(sed -nE 's/^ *"(transformers|huggingface_hub|peft)>=(.*)",/$(EDGE)/p' pyproject.toml)
 	$(venv)/bin/python -m pytest -q -n 2 tests/corpus
 
-# Every kernel as compiled for every GPU, on the emulated one: a quarter of an hour.
+# Every kernel as compiled for every GPU, on the emulated one: a quarter of an hour. And three
+# minutes of schemathesis.
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist load -m slow tests/kernels
+	$(BIN)/python -m pytest -n 2 --dist load -m slow tests/kernels tests/service
 
 test-system: $(STAMP)
 	apt-get install --yes --quiet --no-install-recommends \

@@ -115,7 +115,7 @@ def parse_size(text: str | int) -> int:
     """
     if isinstance(text, int) and not isinstance(text, bool) and text >= 0:
         return text
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgtp]?i?)b?\s*", str(text), re.IGNORECASE)
+    match = re.fullmatch(r"\s*(\d{1,20}(?:\.\d+)?)\s*([kmgtp]?i?)b?\s*", str(text), re.IGNORECASE)
     if not match or match[2].upper() not in _UNITS:
         raise ConfigError(
             f"{text!r} is not a size.", next="Write a number and a unit, such as 200GB or 50GiB."
@@ -131,7 +131,7 @@ def parse_duration(text: str | int | float) -> float:
     """
     if isinstance(text, (int, float)) and not isinstance(text, bool) and text >= 0:
         return float(text) * 86400
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|mo?|[hdwy]|)\s*", str(text), re.IGNORECASE)
+    match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d+)?)\s*(s|mo?|[hdwy]|)\s*", str(text), re.IGNORECASE)
     unit = match[2].lower() or "d" if match else ""
     if match and unit in _SECONDS:
         return float(match[1]) * _SECONDS[unit]

@@ -48,8 +48,9 @@ HubRequest = FileRequest | RepoRequest | PlainRequest
 
 def is_hub_path(path: str) -> bool:
     """Whether a path belongs to the Hub's side of the service."""
-    parts = path.split("/")
-    return path.startswith("/api/") or "resolve" in parts[2:5] or ".git" in path
+    # /[datasets/][org/]name/resolve/revision/file: `/v1/resolve` is the service's own.
+    parts = path.split("/")[2:-2]
+    return path.startswith("/api/") or "resolve" in parts[:3] or ".git" in path
 
 
 def parse_request(method: str, raw_path: str) -> HubRequest:

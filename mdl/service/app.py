@@ -1,6 +1,7 @@
 """Assembles the service: middleware, routes, and how errors become responses."""
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -111,12 +112,15 @@ async def _invalid(request: Request, error: Exception) -> Response:
 def _first_mistake(found: Sequence[Mapping[str, Any]]) -> tuple[tuple[str | int, ...], str]:
     """Where it is and what; for a field of several types, all their reasons together."""
     place, reason = found[0]["loc"], found[0]["msg"]
-    same = [e["msg"] for e in found if e["loc"][:-1] == place[:-1] and e["loc"][-1] in _TYPES]
-    return (place[:-1], "; or ".join(same)) if place[-1] in _TYPES else (place, reason)
+    if not _is_type(place[-1]):
+        return place, reason
+    same = [e["msg"] for e in found if e["loc"][:-1] == place[:-1] and _is_type(e["loc"][-1])]
+    return place[:-1], "; or ".join(same)
 
 
-# What pydantic adds to a field's place for each type that it may have.
-_TYPES = ("str", "int", "float")
+def _is_type(part: str | int) -> bool:
+    """Whether a part of a place is what pydantic adds for each type that a field may have."""
+    return bool(re.fullmatch(r"(constrained-)?(str|int|float)|list\[.*\]", str(part)))
 
 
 def _not_json(why: str) -> UsageError:
@@ -144,7 +148,13 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 def _allowed(request: Request) -> list[str]:
-    """Every method of this address: the router names those of the first route only."""
+    """Every method of this address: the router names those of the first route only.
+
+    Where an address is documented itself, those of routes with a name in it are not meant.
+    """
+    documented = request.app.openapi()["paths"].get(request.url.path)
+    if documented is not None:
+        return _with_head({method.upper() for method in documented})
     routes = request.app.routes
     allowed = {
         method
@@ -152,7 +162,11 @@ def _allowed(request: Request) -> list[str]:
         if any(route.matches({**request.scope, "method": method})[0] is Match.FULL
                for route in routes)
     }  # fmt: skip
-    return sorted(allowed | {"HEAD"} if "GET" in allowed else allowed)
+    return _with_head(allowed)
+
+
+def _with_head(methods: set[str]) -> list[str]:
+    return sorted(methods | {"HEAD"} if "GET" in methods else methods)
 
 
 async def _hung_up(request: Request, error: Exception) -> Response:

@@ -237,7 +237,7 @@ class RequestLimits(Middleware):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         config = self.service.config
-        if scope["method"] not in ("GET", "OPTIONS"):
+        if scope["method"] in ("POST", "DELETE"):  # no route takes another one with a body
             _check_body(scope, config.max_body)
         bounded = _bounded_body(receive, config.max_body, config.body_seconds)
         seconds = None if scope["path"] in _NEEDS_NO_END else config.request_seconds

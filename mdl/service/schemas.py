@@ -24,7 +24,7 @@ Preference = Literal["default", "cached", "official"]
 Revision = Annotated[str, Field(max_length=255)]
 
 
-class _Request(BaseModel):
+class RequestFields(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
@@ -32,7 +32,7 @@ class _Response(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
-class ResolveFields(_Request):
+class ResolveFields(RequestFields):
     """The options of `mdl resolve`."""
 
     format: Annotated[str, Field(max_length=60, examples=["bnb-4bit", "gguf:Q4_K_M"])] = "16bit"
@@ -103,7 +103,7 @@ FileName = Annotated[
 ]
 
 
-class MirrorRecord(_Request):
+class MirrorRecord(RequestFields):
     """A row of a catalogue file, as `mdl catalog export` writes it."""
 
     name: Name
@@ -115,7 +115,7 @@ class MirrorRecord(_Request):
     relation: Literal["declared", "verified"] = "declared"
 
 
-class MirrorToAdd(_Request):
+class MirrorToAdd(RequestFields):
     """`mdl catalog add`: `format` and `weights` are inferred from the mirror's name if omitted."""
 
     name: Name
@@ -124,108 +124,6 @@ class MirrorToAdd(_Request):
     weights: Weights | None = None
     rank: Annotated[int, Field(ge=-HIGHEST_RANK, le=HIGHEST_RANK)] = 0
     dry_run: bool = False
-
-
-Size = str | int
-Duration = str | float
-RepoType = Literal["model", "dataset", "space", "kernel"]
-Target = Annotated[str, Field(max_length=1000, examples=["org/name@main"])]
-
-
-class Prune(_Request):
-    """`mdl cache prune`: sizes as `200GB` or bytes, durations as `30d` or days.
-
-    Nothing given is the configured policy; `now` erases instead of keeping it in the trash.
-    """
-
-    kind: Literal["prune"]
-    max_size: Size | None = None
-    keep_free: Size | None = None
-    older_than: Duration | None = None
-    unused_for: Duration | None = None
-    detached: bool = False
-    incomplete: bool = False
-    keep_last: Annotated[int, Field(ge=0, le=10_000)] | None = None
-    now: bool = False
-
-
-class Remove(_Request):
-    """`mdl cache rm`: exactly these repositories, revisions or files, one or several."""
-
-    kind: Literal["rm"]
-    target: Target | Annotated[list[Target], Field(min_length=1, max_length=200)]
-    repo_type: RepoType | None = None
-    all_casings: bool = False
-    now: bool = False
-
-
-class Normalize(_Request):
-    """`mdl cache normalize`: one repository, or all without `name`; `to` as configured."""
-
-    kind: Literal["normalize"]
-    name: Target | None = None
-    repo_type: RepoType | None = None
-    to: Literal["shared", "hub", "lower"] | None = None
-    across: bool = False
-    store: bool = False
-
-
-class Pin(_Request):
-    """`mdl cache pin`: `org/name` or `org/name@revision`."""
-
-    kind: Literal["pin"]
-    name: Target
-    repo_type: RepoType | None = None
-
-
-class Unpin(_Request):
-    """`mdl cache unpin`, written as it was pinned."""
-
-    kind: Literal["unpin"]
-    name: Target
-    repo_type: RepoType | None = None
-
-
-class Undo(_Request):
-    """`mdl cache undo`: the last action."""
-
-    kind: Literal["undo"]
-
-
-class Restore(_Request):
-    """`mdl cache trash restore`: what one action moved into the trash."""
-
-    kind: Literal["restore"]
-    id: Annotated[int, Field(ge=1, le=2**31)]
-
-
-class Empty(_Request):
-    """`mdl cache trash empty`: erase for good, all of it or the actions with these numbers."""
-
-    kind: Literal["empty"]
-    ids: Annotated[list[Annotated[int, Field(ge=1, le=2**31)]], Field(max_length=1000)] = []
-    older_than: Duration | None = None
-
-
-Plan = Annotated[
-    Prune | Remove | Normalize | Pin | Unpin | Undo | Restore | Empty, Field(discriminator="kind")
-]
-
-
-class Action(_Request):
-    """Carries a plan out if it still is the one whose digest is given."""
-
-    plan: Plan
-    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-
-
-class Verify(_Request):
-    """`mdl cache verify`, without repair; `throttle` is bytes a second, as `100MB`."""
-
-    names: Annotated[list[Target], Field(max_length=1000)] = []
-    repo_type: RepoType | None = None
-    again: bool = False
-    throttle: Size | None = None
 
 
 class ErrorFields(_Response):

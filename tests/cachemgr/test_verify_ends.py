@@ -127,3 +127,20 @@ def test_what_was_hashed_before_the_end_is_remembered(large: CacheBuilder, tmp_p
         verifier.run(select_folders(cache, ()))
     again = Verifier(str(large.root), cache.index).run(select_folders(cache, ()))
     assert (again.skipped, again.checked) in ((1, 1), (2, 0))
+
+
+def test_a_run_that_fails_ends_its_own_threads_and_not_its_callers_other_runs(
+    large: CacheBuilder, settings: Settings
+) -> None:
+    stop, root = threading.Event(), str(large.root)
+    cache = open_cache(settings, large.root)
+
+    def fail(done: int, total: int) -> None:
+        raise ValueError("a bug")
+
+    folders = select_folders(cache, (), None)
+    started = time.monotonic()
+    with pytest.raises(ValueError, match="a bug"):
+        Verifier(root, cache.index, rate=THROTTLE, progress=fail, stop=stop).run(folders)
+    assert time.monotonic() - started < 3
+    assert Verifier(root, cache.index, stop=stop).run(folders).checked == 1

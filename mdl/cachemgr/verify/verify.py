@@ -24,7 +24,7 @@ from mdl.cachemgr.scan import (
     scan_folder,
     store_is_marked,
 )
-from mdl.errors import BusyError, VerificationError
+from mdl.errors import BusyError, UsageError, VerificationError
 from mdl.store import CacheIndex
 
 if TYPE_CHECKING:
@@ -91,10 +91,14 @@ class Pace:
     Args:
         rate: bytes a second; `None` for no limit.
         stop: set from another thread to end every reader within a piece of its file.
+
+    Attributes:
+        ended: ends every reader too; the run's own, where `stop` is its caller's.
     """
 
     def __init__(self, rate: float | None, stop: threading.Event) -> None:
         self.bytes = 0
+        self.ended = False
         self._rate = rate
         self._stop = stop
         self._lock = threading.Lock()
@@ -111,12 +115,14 @@ class Pace:
             now = time.monotonic()
             if self._rate is not None:
                 self._next = max(self._next, now) + count / self._rate
-            delay = self._next - now
-        self._stop.wait(max(0.0, delay))
+            end = self._next
+        while not self.ended and (left := end - time.monotonic()) > 0:
+            if self._stop.wait(min(left, _BEAT_SECONDS)):
+                break
         self.check()
 
     def check(self) -> None:
-        if self._stop.is_set():
+        if self.ended or self._stop.is_set():
             raise BusyError(
                 "The verification was stopped.", next="Run it again: it continues where it was."
             )
@@ -222,6 +228,9 @@ class Verifier:
         again: also hash what a recent run found good.
         progress: called with (bytes read, bytes in total) several times a second.
         stop: set from another thread to end the run within a second.
+
+    Raises:
+        UsageError: a rate of 0 would read nothing.
     """
 
     def __init__(
@@ -240,8 +249,11 @@ class Verifier:
         self.workers = workers or os.cpu_count() or 1
         self.again = again
         self.progress = progress
-        self.stop = stop or threading.Event()
-        self.pace = Pace(rate, self.stop)
+        if rate == 0:
+            raise UsageError(
+                "A throttle of 0 would read nothing.", next="Leave it out, or give more."
+            )
+        self.pace = Pace(rate, stop or threading.Event())
 
     def run(self, folders: Sequence[Folder]) -> VerifyReport:
         """Hash what is not known to be good, and compare the snapshots with their listings.
@@ -306,7 +318,7 @@ class Verifier:
                     yield [found for future in done if (found := future.result()) is not None]
                     self.pace.check()
             except BaseException:
-                self.stop.set()  # whatever ends the run ends its threads
+                self.pace.ended = True  # whatever ends the run ends its threads
                 raise
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)

@@ -19,7 +19,7 @@ from mdl.cli.cache.options import (
     type_option,
 )
 from mdl.cli.output import echo_json, never_asks
-from mdl.errors import UsageError, VerificationError
+from mdl.errors import VerificationError
 from mdl.formatting import human_size, table
 
 
@@ -46,8 +46,6 @@ def verify(
 
     Exit code 6 when something is bad.
     """
-    if choice["throttle"] == 0:
-        raise UsageError("--throttle 0 would read nothing.", next="Leave it out, or give more.")
     found = opened(cache_dir)
     folders = select_folders(found, names, repo_type)
     verifier = Verifier(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mdl.cachemgr.remove import Policy
 from mdl.errors import ConfigError, NotFoundError, UsageError, VerificationError
-from mdl.service import schemas
+from mdl.service import cache_schemas as schemas
 from mdl.settings import CacheSettings, parse_duration, parse_size
 
 if TYPE_CHECKING:

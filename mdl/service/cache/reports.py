@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mdl.cachemgr.verify import Verifier, select_folders, verification_error
 from mdl.errors import ConfigError, NotFoundError, UsageError
-from mdl.service.schemas import Verify
+from mdl.service.cache_schemas import Verify
 from mdl.settings import parse_size
 
 if TYPE_CHECKING:

@@ -8,10 +8,12 @@ from fastapi.responses import StreamingResponse
 from mdl.errors import NotFoundError
 from mdl.resolver import parse_name
 from mdl.service.cache import act, listing_json, plan_json, trash_json, verify_json
+from mdl.service.cache_schemas import Action, Plan, Verify
 from mdl.service.http_errors import not_cached
 from mdl.service.resolving import without_places
 from mdl.service.routes.common import (
     BODY_REFUSALS,
+    OF_A_NAME,
     REFUSALS,
     caller_of,
     json_response,
@@ -19,14 +21,11 @@ from mdl.service.routes.common import (
     service_of,
 )
 from mdl.service.schemas import (
-    Action,
     ActionResponse,
     CacheResponse,
     DownloadsResponse,
     Name,
-    Plan,
     PlanResponse,
-    Verify,
     VerifyResponse,
 )
 
@@ -110,7 +109,7 @@ async def actions(request: Request) -> Response:
     return json_response({"actions": [action._asdict() for action in found]})
 
 
-@cache_router.get("/cache/{repo_id:path}")
+@cache_router.get("/cache/{repo_id:path}", dependencies=[OF_A_NAME])
 async def cached_repo(request: Request, repo_id: Annotated[Name, Path()]) -> Response:
     """One repository of the cache, by its name in any casing."""
     key = parse_name(repo_id, allow_local=False).key

@@ -9,6 +9,7 @@ from mdl.errors import NotFoundError
 from mdl.resolver import mirror_row, parse_catalog_file, parse_name, rows_to_remove
 from mdl.service.routes.common import (
     BODY_REFUSALS,
+    OF_A_NAME,
     REFUSALS,
     json_response,
     needs,
@@ -75,7 +76,7 @@ async def listing(
     return json_response(await resolver.in_thread(work))
 
 
-@catalog_router.get("/{name:path}", response_model=NamedResponse)
+@catalog_router.get("/{name:path}", response_model=NamedResponse, dependencies=[OF_A_NAME])
 async def name_in_catalog(request: Request, name: Annotated[Name, Path()]) -> Response:
     """One name's rows, and why it is a bad mirror where it is one; 404 if there is neither."""
     resolver = service_of(request).resolver
@@ -138,7 +139,10 @@ async def import_into_catalog(
 
 
 @catalog_router.delete(
-    "/{name:path}", response_model=RemovedResponse, responses=BODY_REFUSALS, dependencies=_ADMIN
+    "/{name:path}",
+    response_model=RemovedResponse,
+    responses=BODY_REFUSALS,
+    dependencies=[*_ADMIN, OF_A_NAME],
 )
 async def remove_from_catalog(
     request: Request,

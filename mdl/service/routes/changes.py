@@ -14,9 +14,9 @@ from mdl.errors import MdlError, NoAccessError, UsageError
 from mdl.formatting import counted, human_ago, human_size
 from mdl.service.auth import may
 from mdl.service.cache import act, plan_json, undo_plan
+from mdl.service.cache_schemas import Plan, Remove, Undo
 from mdl.service.resolving import error_html
 from mdl.service.routes.common import caller_of, service_of
-from mdl.service.schemas import Plan, Remove, Undo
 
 if TYPE_CHECKING:
     from mdl.cachemgr import Cache

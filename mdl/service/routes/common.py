@@ -6,7 +6,7 @@ import json
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fastapi import Depends, Request, Response
+from fastapi import Depends, HTTPException, Request, Response
 from starlette.requests import ClientDisconnect
 
 from mdl.errors import MdlError
@@ -109,6 +109,15 @@ async def family_if_known(request: Request, name: str) -> Family | None:
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+async def _refuse_own_address(request: Request) -> None:
+    if request.url.path in request.app.openapi()["paths"]:
+        raise HTTPException(405)
+
+
+# For routes with a name in their address: `/v1/cache/plans` has no repository called plans.
+OF_A_NAME = Depends(_refuse_own_address)
 
 
 def needs(role: str) -> Any:

@@ -3,7 +3,6 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import PlainTextResponse
 
 from mdl.service.http_errors import status_of
 from mdl.service.resolving import family_json, resolution_json
@@ -111,15 +110,16 @@ async def access(request: Request, name: Annotated[Name, Query()]) -> Response:
 
 
 @resolve_router.post(
-    "/lock", responses=BODY_REFUSALS, response_class=PlainTextResponse, openapi_extra=_HUB_TOKEN
-)
+    "/lock", response_class=Response, openapi_extra=_HUB_TOKEN,
+    responses={**BODY_REFUSALS, 200: {"content": {"application/toml": {}}}},
+)  # fmt: skip
 async def lock(request: Request, wanted: LockRequest) -> Response:
     """A lock file for these names: the commits and hashes that they resolve to now."""
     service = service_of(request)
     options = wanted.options(service.settings.prefer)
     work = service.resolver.lock(wanted.names, options, caller_of(request))
     text = await while_connected(request, work)
-    return PlainTextResponse(text, media_type="application/toml")
+    return Response(text, media_type="application/toml")
 
 
 @resolve_router.get("/history", dependencies=[needs("admin")])

@@ -10,10 +10,10 @@ from mdl.errors import MdlError
 from mdl.formatting import counted, human_ago, human_size
 from mdl.service.auth import may
 from mdl.service.cache import plan_json, policy_of
+from mdl.service.cache_schemas import Prune
 from mdl.service.resolving import error_html
 from mdl.service.routes.changes import act_form, page_key
 from mdl.service.routes.common import caller_of, service_of
-from mdl.service.schemas import Prune
 
 if TYPE_CHECKING:
     from mdl.cachemgr import Cache
