@@ -95,7 +95,7 @@ def choose_files(
         MdlError: as `read`.
     """
     names = frozenset(names)
-    rest = [name for name in sorted(names) if _is_small(name) or (code and name.endswith(".py"))]
+    rest = sorted(name for name in names if _is_small(name) or (code and name.endswith(".py")))
     if is_adapter(names):
         return ModelFiles(_adapter_weights(names, pickles=pickles), tuple(rest), adapter=True)
     if CONFIG not in names:
@@ -231,12 +231,17 @@ def _adapter_weights(names: Collection[str], *, pickles: bool) -> WeightFiles:
     return WeightFiles((PICKLED_ADAPTER,))
 
 
+def may_belong(name: str) -> bool:
+    """Whether a file of this name may be one of a model's, whatever else lies beside it."""
+    return name.endswith(_OTHER_WEIGHTS) or _is_small(name)
+
+
 def _is_small(name: str) -> bool:
+    if not name.endswith(_SMALL):
+        return False
     folder, slash, _ = name.partition("/")
     # `original/`, `onnx/` and the like hold other forms of the same model.
-    if slash and folder != _TEMPLATES:
-        return False
-    return name.endswith(_SMALL) and not _NOT_SMALL.fullmatch(name)
+    return not (slash and folder != _TEMPLATES) and not _NOT_SMALL.fullmatch(name)
 
 
 def _of_modules(names: Iterable[str], modules: Any) -> list[str]:

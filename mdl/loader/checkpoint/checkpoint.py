@@ -5,7 +5,6 @@ do not match their file.
 """
 
 import os
-import posixpath
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -191,6 +190,6 @@ def _files_of(folder: Path, inside: str) -> Iterator[str]:
         with os.scandir(folder / inside) as entries:
             for entry in entries:
                 if not entry.is_dir():
-                    yield posixpath.join(inside, entry.name)
+                    yield f"{inside}/{entry.name}" if inside else entry.name
     except (FileNotFoundError, NotADirectoryError):
         return

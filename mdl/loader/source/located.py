@@ -62,7 +62,7 @@ class LocatedModel:
         if self.download is not None:
             return frozenset(file.path for file in self.download.files)
         if self.checkpoint is not None:
-            return frozenset(path.name for path in self.checkpoint.folder.iterdir())
+            return frozenset(self.checkpoint.files.all)
         return frozenset()
 
     @property
