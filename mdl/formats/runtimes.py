@@ -1,5 +1,6 @@
 """Which runtime loads which format, and what transformers needs for it."""
 
+import functools
 from collections.abc import Mapping
 
 RUNTIMES = (
@@ -68,6 +69,7 @@ NOT_IN: Mapping[str, tuple[str, ...]] = {
 _MLX_METHODS = ("modelopt", "compressed-tensors", "mxfp4", "nvfp4", "awq", "gptq", "")
 
 
+@functools.cache
 def runtimes_of(format: str | None, method: str = "") -> tuple[str, ...]:
     """What loads a format whose weights a library's `method` wrote, the table's order."""
     refused = NOT_IN.get(method, ())

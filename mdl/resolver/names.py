@@ -105,7 +105,7 @@ def shown(text: str, limit: int = 60) -> str:
 def _is_repository(name: str) -> bool:
     if not _REPOSITORY.fullmatch(name) or _reserved(name):
         return False
-    return all(len(part) <= _MAX_LENGTH for part in name.split("/"))
+    return len(name) <= _MAX_LENGTH or all(len(part) <= _MAX_LENGTH for part in name.split("/"))
 
 
 def _reserved(name: str) -> bool:

@@ -98,10 +98,7 @@ class Catalog:
         return {row[0]: row[1:] for row in self._of_keys(sql, ":{}", asked)} if asked else {}
 
     def _of_keys(self, sql: str, each: str, keys: Sequence[str]) -> Sequence[Row]:
-        # Padded to a power of two, so that there are few different statements to prepare.
-        size = 1 << (len(keys) - 1).bit_length()
-        values = {f"k{i}": keys[i] if i < len(keys) else "" for i in range(size)}
-        return self.database.rows(with_keys(sql, each, size), values)
+        return self.database.rows(*with_keys(sql, each, keys))
 
     def mirrors(
         self, *, name: str | None = None, source: str | None = None, format: str | None = None

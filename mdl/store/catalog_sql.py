@@ -1,7 +1,8 @@
 """The catalogue's SQL: one text for SQLite and PostgreSQL."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 MIRROR = (
     "m.name, m.format, m.repo_id, m.weights, m.variant, m.rank, m.relation, m.source,"
@@ -102,9 +103,19 @@ REMEMBER = """
 """
 
 
+def with_keys(sql: str, each: str, keys: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """A statement with a place for each key, and their values.
+
+    Padded to a power of two, so that there are few different statements to prepare.
+    """
+    filled, places = _with_places(sql, each, 1 << (len(keys) - 1).bit_length())
+    return filled, {**dict.fromkeys(places, ""), **dict(zip(places, keys, strict=False))}
+
+
 @functools.cache
-def with_keys(sql: str, each: str, count: int) -> str:
-    return sql.format(", ".join(each.format(f"k{i}") for i in range(count)))
+def _with_places(sql: str, each: str, count: int) -> tuple[str, tuple[str, ...]]:
+    places = tuple(f"k{i}" for i in range(count))
+    return sql.format(", ".join(each.format(place) for place in places)), places
 
 
 def mirrors_where(given: Mapping[str, str | None]) -> tuple[str, dict[str, str]]:

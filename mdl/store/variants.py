@@ -1,8 +1,10 @@
 """What repositories hold, by format and variant, and when model trees were read."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
+
+from mdl.store.catalog_sql import with_keys
 
 if TYPE_CHECKING:
     from mdl.store.database import Database, Writer
@@ -12,13 +14,11 @@ _COLUMNS = (
 )
 _SELECT = f"SELECT {_COLUMNS} FROM variants WHERE key = :key"  # noqa: S608
 # A vision projector goes with every variant; the first of a format is its default.
-_DEFAULT = _SELECT + (
-    " AND (format = 'mmproj' OR (format = :format AND position = 0)) ORDER BY format, position"
+_FEW = (
+    f"WITH asked(wanted) AS (VALUES {{}}) SELECT key, position, {_COLUMNS}"  # noqa: S608
+    " FROM asked JOIN variants ON key = wanted AND (format = 'mmproj' OR (format = :format AND "
 )
-_NAMED = _SELECT + (
-    " AND (format = 'mmproj' OR (format = :format AND variant_key = :variant))"
-    " ORDER BY format, position"
-)
+_DEFAULT, _NAMED = _FEW + "position = 0))", _FEW + "variant_key = :variant))"
 _ALL = _SELECT + " ORDER BY format, position"
 _INSERT = """
     INSERT INTO variants (key, position, format, variant, variant_key, bits, size, files, method,
@@ -58,14 +58,20 @@ class VariantTable:
     def __init__(self, database: "Database") -> None:
         self._database = database
 
-    def few(self, key: str, format: str, variant_key: str | None = None) -> list[VariantRow]:
-        """The variant of this key, or the default one, and the projectors beside it."""
-        if variant_key is None:
-            rows = self._database.rows(_DEFAULT, {"key": key, "format": format})
-        else:
-            named = {"key": key, "format": format, "variant": variant_key}
-            rows = self._database.rows(_NAMED, named)
-        return [VariantRow._make(row) for row in rows]
+    def few(
+        self, keys: Sequence[str], format: str, variant_key: str | None = None
+    ) -> dict[str, list[VariantRow]]:
+        """Of repositories that have it, by key: the variant of this key, or the default one, then
+        the projectors beside it."""
+        sql, values = with_keys(_DEFAULT if variant_key is None else _NAMED, "(:{})", keys)
+        values |= {"format": format, "variant": variant_key}
+        rows = self._database.rows(sql, values)
+        if len(rows) > 1:  # sorted here: SQLite would make a table for one row, too
+            rows = sorted(rows, key=lambda row: (row[0], row[2] != format, row[1]))
+        found: dict[str, list[VariantRow]] = {}
+        for row in rows:
+            found.setdefault(row[0], []).append(VariantRow._make(row[2:]))
+        return found
 
     def all(self, key: str) -> list[VariantRow]:
         """Everything known about a repository's files, each format's default first."""

@@ -111,16 +111,19 @@ class _Choice:
                 yield mirror
 
     def _in_order(self) -> Iterator[Mirror]:
-        own = Mirror(self.canonical, "itself", "hub", f"its files are {self.format}")
         if self.options.exact:
-            yield own._replace(rule="exact", reason="the name is exact: no other repository")
+            yield Mirror(self.canonical, "exact", "hub", "the name is exact: no other repository")
             return
         rows = [each for each in self.known.record.mirrors if each[0].format == self.format]
-        yield from (_of_row(row, bad) for row, bad, _ in rows if row.source == USER)
+        for row, bad, _ in rows:
+            if row.source == USER:
+                yield _of_row(row, bad)
         itself = not rows if self.own is None else self.own.of(self.format) is not None
         if itself:
-            yield own
-        yield from (_of_row(row, bad) for row, bad, _ in rows if row.source != HUB_TREE)
+            yield Mirror(self.canonical, "itself", "hub", f"its files are {self.format}")
+        for row, bad, _ in rows:
+            if row.source not in (USER, HUB_TREE):
+                yield _of_row(row, bad)
         yield from self._of_tree(rows)
 
     def _of_tree(
@@ -242,7 +245,7 @@ class _Choice:
     def _projector(self, found: Format) -> Variant | MdlError | None:
         """The vision projector to take beside a model."""
         asked = self.options.mmproj
-        if asked is not None and asked.lower() == "none":
+        if (asked is None and not found.projectors) or (asked or "").lower() == "none":
             return None
         if asked is not None:
             for each in found.projectors:

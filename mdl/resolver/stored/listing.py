@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from mdl.formats import (
@@ -77,8 +77,10 @@ class Listing(NamedTuple):
 
     def of(self, format: str) -> Format | None:
         """What it holds in a format of the catalogue's words."""
-        each = (self.format, *self.format.others)
-        return next((f for f in each if f.format and catalogue_format(f.format) == format), None)
+        for each in (self.format, *self.format.others):
+            if each.format and catalogue_format(each.format) == format:
+                return each
+        return None
 
 
 # A base model, the rows of what is made from it, and what is known of each by its key.
@@ -107,34 +109,35 @@ def to_rows(listing: Listing) -> list[VariantRow]:
     return rows
 
 
-def from_rows(info: RepoInfo, rows: Iterable[VariantRow], *, complete: bool = True) -> Listing:
+def from_rows(info: RepoInfo, rows: Sequence[VariantRow], *, complete: bool = True) -> Listing:
     """The listing behind a repository's rows; its main format is that of the first of them."""
     formats: dict[str, list[VariantRow]] = {}
     for row in rows:
         formats.setdefault(row.format, []).append(row)
-    projectors = tuple(_variant(row) for row in formats.pop(PROJECTOR, ()))
-    found = [
-        Format(
+    projectors = tuple([_variant(row) for row in formats.pop(PROJECTOR, ())])
+    names = list(formats)
+    if info.format in formats:
+        names.sort(key=lambda name: name != info.format)
+    others: tuple[Format, ...] = ()
+    for name in reversed(names):
+        group = formats[name]
+        found = Format(
             name,
-            tuple(_variant(row) for row in group if row.variant),
+            tuple([_variant(row) for row in group if row.variant]),
             group[0].bits,
             (f"{info.repo_id} was recognised as {name} before",),
             runtimes=runtimes_of(name, group[0].method),
             method=group[0].method,
             projectors=projectors if name == "gguf" else (),
+            others=others if name == names[0] else (),
         )
-        for name, group in formats.items()
-    ]
-    if info.format is not None:
-        found.sort(key=lambda each: each.format != info.format)
-    if not found:
+        others = (found, *others)
+    if not names:
         return Listing(info, Format(None), complete)
-    whole = next((row.size for group in formats.values() for row in group if not row.branch
-                  and row.files == "[]"), None)  # fmt: skip
-    main = found[0]._replace(others=tuple(found[1:]))
-    return Listing(info, main, complete, stored_bytes=whole or None)
+    whole = [row.size for row in rows if row.files == "[]" and not row.branch]
+    return Listing(info, found, complete, stored_bytes=whole[0] or None if whole else None)
 
 
 def _variant(row: VariantRow) -> Variant:
-    files = tuple(File(*file) for file in json.loads(row.files))
+    files = tuple([File(*file) for file in json.loads(row.files)])
     return Variant(row.variant, files, row.bits, row.branch)

@@ -20,7 +20,7 @@ from mdl.resolver.names import Name, parse_name
 from mdl.resolver.stored import refusals
 from mdl.resolver.stored.choose import HUB_TREE, Ask, Known, choose
 from mdl.resolver.stored.listing import FamilyRows, Listing, from_rows, to_rows
-from mdl.resolver.types import Cached, RepoInfo, Resolution, ResolveOptions, ResolveRequest
+from mdl.resolver.types import RepoInfo, Resolution, ResolveOptions, ResolveRequest
 from mdl.store import NameRecord, VariantRow, VariantTable
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # Seconds for which what the Hub said is used again: asked by this very resolver, and a tree.
 _LIVE, _TREE = 60.0, 86400.0
+_FIRST = 4  # repositories looked up together, the named one and its first mirrors
 
 
 class StoredLookup:
@@ -56,10 +57,12 @@ class StoredLookup:
         request, format = self._meant(request, listings)
         record = self._sources.about(request.name.key)
         if request.name.key not in listings:
-            has_rows = any(row.format == format for row, _, _ in record.mirrors)
-            self._find_listing(
-                request, request.name.text, format, listings, record if has_rows else None
-            )
+            mirrors = [row.repo_id for row, _, _ in record.mirrors if row.format == format]
+            if mirrors and not request.online:
+                self._list_first(request, format, mirrors, record, listings)
+            if request.name.key not in listings:
+                of_mirrors = record if mirrors else None
+                self._find_listing(request, request.name.text, format, listings, of_mirrors)
             request = self._follow(request, listings)
             if request.renamed_from is not None:
                 record = self._sources.about(request.name.key)
@@ -75,6 +78,8 @@ class StoredLookup:
                     return outcome
                 at = outcome.commit or outcome.revision
                 cached = self._sources.cached(outcome.repo_id, at)
+                if cached is None:
+                    return outcome
                 return with_cached_files(outcome._replace(cached=cached))
             if outcome.what == "tree":
                 record = self._read_tree(outcome.repo_id, listings)
@@ -227,6 +232,28 @@ class StoredLookup:
             self._sources.write(lambda: self._variants.remember(found.key, rows))
         return found
 
+    def _list_first(
+        self,
+        request: ResolveRequest,
+        format: str,
+        mirrors: list[str],
+        record: NameRecord,
+        listings: dict[str, Listing | None],
+    ) -> None:
+        """List the named repository and its first mirrors from the database, in one query: most
+        choices offline need no other."""
+        options, own = request.options, request.name.key
+        if options.revision is not None or options.fit is not None:
+            return
+        names = {name.lower(): name for name in (request.name.text, *mirrors[: _FIRST - 1])}
+        wanted = options.variant and variant_key(options.variant)
+        found = self._variants.few(list(names), format, wanted)
+        for key, rows in found.items():
+            if rows[0].format == format:  # before the projectors
+                listings[key] = self._of_rows(names[key], rows, record)
+        if own not in listings:
+            listings[own] = self._in_cache(request.name.text, None)
+
     def _known_here(
         self, request: ResolveRequest, repo_id: str, format: str | None, record: NameRecord | None
     ) -> Listing | None:
@@ -239,33 +266,36 @@ class StoredLookup:
         if options.revision is None or not is_own:
             rows = self._variant_rows(key, format, options, needs_all=not is_own or record is None)
             if rows:
-                age = max(0.0, time.time() - rows[0].checked_at)
-                info = self._info(key, repo_id, record) or RepoInfo(repo_id, "ok", age=age)
-                listing = from_rows(info._replace(commit=rows[0].commit), rows, complete=False)
+                listing = self._of_rows(repo_id, rows, record)
                 if options.fit is None:
                     return listing
-                shape = self._describe_here(repo_id, None)[1]._replace(files=())
+                here = self._in_cache(repo_id, None)
+                shape = Description() if here is None else here.description._replace(files=())
                 return listing._replace(description=shape)
-        here, description = self._describe_here(repo_id, options.revision if is_own else None)
-        if here is None:
-            return None
-        info = RepoInfo(here.repo_id, "ok", commit=here.commit)
-        return Listing(info, recognize(description), description=description)
+        return self._in_cache(repo_id, options.revision if is_own else None)
 
-    def _describe_here(
-        self, repo_id: str, revision: str | None
-    ) -> tuple[Cached | None, Description]:
-        """What the cache has of a repository."""
+    def _of_rows(self, repo_id: str, rows: list[VariantRow], record: NameRecord | None) -> Listing:
+        info, commit = self._info(repo_id.lower(), repo_id, record), rows[0].commit
+        if info is None:
+            age = max(0.0, time.time() - rows[0].checked_at)
+            return from_rows(RepoInfo(repo_id, "ok", commit=commit, age=age), rows, complete=False)
+        return from_rows(info._replace(commit=commit), rows, complete=False)
+
+    def _in_cache(self, repo_id: str, revision: str | None) -> Listing | None:
         here = self._sources.cached(repo_id, revision)
         if here is None or here.path is None:
-            return None, Description()
-        return here, describe_folder(Path(here.path), name=here.repo_id)
+            return None
+        description = describe_folder(Path(here.path), name=here.repo_id)
+        info = RepoInfo(here.repo_id, "ok", commit=here.commit)
+        return Listing(info, recognize(description), description=description)
 
     def _info(self, key: str, repo_id: str, record: NameRecord | None) -> RepoInfo | None:
         if record is None:
             return self._sources.stored_info(key)
-        row = next((each for m, _, each in record.mirrors if m.repo_id == repo_id), None)
-        return None if row is None else self._sources.stored_info(key, row)
+        for mirror, _, row in record.mirrors:
+            if mirror.repo_id == repo_id:
+                return None if row is None else self._sources.stored_info(key, row)
+        return None
 
     def _variant_rows(
         self, key: str, format: str | None, options: ResolveOptions, *, needs_all: bool
@@ -273,7 +303,8 @@ class StoredLookup:
         """What the database has of a repository: no more than the choice needs, where it can."""
         if format is None or options.fit is not None:
             return self._variants.all(key)
-        rows = self._variants.few(key, format, options.variant and variant_key(options.variant))
+        wanted = options.variant and variant_key(options.variant)
+        rows = self._variants.few([key], format, wanted).get(key, [])
         found = any(row.format == format for row in rows)
         # Of a name whose mirrors are known, what else it holds itself does not matter.
         return rows if found or not needs_all else self._variants.all(key)
