@@ -20,6 +20,8 @@ The number is the exit code of a command that fails with it.
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+_NEW_LINE = "\n" + 8 * " "
+
 
 class MdlError(Exception):
     """A failure that the user can act on.
@@ -50,10 +52,9 @@ class MdlError(Exception):
 
     def __str__(self) -> str:
         lines = [self.message]
-        if self.why:
-            lines.append(f"  why:  {self.why}")
-        if self.next:
-            lines.append(f"  next: {self.next}")
+        for label, text in (("why: ", self.why), ("next:", self.next)):
+            if text:
+                lines.append(f"  {label} " + text.replace("\n", _NEW_LINE))
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[Any, ...]:

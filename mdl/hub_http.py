@@ -11,6 +11,9 @@ from typing import Any
 from mdl.errors import DiskError, LoadError, MdlError, NoAccessError, NotFoundError, OfflineError
 from mdl.formatting import unsigned
 
+# What the HTTP library appends to every status.
+_ADVERTISED = "For more information check:"
+
 
 def http_library() -> Any:
     """The HTTP library of huggingface_hub: httpx in 1.x, httpx2 since 2.0.
@@ -85,7 +88,7 @@ def hub_errors(repo_id: str) -> Iterator[None]:
             raise _http_error(repo_id, error.__cause__) from error
         raise OfflineError(
             f"{repo_id} is not completely in the cache, and the Hub cannot be reached.",
-            why=_first_line(str(error) or type(error).__name__),
+            why=_reason(str(error) or type(error).__name__),
             next="Connect, or set HF_ENDPOINT to a Hub that responds.",
         ) from error
     except errors.HfHubHTTPError as error:
@@ -95,7 +98,7 @@ def hub_errors(repo_id: str) -> Iterator[None]:
     except http.HTTPError as error:
         raise MdlError(
             f"The download of {repo_id} was interrupted.",
-            why=_first_line(f"{type(error).__name__}: {error}"),
+            why=_reason(f"{type(error).__name__}: {error}"),
             next="Run it again: it goes on from what has arrived.",
         ) from error
 
@@ -117,8 +120,10 @@ def _http_error(repo_id: str, error: Any) -> MdlError:
 
 def _server_message(error: Any) -> str:
     message = error.response.headers.get("X-Error-Message") if error.response is not None else None
-    return _first_line(str(message or error))
+    return _reason(str(message or error))
 
 
-def _first_line(text: str) -> str:
-    return unsigned(text.strip().splitlines()[0])
+def _reason(text: str) -> str:
+    """All that was said: what matters is often not in the first line."""
+    lines = filter(None, map(str.strip, text.splitlines()))
+    return unsigned("\n".join(line for line in lines if not line.startswith(_ADVERTISED)))
