@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mdl.formats.recognition import recognize
     from mdl.formats.runtimes import LOADS, RUNTIMES, runtimes_of
     from mdl.formats.types import Description, File, Format, Variant, variant_key
+    from mdl.formats.weights import named_weights
 
 __getattr__ = door(
     __name__,
@@ -32,6 +33,7 @@ __getattr__ = door(
         "quant_config": "SIDE_FILES config_format find_tables",
         "recognition": "recognize",
         "runtimes": "LOADS RUNTIMES runtimes_of",
+        "weights": "named_weights",
         "types": "Description File Format Variant variant_key",
     },
 )

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mdl.resolver.relatives import Family, Member, family
     from mdl.resolver.remote import RemoteResolver
     from mdl.resolver.resolver import Resolver
-    from mdl.resolver.stored import remember_tree
+    from mdl.resolver.stored import bytes_by_name, memory_needed, remember_tree
     from mdl.resolver.token_fingerprint import fingerprint
     from mdl.resolver.types import (
         READABLE,
@@ -62,7 +62,7 @@ __getattr__ = door(
         "refusals": "no_access not_at_revision",
         "remote": "RemoteResolver",
         "resolver": "Resolver",
-        "stored": "remember_tree",
+        "stored": "bytes_by_name memory_needed remember_tree",
         "token_fingerprint": "fingerprint",
         "types": "Access CacheView Cached READABLE RepoInfo Resolution ResolveOptions TraceStep",
         "unsloth_table": "read_unsloth",

@@ -1,10 +1,12 @@
 """The page: whole without JavaScript, safe with hostile names, sane for a screen reader."""
 
+import json
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from starlette.testclient import TestClient
@@ -159,6 +161,31 @@ def test_the_result_has_commands_and_the_family(hub: LoopbackHub, start: Start) 
     Page(text)
     assert "mdl pull unsloth/Llama-3.2-1B-Instruct --format bnb-4bit" in text
     assert 'class="tree"' in text
+
+
+def test_formats_are_side_by_side_with_size_memory_and_access(
+    hub: LoopbackHub, start: Start
+) -> None:
+    client = start()
+    name = "unsloth/Llama-3.2-1B-Instruct"
+    config = {"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32,
+              "num_key_value_heads": 8, "vocab_size": 128256}  # fmt: skip
+    files = {"config.json": json.dumps(config).encode(), "model.safetensors": b"x" * 5000}
+    cached_repo(client.service.cache.root, name, files)  # type: ignore[attr-defined]
+    client.service.cache.forget()  # type: ignore[attr-defined]
+    hub.add_repo(name, files=dict(files))
+    text = client.get(f"/?name={name}&format=bnb-4bit").text
+    Page(text)
+    table = text[text.index("<h3>Its formats</h3>") : text.index("<h3>Its family</h3>")]
+    rows = {row.partition("<")[0]: row for row in re.split(r'<tr><th scope="row"><[^>]+>', table)}
+    assert "Memory, with 8,192 tokens" in table
+    # 256 MiB + 16 × 8192 tokens × 8 heads × 64 × 2 × 2 bytes of keys and values, 5 KB of weights.
+    assert rows["16bit"].count("5.1 KB") == 1 and "805.3 MB" in rows["16bit"], rows["16bit"]
+    assert '<td data-label="Here">5.1 KB</td>' in rows["16bit"]
+    assert "not gated" in rows["16bit"]
+    assert "about " in rows["bnb-4bit"]
+    assert '<strong aria-current="true">bnb-4bit' in table
+    assert f"/?name={quote(name, safe='')}&amp;format=16bit" in table
 
 
 def test_what_could_be_freed_is_shown_by_reason(hub: LoopbackHub, start: Start) -> None:

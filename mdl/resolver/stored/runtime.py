@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from mdl.errors import MdlError, NotFoundError, UsageError
-from mdl.formats import RUNTIMES, ModelShape, kv_cache_bytes
+from mdl.formats import RUNTIMES, ModelShape, kv_cache_bytes, named_weights
 from mdl.resolver.stored.hardware import Hardware
 
 _ALIASES = {
@@ -94,6 +94,12 @@ def unsupported(format: str, hardware: Hardware) -> str | None:
     if least is None or hardware.capability >= least:
         return None
     return f"{format} needs compute capability {least[0]}.{least[1]}; this is {hardware.text}"
+
+
+def bytes_by_name(name: str, format: str) -> int | None:
+    """About how large weights are by the number in a model's name; `None` where it has none."""
+    weights = named_weights(name.rpartition("/")[2])
+    return int(weights * _BITS.get(format, 4.5) / 8) if weights else None
 
 
 def memory_needed(weights: int, shape: ModelShape | None, context: int) -> int:

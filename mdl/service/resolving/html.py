@@ -1,4 +1,4 @@
-"""A resolution as HTML: what the name means, commands to copy, its family, and why."""
+"""A resolution as HTML: what the name means, commands to copy, its formats and family, and why."""
 
 import html
 import json
@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from mdl.errors import MdlError
 from mdl.formatting import human_size
 from mdl.service.http_errors import body_of
+from mdl.service.resolving.formats_html import formats_html
 
 if TYPE_CHECKING:
     from mdl.resolver import Family, Member, Resolution
@@ -18,7 +19,10 @@ _VERDICTS = {"accepted": "chosen", "rejected": "rejected", "noted": "noted"}
 
 def resolution_html(resolution: "Resolution", family: "Family | None") -> str:
     """A resolution with its trace, and the family of the model where it is known."""
-    related = _family(family, resolution.repo_id) if family is not None else ""
+    related = ""
+    if family is not None:
+        related = formats_html(family, resolution.requested, resolution.format)
+        related += _family(family, resolution.repo_id)
     if resolution.error is not None:
         return error_html(resolution.error) + related + _trace(resolution)
     verb = "resolves to" if resolution.substituted else "is"

@@ -1,5 +1,6 @@
 """The page for people at `/`: complete without JavaScript, live with it."""
 
+import asyncio
 import html
 import shutil
 from functools import cache
@@ -151,7 +152,7 @@ async def _result(request: Request, query: PageQuery) -> str:
         family = await family_if_known(request, found.canonical)
     except MdlError as error:
         return error_html(error)
-    return resolution_html(found, family)
+    return await asyncio.to_thread(resolution_html, found, family)  # it reads a configuration
 
 
 async def _cache(request: Request, view: View) -> tuple[str, str]:
