@@ -10,7 +10,8 @@ from mdl.errors import MdlError, UsageError
 from mdl.formats import runtimes_of
 from mdl.formatting import human_size
 from mdl.resolver.stored import Listing, trust_rank
-from mdl.resolver.types import Cached, ResolveOptions
+from mdl.resolver.types import Cached, RepoInfo, ResolveOptions
+from mdl.settings import Settings
 from mdl.store import BadMirror, MirrorRow
 
 if TYPE_CHECKING:
@@ -93,30 +94,31 @@ def family(resolver: "Resolver", text: str) -> Family:
         NotFoundError: there is no such repository.
         OfflineError: nothing is known of it here.
     """
-    name = resolver.parse(text)
+    name = resolver.parse(text, allow_variant=True)
     if name.path is not None:
         raise UsageError(f"{name.text} is a local folder.", next="Give a repository, as org/name.")
     base, rows, listings = resolver.family_rows(name)
-    settings = resolver.settings
-    owner = base.partition("/")[0]
     members: dict[str, Member] = {}
-    for row, bad in ((None, None), *rows):
+    for row, bad, stored in ((None, None, None), *rows):
         repo_id = base if row is None else row.repo_id
         key = repo_id.lower()
         if key in members:
             continue
         listing = listings.get(key)
-        format = _format(row, listing)
-        trust = trust_rank(
-            repo_id.partition("/")[0], owner, format, settings.trusted, settings.distrusted
-        )
-        if listing is not None:
-            listing = listing._replace(info=resolver.known_access(listing.info))
-        members[key] = _member(repo_id, row, bad, listing, format, trust)._replace(
-            cached=resolver.cached(repo_id, None)
-        )
+        info = listing.info if listing is not None else None
+        if info is None and stored is not None:
+            info = resolver.stored_info(key, stored)
+        info = resolver.known_access(info or RepoInfo(repo_id, "ok"))
+        trust = _trust(resolver.settings, base, repo_id, _format(row, listing))
+        found = _member(info, row, bad, listing, trust)
+        members[key] = found._replace(repo_id=repo_id, cached=resolver.cached(repo_id, None))
     order = sorted(members.values(), key=_order)
     return Family(text, base, tuple(order), _requests(resolver, base, order))
+
+
+def _trust(settings: Settings, base: str, repo_id: str, format: str) -> int | None:
+    owner = repo_id.partition("/")[0]
+    return trust_rank(owner, base.partition("/")[0], format, settings.trusted, settings.distrusted)
 
 
 def _format(row: MirrorRow | None, listing: Listing | None) -> str:
@@ -126,34 +128,41 @@ def _format(row: MirrorRow | None, listing: Listing | None) -> str:
 
 
 def _member(
-    repo_id: str,
+    info: RepoInfo,
     row: MirrorRow | None,
     bad: BadMirror | None,
     listing: Listing | None,
-    format: str,
     trust: int | None,
 ) -> Member:
+    format = _format(row, listing)
     role = "publisher" if row is None else "float copy" if format == "16bit" else "quantized"
     role = "adapter" if format == "adapter" else role
-    against = f"known bad: {bad.reason}" if bad is not None else ""
-    if row is not None and row.status in ("dead", "mismatch"):
-        against = f"found {row.status} by `mdl catalog check`"
-    if row is not None and row.source == "hub-tree" and trust is None:
-        against = against or "its publisher is not on the trust list"
     found = listing.of(format) if listing is not None else None
     variants = () if found is None else tuple((v.name, v.size if v.files else None)
                                               for v in found.variants)  # fmt: skip
     size = None
     if listing is not None and found is not None and not any(v.files for v in found.variants):
         size = listing.weight_bytes(found.variants[0]) if found.variants else listing.whole_bytes
-    info = listing.info if listing is not None else None
     return Member(
-        repo_id, role, format, variants, size,
-        info.gated if info is not None else None,
-        info.access if info is not None else "unknown",
-        trust, row.source if row is not None else "hub", None,
-        found.runtimes if found is not None else runtimes_of(format), against,
+        info.repo_id, role, format, variants, size, info.gated, info.access, trust,
+        row.source if row is not None else "hub", None,
+        found.runtimes if found is not None else runtimes_of(format),
+        _against(info, row, bad, trust),
     )  # fmt: skip
+
+
+def _against(
+    info: RepoInfo, row: MirrorRow | None, bad: BadMirror | None, trust: int | None
+) -> str:
+    if bad is not None:
+        return f"known bad: {bad.reason}"
+    if row is not None and row.status in ("dead", "mismatch"):
+        return f"found {row.status} by `mdl catalog check`"
+    if info.state != "ok":
+        return f"the Hub said: {info.state}"
+    if row is not None and row.source == "hub-tree" and trust is None:
+        return "its publisher is not on the trust list"
+    return ""
 
 
 def _order(member: Member) -> tuple[int, str, bool, int, str]:

@@ -186,9 +186,16 @@ class Resolver(Sources):
         )
 
     def resolve_known(self, text: str, options: ResolveOptions) -> Resolution:
-        """Resolve a repository's name from the database and the cache alone."""
-        name = parse_name(text, allow_local=False)
-        return self._decide(ResolveRequest(name, options, online=False))
+        """Resolve a repository's name from the database and the cache alone, by this token's
+        access as it is known."""
+        request = ResolveRequest(parse_name(text, allow_local=False), options, online=False)
+        if options.is_stored or not self.online:
+            return self._decide(request)
+        facts: dict[str, RepoInfo] = {}
+        known = self._knowledge(request, facts)
+        facts = {key: self.known_access(each) for key, each in facts.items()}
+        found = decide(request, known, facts, self.cached)
+        return found if isinstance(found, Resolution) else self._decide(request)
 
     def family_rows(self, name: Name) -> "FamilyRows":
         """What a family is made from (`StoredLookup.family_of`); without the Hub, what is known."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         CatalogSource,
         LocalMirror,
         MirrorRow,
+        Mirrors,
         NameRecord,
         RepositoryRow,
     )
@@ -36,8 +37,8 @@ __getattr__ = door(
         "known_names": "catalogued_names indexed_folders",
         "packaged": "write_packaged",
         "rows": (
-            "BadMirror CatalogSource FORMATS LOADABLE_FORMATS LocalMirror MirrorRow NameRecord "
-            "RepositoryRow STORED_FORMATS USER"
+            "BadMirror CatalogSource FORMATS LOADABLE_FORMATS LocalMirror MirrorRow Mirrors "
+            "NameRecord RepositoryRow STORED_FORMATS USER"
         ),
         "tables": "metadata",
         "variants": "VariantRow VariantTable",

@@ -89,6 +89,10 @@ class LocalMirror(NamedTuple):
     created_at: float
 
 
+# Each mirror of a name, why it must not be used, and what the Hub said of it.
+Mirrors = tuple[tuple[MirrorRow, BadMirror | None, RepositoryRow | None], ...]
+
+
 class NameRecord(NamedTuple):
     """All that the catalogue has about one name."""
 
@@ -96,5 +100,5 @@ class NameRecord(NamedTuple):
     bad: BadMirror | None
     quantized: str | None  # its format, if rows name this repository as a quantized mirror
     spelling: str | None  # the name as rows spell it
-    mirrors: tuple[tuple[MirrorRow, BadMirror | None, RepositoryRow | None], ...]
+    mirrors: Mirrors
     local: tuple[LocalMirror, ...]

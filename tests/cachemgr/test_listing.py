@@ -165,6 +165,20 @@ def test_the_formats_of_each_repository_are_in_the_listing(
         assert [row.repo.repo_id for row in rows_of(cache.list()) if keep(row)] == names
 
 
+def test_one_variant_of_a_gguf_repository_is_complete(built: CacheBuilder, cache: Cache) -> None:
+    parts = {f"m-Q8_0-0000{n}-of-00002.gguf": b"8%d" % n for n in (1, 2)}
+    one = {"m-Q4_K_M.gguf": b"4"}
+    tree = {**one, **parts, "config.json": b"{}", "README.md": b"-"}
+    built.revision("o/one", A, one, tree=tree)
+    built.revision("o/split", A, {"m-Q8_0-00001-of-00002.gguf": b"81"}, tree=tree)
+    built.revision("o/none", A, {"README.md": b"-"}, tree=tree)
+    assert {repo.repo_id: repo.state for repo in cache.list()} == {
+        "o/one": "complete", "o/split": "partial", "o/none": "partial",
+    }  # fmt: skip
+    details = describe(cache.root, cache.repo("o/split"), cache.folders_of("o/split", "model"))
+    assert details["revisions"][0]["missing"] == ["m-Q8_0-00002-of-00002.gguf"]
+
+
 def test_the_variants_of_a_revision_are_listed_with_their_sizes(
     built: CacheBuilder, cache: Cache
 ) -> None:

@@ -67,6 +67,7 @@ def test_the_family_is_the_same_from_any_member(
     assert found.requests["bnb-4bit"] == "unsloth/Model-8B-bnb-4bit"
     assert found.requests["16bit"] == "unsloth/Model-8B"
     assert found.requests["awq"] is None
+    assert found.requests["8bit"] == "unsloth/Model-8B", "the gated base is not for this caller"
 
 
 def test_the_family_is_known_offline_afterwards(

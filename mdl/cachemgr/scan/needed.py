@@ -43,4 +43,21 @@ def missing_from(
                 next="Check the file's permissions and its disk.",
             ) from error
 
-    return missing_files(present, read, listed)
+    missing = missing_files(present, read, listed)
+    if missing and any(path.lower().endswith(".gguf") for path in present):
+        return _of_variants(present, listed or (), missing)
+    return missing
+
+
+def _of_variants(
+    present: Collection[str], listed: Collection[str], missing: tuple[str, ...]
+) -> tuple[str, ...]:
+    """What the variants that are here in part still lack: of a GGUF repository one is enough."""
+    from mdl.formats import Description, File, recognize
+
+    found = recognize(Description(files=tuple(File(path) for path in listed)))
+    files = [[file.path for file in variant.files] for variant in found.variants]
+    begun = [path for paths in files if not set(present).isdisjoint(paths) for path in paths]
+    if found.format != "gguf" or not begun:
+        return missing
+    return tuple(sorted(set(begun).difference(present)))

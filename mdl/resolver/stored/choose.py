@@ -230,7 +230,7 @@ class _Choice:
                 self._step(listing.repo_id, "noted", f"{said}, of {human_size(room)}")
                 return variant
             self._step(listing.repo_id, "rejected", f"{said}: more than {human_size(room)}")
-        return f"nothing of it fits {human_size(room)}"
+        return f"nothing of it fits {human_size(room)}: {said}"
 
     def _barred(self, info: RepoInfo) -> str | Ask | None:
         if info.gated not in ("auto", "manual") or info.access in READABLE:

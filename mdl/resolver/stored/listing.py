@@ -18,7 +18,7 @@ from mdl.formats import (
     variant_key,
 )
 from mdl.resolver.types import RepoInfo
-from mdl.store import BadMirror, MirrorRow, VariantRow
+from mdl.store import Mirrors, VariantRow
 
 PROJECTOR = "mmproj"
 
@@ -83,8 +83,12 @@ class Listing(NamedTuple):
         return None
 
 
-# A base model, the rows of what is made from it, and what is known of each by its key.
-FamilyRows = tuple[str, list[tuple[MirrorRow, BadMirror | None]], dict[str, Listing | None]]
+class FamilyRows(NamedTuple):
+    """A base model, the catalogue's rows of what is made from it, and each one's listing by key."""
+
+    base: str
+    mirrors: Mirrors
+    listings: dict[str, Listing | None]
 
 
 def to_rows(listing: Listing) -> list[VariantRow]:

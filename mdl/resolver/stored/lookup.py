@@ -131,7 +131,7 @@ class StoredLookup:
             key = row.repo_id.lower()
             if key not in listings:
                 listings[key] = self._known_here(request, row.repo_id, None, None)
-        return base, [(row, bad) for row, bad, _ in record.mirrors], listings
+        return FamilyRows(base, record.mirrors, listings)
 
     def own_formats(self, request: ResolveRequest) -> tuple[str, ...]:
         """What the repository named holds itself, where that is known or can be asked."""

@@ -3,6 +3,7 @@
 import html
 import json
 import shlex
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
@@ -78,12 +79,17 @@ def _family(family: "Family", chosen: str) -> str:
             formats.setdefault(member.format, []).append(member)
     base = "".join(_member(m, chosen) for m in family.members if m.repo_id == family.base)
     rest = "".join(
-        f"<li>{html.escape(format)}{_taken(format, family)}<ul>"
-        + "".join(f"<li>{_member(member, chosen)}</li>" for member in members)
-        + "</ul></li>"
+        f"<li>{html.escape(format)}{_taken(format, family)}"
+        + _list(_member(member, chosen) for member in members)
+        + "</li>"
         for format, members in sorted(formats.items())
     )
     return f'<h3>Its family</h3><ul class="tree"><li>{base}<ul>{rest}</ul></li></ul>'
+
+
+def _list(items: Iterable[str]) -> str:
+    found = "".join(f"<li>{item}</li>" for item in items)
+    return f"<ul>{found}</ul>" if found else ""
 
 
 def _taken(format: str, family: "Family") -> str:
@@ -95,8 +101,7 @@ def _taken(format: str, family: "Family") -> str:
 
 def _member(member: "Member", chosen: str) -> str:
     notes = [member.role] if member.role != "quantized" else []
-    if member.format == "16bit" or member.role == "publisher":
-        notes.append(member.format)
+    notes += [member.format] if member.role == "publisher" else []
     notes += [member.variants_text] if member.variants else []
     notes += [member.size_text] if member.size_text else []
     if member.gated not in (None, "false"):
