@@ -253,7 +253,8 @@ def _check_body(scope: Scope, most: int) -> None:
     # but for a form, whose origin and key are checked.
     kind = (_header(scope, b"content-type") or "").partition(";")[0].strip().lower()
     types = _TYPES.get(scope["path"], frozenset())
-    if kind not in ("application/json", *types) and scope["method"] != "DELETE":
+    empty = not kind and not int(length) and _header(scope, b"transfer-encoding") is None
+    if not empty and kind not in ("application/json", *types) and scope["method"] != "DELETE":
         more = ", application/toml or text/csv" if scope["path"] == _IMPORT else ""
         raise Refusal(
             415, "usage", "This type of body is not accepted here.",

@@ -3,19 +3,15 @@
 import json
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
 from html.parser import HTMLParser
-from pathlib import Path
 from urllib.parse import quote
 
-import pytest
 from starlette.testclient import TestClient
 
 from mdl.settings import load_settings
 from mdl.store import open_catalog
 from tests.hub import LoopbackHub
-from tests.service.browser import Browser
-from tests.service.conftest import Process, Start, cached_repo
+from tests.service.conftest import Start, cached_repo
 
 _VOID = {"meta", "link", "input", "br"}
 
@@ -178,7 +174,7 @@ def test_formats_are_side_by_side_with_size_memory_and_access(
     Page(text)
     table = text[text.index("<h3>Its formats</h3>") : text.index("<h3>Its family</h3>")]
     rows = {row.partition("<")[0]: row for row in re.split(r'<tr><th scope="row"><[^>]+>', table)}
-    assert "Memory, with 8,192 tokens" in table
+    assert "a KV cache of 8,192 tokens" in table
     # 256 MiB + 16 × 8192 tokens × 8 heads × 64 × 2 × 2 bytes of keys and values, 5 KB of weights.
     assert rows["16bit"].count("5.1 KB") == 1 and "805.3 MB" in rows["16bit"], rows["16bit"]
     assert '<td data-label="Here">5.1 KB</td>' in rows["16bit"]
@@ -225,63 +221,6 @@ def test_a_prune_preview_shows_what_would_go_and_changes_nothing(
     Page(text)
     assert "over the size budget" in text
     assert folder.exists()
-
-
-@pytest.mark.system("chromium", "chromedriver")
-def test_in_a_browser_the_page_changes_when_the_cache_does(
-    hub: LoopbackHub, serve: Callable[..., Process], tmp_path: Path
-) -> None:
-    service = serve()
-    root = tmp_path / "hf" / "hub"
-    cached_repo(root, "Org/First", {"model.bin": b"x" * 9000})
-    with Browser(tmp_path / "profile") as browser:
-        browser.open(f"{service.url}/?name=Org/Nothing")
-        assert browser.run("return document.querySelector('[role=alert]').innerText")
-        assert "Org/First" in browser.run("return document.getElementById('cache').innerText")
-        cached_repo(root, "Org/Second", {"model.bin": b"x" * 7000})
-        browser.wait_for("return document.getElementById('cache').innerText.includes('Second')")
-        assert "changed" in browser.run("return document.getElementById('live').innerText")
-        # Every colour of a tile carries white text of 13 px: contrast at least 4.5 to 1.
-        ratios = browser.run(CONTRAST)
-        assert min(ratios) >= 4.5
-        assert not browser.run("return document.body.scrollWidth > window.innerWidth")
-
-
-@pytest.mark.system("chromium", "chromedriver")
-def test_in_a_browser_names_are_completed_and_the_treemap_drills_in_place(
-    hub: LoopbackHub, serve: Callable[..., Process], tmp_path: Path
-) -> None:
-    service = serve()
-    for name in ("Org/First", "Org/Second", "Other/Third"):
-        cached_repo(tmp_path / "hf" / "hub", name, {"model.bin": b"x" * 9000})
-    with Browser(tmp_path / "profile") as browser:
-        browser.open(service.url)
-        browser.run(
-            "const field = document.getElementById('name'); field.value = 'sec';"
-            "field.dispatchEvent(new Event('input', {bubbles: true}));"
-        )
-        browser.wait_for("return document.querySelector('#names option')?.value === 'Org/Second'")
-        browser.run("window.still = true; document.querySelector('a.tile').focus();")
-        browser.run(
-            "const click = new MouseEvent('click', {bubbles: true, cancelable: true});"
-            "document.activeElement.dispatchEvent(click);"
-        )
-        browser.wait_for("return document.querySelector('ol.path').innerText.includes('Org')")
-        assert browser.run("return window.still && location.search.includes('at=')")
-        browser.run("history.back()")
-        browser.wait_for("return !document.querySelector('ol.path').innerText.includes('Org')")
-        assert not browser.run("return document.body.scrollWidth > window.innerWidth")
-
-
-CONTRAST = """
-const shine = (rgb) => rgb.map((c) => c / 255)
-  .map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
-  .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
-return [...document.querySelectorAll(".legend rect")].map((rect) => {
-  const rgb = getComputedStyle(rect).fill.match(/[0-9]+/g).slice(0, 3).map(Number);
-  return 1.05 / (shine(rgb) + 0.05);
-});
-"""
 
 
 def test_the_svg_is_well_formed(hub: LoopbackHub, start: Start) -> None:

@@ -6,6 +6,10 @@
   const live = document.getElementById("live");
   const cache = document.getElementById("cache");
 
+  // Where the address has a password in it, a relative address cannot be fetched.
+  const get = (path, options) => fetch(new URL(path, location.origin), options);
+  const here = () => location.pathname + location.search;
+
   function later(milliseconds, work) {
     let timer;
     return (...given) => {
@@ -21,7 +25,7 @@
   field.addEventListener("input", later(150, async () => {
     const text = field.value.trim();
     if (!text) return;
-    const response = await fetch(`/v1/names?q=${encodeURIComponent(text)}`);
+    const response = await get(`/v1/names?q=${encodeURIComponent(text)}`);
     if (!response.ok || field.value.trim() !== text) return;
     const found = (await response.json()).names;
     names.replaceChildren(...found.map(({ name, cached }) => {
@@ -55,7 +59,7 @@
   // -- the cache
 
   async function fresh(address) {
-    const response = await fetch(address, { headers: { Accept: "text/html" } });
+    const response = await get(address, { headers: { Accept: "text/html" } });
     if (!response.ok) return null;
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     return page.getElementById("cache");
@@ -81,7 +85,7 @@
     history.pushState(null, "", address);
     show(address, "cached");
   });
-  window.addEventListener("popstate", () => show(location.href, null));
+  window.addEventListener("popstate", () => show(here(), null));
 
   function filter() {
     const address = `/?${new URLSearchParams(new FormData(document.getElementById("filter")))}`;
@@ -101,7 +105,7 @@
   const downloads = document.getElementById("downloads");
   if (downloads) setInterval(async () => {
     if (document.hidden) return;
-    const response = await fetch("/page/downloads");
+    const response = await get("/page/downloads");
     if (!response.ok) return;
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     downloads.replaceChildren(...page.getElementById("downloads").childNodes);
@@ -116,7 +120,7 @@
       live.textContent = "The cache has changed. Reload the page to see it.";
       return;
     }
-    await show(location.href, null);
+    await show(here(), null);
     live.textContent = "The cache has changed. This is its new state.";
   });
 })();
