@@ -57,9 +57,11 @@ async def connected(port: int, tls: ssl.SSLContext | None) -> Any:
     )
 
 
-async def ask_on(port: int, until: float, told: list[Answer], tls: ssl.SSLContext | None) -> None:
+async def ask_on(
+    port: int, until: float, answers: list[Answer], tls: ssl.SSLContext | None
+) -> None:
     """One client: asks one name after another, and connects again when it was hung up on."""
-    pick = random.Random(id(told) + len(told))
+    pick = random.Random(id(answers) + len(answers))
     host = "mdl.example.com" if tls else "127.0.0.1"
     reader = writer = None
     while time.perf_counter() < until:
@@ -76,13 +78,13 @@ async def ask_on(port: int, until: float, told: list[Answer], tls: ssl.SSLContex
             await reader.readexactly(int(head.partition(b"content-length:")[2].split()[0]))
             status = int(head.split()[1])
             # The Hub is not asked (offline), so nobody's names are not known: that is an answer.
-            told.append(Answer(time.perf_counter(), 200 if status == 424 else status,
+            answers.append(Answer(time.perf_counter(), 200 if status == 424 else status,
                                b"retry-after:" in head))  # fmt: skip
             if b"connection: close" in head:
                 writer.close()
                 writer = None
         except (OSError, asyncio.IncompleteReadError, ValueError):
-            told.append(Answer(time.perf_counter(), 0, False))
+            answers.append(Answer(time.perf_counter(), 0, False))
             if writer is not None:
                 writer.close()
             writer = None
@@ -97,7 +99,7 @@ def load(
     """Ask for so many seconds while `script` runs; its pairs are (seconds to wait, what to do)."""
 
     async def all_of_it() -> tuple[list[Answer], float]:
-        told: list[Answer] = []
+        answers: list[Answer] = []
         start = time.perf_counter()
 
         async def act() -> None:
@@ -106,9 +108,9 @@ def load(
                 if time.perf_counter() - start < seconds:
                     await asyncio.to_thread(what)
 
-        clients = (ask_on(port, start + seconds, told, tls) for _ in range(CONNECTIONS))
+        clients = (ask_on(port, start + seconds, answers, tls) for _ in range(CONNECTIONS))
         await asyncio.gather(act(), *clients)
-        return told, start
+        return answers, start
 
     return asyncio.run(all_of_it())
 
@@ -165,8 +167,8 @@ def url_of(server: Any) -> str:
     return f"{found}{'&' if '?' in found else '?'}connect_timeout=3"
 
 
-def statuses(told: list[Answer]) -> str:
-    counts = Counter(answer.status for answer in told)
+def statuses(answers: list[Answer]) -> str:
+    counts = Counter(answer.status for answer in answers)
     return ", ".join(f"{count} × {status or 'no answer'}" for status, count in counts.most_common())
 
 
@@ -186,13 +188,15 @@ def stop_postgres(seconds: float) -> bool:
             (seconds * 0.3, noted("stopped", server.stop)),
             (seconds * 0.3, noted("started", server.ensure_postgres_running)),
         ]
-        told, start = load(PORTS[0], seconds, script)
+        answers, start = load(PORTS[0], seconds, script)
         replica.stop()
-    down = [a for a in told if a.status != 200]
-    back = min((a.at for a in told if a.at > moments["started"] and a.status == 200), default=0.0)
+    down = [a for a in answers if a.status != 200]
+    back = min(
+        (a.at for a in answers if a.at > moments["started"] and a.status == 200), default=0.0
+    )
     late = [a for a in down if a.at > back]
     print(f"PostgreSQL stopped after {moments['stopped'] - start:.1f} s and up again after"
-          f" {moments['started'] - start:.1f} s of {seconds:.0f}: {statuses(told)}")  # fmt: skip
+          f" {moments['started'] - start:.1f} s of {seconds:.0f}: {statuses(answers)}")  # fmt: skip
     print(f"  {sum(a.retry_after for a in down)} of the {len(down)} others had Retry-After; the"
           f" first 200 came {back - moments['started']:.2f} s after the start; {len(late)} others"
           " after that")  # fmt: skip
@@ -265,13 +269,13 @@ def kill_replicas(seconds: float) -> bool:
             # Up again, and for a while, before the other one is killed.
             script.append((1.5, replica.start))
         with nginx(Path(folder)):
-            told, _ = load(PROXY, seconds, script, tls)
+            answers, _ = load(PROXY, seconds, script, tls)
         for replica in replicas:
             if replica.process.poll() is None:
                 replica.stop()
-    bad = sum(answer.status != 200 for answer in told)
+    bad = sum(answer.status != 200 for answer in answers)
     print(f"two replicas behind nginx, killed by turns {len(kills)} times in"
-          f" {seconds:.0f} s: {statuses(told)}; {bad} failed")  # fmt: skip
+          f" {seconds:.0f} s: {statuses(answers)}; {bad} failed")  # fmt: skip
     return bad == 0 and bool(kills)
 
 
@@ -311,7 +315,7 @@ def hold_connections(count: int) -> bool:
 
         opened, refused, took, after = asyncio.run(hold())
         replica.stop()
-    print(f"{count} connections: {opened} were accepted by the system, {refused} told 503 with"
+    print(f"{count} connections: {opened} were accepted by the system, {refused} got 503 with"
           f" Retry-After, {opened - refused} held, in {took:.1f} s;"
           f" the next request was answered in {after * 1000:.0f} ms")  # fmt: skip
     return refused == count - 1000

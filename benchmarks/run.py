@@ -88,8 +88,8 @@ class Machine:
         return time.perf_counter() - start
 
     def watched(self, words: Sequence[str], report: Path | None = None) -> list[str]:
-        told = [] if report is None else [f"--report={report}"]
-        return [str(Path(sys.executable).with_name("mdl")), "run", *told, "--", *words]
+        wanted = [] if report is None else [f"--report={report}"]
+        return [str(Path(sys.executable).with_name("mdl")), "run", *wanted, "--", *words]
 
     def starts(self, pairs: int) -> None:
         """Print how much later a command's own work begins, and how much later it is over."""

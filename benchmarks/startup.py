@@ -1,9 +1,10 @@
 """Start-up time of this tree beside another checkout, in pairs, so that a slowdown shows.
 
-    python -m benchmarks.startup OTHER_CHECKOUT [--rounds 41]
+    python -m benchmarks.startup OTHER_CHECKOUT [--rounds 41] [--load]
 
 Runs `import mdl` and `mdl resolve NAME --offline` as processes of this interpreter, in turn in both
-trees; prints the medians and the median of the ratios of each pair.
+trees; with `--load` also `mdl load` of SmolLM2-135M-Instruct, a third as many rounds. Prints the
+medians and the median of the ratios of each pair.
 """
 
 import argparse
@@ -15,6 +16,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from demo import smollm2
 
 NAME = "meta-llama/Llama-3.1-8B-Instruct"
 COMMANDS = {
@@ -38,15 +41,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("other", type=Path)
     parser.add_argument("--rounds", type=int, default=41)
+    parser.add_argument("--load", action="store_true")
     given = parser.parse_args()
+    commands = {what: (arguments, given.rounds) for what, arguments in COMMANDS.items()}
+    if given.load:
+        model = ["-m", "mdl", "load", str(smollm2.make())]
+        commands["mdl load SmolLM2-135M-Instruct"] = (model, given.rounds // 3)
     trees = (Path(__file__).parents[1], given.other.resolve())
     for tree in trees:
         compileall.compile_dir(tree / "mdl", quiet=1)
     with tempfile.TemporaryDirectory() as mine, tempfile.TemporaryDirectory() as others:
         places = tuple(zip(trees, (mine, others), strict=True))
-        for what, arguments in COMMANDS.items():
+        for what, (arguments, rounds) in commands.items():
             times: tuple[list[float], list[float]] = ([], [])
-            for n in range(given.rounds + 1):
+            for n in range(rounds + 1):
                 for side in (0, 1) if n % 2 else (1, 0):
                     took = milliseconds(places[side][0], arguments, places[side][1])
                     if n:  # the first one makes the database

@@ -102,9 +102,9 @@ def test_start_status_stop(settings: Settings, started: dict[str, Any]) -> None:
     assert place.socket.stat().st_mode & 0o777 == 0o600
     assert ask_daemon(place.socket, "/v1/health")["status"] == "ok"
     make_repo(settings.cache_root, "Org/Name", {"config.json": b"{}"})
-    told = ask_daemon(place.socket, "/v1/cache")
+    listed = ask_daemon(place.socket, "/v1/cache")
     printed = mdl("cache", "ls")
-    assert told["repos"] == printed["repos"]
+    assert listed["repos"] == printed["repos"]
 
     before = time.monotonic()
     assert mdl("daemon", "stop")["stopped"] == started["pid"]

@@ -36,9 +36,9 @@ def client(hub: LoopbackHub, start: Start) -> TestClient:
 
 
 @pytest.fixture
-def twin(client: TestClient, tmp_path: Path) -> Path:
+def other(client: TestClient, tmp_path: Path) -> Path:
     """The same cache once more, for the command."""
-    root = tmp_path / "twin" / "hf" / "hub"
+    root = tmp_path / "other" / "hf" / "hub"
     shutil.copytree(client.service.cache.root, root, symlinks=True)  # type: ignore[attr-defined]
     return root
 
@@ -92,22 +92,24 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_plan_and_action_are_the_commands_json(client: TestClient, twin: Path, change: str) -> None:
+def test_plan_and_action_are_the_commands_json(
+    client: TestClient, other: Path, change: str
+) -> None:
     wanted, command = CHANGES[change]
     planned = plan(client, **wanted)
-    assert plain(planned) == plain(printed(twin, *command, "--dry-run"))
+    assert plain(planned) == plain(printed(other, *command, "--dry-run"))
     done = act(client, planned["digest"], **wanted)
     # Where nothing was there to do, the command does not say what it did.
-    assert plain(printed(twin, *command, "--yes")).items() <= plain(done).items()
+    assert plain(printed(other, *command, "--yes")).items() <= plain(done).items()
 
 
-def test_a_pin_is_set_listed_and_taken_away(client: TestClient, twin: Path) -> None:
+def test_a_pin_is_set_listed_and_taken_away(client: TestClient, other: Path) -> None:
     wanted = {"kind": "pin", "name": "Org/Old@main"}
     assert (
-        plan(client, **wanted)["pins"] == printed(twin, "pin", "Org/Old@main", "--dry-run")["pins"]
+        plan(client, **wanted)["pins"] == printed(other, "pin", "Org/Old@main", "--dry-run")["pins"]
     )
     (row,) = act(client, plan(client, **wanted)["digest"], **wanted)["pins"]
-    (said,) = printed(twin, "pin", "Org/Old@main")["pins"]
+    (said,) = printed(other, "pin", "Org/Old@main")["pins"]
     assert plain(row) == plain(said)
     assert client.get("/v1/cache/pins", headers=bearer(READ)).json()["pins"] == [row]
     rule = {"kind": "prune", "unused_for": "30d"}
@@ -129,21 +131,23 @@ def test_a_pin_is_set_listed_and_taken_away(client: TestClient, twin: Path) -> N
     assert client.post("/v1/cache/plans", json=away, headers=MINE).status_code == 404
 
 
-def test_what_was_removed_waits_in_the_trash_and_comes_back(client: TestClient, twin: Path) -> None:
+def test_what_was_removed_waits_in_the_trash_and_comes_back(
+    client: TestClient, other: Path
+) -> None:
     root: Path = client.service.cache.root  # type: ignore[attr-defined]
     old = root / "models--Org--Old"
     gone = {"kind": "rm", "target": "Org/Old"}
     number = act(client, plan(client, **gone)["digest"], **gone)["action"]
     assert not old.exists()
-    printed(twin, "rm", "Org/Old", "--yes")
+    printed(other, "rm", "Org/Old", "--yes")
     (entry,) = client.get("/v1/cache/trash", headers=MINE).json()["entries"]
-    (said,) = printed(twin, "trash", "ls")["entries"]
+    (said,) = printed(other, "trash", "ls")["entries"]
     assert {**plain(entry), "path": ""} == {**plain(said), "path": ""}
 
     back = {"kind": "restore", "id": number}
     planned = plan(client, **back)
     assert not old.exists()
-    assert plain(planned) == plain(printed(twin, "trash", "restore", str(said["id"]), "--dry-run"))
+    assert plain(planned) == plain(printed(other, "trash", "restore", str(said["id"]), "--dry-run"))
     act(client, planned["digest"], **back)
     assert old.exists()
     assert client.post("/v1/cache/plans", json=back, headers=MINE).status_code == 404
@@ -185,18 +189,18 @@ def test_emptying_erases_what_was_looked_at_and_not_what_came_after(client: Test
     assert states[number] == "emptied"
 
 
-def test_a_verification_is_the_commands_report(client: TestClient, twin: Path) -> None:
+def test_a_verification_is_the_commands_report(client: TestClient, other: Path) -> None:
     good = client.post("/v1/cache/verify", json={"names": ["Org/Old"]}, headers=MINE)
     assert good.status_code == 200
-    assert plain(good.json()) == plain(printed(twin, "verify", "Org/Old"))
+    assert plain(good.json()) == plain(printed(other, "verify", "Org/Old"))
 
-    for root in (client.service.cache.root, twin):  # type: ignore[attr-defined]
+    for root in (client.service.cache.root, other):  # type: ignore[attr-defined]
         (blob,) = (root / "models--Org--Old" / "blobs").iterdir()
         blob.write_bytes(b"y" * 5000)
     bad = client.post("/v1/cache/verify", json={}, headers=MINE)
     assert bad.status_code == 409
     assert bad.json()["error"]["code"] == "verification_failed"
-    report, said = plain(bad.json()), plain(printed(twin, "verify"))
+    report, said = plain(bad.json()), plain(printed(other, "verify"))
     # What the first run found right is passed over, in both.
     assert report == said
     assert client.post("/v1/cache/verify", json={"throttle": "x"}, headers=MINE).status_code == 400

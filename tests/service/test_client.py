@@ -127,7 +127,7 @@ def test_offline_opens_no_socket_to_it(
 
 
 def test_the_commands_answer_is_the_same_with_and_without(hub: LoopbackHub, team: Process) -> None:
-    def told(**env: str) -> list[dict[str, Any]]:
+    def listed(**env: str) -> list[dict[str, Any]]:
         done = subprocess.run(
             [sys.executable, "-m", "mdl", "resolve", "--stdin", "--4bit"],
             input="unsloth/llama-3.2-1b-instruct\n../etc\norg/open\nOrg/Nothing\n",
@@ -135,7 +135,7 @@ def test_the_commands_answer_is_the_same_with_and_without(hub: LoopbackHub, team
         )  # fmt: skip
         return [{**json.loads(line), "knowledge_age": 0} for line in done.stdout.splitlines()]
 
-    assert told(MDL_SERVER=team.url) == told()
+    assert listed(MDL_SERVER=team.url) == listed()
 
 
 def test_a_hub_token_does_not_travel_over_a_plain_connection() -> None:

@@ -62,10 +62,10 @@ def test_a_body_that_never_comes_is_not_waited_for(hub_env: dict[str, str], path
     scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(),
              "query_string": b"", "headers": headers, "http_version": "1.1", "scheme": "http",
              "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2)}  # fmt: skip
-    told: list[MutableMapping[str, Any]] = []
+    messages: list[MutableMapping[str, Any]] = []
 
     async def send(message: MutableMapping[str, Any]) -> None:
-        told.append(message)
+        messages.append(message)
 
     async def ask() -> None:
         beginning = [{"type": "http.request", "body": b"{", "more_body": True}]
@@ -78,8 +78,8 @@ def test_a_body_that_never_comes_is_not_waited_for(hub_env: dict[str, str], path
             await app(scope, receive, send)
 
     asyncio.run(ask())
-    assert told[0]["status"] == 408
-    assert (b"connection", b"close") in told[0]["headers"]
+    assert messages[0]["status"] == 408
+    assert (b"connection", b"close") in messages[0]["headers"]
 
 
 def test_a_client_that_hangs_up_harms_nobody(hub: LoopbackHub, serve: Serve) -> None:

@@ -75,25 +75,25 @@ def test_stopped_and_started_under_load_every_answer_says_when_to_come_back(
 ) -> None:
     hub.add_repo("Org/Open", files={"config.json": "{}"})
     service = serve()
-    told: Counter[tuple[int, bool]] = Counter()
+    counts: Counter[tuple[int, bool]] = Counter()
     done = threading.Event()
 
     def ask(n: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
         while not done.is_set():
             # Each time another revision, so that nothing held from before can answer.
-            asked = f"/v1/resolve?name=Org/Open&revision=v{n}-{sum(told.values())}"
+            asked = f"/v1/resolve?name=Org/Open&revision=v{n}-{sum(counts.values())}"
             connection.request("GET", asked)
             answer = connection.getresponse()
             answer.read()
-            told[answer.status, answer.headers["retry-after"] is not None] += 1
+            counts[answer.status, answer.headers["retry-after"] is not None] += 1
         connection.close()
 
     def wait_for(status: int, more: int) -> None:
         deadline = time.monotonic() + 60
-        goal = told[status, status == 503] + more
-        while told[status, status == 503] < goal:
-            assert time.monotonic() < deadline, told
+        goal = counts[status, status == 503] + more
+        while counts[status, status == 503] < goal:
+            assert time.monotonic() < deadline, counts
             time.sleep(0.05)
 
     clients = [threading.Thread(target=ask, args=(n,)) for n in range(4)]
@@ -109,5 +109,5 @@ def test_stopped_and_started_under_load_every_answer_says_when_to_come_back(
         done.set()
         for client in clients:
             client.join(30)
-    assert told.keys() == {(404, False), (503, True)}
+    assert counts.keys() == {(404, False), (503, True)}
     assert service.process.poll() is None

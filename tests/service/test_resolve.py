@@ -35,9 +35,9 @@ def test_a_name_in_any_casing_gives_the_object_of_the_command(
         [sys.executable, "-m", "mdl", "resolve", "org/OPEN", "--json"],
         capture_output=True, check=True, env=dict(os.environ),
     ).stdout  # fmt: skip
-    told = json.loads(printed)
+    shown = json.loads(printed)
     # How long ago the Hub was asked is the one thing that may differ.
-    assert {**answer, "knowledge_age": 0} == {**told, "knowledge_age": 0}
+    assert {**answer, "knowledge_age": 0} == {**shown, "knowledge_age": 0}
     assert answer["repo_id"] == "Org/Open"
 
 
@@ -55,8 +55,8 @@ def test_a_family_is_the_commands_object_without_the_servers_paths(
     by_name = {member["repo_id"]: member for member in found["members"]}
     assert by_name["bartowski/Open-GGUF"]["variants"][0]["variant"] == "Q4_K_M"
     assert by_name["Org/Open"]["cached"]["path"] is None
-    told = client.get("/v1/tree?name=bartowski/open-gguf", headers=bearer(ADMIN)).json()
-    assert any(member["cached"] and member["cached"]["path"] for member in told["members"])
+    tree = client.get("/v1/tree?name=bartowski/open-gguf", headers=bearer(ADMIN)).json()
+    assert any(member["cached"] and member["cached"]["path"] for member in tree["members"])
     answer = client.get("/v1/resolve?name=org/open&format=gguf&family=true").json()
     assert answer["family"]["base"] == "Org/Open"
     assert client.get("/v1/tree?name=Org/Nothing").status_code == 404
