@@ -5,6 +5,7 @@ A cache with the names and sizes of well-known models, its files sparse, is draw
 """
 
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -35,13 +36,15 @@ MODELS = (
     ("BAAI/bge-m3", 2.3, 14),
     ("sentence-transformers/all-MiniLM-L6-v2", 0.1, 5),
 )
+CONFIG = {"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32,
+          "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256}  # fmt: skip
 DATASETS = (("HuggingFaceFW/fineweb-edu", 28.0, 50), ("open-r1/OpenR1-Math-220k", 4.4, 12))
 
 
 def add(root: Path, kind: str, name: str, size: float, days: int) -> None:
     """One repository in Hugging Face's layout, with a file a 5 GB."""
     folder = root / f"{kind}s--{name.replace('/', '--')}"
-    commit = hashlib.sha1(name.encode()).hexdigest()
+    commit = hashlib.sha1(name.lower().encode()).hexdigest()
     snapshot = folder / "snapshots" / commit
     for made in (folder / "blobs", folder / "refs", snapshot):
         made.mkdir(parents=True)
@@ -59,7 +62,9 @@ def add(root: Path, kind: str, name: str, size: float, days: int) -> None:
             f"../../blobs/{blob.name}"
         )
     if kind == "model":
-        (snapshot / "config.json").write_text('{"model_type": "llama"}')
+        (snapshot / "config.json").write_text(
+            json.dumps(CONFIG if "3.1-8b" in name.lower() else {})
+        )
         os.utime(snapshot / "config.json", (used, used))
 
 
@@ -87,7 +92,7 @@ def photograph(env: dict[str, str]) -> None:
             query = "?name=meta-llama/llama-3.1-8b-instruct&format=bnb-4bit"
             subprocess.run(
                 [chromium, "--headless", "--no-sandbox", "--hide-scrollbars",
-                 "--window-size=1200,1900", f"--screenshot={PICTURES / 'page.png'}",
+                 "--window-size=1200,2350", f"--screenshot={PICTURES / 'page.png'}",
                  address + query],
                 check=True, stderr=subprocess.DEVNULL,
             )  # fmt: skip

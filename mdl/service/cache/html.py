@@ -79,7 +79,8 @@ def _table(found: Sequence["CachedRepo"], shown: Shown, now: float) -> str:
         return "<p>No repository matches.</p>"
     view = shown.view
     ordered = sorted(found, key=_ORDERS[view.sort])
-    rows = "".join(_row(repo, now, can_remove=shown.can_remove) for repo in ordered[:ROWS])
+    twice = any(map(duplicated, found))
+    rows = "".join(_row(repo, now, shown, twice=twice) for repo in ordered[:ROWS])
     more = ""
     if len(ordered) > ROWS:
         rest = sum(repo.size_on_disk for repo in ordered[ROWS:])
@@ -93,6 +94,7 @@ def _table(found: Sequence["CachedRepo"], shown: Shown, now: float) -> str:
             ("name", "Repository", False), ("size", "Size", True), ("used", "Last used", False),
             ("", "Duplicates", True), ("", "State", False),
         )
+        if twice or text != "Duplicates"
     )  # fmt: skip
     return (
         '<table class="cards"><caption>'
@@ -111,10 +113,10 @@ def _head(view: View, key: str, text: str, number: bool) -> str:
     return f'<th scope="col"{kind}><a href="{view._replace(sort=key).link()}">{text}</a></th>'
 
 
-def _row(repo: "CachedRepo", now: float, *, can_remove: bool) -> str:
+def _row(repo: "CachedRepo", now: float, shown: Shown, *, twice: bool) -> str:
     also = [spelling for spelling in repo.spellings if spelling != repo.repo_id]
     names = html.escape(repo.repo_id)
-    if can_remove:
+    if shown.can_remove:
         names = pick(f"{repo.repo_type}/{repo.repo_id}", names)
     if repo.repo_type != "model":
         names += f" <small>{html.escape(repo.repo_type)}</small>"
@@ -125,12 +127,14 @@ def _row(repo: "CachedRepo", now: float, *, can_remove: bool) -> str:
         state += ", pinned"
     if repo.problems:
         state += f"<br><small>{html.escape(repo.problems[0])}</small>"
-    twice = duplicated(repo)
+    copies = duplicated(repo)
+    size = human_size(copies) if copies else ""
+    column = f'<td class="number" data-label="Duplicates">{size}</td>' if twice else ""
     return (
         f'<tr><th scope="row">{names}</th>'
         f'<td class="number" data-label="Size">{human_size(repo.size_on_disk)}</td>'
         f'<td class="when" data-label="Last used">{age_text(repo, now)}</td>'
-        f'<td class="number" data-label="Duplicates">{human_size(twice) if twice else ""}</td>'
+        f"{column}"
         f'<td data-label="State">{state}</td></tr>'
     )
 

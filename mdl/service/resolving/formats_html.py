@@ -46,9 +46,9 @@ def formats_html(family: "Family", asked: str, format: str) -> str:
     if len(rows) < 2:
         return ""
     lines = "".join(_line(row, asked, is_asked=row.format == format) for row in rows)
-    cache = f" a KV cache of {_TOKENS:,} tokens," if shape is not None else ""
+    cache = f", a KV cache of {_TOKENS:,} tokens," if shape is not None else ""
     return (
-        f'<h3>Its formats</h3><table class="cards"><caption>Memory is for the weights,{cache} and'
+        f'<h3>Its formats</h3><table class="cards"><caption>Memory is for weights{cache} and'
         ' working memory.</caption><thead><tr><th scope="col">Format</th>'
         '<th scope="col">Repository</th><th scope="col" class="number">Download</th>'
         '<th scope="col" class="number">Memory</th><th scope="col">Access</th>'

@@ -146,8 +146,8 @@ def _plan_html(plan: PrunePlan) -> str:
         return "<p>Nothing would be removed.</p>"
     return (
         '<div class="scroll" role="region" tabindex="0" aria-label="What would be removed"><table>'
-        f"<caption>{len(plan.remove)} to remove, {len(plan.keep)} to keep;"
-        f" frees {human_size(plan.freed)}.</caption><thead><tr>"
+        f"<caption>{len(plan.remove)} to remove,"
+        f" {human_size(plan.freed)}; {len(plan.keep)} to keep.</caption><thead><tr>"
         '<th scope="col">Repository</th><th scope="col">Revision</th>'
         '<th scope="col" class="number">Size</th><th scope="col">Why</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
