@@ -90,14 +90,25 @@ def test_a_name_is_whole_or_not_there() -> None:
     assert broken == {"org/Some-Very-Long-Model-Name-8B-"}
 
 
-def test_the_smaller_ones_are_one_tile_and_no_byte_is_lost() -> None:
-    for owner in ("org", "{n}"):  # 2,000 equal repositories, of one owner and of as many
-        repos = [repo(f"{owner.format(n=n)}/{n}", 1000) for n in range(2000)]
-        shapes = list(compose(repo_tiles(repos), Box(0, 0, 900, 440), "age", NOW))
-        assert len(shapes) == MOST_TILES + 1
-        (rest,) = [shape for shape in shapes if shape.tile.label == "1,840 smaller ones"]
-        assert rest.box.width * rest.box.height / (900 * 440) == pytest.approx(0.92)
-        assert sum(shape.tile.size for shape in shapes) == 2_000_000
+@pytest.mark.parametrize("at", [(), ("model", "org")])
+def test_the_smaller_ones_are_one_tile_and_no_byte_is_lost(at: tuple[str, ...]) -> None:
+    owner = "org" if at else "{n}"  # of one owner, or of as many
+    repos = [repo(f"{owner.format(n=n)}/{n}", 1000) for n in range(900)]
+    repos += [repo(f"{owner.format(n=n)}/{n}", 1) for n in range(900, 2000)]
+    shapes = list(compose(repo_tiles(repos, at), Box(0, 0, 900, 440), "age", NOW))
+    assert len(shapes) == MOST_TILES + 1
+    (rest,) = [shape for shape in shapes if shape.tile.label == "1,840 smaller ones"]
+    assert rest.tile.at is None, "it would lead here"
+    assert sum(shape.tile.size for shape in shapes) == 901_100
+    assert rest.box.width * rest.box.height / (900 * 440) == pytest.approx(1 - 160 / 901.1)
+
+
+def test_owners_of_many_small_repositories_are_tiles_that_lead_to_them() -> None:
+    repos = [repo(f"org{n % 7}/{n}", 1000) for n in range(2000)]
+    tiles = repo_tiles(repos)
+    assert {tile.at for tile in tiles} == {("model", f"org{n}") for n in range(7)}
+    assert sum(tile.size for tile in tiles) == 2_000_000
+    assert not any(tile.inside for tile in tiles)
 
 
 def test_trash_and_xet_are_tiles_of_the_whole_cache() -> None:

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 from mdl.cachemgr.types import CachedRepo, Totals
 from mdl.formatting import counted
 
-# The largest repositories of a view are tiles; the others of an owner or a type are one.
+# The largest owners and repositories of a view are tiles, the others together are one. Below a
+# thousandth of the view, a repository is too small to be seen.
 MOST_TILES = 160
+_LEAST_SHARE = 1 / 1000
 OTHER = "other"  # the kind of a tile that is no single repository
 
 
@@ -51,10 +53,13 @@ def repo_tiles(
         repos: those below `at`.
         totals: adds tiles for the rest of the cache root.
     """
-    large = heapq.nlargest(MOST_TILES, repos, key=lambda repo: repo.size_on_disk)
+    least = sum(repo.size_on_disk for repo in repos) * _LEAST_SHARE
+    visible = [repo for repo in repos if repo.size_on_disk >= least]
+    large = heapq.nlargest(MOST_TILES, visible, key=lambda repo: repo.size_on_disk)
     tiles = _below(repos, at, frozenset(map(place_of, large)))
     while len(tiles) == 1 and tiles[0].inside:
-        tiles = list(tiles[0].inside)
+        at, tiles = tiles[0].at or at, list(tiles[0].inside)
+    tiles = [tile._replace(at=None) if tile.at == at else tile for tile in tiles]
     if totals is not None:
         tiles.append(Tile("trash", totals.trash_size, OTHER, note="what was removed"))
         tiles.append(Tile("xet", totals.xet_size, OTHER, note="huggingface_hub's chunk cache"))
@@ -72,15 +77,14 @@ def _below(
     groups: dict[str, list[CachedRepo]] = {}
     for repo in repos:
         groups.setdefault(place_of(repo)[level], []).append(repo)
-    tiles, rest = [], []
-    for key, members in groups.items():
-        if not any(place_of(repo) in large for repo in members):
-            rest += members
-        elif level == 1 and len(members) == 1:
-            tiles.append(_of_repo(members[0], members[0].repo_id))
-        else:
-            tiles.append(_group(key, members, at, large))
-    return [*tiles, *_rest(rest, at)]
+    order = sorted(groups, key=lambda key: -sum(repo.size_on_disk for repo in groups[key]))
+    tiles = [
+        _of_repo(groups[key][0], groups[key][0].repo_id)
+        if level == 1 and len(groups[key]) == 1
+        else _group(key, groups[key], at, large)
+        for key in order[:MOST_TILES]
+    ]
+    return [*tiles, *_rest([repo for key in order[MOST_TILES:] for repo in groups[key]], at)]
 
 
 def _group(
@@ -91,7 +95,8 @@ def _group(
     used = max(repo.last_used or 0.0 for repo in repos) or None
     note = counted(len(repos), "repository")
     size = sum(repo.size_on_disk for repo in repos)
-    inside = tuple(_below(repos, below, large))
+    seen = not at or any(place_of(repo) in large for repo in repos)
+    inside = tuple(_below(repos, below, large)) if seen else ()
     return Tile(label, size, repos[0].repo_type, used, below, note, inside)
 
 
