@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mdl.errors import MdlError, UsageError
-from mdl.formats import runtimes_of
+from mdl.formats import named_weights, runtimes_of
 from mdl.formatting import human_size
-from mdl.resolver.stored import Listing, trust_rank
+from mdl.resolver.stored import Listing, about_bytes, trust_rank
 from mdl.resolver.types import Cached, RepoInfo, ResolveOptions
 from mdl.settings import Settings
 from mdl.store import BadMirror, MirrorRow
@@ -26,7 +26,8 @@ class Member(NamedTuple):
 
     `role` is `publisher`, `float copy`, `quantized` or `adapter`; `variants` are (name, bytes)
     pairs; `trust` is its publisher's place on the trust list, `None` for not on it; `against` is
-    why it is not taken.
+    why it is not taken; `about` are the bytes of the smallest and the largest variant as the
+    number of weights tells them, where no size is known.
     """
 
     repo_id: str
@@ -41,6 +42,7 @@ class Member(NamedTuple):
     cached: Cached | None
     runtimes: tuple[str, ...]
     against: str = ""
+    about: tuple[int, int] | None = None
 
     @property
     def variants_text(self) -> str:
@@ -52,11 +54,11 @@ class Member(NamedTuple):
     @property
     def size_text(self) -> str:
         """Its size, or those of its smallest and largest variant; empty where none is known."""
-        sizes = [size for _, size in self.variants if size is not None]
-        if not sizes:
-            return human_size(self.size) if self.size else ""
-        low, high = human_size(min(sizes)), human_size(max(sizes))
-        return low if low == high else f"{low}–{high}"
+        sizes = [size for size in (self.size, *(size for _, size in self.variants)) if size]
+        if not sizes and self.about is None:
+            return ""
+        low, high = map(human_size, (min(sizes), max(sizes)) if sizes else self.about or ())
+        return ("" if sizes else "about ") + (low if low == high else f"{low}–{high}")
 
     def to_json(self) -> dict[str, Any]:
         cached = self.cached
@@ -67,6 +69,7 @@ class Member(NamedTuple):
             if cached is None
             else {"complete": cached.complete, "path": cached.path, "bytes": cached.bytes},
             "runtimes": list(self.runtimes),
+            "about": None if self.about is None else list(self.about),
         }
 
 
@@ -98,6 +101,9 @@ def family(resolver: "Resolver", text: str) -> Family:
     if name.path is not None:
         raise UsageError(f"{name.text} is a local folder.", next="Give a repository, as org/name.")
     base, rows, listings = resolver.family_rows(name)
+    own = listings.get(base.lower())
+    whole = own.whole_bytes if own is not None and own.formats[:1] == ("16bit",) else None
+    weights = whole / 2 if whole else named_weights(base.rpartition("/")[2])
     members: dict[str, Member] = {}
     for row, bad, stored in ((None, None, None), *rows):
         repo_id = base if row is None else row.repo_id
@@ -111,9 +117,25 @@ def family(resolver: "Resolver", text: str) -> Family:
         info = resolver.known_access(info or RepoInfo(repo_id, "ok"))
         trust = _trust(resolver.settings, base, repo_id, _format(row, listing))
         found = _member(info, row, bad, listing, trust)
-        members[key] = found._replace(repo_id=repo_id, cached=resolver.cached(repo_id, None))
+        members[key] = found._replace(
+            repo_id=repo_id,
+            cached=resolver.cached(repo_id, None),
+            about=_about(found, listing, weights),
+        )
     order = sorted(members.values(), key=_order)
     return Family(text, base, tuple(order), _requests(resolver, base, order))
+
+
+def _about(
+    member: Member, listing: Listing | None, weights: float | None
+) -> tuple[int, int] | None:
+    known = member.size or any(size for _, size in member.variants)
+    if known or not weights or member.format == "adapter":
+        return None
+    found = listing.of(member.format) if listing is not None else None
+    bits = [each.bits for each in found.variants] if found is not None else []
+    sizes = [about_bytes(weights, member.format, each) for each in bits or [None]]
+    return min(sizes), max(sizes)
 
 
 def _trust(settings: Settings, base: str, repo_id: str, format: str) -> int | None:

@@ -106,6 +106,16 @@ def test_the_command(mdl: Run) -> None:  # noqa: F811 # the fixture
     assert mdl("tree", str(Path.cwd())).code == 2
 
 
+def test_sizes_that_the_tree_does_not_have_follow_from_the_weights(
+    online: Callable[..., Resolver], hub: LoopbackHub
+) -> None:
+    hub.add_repo(BASE, files={"config.json": "{}", "model.safetensors": b"w" * 16_000})
+    by_format = {member.format: member for member in family(online(), BASE).members}
+    assert by_format["16bit"].about is None  # its size is known
+    assert by_format["gguf"].about == (4890, 8500)
+    assert by_format["gguf"].size_text == "about 4.9 KB–8.5 KB"
+
+
 def test_a_resolution_comes_with_its_family(mdl: Run, tmp_path: Path) -> None:  # noqa: F811
     mdl("resolve", BASE, "--gguf")
     assert mdl("resolve", BASE, "--gguf", "--json", "--family").json["family"] == (

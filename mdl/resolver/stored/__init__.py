@@ -10,7 +10,12 @@ if TYPE_CHECKING:
     from mdl.resolver.stored.listing import FamilyRows, Listing
     from mdl.resolver.stored.lookup import StoredLookup, with_cached_files
     from mdl.resolver.stored.model_tree import TREE_SOURCE, list_row, remember_tree, tree_rows
-    from mdl.resolver.stored.runtime import bytes_by_name, memory_needed, runtime_named
+    from mdl.resolver.stored.runtime import (
+        about_bytes,
+        bytes_by_name,
+        memory_needed,
+        runtime_named,
+    )
     from mdl.resolver.stored.trust import trust_rank
 
 __getattr__ = door(
@@ -21,7 +26,7 @@ __getattr__ = door(
         "listing": "FamilyRows Listing",
         "lookup": "StoredLookup with_cached_files",
         "model_tree": "TREE_SOURCE list_row remember_tree tree_rows",
-        "runtime": "bytes_by_name memory_needed runtime_named",
+        "runtime": "about_bytes bytes_by_name memory_needed runtime_named",
         "trust": "trust_rank",
     },
 )

@@ -99,7 +99,13 @@ def unsupported(format: str, hardware: Hardware) -> str | None:
 def bytes_by_name(name: str, format: str) -> int | None:
     """About how large weights are by the number in a model's name; `None` where it has none."""
     weights = named_weights(name.rpartition("/")[2])
-    return int(weights * _BITS.get(format, 4.5) / 8) if weights else None
+    return about_bytes(weights, format) if weights else None
+
+
+def about_bytes(weights: float, format: str, bits: float | None = None) -> int:
+    """About how large so many weights are; `bits` are a variant's, where that is known."""
+    stored = bits if format == "gguf" else _BITS.get(format, bits)
+    return int(weights * (stored or _BITS.get(format, 4.5)) / 8)
 
 
 def memory_needed(weights: int, shape: ModelShape | None, context: int) -> int:
