@@ -90,6 +90,7 @@ test-system: $(STAMP)
 	apt-get install --yes --quiet --no-install-recommends \
 		chromium chromium-driver exfat-fuse exfatprogs faketime nginx-light ntfs-3g openssl
 	$(BIN)/python $(INSTALL) --no-build-isolation --editable '.[dev,train]'
+	$(BIN)/python $(INSTALL) --no-deps liger-kernel
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m system
 
 docs: $(STAMP)

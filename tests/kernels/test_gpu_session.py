@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,41 @@ def test_a_part_writes_its_file_and_the_summary_reads_it(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "sanitizer: done" in shown
     assert "checks: missing" in shown
+
+
+SANITIZER = """#!/bin/sh
+# Stands in for compute-sanitizer: runs the command, and ends as it does.
+[ "$1 $2" = "--tool memcheck" ] || exit 9
+shift 2
+"$@" || exit
+echo "========= ERROR SUMMARY: 0 errors"
+"""
+
+
+def test_compute_sanitizer_runs_the_checks(session, tmp_path, monkeypatch):
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text(SANITIZER)
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    found = gpu_session.sanitizer(session)
+    assert found == {"summary": ["========= ERROR SUMMARY: 0 errors"], "rc": 0}
+
+
+@pytest.mark.system("liger_kernel")
+def test_liger_is_called_as_it_wants_to_be(tmp_path):
+    """Its own kernels, interpreted: on some the interpreter fails, on none do our arguments."""
+    out = tmp_path / "layers.json"
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "benchmarks.gpu_session", "layers",
+         "--out", out, "--rehearse"],
+        env={**os.environ, "TRITON_INTERPRET": "1"}, check=True, timeout=600,
+    )  # fmt: skip
+    rows = json.loads(out.read_text())["operations"]
+    errors = [way["error"] for row in rows for who, way in row["contenders"].items()
+              if "liger" in who]  # fmt: skip
+    assert len(errors) == len(rows)
+    assert errors.count("") >= 3
+    assert all(error.startswith("InterpreterError") for error in errors if error)
 
 
 def test_without_a_gpu_it_says_so(tmp_path, capsys, monkeypatch):
