@@ -119,6 +119,18 @@ def table(
     return "\n".join(before + line for line in shown)
 
 
+def branches(depths: Sequence[int]) -> list[str]:
+    """What stands before each line of a tree, by how deep it is: `├── `, below it `│   `."""
+    found: list[str] = []
+    following: set[int] = set()  # depths at which another line of the same parent follows
+    for depth in reversed(depths):
+        above = "".join("│   " if d in following else "    " for d in range(1, depth))
+        own = "├── " if depth in following else "└── "
+        found.append(above + own if depth else "")
+        following = {d for d in following if d < depth} | {depth}
+    return found[::-1]
+
+
 def _plain(lines: list[list[str]], widths: list[int], right: Iterable[str]) -> list[str]:
     rights = {lines[0].index(title) for title in right if title in lines[0]}
     # One format string for all rows: padding each cell takes three times as long.

@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 from mdl.errors import DiskError, LoadError, MdlError, NoAccessError, NotFoundError, OfflineError
@@ -23,6 +24,73 @@ def http_library() -> Any:
     from huggingface_hub.utils import get_session
 
     return sys.modules[type(get_session()).__module__.partition(".")[0]]
+
+
+class _Limit:
+    """Seconds for one response, and when the one that is read now has to end."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.restart()
+
+    def restart(self) -> None:
+        self.end = time.monotonic() + self.seconds
+
+
+_limit: ContextVar[_Limit | None] = ContextVar("mdl_hub_limit", default=None)
+
+
+@contextlib.contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Have each response of the Hub to this thread end in time, also one whose headers drip.
+
+    A read's own time-out begins anew with each byte. Beyond the limit a read raises the HTTP
+    library's `TransportError`.
+    """
+    from huggingface_hub.utils import get_session
+
+    session = get_session()
+    for transport in (session._transport, *session._mounts.values()):
+        pool: Any = getattr(transport, "_pool", None)
+        backend = getattr(pool, "_network_backend", None)
+        if backend is not None and not isinstance(backend, _Timed):
+            pool._network_backend = _Timed(backend)
+    mark = _limit.set(_Limit(seconds))
+    try:
+        yield
+    finally:
+        _limit.reset(mark)
+
+
+class _Timed:
+    """A network backend of httpcore, or a stream of one, that reads within the limit."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def connect_tcp(self, *args: Any, **options: Any) -> "_Timed":
+        return _Timed(self._inner.connect_tcp(*args, **options))
+
+    def start_tls(self, *args: Any, **options: Any) -> "_Timed":
+        return _Timed(self._inner.start_tls(*args, **options))
+
+    def write(self, *args: Any, **options: Any) -> None:
+        if (limit := _limit.get()) is not None:
+            limit.restart()  # the next request
+        self._inner.write(*args, **options)
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if (limit := _limit.get()) is not None:
+            left = limit.end - time.monotonic()
+            if left <= 0:
+                said = f"the response took longer than {limit.seconds:.0f} s"
+                raise http_library().TransportError(said)
+            timeout = timeout or left
+        data: bytes = self._inner.read(max_bytes, timeout)
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
 
 
 def rate_limit_reset(error: Any) -> float | None:

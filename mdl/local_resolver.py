@@ -299,9 +299,9 @@ class CacheWindow:
             repo_id=placement.repo_id,
         )
 
-    def commits(self, repo_id: str) -> tuple[str, ...]:
-        placement = self._placement(repo_id, None)
-        return placement.commits if placement is not None else ()
+    def revisions(self, repo_id: str, but: str | None) -> tuple[str, ...]:
+        placement = self._placement(repo_id, but)
+        return placement.revisions if placement is not None else ()
 
     def _placement(self, repo_id: str, revision: str | None) -> "Placement | None":
         if not self._has_folder(repo_id):

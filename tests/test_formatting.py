@@ -4,7 +4,16 @@ import io
 
 import pytest
 
-from mdl.formatting import counted, human_ago, human_size, printable, shorten, shown_width, table
+from mdl.formatting import (
+    branches,
+    counted,
+    human_ago,
+    human_size,
+    printable,
+    shorten,
+    shown_width,
+    table,
+)
 from mdl.settings import parse_size
 
 
@@ -75,3 +84,9 @@ def test_a_name_keeps_both_ends_and_a_sentence_its_beginning() -> None:
     assert shorten("used 200 days ago, longer than 90d", 20) == "used 200 days ago, …"
     assert shorten("模型模型模型", 7) == "模型…型"
     assert shorten("short", 5) == "short"
+
+
+def test_branches_end_where_no_other_line_of_a_parent_follows() -> None:
+    assert branches([0, 1, 2, 2, 1, 2, 0, 1]) == [
+        "", "├── ", "│   ├── ", "│   └── ", "└── ", "    └── ", "", "└── "
+    ]  # fmt: skip

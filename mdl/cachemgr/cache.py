@@ -253,8 +253,11 @@ class Cache:
             known = wanted if is_hash(wanted, COMMIT_LENGTH) else None
             here = {s.commit: s.mtime for folder in folders for s in folder.snapshots}
             commits = tuple(sorted(here, key=lambda commit: -here[commit]))
-            spelling = folders[0].repo_id if folders else None
-            return Placement(repo_id, repo_type, spelling, known, "absent", None, 0, (), commits)
+            refs = {r for folder in folders for r, commit in folder.refs.items() if commit in here}
+            return Placement(
+                repo_id, repo_type, folders[0].repo_id if folders else None, known, "absent", None,
+                0, commits=commits, revisions=(*sorted(refs), *commits),
+            )  # fmt: skip
         order = {"complete": 0, "partial": 1, "broken": 2}
         return min(found, key=lambda p: (order[p.state], -p.bytes, spelling_rank(p.spelling or "")))
 

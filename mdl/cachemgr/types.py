@@ -133,6 +133,7 @@ class Placement(NamedTuple):
         missing: the files that the model needs and the snapshot lacks, as far as its
             configuration, its index and the tree listing tell.
         commits: where the revision is absent, the commits of the repository that are here.
+        revisions: there, its refs to them, and then the commits.
     """
 
     repo_id: str
@@ -144,6 +145,7 @@ class Placement(NamedTuple):
     bytes: int
     missing: tuple[str, ...] = ()
     commits: tuple[str, ...] = ()
+    revisions: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from mdl.resolver.types import ResolveOptions
-from mdl.store import USER, BadMirror, MirrorRow, NameRecord
+from mdl.store import USER, BadMirror, MirrorRow, NameRecord, RepositoryRow
 
 _KINDS = {"dynamic": "the dynamic 4-bit mirror", "plain": "the 4-bit mirror"}
 
@@ -48,16 +48,25 @@ def candidates(field: Field) -> Iterator[Candidate]:
                 yield each
 
 
-def ungated_mirrors(known: NameRecord) -> tuple[str, ...]:
-    """Repositories with the same weights that nothing says are gated, best first."""
+def ungated_mirrors(known: NameRecord, format: str | None = None) -> tuple[str, ...]:
+    """Repositories with the same weights that nothing says are gated or gone, best first.
+
+    With `format` only those that are taken for it.
+    """
     found = {
         row.repo_id: None
         for row, bad, repository in known.mirrors
         if bad is None
+        and format in (None, row.format)
         and row.variant != "official"
-        and (repository is None or repository.gated in (None, "false"))
+        and _dead_reason(row) is None
+        and (repository is None or _is_open(repository))
     }
     return tuple(found)
+
+
+def _is_open(repository: RepositoryRow) -> bool:
+    return repository.state == "ok" and repository.gated in (None, "false")
 
 
 def adapter_reason(base: str | None) -> str:

@@ -103,7 +103,9 @@ class HubApi:
         except HFValidationError as error:
             return RepoInfo(repo_id, "missing", message=str(error), live=True), None
         except RevisionNotFoundError as error:
-            return RepoInfo(repo_id, "no_revision", message=_message(error), live=True), None
+            here = self.branches(repo_id, tags=True)
+            said = _message(error)
+            return RepoInfo(repo_id, "no_revision", message=said, live=True, revisions=here), None
         except HfHubHTTPError as error:
             if "disabled" in _message(error).lower():
                 return RepoInfo(repo_id, "disabled", message=_message(error), live=True), None
@@ -120,18 +122,17 @@ class HubApi:
             facts = facts._replace(base_model=base)
         return facts, info
 
-    def branches(self, repo_id: str) -> tuple[str, ...]:
-        """The repository's branches: one request; none where they cannot be listed.
+    def branches(self, repo_id: str, *, tags: bool = False) -> tuple[str, ...]:
+        """Its branches, and `tags` if wanted: one request; none where they cannot be listed.
 
         Raises:
             BusyError, OfflineError: as `facts`.
         """
         try:
-            return tuple(
-                ref.name for ref in self._ask(lambda a: a.list_repo_refs(repo_id)).branches
-            )
+            refs = self._ask(lambda api: api.list_repo_refs(repo_id))
         except HfHubHTTPError:
             return ()
+        return tuple(ref.name for ref in (*refs.branches, *(refs.tags if tags else ())))
 
     def first_bytes(
         self, repo_id: str, path: str, revision: str | None = None, limit: int = 4_000_000

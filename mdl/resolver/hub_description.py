@@ -15,6 +15,7 @@ from mdl.formats import (
     read_gguf_head,
     recognize,
 )
+from mdl.resolver.refusals import not_to_be_had
 from mdl.resolver.stored import Listing
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def format_on_hub(hub: "HubApi", repo_id: str, revision: str | None = None) -> F
         BusyError, OfflineError: the Hub is overloaded, or does not respond.
     """
     facts, info = hub.listing(repo_id, revision)
+    if info is None and facts.state == "no_revision":
+        raise not_to_be_had(facts, repo_id, repo_id, revision)
     if info is None:
         raise NoAccessError(
             f"{repo_id} does not exist, or is not visible to this token.",

@@ -7,14 +7,13 @@ that is made inside `bounded`; everybody else's calls are as they were.
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
 from huggingface_hub.utils import get_session, hf_raise_for_status
 
-from mdl.hub_http import http_library
+from mdl.hub_http import http_library, within
 
 _lock = threading.Lock()
 _call: ContextVar["_Call | None"] = ContextVar("mdl_hub_call", default=None)
@@ -30,7 +29,6 @@ class _Call:
     def __init__(self, endpoint: str, timeout: float) -> None:
         self.origin = _origin(http_library().URL(endpoint))
         self.timeouts = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
-        self.seconds = _WHOLE * timeout
         self.unanswered = False
 
 
@@ -48,7 +46,8 @@ def bounded(endpoint: str, timeout: float) -> Iterator[None]:
             hooks["response"].append(_after)
     mark = _call.set(_Call(endpoint, timeout))
     try:
-        yield
+        with within(_WHOLE * timeout):
+            yield
     finally:
         _call.reset(mark)
 
@@ -71,14 +70,13 @@ def _after(response: Any) -> None:
         call.unanswered = False
         if "content-encoding" in response.headers:
             raise http_library().DecodingError("the response is compressed, unasked")
-        response.stream = _bounded_stream(response.stream, call.seconds)
+        response.stream = _bounded_stream(response.stream)
         if response.status_code == 429 or response.status_code >= 500:
             hf_raise_for_status(response)
 
 
-def _bounded_stream(stream: Any, seconds: float) -> Any:
+def _bounded_stream(stream: Any) -> Any:
     http = http_library()
-    end = time.monotonic() + seconds
 
     class BoundedStream(http.SyncByteStream):  # type: ignore[misc, name-defined]
         def __iter__(self) -> Iterator[bytes]:
@@ -87,8 +85,6 @@ def _bounded_stream(stream: Any, seconds: float) -> Any:
                 size += len(piece)
                 if size > _LARGEST:
                     raise http.TransportError(f"a response of more than {_LARGEST} bytes")
-                if time.monotonic() > end:
-                    raise http.TransportError(f"the response took longer than {seconds:.0f} s")
                 yield piece
 
         def close(self) -> None:

@@ -198,3 +198,13 @@ def _why_refused(name: str) -> str:
     if name.lower().endswith((".git", ".ipynb")):
         return "it ends in .git or .ipynb, which no repository name may"
     return "a part of it is empty, or starts or ends with '.' or '-'"
+
+
+def has_other_owner(old: str, new: str) -> bool:
+    """Whether a redirect leads to another owner's repository.
+
+    A name without an owner (`gpt2`) is from the Hub's first years; the Hub itself gave each to
+    its publisher, so following one is a rename.
+    """
+    owner, slash, _ = old.lower().partition("/")
+    return bool(slash) and owner != new.lower().partition("/")[0]

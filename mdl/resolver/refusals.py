@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from mdl.errors import MdlError, NoAccessError, NotFoundError, OfflineError, UsageError
 from mdl.formatting import counted
+from mdl.resolver.names import is_commit
 from mdl.resolver.types import RepoInfo, ResolveOptions, TraceStep
 
 ACCESS_WORDS = {
@@ -14,6 +15,8 @@ ACCESS_WORDS = {
     "rejected": "it is gated and its author rejected the access request",
     "unknown": "it is gated, and whether this token may read it is unknown",
 }
+
+_SHOWN = 10  # revisions named at most
 
 # How to ask for weights that a repository has, where a flag does.
 _TAKES = {
@@ -42,11 +45,12 @@ def unknown_offline(name: str) -> MdlError:
 def not_at_revision(name: str, revision: str | None, here: Sequence[str]) -> OfflineError:
     """Offline, and the cache has other commits of it: nothing says which one is meant."""
     at = f" at {revision}" if revision else ""
+    close = _close(revision or "main", here) or here
     return OfflineError(
         f"{name}{at} is not in the cache, and mdl is offline.",
         why=f"It has no ref {revision or 'main'} to a commit in it. It has: {', '.join(here[:5])}.",
-        next=f"Name the commit: --revision {here[0]} (revision=).",
-        details={"commits": list(here)},
+        next=f"Name one that is here: --revision {close[0]} (revision=).",
+        details={"commits": [each for each in here if is_commit(each)]},
     )
 
 
@@ -56,7 +60,8 @@ def not_to_be_had(own: RepoInfo, name: str, canonical: str, revision: str | None
         return NotFoundError(
             f"{canonical} has no revision {revision!r}.",
             why=own.message,
-            next="Its page lists its branches and tags.",
+            next=_of_these(revision or "main", own.revisions),
+            details={"revisions": list(own.revisions)},
         )
     if own.state == "disabled":
         return NoAccessError(
@@ -69,6 +74,22 @@ def not_to_be_had(own: RepoInfo, name: str, canonical: str, revision: str | None
         why=own.message or "the Hub answers 404",
         next="Check the spelling; a private repository needs a token of its owner.",
     )
+
+
+def _of_these(revision: str, revisions: Sequence[str]) -> str:
+    """Which branch or tag could be meant, and which there are."""
+    if not revisions:
+        return "Its page lists its branches and tags."
+    close = _close(revision, revisions)
+    hint = f"Did you mean {' or '.join(close)}? " if close else ""
+    more = f", and {len(revisions) - _SHOWN} more" if len(revisions) > _SHOWN else ""
+    return f"{hint}It has {', '.join(revisions[:_SHOWN])}{more}."
+
+
+def _close(text: str, names: Iterable[str]) -> list[str]:
+    from difflib import get_close_matches
+
+    return get_close_matches(text, list(names), n=3)
 
 
 def wrong_format(canonical: str, weights: str, options: ResolveOptions) -> MdlError:

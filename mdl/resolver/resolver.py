@@ -93,6 +93,7 @@ class Resolver(Sources):
         if (
             refusal is not None
             and refusal.exit_code in (3, 5)
+            and "revisions" not in refusal.details
             and not self._has_mirrors(name, options)
         ):
             self._suggest(refusal, name)
@@ -166,6 +167,10 @@ class Resolver(Sources):
 
     def _access_of(self, name: Name, facts: RepoInfo) -> Access:
         ungated = candidates.ungated_mirrors(self.catalog.about(facts.repo_id.lower()))
+        if self.online and facts.gated != "false":
+            found = [self._fetch(mirror, None) for mirror in ungated]
+            ungated = tuple(each.repo_id for each in found
+                            if (each.state, each.gated) == ("ok", "false"))  # fmt: skip
         return Access(
             requested=name.text,
             repo_id=facts.repo_id,

@@ -21,8 +21,8 @@ from collections.abc import Iterator, Mapping
 from mdl.errors import MdlError
 from mdl.formats import claimed_format
 from mdl.resolver import refusals
-from mdl.resolver.candidates import Candidate, Field, candidates
-from mdl.resolver.names import is_commit, shown
+from mdl.resolver.candidates import Candidate, Field, candidates, ungated_mirrors
+from mdl.resolver.names import has_other_owner, is_commit, shown
 from mdl.resolver.types import (
     READABLE,
     Cached,
@@ -36,6 +36,7 @@ from mdl.resolver.types import (
 )
 from mdl.store import NameRecord
 
+_MIRRORS = 3  # asked for and named in a refusal
 FactsByKey = Mapping[str, RepoInfo]
 
 
@@ -112,25 +113,25 @@ class _Decision:
     def _renamed(self, own: RepoInfo) -> bool:
         return own.repo_id.lower() != self.name.key
 
-    def _follow(self, own: RepoInfo) -> Resolution | Redirect:
-        if self.options.exact and _moved(self.name.text, own.repo_id):
+    def _follow(self, own: RepoInfo) -> Resolution | MissingFact | Redirect:
+        if self.options.exact and has_other_owner(self.name.text, own.repo_id):
             self._step(own.repo_id, "rejected", "the name is exact, and this is another owner's")
             return self._refusal(refusals.moved_to_another_owner(self.name.text, own.repo_id))
         return Redirect(own.repo_id)
 
     def _note_rename(self, old: str) -> None:
-        moved = _moved(old, self.name.text)
+        moved = has_other_owner(old, self.name.text)
         why = "; it belongs to another owner" if moved else ": the repository was renamed"
         self._step(self.name.text, "noted", f"the Hub redirects {old} here{why}")
 
-    def _refuse_unknown(self) -> Resolution | None:
+    def _refuse_unknown(self) -> Resolution | MissingFact | None:
         own = self.own
         if own is None or own.state == "ok":
             if self.found or own is not None or self.request.online:
                 return None
-            here = self.cached.commits(self.name.text)
+            revision = self.options.revision
+            here = self.cached.revisions(self.name.text, revision)
             if here:
-                revision = self.options.revision
                 return self._refusal(refusals.not_at_revision(self.name.text, revision, here))
             return self._refusal(refusals.unknown_offline(self.name.text))
         self._step(self.canonical, "rejected", own.message or own.state)
@@ -183,7 +184,9 @@ class _Decision:
             self._step(candidate.repo_id, "rejected", reason)
         return self._refusal(self._nothing_left())
 
-    def _finish(self, candidate: Candidate, preferred: Cached | None = None) -> Resolution:
+    def _finish(
+        self, candidate: Candidate, preferred: Cached | None = None
+    ) -> Resolution | MissingFact:
         if self.options.revision is not None and candidate.key != self.canonical.lower():
             self._step(
                 candidate.repo_id, "rejected", "the revision belongs to the repository named"
@@ -298,7 +301,9 @@ class _Decision:
             knowledge_age=None if facts is None or facts.live else facts.age,
         )
 
-    def _refusal(self, error: MdlError) -> Resolution:
+    def _refusal(self, error: MdlError | MissingFact) -> Resolution | MissingFact:
+        if isinstance(error, MissingFact):
+            return error
         resolution = Resolution(
             requested=self._requested(),
             canonical=self.canonical,
@@ -322,13 +327,20 @@ class _Decision:
         error.details = {**body, **error.details}
         return resolution
 
-    def _no_access(self, repo_id: str, reason: str) -> MdlError:
-        key = repo_id.lower()
-        facts = self.facts.get(key)
+    def _no_access(self, repo_id: str, reason: str) -> MdlError | MissingFact:
+        """The refusal, with the ungated mirrors in this format that are there."""
+        mirrors = []
+        for mirror in ungated_mirrors(self.known, self.options.format)[:_MIRRORS]:
+            facts = self.facts.get(mirror.lower())
+            if self.request.online and (facts is None or not facts.live):
+                return MissingFact("facts", mirror)
+            if facts is None or (facts.state == "ok" and facts.gated == "false"):
+                mirrors.append(mirror)
+        facts = self.facts.get(repo_id.lower())
         access, said = (facts.access, facts.message) if facts is not None else ("unknown", "")
-        return refusals.no_access(repo_id, reason, access, said, self._alternatives(key))
+        return refusals.no_access(repo_id, reason, access, said, mirrors)
 
-    def _nothing_left(self) -> MdlError:
+    def _nothing_left(self) -> MdlError | MissingFact:
         if any(step.reason in refusals.ACCESS_WORDS.values() for step in self.trace):
             return self._no_access(self.canonical, refusals.last_reason(self.trace))
         others, weights = self._alternatives(""), self._own_format()
@@ -368,20 +380,10 @@ class _Decision:
 
     def _moved_owner(self) -> bool:
         old = self.request.renamed_from
-        return old is not None and _moved(old, self.canonical)
+        return old is not None and has_other_owner(old, self.canonical)
 
     def _step(self, candidate: str, verdict: str, reason: str) -> None:
         self.trace.append(TraceStep(candidate, verdict, reason))
-
-
-def _moved(old: str, new: str) -> bool:
-    """Whether a redirect leads to another owner's repository.
-
-    A name without an owner (`gpt2`) is from the Hub's first years; the Hub itself gave each to
-    its publisher, so following one is a rename.
-    """
-    owner, slash, _ = old.lower().partition("/")
-    return bool(slash) and owner != new.lower().partition("/")[0]
 
 
 def _gated(facts: RepoInfo | None) -> bool | str | None:

@@ -216,5 +216,5 @@ class _NothingCached:
     def __call__(self, repo_id: str, revision: str | None) -> Cached | None:
         return None
 
-    def commits(self, repo_id: str) -> tuple[str, ...]:
+    def revisions(self, repo_id: str, but: str | None) -> tuple[str, ...]:
         return ()

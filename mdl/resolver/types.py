@@ -148,6 +148,7 @@ class RepoInfo(NamedTuple):
     message: str = ""
     live: bool = False
     age: float = 0.0
+    revisions: tuple[str, ...] = ()  # its branches and tags, where it lacks the one asked for
 
     @property
     def is_private(self) -> bool:
@@ -227,8 +228,8 @@ class CacheView(Protocol):
 
     def __call__(self, repo_id: str, revision: str | None) -> Cached | None: ...
 
-    def commits(self, repo_id: str) -> tuple[str, ...]:
-        """The commits of a repository that are here, whatever its refs; the newest first."""
+    def revisions(self, repo_id: str, but: str | None) -> tuple[str, ...]:
+        """What is here of a repository but this revision: refs, then commits, newest first."""
 
 
 class MissingFact(NamedTuple):

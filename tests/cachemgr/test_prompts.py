@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import re
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -14,9 +15,7 @@ import pytest
 from mdl.cli.entry import run
 from mdl.cli.group import cli
 from tests.cachemgr.builder import DAY, A, B, CacheBuilder, manifest
-
-# Commands that ask before they overwrite or remove what the prompt names: rows, a file.
-ELSEWHERE = {"catalog rm", "completion", "lock", "daemon install", "daemon uninstall"}
+from tests.hub import LoopbackHub
 
 
 class State(NamedTuple):
@@ -80,6 +79,44 @@ CASES = [
         "Erase 500 B for good?",
         lambda before, after: after == before._replace(trash=0),
         ("cache rm d/set --yes",),
+    ),
+]  # fmt: skip
+
+
+class FileCase(NamedTuple):
+    """A command that changes files or rows: what it asks, and what is then gone, other or new."""
+
+    command: str
+    question: str
+    changed: tuple[str, ...]
+    setup: tuple[str, ...] = ()
+
+
+UNIT = ".config/systemd/user/mdl-daemon.service"
+WANTS = ".config/systemd/user/default.target.wants/mdl-daemon.service"
+FILE_CASES = [
+    FileCase("lock Org/Name -o {home}/mdl.lock", "Overwrite {home}/mdl.lock?", ("mdl.lock",)),
+    FileCase(
+        "catalog rm Maker/Model",
+        "Remove 2 rows?",
+        ("row Maker/Model a/m-bnb-4bit", "row Maker/Model b/m-bnb-4bit"),
+        ("catalog add Maker/Model a/m-bnb-4bit", "catalog add Maker/Model b/m-bnb-4bit --rank 1",
+         "catalog add Maker/Other a/o-bnb-4bit"),
+    ),
+    FileCase(
+        "catalog rm Maker/Model b/m-bnb-4bit",
+        "Remove 1 row?",
+        ("row Maker/Model b/m-bnb-4bit",),
+        ("catalog add Maker/Model a/m-bnb-4bit", "catalog add Maker/Model b/m-bnb-4bit --rank 1"),
+    ),
+    FileCase(
+        "completion install --shell bash",
+        "Write completion into {home}/.bashrc?",
+        (".bashrc",),
+    ),
+    FileCase("daemon install --systemd", f"Replace {{home}}/{UNIT}?", (UNIT,)),
+    FileCase(
+        "daemon uninstall --systemd", f"Remove {{home}}/{UNIT} and {{home}}/{WANTS}?", (UNIT, WANTS)
     ),
 ]  # fmt: skip
 
@@ -148,14 +185,59 @@ def test_what_is_asked_is_what_is_done(
     assert case.done(before, state(root))
 
 
+@pytest.mark.parametrize("case", FILE_CASES, ids=lambda case: case.question)
+def test_what_is_asked_of_files_and_rows_is_what_is_done(
+    case: FileCase,
+    hub: LoopbackHub,
+    hub_env: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    hub.add_repo("Org/Name", files={"config.json": "{}"})
+    home = tmp_path / "home"
+    for name in ("mdl.lock", ".bashrc", UNIT, f"{UNIT}.other", "other.lock"):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text("before\n")
+    (home / WANTS).parent.mkdir()
+    (home / WANTS).symlink_to(home / UNIT)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    for step in case.setup:
+        assert run(step.split()) == 0
+    before = files_and_rows(home, capsys)
+    for typed, asked in (("n\n", 1), ("y\n", 0)):
+        monkeypatch.setattr("sys.stdin", Terminal(typed))
+        assert run(case.command.format(home=home).split()) == asked
+        assert case.question.format(home=home) in capsys.readouterr().err
+        after = files_and_rows(home, capsys)
+        changed = {name for name in before | after if before.get(name) != after.get(name)}
+        assert changed == (set() if asked else set(case.changed))
+
+
+def files_and_rows(home: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """The files of a person's folder, and their own rows of the catalogue."""
+    capsys.readouterr()
+    assert run(["catalog", "ls", "--source", "user", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["mirrors"]
+    found = {f"row {row['name']} {row['repo_id']}": json.dumps(row) for row in rows}
+    for path in home.rglob("*"):
+        if path.is_symlink():
+            found[str(path.relative_to(home))] = f"link to {path.readlink()}"
+        elif path.is_file():
+            found[str(path.relative_to(home))] = path.read_text()
+    return found
+
+
 def test_every_command_that_asks_is_held_to_its_prompt() -> None:
     asking = {
         " ".join(path)
         for path, command in all_commands(cli, ())
         if any(param.name == "yes" and param.expose_value for param in command.params)
     }
-    held = {" ".join(case.command[: 3 if "trash" in case.command else 2]) for case in CASES}
-    assert asking == held | ELSEWHERE
+    words = [" ".join(case.command) for case in CASES] + [case.command for case in FILE_CASES]
+    held = {path for path in asking if any(f"{each} ".startswith(f"{path} ") for each in words)}
+    assert asking == held
 
 
 def all_commands(

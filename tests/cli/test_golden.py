@@ -23,6 +23,7 @@ COMMANDS = {
     "ls": "cache ls",
     "ls-revisions": "cache ls -r",
     "ls-large": "cache ls -f size>10KB --sort size",
+    "tree": "cache ls --tree",
     "show": "cache show Org/Small",
     "du": "cache du",
     "prune": "cache prune --unused-for 90d --dry-run",

@@ -107,6 +107,7 @@ def test_a_gated_model_without_access_downloads_nothing(
 ) -> None:
     hub.add_user("hf_nobody", "nora")
     hub.add_repo(LLAMA, folder=tiny_model("llama"), gated="manual")
+    hub.add_repo("unsloth/Llama-3.1-8B-Instruct", files={"config.json": "{}"})
     monkeypatch.setenv("HF_TOKEN", "hf_nobody")
     with pytest.raises(NoAccessError) as raised:
         mdl.load(LLAMA, use_exact_model_name=True)

@@ -22,7 +22,7 @@ class OneCached:
     def __call__(self, repo_id: str, revision: str | None) -> Cached | None:
         return self._cached if repo_id.lower() == self._key else None
 
-    def commits(self, repo_id: str) -> tuple[str, ...]:
+    def revisions(self, repo_id: str, but: str | None) -> tuple[str, ...]:
         return self._commits if repo_id.lower() == self._key else ()
 
 

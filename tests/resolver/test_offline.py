@@ -63,6 +63,15 @@ def test_commits_without_a_ref_are_named(settings: Settings, revision: str | Non
     resolver.close()
 
 
+def test_a_ref_that_is_here_and_resembles_it_is_named(settings: Settings) -> None:
+    resolver = Resolver(settings, OneCached("Me/My-Model", None, "dev", "main", "e" * 40))
+    refused = resolver.resolve("me/my-model", ResolveOptions(revision="mian")).error
+    assert refused is not None
+    assert "--revision main" in refused.next
+    assert refused.details["commits"] == ["e" * 40]
+    resolver.close()
+
+
 def test_ten_thousand_names_in_one_process(settings: Settings) -> None:
     resolver = Resolver(settings)
     names = [NAME, "unsloth/gemma-2b"] * 5_000

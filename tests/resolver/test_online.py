@@ -232,9 +232,14 @@ def test_a_revision_is_checked(hub: LoopbackHub, online: Make) -> None:
     hub.commit("org/model", {"config.json": '{"a": 1}'})
     assert online().resolve("org/model", ResolveOptions(exact=True, revision=first)).commit == first
     assert online().resolve("org/model", ResolveOptions(exact=True)).commit == repo.head().id
-    missing = online().resolve("org/model", ResolveOptions(exact=True, revision="nope"))
-    assert missing.error is not None
-    assert "no revision 'nope'" in missing.error.message
+    hub.tag("org/model", "v1.0", first)
+    hub.add_repo("org/model-v2", files={"config.json": "{}"})
+    online().resolve("org/model-v2")
+    for options in (ResolveOptions(exact=True), ResolveOptions("gguf")):
+        missing = online().resolve("org/model", options._replace(revision="v1"))
+        assert missing.error is not None
+        assert "no revision 'v1'" in missing.error.message
+        assert missing.error.next == "Did you mean v1.0? It has main, v1.0."
 
 
 def test_the_wait_for_a_rate_limit_is_bounded(hub: LoopbackHub, online: Make) -> None:

@@ -75,6 +75,20 @@ def test_a_response_that_drips_is_given_up(serve: Serve) -> None:
     stop.set()
 
 
+@pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nA: "])
+def test_a_head_that_drips_is_given_up(serve: Serve, start: bytes) -> None:
+    stop = threading.Event()
+
+    def drip(request: BaseHTTPRequestHandler) -> None:
+        request.wfile.write(start)
+        while not stop.wait(0.05):
+            request.wfile.write(b"X")
+
+    with pytest.raises(OfflineError, match="took longer"):
+        HubApi(serve(drip), None, timeout=0.1).facts("org/name")
+    stop.set()
+
+
 def test_a_response_without_end_is_given_up(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mdl.resolver.hub_session._LARGEST", 1 << 20)
 

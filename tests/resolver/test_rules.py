@@ -180,13 +180,36 @@ def test_a_persons_own_row_beats_even_the_repository_itself() -> None:
 
 
 def test_exact_gated_without_access_stops_and_names_page_and_mirrors() -> None:
-    facts = (seen(NAME, gated="manual", access="no_token"),)
+    facts = (seen(NAME, gated="manual", access="no_token"), seen(OPEN.repo_id))
     answer = answered(ResolveOptions(exact=True), known(*ALL), facts, online=True)
     assert isinstance(answer.error, NoAccessError)
     assert answer.error.exit_code == 4
     assert OPEN.repo_id in answer.error.next
     assert NAME in answer.error.next
     assert answer.alternatives
+
+
+@pytest.mark.parametrize(
+    ("options", "right"),
+    [(ResolveOptions(exact=True), OPEN), (ResolveOptions("fp8", exact=True), BLOCK)],
+    ids=["16bit", "fp8"],
+)
+def test_the_ungated_mirrors_named_are_there_and_right_for_the_format(
+    options: ResolveOptions, right: MirrorRow
+) -> None:
+    gated = seen(NAME, gated="manual", access="no_token")
+    rows = (*ALL, OPEN._replace(repo_id="Maker/Model-7B-hf", variant="official"))
+    first = ask(options, known(*rows), (gated,), online=True)
+    assert isinstance(first, MissingFact) and first.what == "facts", "whether it is there is asked"
+    there = [seen(row.repo_id) for row in ALL]
+    refused = answered(options, known(*rows), (gated, *there), online=True).error
+    assert refused is not None
+    named = refused.next.partition("Ungated mirrors: ")[2].rstrip(".").split(", ")
+    assert named == [row.repo_id for row in ALL if row.format == right.format]
+    for gone in ({"state": "missing"}, {"gated": "auto", "access": "no_token"}):
+        there = [seen(row.repo_id, **gone) for row in ALL]
+        refused = answered(options, known(*rows), (gated, *there), online=True).error
+        assert refused is not None and "Ungated" not in refused.next
 
 
 def test_a_revision_is_never_dropped_by_a_substitution() -> None:

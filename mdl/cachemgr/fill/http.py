@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mdl.cachemgr.fill.blob import Fetched
-from mdl.hub_http import http_library
+from mdl.hub_http import http_library, within
 
 _CHUNK = 1 << 18
+_OPENED = 6  # times the time-out: the time until the headers are here, redirects included
 
 
 @contextlib.contextmanager
@@ -29,7 +30,7 @@ def open_file(
     if start or stop is not None:
         sent["range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
     with contextlib.ExitStack() as stack:
-        with _as_connection_error():
+        with _as_connection_error(), within(_OPENED * timeout):
             response = stack.enter_context(
                 get_session().stream("GET", url, headers=sent, timeout=timeout,
                                      follow_redirects=True)

@@ -7,9 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mdl.cachemgr import Cache
-from mdl.cachemgr.remove import Outcome
-from mdl.cli.cache.listing import print_notes
 from mdl.cli.cache.options import (
     DURATION,
     SIZE,
@@ -17,6 +14,7 @@ from mdl.cli.cache.options import (
     dry_option,
     json_option,
     opened,
+    print_notes,
     type_option,
 )
 from mdl.cli.output import confirm, echo_json, yes_option
@@ -24,8 +22,9 @@ from mdl.errors import MdlError, UsageError
 from mdl.formatting import human_size, printable, table
 
 if TYPE_CHECKING:
+    from mdl.cachemgr import Cache
     from mdl.cachemgr.normalize import NormalizePlan
-    from mdl.cachemgr.remove import Item, PrunePlan, RemovePlan
+    from mdl.cachemgr.remove import Item, Outcome, PrunePlan, RemovePlan
 
 now_option = click.option(
     "--now", is_flag=True, help="Erase for good instead of moving to the trash."
@@ -87,7 +86,7 @@ def prune(
 
 
 def _finish(
-    found: Cache, plan: "PrunePlan | RemovePlan", outcome: Outcome, *, now: bool, as_json: bool
+    found: "Cache", plan: "PrunePlan | RemovePlan", outcome: "Outcome", *, now: bool, as_json: bool
 ) -> None:
     if now:
         from mdl.cachemgr.remove import erase_removed

@@ -6,13 +6,13 @@ from typing import Any
 import click
 
 from mdl.cachemgr import parse_pin, pin_matches, waiting_note
-from mdl.cli.cache.listing import print_notes
 from mdl.cli.cache.options import (
     DURATION,
     cache_dir_option,
     dry_option,
     json_option,
     opened,
+    print_notes,
     type_option,
 )
 from mdl.cli.output import confirm, echo_json, never_asks, yes_option

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from mdl.cachemgr import Cache, CachedRepo, Totals
 from mdl.cachemgr.index import Row, compile_filter, rows_of, sort_rows
+from mdl.cli.cache.options import print_notes
 from mdl.cli.output import echo_json, page
 from mdl.formatting import counted, human_ago, human_size, printable, table
 
@@ -22,6 +23,7 @@ class Listing(NamedTuple):
     limit: int | None = None
     revisions: bool = False
     quiet: bool = False
+    tree: bool = False
 
 
 def show_listing(cache: Cache, wanted: Listing) -> None:
@@ -48,21 +50,16 @@ def show_listing(cache: Cache, wanted: Listing) -> None:
             _print_csv(rows)
         else:
             listed = _listed(rows) if wanted.filters or wanted.limit is not None else []
-            lines = _table(rows, revisions=wanted.revisions)
+            if wanted.tree:
+                from mdl.cli.cache.tree import tree_lines
+
+                lines = tree_lines(cache, rows, revisions=wanted.revisions)
+            else:
+                lines = _table(rows, revisions=wanted.revisions)
             page("\n".join([*lines, *listed, *summary(cache, totals)]))
     finally:
         gc.freeze()  # nor at exit
         gc.enable()
-
-
-def print_notes(cache: Cache) -> None:
-    """Print what recovery did, on standard error: it is news, not the result."""
-    if not cache.index.persistent:
-        print(f"note: {cache.index.path} cannot be written: nothing is remembered.",
-              file=sys.stderr)  # fmt: skip
-    for note in cache.notes:
-        print(f"note: {note}", file=sys.stderr)
-    cache.notes.clear()
 
 
 def summary(cache: Cache, totals: Totals) -> list[str]:

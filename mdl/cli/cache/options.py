@@ -1,15 +1,18 @@
 """What the cache commands share: options, and opening the cache."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mdl.cachemgr import Cache, open_cache
 from mdl.cli.output import FilePath
 from mdl.errors import MdlError, NotFoundError
 from mdl.settings import load_settings, parse_duration, parse_size
+
+if TYPE_CHECKING:
+    from mdl.cachemgr import Cache
 
 
 class Parsed(click.ParamType[Any]):
@@ -44,14 +47,26 @@ type_option = click.option(
 )
 
 
-def opened(cache_dir: Path | None) -> Cache:
+def opened(cache_dir: Path | None) -> "Cache":
     """The cache of the settings, or of another root.
 
     Raises:
         NotFoundError: `cache_dir` is not a folder.
     """
+    from mdl.cachemgr import open_cache
+
     if cache_dir is not None and not cache_dir.is_dir():
         raise NotFoundError(
             f"{cache_dir} is not a folder.", next="Name the folder that holds models--org--name."
         )
     return open_cache(load_settings(), cache_dir.absolute() if cache_dir else None)
+
+
+def print_notes(cache: "Cache") -> None:
+    """Print what recovery did, on standard error: it is news, not the result."""
+    if not cache.index.persistent:
+        print(f"note: {cache.index.path} cannot be written: nothing is remembered.",
+              file=sys.stderr)  # fmt: skip
+    for note in cache.notes:
+        print(f"note: {note}", file=sys.stderr)
+    cache.notes.clear()

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mdl.cli.cache.listing import Listing, print_lines, print_notes, show_listing, summary
+from mdl.cli.cache.listing import Listing, print_lines, show_listing, summary
 from mdl.cli.cache.options import (
     cache_dir_option,
     json_option,
     opened,
+    print_notes,
     type_option,
 )
 from mdl.cli.output import FilePath, echo_json
@@ -35,6 +36,7 @@ _AGES = (
 @click.option("--sort", "order", help="size, name, accessed or modified, with :asc or :desc.")
 @click.option("--limit", type=click.IntRange(min=0), help="List at most this many.")
 @click.option("-r", "--revisions", is_flag=True, help="One line per revision.")
+@click.option("--tree", is_flag=True, help="As a tree: owners, repositories, revisions, files.")
 @click.option("-q", "--quiet", is_flag=True, help="Names only, one per line.")
 @click.option(
     "--format",
@@ -53,6 +55,11 @@ def list_command(
 
     SIZE counts every byte once; `mdl cache show NAME` shows what is wrong with a broken repository.
     """
+    if choice["tree"] and (choice["quiet"] or shape == "csv"):
+        raise UsageError(
+            "A tree is neither a list of names nor a table for a program.",
+            next="Leave out --tree, or ask for --json, which is nested.",
+        )
     found = opened(cache_dir)
     if rebuild:
         found.index.drop_view()

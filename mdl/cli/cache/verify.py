@@ -10,12 +10,12 @@ from typing import Any
 import click
 
 from mdl.cachemgr.verify import Verifier, VerifyReport, select_folders, verification_error
-from mdl.cli.cache.listing import print_notes
 from mdl.cli.cache.options import (
     SIZE,
     cache_dir_option,
     json_option,
     opened,
+    print_notes,
     type_option,
 )
 from mdl.cli.output import echo_json, never_asks

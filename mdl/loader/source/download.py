@@ -9,7 +9,7 @@ from typing import Any
 
 from mdl.cachemgr import folder_name
 from mdl.errors import LoadError
-from mdl.hub_http import hub_errors
+from mdl.hub_http import hub_errors, within
 from mdl.loader.checkpoint import (
     MAX_JSON,
     Header,
@@ -21,6 +21,8 @@ from mdl.loader.checkpoint import (
 from mdl.loader.request import LoadRequest
 from mdl.model_files import CONFIG, ModelFiles, ReadJson, WeightFiles, choose_files
 from mdl.settings import Settings
+
+_LONGEST = 120.0  # seconds for what is not a file: a page of a listing, a range
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def list_files(hub: HubAccess, repo_id: str, commit: str) -> dict[str, RemoteFil
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
-    with hub_errors(repo_id):
+    with hub_errors(repo_id), within(_LONGEST):
         tree = HfApi(**hub.options).list_repo_tree(repo_id, recursive=True, revision=commit)
         return {
             row.path: RemoteFile(
@@ -188,7 +190,8 @@ def _read_range(
     url = hf_hub_url(repo_id, path, revision=commit, endpoint=options["endpoint"])
     headers = build_hf_headers(token=options["token"])
     headers["Range"] = f"bytes={start}-{start + count - 1}"
-    response = get_session().get(url, headers=headers)
+    with within(_LONGEST):
+        response = get_session().get(url, headers=headers)
     hf_raise_for_status(response)
     body: bytes = response.content
     return body[:count]

@@ -223,7 +223,9 @@ def current_commit(resolution: Resolution, hub: HubAccess) -> str:
 def _not_complete(
     resolution: Resolution, cause: MdlError | None, settings: Settings
 ) -> OfflineError:
-    here = open_cache(settings).placement(resolution.repo_id, resolution.revision).commits
+    here = (
+        open_cache(settings).placement(resolution.repo_id, revision=resolution.revision).revisions
+    )
     if here:
         return not_at_revision(resolution.repo_id, resolution.revision, here)
     missing = cause.details.get("missing") if cause else None

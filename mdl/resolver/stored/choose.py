@@ -85,8 +85,10 @@ class _Choice:
         if self.request.name.key not in self.known.listings:
             return Ask("listing", self.request.name.text)
         if self.own is not None and self.own.info.state != "ok":
-            if self.options.exact or not self.known.record.mirrors:
-                return self._refuse(refusals.not_there(self.own.info, self.request.name.text))
+            lost = self.own.info.state == "no_revision"  # it is the named repository's
+            if self.options.exact or lost or not self.known.record.mirrors:
+                name, revision = self.request.name.text, self.options.revision
+                return self._refuse(refusals.not_there(self.own.info, name, revision))
             self._step(self.canonical, "rejected", self.own.info.message)
         if self.request.renamed_from:
             old = self.request.renamed_from

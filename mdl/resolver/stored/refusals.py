@@ -3,12 +3,15 @@
 from collections.abc import Mapping, Sequence
 
 from mdl.errors import MdlError, NoAccessError, NotFoundError, OfflineError, UsageError
+from mdl.resolver.refusals import not_to_be_had
 from mdl.resolver.types import RepoInfo, ResolveOptions
 
 _SHOWN = 5
 
 
-def not_there(info: RepoInfo, name: str) -> MdlError:
+def not_there(info: RepoInfo, name: str, revision: str | None = None) -> MdlError:
+    if info.state == "no_revision":
+        return not_to_be_had(info, name, name, revision)
     return NotFoundError(
         f"There is no repository {name} that this token can see.",
         why=info.message or "the Hub responds with 404",

@@ -114,8 +114,10 @@ class CacheService:
         path = str(self.root / folder / "snapshots" / best.commit)
         return Cached(best.state == "complete", path, best.size, best.commit, best.spelling)
 
-    def commits(self, repo_id: str) -> tuple[str, ...]:
-        return tuple(revision.commit for revision in self._revisions(repo_id))
+    def revisions(self, repo_id: str, but: str | None) -> tuple[str, ...]:
+        here = self._revisions(repo_id)
+        refs = (ref for revision in here for ref in revision.refs)
+        return (*refs, *(revision.commit for revision in here))
 
     def _revisions(self, repo_id: str) -> Sequence[CachedRevision]:
         self._refresh_if_old()
