@@ -12,7 +12,7 @@ INSTALL = -m pip install --quiet --disable-pip-version-check --constraint constr
 LIGHT := tests/resolver tests/store tests/cli tests/cachemgr/test_listing.py \
 	tests/cachemgr/test_commands.py tests/test_errors.py tests/test_public_api.py tests/test_settings.py
 
-.PHONY: help demo test lint types unit coverage test-pythons test-floor test-latest test-slow test-system catalog docs pictures format clean
+.PHONY: help demo test lint types unit coverage test-pythons test-floor test-latest test-through-hub test-slow test-system catalog docs pictures format clean
 
 help:
 	@echo "make demo            the whole path on a real model, offline from the Hub"
@@ -21,7 +21,9 @@ help:
 	@echo "make test-pythons    what needs no torch, on the other Pythons of $(VERSIONS) that are here"
 	@echo "make test-floor      tests/corpus with the oldest transformers, huggingface_hub, peft we admit"
 	@echo "make test-latest     the same with the newest"
-	@echo "make test-slow       every kernel as compiled, on an emulated GPU; the service under schemathesis"
+	@echo "make test-through-hub what asks the Hub, once more with mdl serve --hub in between"
+	@echo "make test-slow       every kernel as compiled, on an emulated GPU; the service under"
+	@echo "                     schemathesis and kills"
 	@echo "make test-system     what needs Chromium, nginx or odd file systems: installs them (root, Debian)"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -81,10 +83,20 @@ test-floor test-latest:
 		$$(sed -nE 's/^ *"(transformers|huggingface_hub|peft)>=(.*)",/$(EDGE)/p' pyproject.toml)
 	$(venv)/bin/python -m pytest -q -n 2 tests/corpus
 
-# Every kernel as compiled for every GPU, on the emulated one: a quarter of an hour. And three
-# minutes of schemathesis.
+# What asks the loopback Hub, with mdl serve --hub in between.
+THROUGH := tests/hub tests/resolver tests/cli tests/daemon/test_process.py \
+	$(addprefix tests/cachemgr/,test_with_downloads.py test_everyone_else.py test_verify.py) \
+	$(addprefix tests/loader/test_,adapter.py load.py local_copy.py locked.py plan.py pull.py \
+		pull_formats.py report.py) \
+	tests/observe/test_real_programs.py tests/test_public_api.py
+
+test-through-hub: $(STAMP)
+	MDL_TEST_THROUGH_HUB=1 $(BIN)/python -m pytest -n 2 --dist load $(THROUGH)
+
+# Every kernel as compiled for every GPU, on the emulated one: a quarter of an hour. Three minutes
+# of schemathesis. Ten of mdl serve --hub, killed at each write, and its clients in several versions.
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist load -m slow tests/kernels tests/service
+	$(BIN)/python -m pytest -n 2 --dist load -m slow tests/kernels tests/service tests/hub_server
 
 test-system: $(STAMP)
 	apt-get install --yes --quiet --no-install-recommends \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,11 +18,22 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
+THROUGH_HUB = os.environ.get("MDL_TEST_THROUGH_HUB") == "1"
+if THROUGH_HUB:
+    from tests.hub import front
+
+    front.prepare()
+
 
 @pytest.fixture
-def hub() -> Iterator[LoopbackHub]:
-    """A Hub with nothing in it. An error inside its own threads fails the test."""
-    with LoopbackHub() as running:
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackHub]:
+    """A Hub with nothing in it. An error inside its own threads fails the test.
+
+    With MDL_TEST_THROUGH_HUB=1 its clients reach it through `mdl serve --hub`.
+    """
+    with LoopbackHub() as running, contextlib.ExitStack() as stack:
+        if THROUGH_HUB:
+            stack.enter_context(front.mdl_in_front(running, tmp_path_factory.mktemp("front")))
         yield running
     assert running.errors == []
 
@@ -51,7 +63,12 @@ def hub_env(
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """`@pytest.mark.system(program or package, …)`: skipped without, but for `make test-system`."""
+    """Skip what the machine lacks (`system`; not in `make test-system`), or is not for the Hub.
+
+    `@pytest.mark.system(program or package, …)` names what is needed.
+    """
+    if THROUGH_HUB and item.get_closest_marker("straight") is not None:
+        pytest.skip("is about what reaches the Hub itself")
     marker = item.get_closest_marker("system")
     if marker is None or item.config.getoption("markexpr") == "system":
         return

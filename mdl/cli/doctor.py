@@ -77,11 +77,12 @@ def _checks(settings: Settings, offline: bool) -> Iterator[Finding]:
 
 
 def _guarded(look: Callable[[Settings], Finding], settings: Settings) -> Finding:
-    name = look.__name__.lstrip("_")
+    name = "Hub" if look is _hub else look.__name__.lstrip("_")
     try:
         return look(settings)
     except MdlError as error:
-        return Finding(name, "problem", error.message, error.next)
+        why = f" ({error.why})" if error.why else ""
+        return Finding(name, "problem", f"{error.message}{why}", error.next)
     except ModuleNotFoundError as error:
         return Finding(name, "problem", f"needs {error.name}, which is not installed", _EXTRAS)
     except OSError as error:

@@ -1,11 +1,13 @@
 """Files for callers: from the cache where they are, and through it where they are not yet."""
 
 import contextlib
+import logging
 import os
 import threading
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote, urljoin
 
 from mdl.cachemgr import Cache, folder_name, repo_key
@@ -19,17 +21,20 @@ from mdl.cachemgr.fill import (
     record_missing,
     write_ref,
 )
-from mdl.errors import MdlError
+from mdl.errors import MdlError, OfflineError, VerificationError
 from mdl.hub_server.download import Download
 from mdl.hub_server.knowledge import Caller, Expiring, Repo, refusal_of
 from mdl.hub_server.metrics import HubMetrics
+from mdl.hub_server.requests import FileRequest
 from mdl.hub_server.responses import PLAIN_LIMIT, HubRefusal
-from mdl.hub_server.upstream import Upstream
+from mdl.hub_server.upstream import Reply, Upstream
 from mdl.settings import Settings
 
+log = logging.getLogger("mdl.hub")
 _FILLS = 32  # downloads at once; further ones wait
 _DESCRIBED = 60.0  # seconds for which a file's description, and a signed address, are used
 _USED = 60.0  # seconds between two records of use of one revision
+_DOUBTED = 3600.0  # seconds for which clients start a file anew whose download was wrong
 _XET_HEADERS = ("x-xet-hash", "x-xet-refresh-route", "x-xet-cas-url")
 
 
@@ -47,12 +52,13 @@ class RemoteFile(NamedTuple):
 
 
 class Filling(NamedTuple):
-    """A file that is on its way."""
+    """A file that is not here: its download, if there is one, and whether others began it."""
 
-    fill: BlobFill
+    fill: BlobFill | None
     remote: RemoteFile
     repo: Repo
     path: str
+    joined: bool = False
 
 
 class Files:
@@ -66,6 +72,7 @@ class Files:
         self._used = Expiring[bool]()
         self._cache = Cache(settings)
         self._downloads: dict[tuple[Path, str], Download] = {}
+        self._doubted = Expiring[bool]()
         self._guard = threading.Lock()
         self._threads = ThreadPoolExecutor(_FILLS, thread_name_prefix="mdl-fill")
 
@@ -120,11 +127,14 @@ class Files:
     # -- what is on the Hub -----------------------------------------------------------------
 
     def fetch(
-        self, repo: Repo, revision: str, commit: str, path: str, caller: Caller
+        self, repo: Repo, revision: str, commit: str, path: str, caller: Caller, *, begin: bool
     ) -> SnapshotFile | Filling | RemoteFile:
-        """A file that is not here: found under its hash, or on its way from now on.
+        """A file that is not here: found under its hash, on its way, or on the Hub alone.
 
         A `RemoteFile` is one that clients have to get from Xet. Blocks for a request upstream.
+
+        Args:
+            begin: download it, if nobody does yet.
 
         Raises:
             HubRefusal: the Hub refuses it.
@@ -139,7 +149,7 @@ class Files:
                 return add_file(folder, commit, path, remote.etag)
         if remote.xet:
             return remote
-        return Filling(self._join(folder, remote, repo, path, caller), remote, repo, path)
+        return self._join(folder, remote, repo, path, caller, begin=begin)
 
     def describe(self, repo: Repo, commit: str, path: str, caller: Caller) -> RemoteFile:
         """What the Hub says of a file: at most one request a minute.
@@ -147,14 +157,23 @@ class Files:
         Raises:
             HubRefusal, OfflineError: as `fetch`.
         """
-        who = caller.mark if repo.restricted else None
-        key = (repo.key, commit, path, who)
+        key = _description(repo, commit, path, caller)
         return self._described.get(key, _DESCRIBED, lambda: self._ask(repo, commit, path, caller))
 
+    def refusal(self, request: FileRequest, caller: Caller) -> HubRefusal | None:
+        """What the Hub says to one who asks for the file, if it refuses it."""
+        reply = self._head(*request, caller)
+        return refusal_of(reply) if reply.status >= 400 else None
+
+    def _head(
+        self, repo_type: str, repo_id: str, revision: str, path: str, caller: Caller
+    ) -> Reply:
+        prefix = "" if repo_type == "model" else f"{repo_type}s/"
+        target = f"/{prefix}{repo_id}/resolve/{quote(revision, safe='')}/{quote(path)}"
+        return self._upstream.ask("HEAD", target, caller.token, {"accept-encoding": "identity"})
+
     def _ask(self, repo: Repo, commit: str, path: str, caller: Caller) -> RemoteFile:
-        prefix = "" if repo.repo_type == "model" else f"{repo.repo_type}s/"
-        target = f"/{prefix}{repo.repo_id}/resolve/{commit}/{quote(path)}"
-        reply = self._upstream.ask("HEAD", target, caller.token, {"accept-encoding": "identity"})
+        reply = self._head(repo.repo_type, repo.repo_id, commit, path, caller)
         headers = reply.headers
         if reply.status >= 400:
             refusal = refusal_of(reply)
@@ -181,8 +200,9 @@ class Files:
             return list(self._downloads.values())
 
     def _join(
-        self, folder: Path, remote: RemoteFile, repo: Repo, path: str, caller: Caller
-    ) -> BlobFill:
+        self, folder: Path, remote: RemoteFile, repo: Repo, path: str, caller: Caller,
+        *, begin: bool,
+    ) -> Filling:  # fmt: skip
         """The download of this blob: the one under way, or a new one."""
         key = (folder, remote.etag)
         name = (folder, remote.commit, path)
@@ -191,28 +211,32 @@ class Files:
             if known is not None:
                 known.add(name, caller.address)
                 self._metrics.joins.inc()
-                return known.fill
+                return Filling(known.fill, remote, repo, path, joined=True)
+            if not begin:
+                return Filling(None, remote, repo, path)
             download = Download(repo)
             download.add(name, caller.address)
-
-            def arrived(count: int) -> None:
-                self._metrics.bytes_in.inc(count)
-                download.speed.add(count)
-
             download.fill = BlobFill(
                 self._root, folder.name, remote.etag, remote.size,
-                lambda start: self._upstream.file(remote.url, caller.token, start),
-                arrived=arrived,
+                lambda start: self.straight(remote, repo, path, caller, start),
+                title=f"{repo.repo_id}/{path}", arrived=download.speed.add,
             )  # fmt: skip
             self._downloads[key] = download
         self._metrics.fills.inc()
         self._threads.submit(self._run, key, download.fill)
-        return download.fill
+        return Filling(download.fill, remote, repo, path)
 
     def _run(self, key: tuple[Path, str], fill: BlobFill) -> None:
-        fill.run(lambda: self._name(key))
-        with self._guard:  # of one that failed
-            self._downloads.pop(key, None)
+        try:
+            fill.run(lambda: self._name(key))
+        finally:
+            if isinstance(fill.error, VerificationError):
+                self.doubt(key[1])
+            if fill.error is not None:
+                self._metrics.failures.inc()
+                log.warning("%s", fill.error)
+            with self._guard:  # of one that failed
+                self._downloads.pop(key, None)
 
     def _name(self, key: tuple[Path, str]) -> None:
         """Give the blob its names, before its last reader has it whole."""
@@ -221,11 +245,54 @@ class Files:
         for folder, commit, path in download.names:
             add_file(folder, commit, path, key[1])
 
+    @contextlib.contextmanager
     def straight(
-        self, remote: RemoteFile, caller: Caller, first: int, stop: int
-    ) -> contextlib.AbstractContextManager[Fetched]:
-        """Bytes from the Hub that are not kept: a range ahead of its download, or a full disk."""
-        return self._upstream.file(remote.url, caller.token, first, stop)
+        self, remote: RemoteFile, repo: Repo, path: str, caller: Caller,
+        first: int, stop: int | None = None,
+    ) -> Iterator[Fetched]:  # fmt: skip
+        """A file's bytes from the Hub, by an address that the Hub gave this caller a moment ago.
+
+        Raises:
+            ConnectionError: the connection fails.
+            OfflineError: the Hub refuses it, or names another file now.
+        """
+        try:
+            now = self.describe(repo, remote.commit, path, caller)
+        except HubRefusal as refusal:
+            if refusal.is_passing:
+                raise ConnectionError(refusal.message) from refusal
+            raise OfflineError(
+                f"The Hub refuses {path}.", why=refusal.message, next="Try again."
+            ) from refusal
+        except OfflineError as error:
+            raise ConnectionError(error.why) from error
+        if now.etag != remote.etag:
+            raise OfflineError(f"{path} is another file now.", next="Try again.")
+        try:
+            with self._upstream.file(now.url, caller.token, first, stop) as fetched:
+                yield fetched._replace(chunks=self._counted(fetched.chunks))
+        except Exception:
+            # An address is signed for a time: the next attempt takes a fresh one.
+            self._described.forget(_description(repo, remote.commit, path, caller))
+            raise
+
+    def _counted(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            self._metrics.bytes_in.inc(len(chunk))
+            yield chunk
+
+    def doubt(self, etag: str) -> None:
+        """Have clients start this file anew: what they have of it may be wrong."""
+        self._doubted.put(etag, True)
+
+    def is_doubted(self, etag: str) -> bool:
+        """Whether a download of this file was wrong within the last hour."""
+        return self._doubted.peek(etag, _DOUBTED) is not None
+
+
+def _description(repo: Repo, commit: str, path: str, caller: Caller) -> tuple[Any, ...]:
+    """What a description is kept under: everyone's, or one caller's."""
+    return repo.key, commit, path, caller.mark if repo.restricted else None
 
 
 def no_entry(path: str, commit: str) -> HubRefusal:

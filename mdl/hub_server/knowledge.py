@@ -27,7 +27,6 @@ _FRESH = 10.0  # seconds that a branch is taken to name the same commit
 _PUBLIC = 600.0  # seconds that a public repository is taken to be public
 _MOST = 10_000
 _OPEN_TO_ALL = "everyone"
-_NEEDS_TOKEN = "Access to {} is restricted. Pass a token of an account that was granted access."
 
 
 class Caller(NamedTuple):
@@ -180,7 +179,7 @@ class Knowledge:
                 self._repos.put((repo_type, name, None, who), found)
         if found.commit is not None and revision != found.commit:
             self._branches.put((found.key, found.commit), revision)
-        if info.get("private"):  # seen with this token: it may be read with it
+        if info.get("private") and not info.get("gated"):  # seen with this token: it may be read
             self._remember(found, caller, "granted", "")
         elif (
             not found.restricted and self._granted.peek((found.key, _OPEN_TO_ALL), _PUBLIC) is None
@@ -197,7 +196,10 @@ class Knowledge:
             raise OfflineError("mdl serves this Hub offline.", next="Ask for what is in its cache.")
         reply = self._upstream.ask("GET", target, caller.token)
         if reply.is_outage:
-            raise OfflineError(f"The Hub answers {reply.status}.", next="Try again later.")
+            raise OfflineError(
+                f"The Hub answers {reply.status}.", why=refusal_of(reply).message,
+                next="Try again later.",
+            )  # fmt: skip
         return reply
 
     # -- access -----------------------------------------------------------------------------
@@ -205,6 +207,10 @@ class Knowledge:
     def may_read(self, repo: Repo, caller: Caller) -> bool:
         """Whether it is known that this caller was granted access within the last hour."""
         return self._granted.peek((repo.key, caller.mark), GRANTED) == "granted"
+
+    def forget_access(self, repo: Repo, caller: Caller) -> None:
+        """Have the Hub asked again: it refused a file to one who was granted access."""
+        self._granted.forget((repo.key, caller.mark))
 
     def require_access(self, repo: Repo, caller: Caller) -> None:
         """Make sure that this caller may read a repository's files.
@@ -218,8 +224,6 @@ class Knowledge:
         denied = self._denied.peek((repo.key, caller.mark), DENIED)
         if denied is not None:
             raise denied
-        if caller.token is None:
-            raise HubRefusal(401, _NEEDS_TOKEN.format(repo.repo_id), "GatedRepo")
         target = f"/api/{repo.repo_type}s/{repo.repo_id}/auth-check"
         try:
             reply = self._ask(target, caller)

@@ -14,6 +14,7 @@ class HubMetrics:
 
         self.hits = counter("hits", "Files served from the cache.")
         self.fills = counter("fills", "Downloads begun.")
+        self.failures = counter("failures", "Downloads that failed.")
         self.joins = counter("joins", "Requests that joined a download under way.")
         self.refusals = counter("refusals", "Requests refused.")
         self.bytes_in = counter("bytes_in", "Bytes downloaded.")
@@ -21,4 +22,5 @@ class HubMetrics:
         self.upstream = Histogram(
             "mdl_hub_upstream_seconds", "Time of a request upstream.", registry=registry
         )
+        self.upstream_failures = counter("upstream_failures", "Requests upstream that failed.")
         Gauge("mdl_hub_filling", "Downloads under way.", registry=registry).set_function(filling)

@@ -49,8 +49,13 @@ HubRequest = FileRequest | RepoRequest | PlainRequest
 def is_hub_path(path: str) -> bool:
     """Whether a path belongs to the Hub's side of the service."""
     # /[datasets/][org/]name/resolve/revision/file: `/v1/resolve` is the service's own.
-    parts = path.split("/")[2:-2]
-    return path.startswith("/api/") or "resolve" in parts[:3] or ".git" in path
+    parts = path.split("/")[1:]
+    return path.startswith("/api/") or "resolve" in parts[1:-2][:3] or _is_other(parts)
+
+
+def _is_other(parts: list[str]) -> bool:
+    """Whether it is an address of git, git-lfs or Ollama, which the Hub has too."""
+    return parts[0] == "v2" or any(part.endswith(".git") for part in parts[:3])
 
 
 def parse_request(method: str, raw_path: str) -> HubRequest:
@@ -67,6 +72,10 @@ def parse_request(method: str, raw_path: str) -> HubRequest:
         found = PlainRequest("whoami-v2")
     elif len(parts) >= 2 and parts[1] in TYPES:
         found = _repo(TYPES[parts[1]], parts[2:]) if len(parts) > 2 else PlainRequest(parts[1])
+    if _is_other(parts):
+        raise HubRefusal(
+            404, "mdl does not serve git, git-lfs or Ollama. Download with `hf download`."
+        )
     if found is None:
         if method in ("GET", "HEAD"):
             raise HubRefusal(404, "mdl does not serve this address of the Hub.")

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 # huggingface_hub refuses larger files over plain HTTP.
 PLAIN_LIMIT = 50_000_000_000
+_GLANCE = 4 << 20  # bytes
 _XET_KEYS = frozenset({"xetHash", "xetEnabled", "xet"})
 # Of an upstream response, what is passed on.
 PASSED = frozenset(
@@ -40,6 +41,11 @@ class HubRefusal(Exception):
         super().__init__(message)
         self.status, self.message, self.code = status, message, code
         self.headers = dict(headers or {})
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the same may be granted in a moment: an outage, or a rate limit."""
+        return self.status >= 500 or self.status == 429
 
     def response(self) -> tuple[int, Headers, bytes]:
         """Status, headers and body."""
@@ -87,6 +93,12 @@ def _links(value: str, upstream: str, base: str) -> str:
         query = f"?{url.query}" if url.query else ""
         kept.append(f"<{base}{url.path.removeprefix(own.path)}{query}>{rest.rstrip(', ')}")
     return ", ".join(kept)
+
+
+def is_glance(header: str | None) -> bool:
+    """Whether a Range header asks for a small part, as one does who reads a file's head or foot."""
+    found = re.fullmatch(r"bytes=(\d*)-(\d+)", (header or "").strip())
+    return found is not None and int(found[2]) - int(found[1] or 0) < _GLANCE
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:

@@ -8,25 +8,28 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from prometheus_client import CollectorRegistry
 from starlette.types import Receive, Scope, Send
 
-from mdl.cachemgr.fill import SnapshotFile
-from mdl.errors import MdlError, OfflineError
+from mdl.cachemgr.fill import Fetched, SnapshotFile
+from mdl.errors import MdlError, OfflineError, VerificationError
 from mdl.hub_server.answers import Answers
 from mdl.hub_server.config import HubConfig
+from mdl.hub_server.exchange import Exchange, hung_up, read_body, response_head, send_whole
 from mdl.hub_server.files import Files, Filling, RemoteFile
-from mdl.hub_server.knowledge import Caller, Knowledge
+from mdl.hub_server.knowledge import Caller, Knowledge, Repo
 from mdl.hub_server.locking import Lock
 from mdl.hub_server.metrics import HubMetrics
 from mdl.hub_server.requests import FileRequest, HubRequest, PlainRequest, parse_request
-from mdl.hub_server.responses import Headers, HubRefusal, byte_range
-from mdl.hub_server.streaming import filling_chunks, local_chunks
+from mdl.hub_server.responses import Headers, HubRefusal, byte_range, is_glance
+from mdl.hub_server.streaming import filling_chunks, local_chunks, straight_chunks
 from mdl.hub_server.upstream import Upstream
 from mdl.resolver import is_commit
 from mdl.settings import Settings
@@ -34,7 +37,8 @@ from mdl.settings import Settings
 T = TypeVar("T")
 log = logging.getLogger("mdl.hub")
 _THREADS = 64
-_LARGEST_BODY = 1 << 20
+_DECIDES = 25.0  # seconds until it is known what goes out: llama.cpp gives up after 30
+_TRIES = 3  # of a file that was removed just before it was opened
 
 
 class FileAnswer(NamedTuple):
@@ -44,6 +48,10 @@ class FileAnswer(NamedTuple):
     etag: str
     size: int
     source: SnapshotFile | Filling | RemoteFile
+
+
+class _RemovedError(Exception):
+    """A file was removed just before it was opened."""
 
 
 class HubServer:
@@ -61,9 +69,7 @@ class HubServer:
     def __init__(self, settings: Settings, config: HubConfig, registry: CollectorRegistry) -> None:
         self.config = config
         self.metrics = HubMetrics(registry, lambda: len(self.files.downloads()))
-        self.upstream = Upstream(
-            settings.endpoint, settings.hub_timeout, self.metrics.upstream.observe
-        )
+        self.upstream = Upstream(settings.endpoint, settings.hub_timeout, self.metrics)
         self.knowledge = Knowledge(settings, config, self.upstream)
         self.files = Files(settings, self.upstream, self.metrics)
         self.lock = Lock.read(config.locked) if config.locked is not None else None
@@ -82,18 +88,23 @@ class HubServer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
-        method = scope.get("state", {}).get("method", scope["method"])
+        state = scope.setdefault("state", {})
+        method = state.get("method", scope["method"])
+        exchange = Exchange(receive, send, state.setdefault("logged", {}))
         try:
+            self.upstream.require_other(headers)
             caller = self.knowledge.caller(_token(headers))
             caller = caller._replace(address=(scope.get("client") or ("",))[0])
             await self._admit(caller)
             request = parse_request(method, scope["raw_path"].decode("latin-1"))
+            if not isinstance(request, PlainRequest):
+                exchange.logged["repo"] = request.repo_id
             if isinstance(request, FileRequest):
-                scope.setdefault("state", {})["route"] = "/{repo}/resolve/{revision}/{file}"
-                await self._file(request, caller, headers, method, send)
+                state["route"] = "/{repo}/resolve/{revision}/{file}"
+                await self._file(request, caller, headers, method, exchange)
             else:
-                scope.setdefault("state", {})["route"] = f"/api/…/{_action(request)}"
-                body = await _body(receive) if method == "POST" else b""
+                state["route"] = f"/api/…/{_action(request)}"
+                body = await read_body(receive) if method == "POST" else b""
                 target = scope["raw_path"].decode("latin-1")
                 query = scope["query_string"].decode("latin-1")
                 answer = await self._in_thread(
@@ -102,7 +113,7 @@ class HubServer:
                         _base(scope, headers),
                     )
                 )  # fmt: skip
-                await _send(send, answer.status, answer.headers, answer.body)
+                await send_whole(send, answer.status, answer.headers, answer.body)
         except HubRefusal as refusal:
             await self._refuse(send, refusal)
         except OfflineError as error:
@@ -112,7 +123,7 @@ class HubServer:
 
     async def _refuse(self, send: Send, refusal: HubRefusal) -> None:
         self.metrics.refusals.inc()
-        await _send(send, *refusal.response())
+        await send_whole(send, *refusal.response())
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
@@ -149,39 +160,74 @@ class HubServer:
 
     async def _file(
         self, request: FileRequest, caller: Caller, headers: Mapping[str, str],
-        method: str, send: Send,
+        method: str, exchange: Exchange,
     ) -> None:  # fmt: skip
         if self.lock is not None:
             request = request._replace(revision=self.lock.commit(request))
-        answer = self._at_hand(request, caller)
-        if answer is None:
-            answer = await self._in_thread(lambda: self._prepare(request, caller))
+        for _ in range(_TRIES):
+            answer = self._at_hand(request, caller)
+            if answer is None:
+                begin = method != "HEAD" and not is_glance(headers.get("range"))
+                answer = await self._decide(request, caller, begin=begin)
+            with contextlib.suppress(_RemovedError):
+                return await self._respond(request, answer, caller, headers, method, exchange)
+        raise HubRefusal(503, f"{request.path} is being removed. Try again.")
+
+    async def _decide(self, request: FileRequest, caller: Caller, *, begin: bool) -> FileAnswer:
+        try:
+            async with asyncio.timeout(_DECIDES):
+                return await self._in_thread(lambda: self._prepare(request, caller, begin=begin))
+        except TimeoutError as error:
+            raise HubRefusal(504, "The Hub takes too long to answer. Try again.") from error
+
+    async def _respond(
+        self, request: FileRequest, answer: FileAnswer, caller: Caller,
+        headers: Mapping[str, str], method: str, exchange: Exchange,
+    ) -> None:  # fmt: skip
+        """Send the file, its part, or what is said of it.
+
+        Raises:
+            _RemovedError: it was removed meanwhile; nothing was sent.
+        """
+        send = exchange.send
         about: Headers = [
             ("x-repo-commit", answer.commit), ("etag", f'"{answer.etag}"'),
             ("x-linked-etag", f'"{answer.etag}"'), ("x-linked-size", str(answer.size)),
             ("accept-ranges", "bytes"), ("content-type", "application/octet-stream"),
         ]  # fmt: skip
         if headers.get("if-none-match") in (f'"{answer.etag}"', answer.etag):
-            return await _send(send, 304, about, b"")
+            return await send_whole(send, 304, about, b"")
         if isinstance(answer.source, RemoteFile):
             log.info("%s is fetched from Xet: it is over 50 GB.", request.path)
             about += [*answer.source.xet, ("location", answer.source.url)]
-            return await _send(send, 302, about, b"")
+            return await send_whole(send, 302, about, b"")
         part = byte_range(headers.get("range"), answer.size)
+        if part is not None and part[0] and self.files.is_doubted(answer.etag):
+            part = None  # a 200 makes the client start anew
         first, stop = part or (0, answer.size)
         about.append(("content-length", str(stop - first)))
         if part is not None:
             about.append(("content-range", f"bytes {first}-{stop - 1}/{answer.size}"))
         if method == "HEAD":
-            return await _send(send, 200 if part is None else 206, about, b"")
+            return await send_whole(send, 200 if part is None else 206, about, b"")
         if self.config.accel and isinstance(answer.source, SnapshotFile):
             self.metrics.hits.inc()
+            exchange.logged["from"] = "nginx"
             place = self.files.place(answer.source)
             about = [each for each in about if not each[0].startswith("content-")]
             about.append(("x-accel-redirect", f"{self.config.accel.rstrip('/')}/{quote(place)}"))
-            return await _send(send, 200, about, b"")
-        chunks = self._chunks(answer.source, caller, first, stop)
-        return await self._stream(send, 200 if part is None else 206, about, chunks)
+            return await send_whole(send, 200, about, b"")
+        chunks = self._chunks(answer.source, caller, first, stop, exchange)
+        try:
+            await self._stream(exchange, 200 if part is None else 206, about, chunks)
+        except (MdlError, OSError) as error:
+            if isinstance(error, VerificationError):
+                self.files.doubt(answer.etag)
+            reason = " ".join(str(error).split())
+            if not exchange.logged["bytes"]:
+                raise HubRefusal(502, f"{request.path} cannot be had now: {reason}") from error
+            exchange.logged["broke_off"] = reason
+            raise ConnectionAbortedError("a file broke off") from error
 
     def _at_hand(self, request: FileRequest, caller: Caller) -> FileAnswer | None:
         """The answer, if memory and a look at the cache give it."""
@@ -197,15 +243,15 @@ class HubServer:
             return None
         return FileAnswer(commit, found.etag, found.size, found)
 
-    def _prepare(self, request: FileRequest, caller: Caller) -> FileAnswer:
-        """The answer, whatever has to be asked for it.
+    def _prepare(self, request: FileRequest, caller: Caller, *, begin: bool) -> FileAnswer:
+        """The answer, whatever has to be asked for it; `begin` a download that it needs.
 
         Raises:
             HubRefusal, OfflineError: it cannot be given.
         """
-        repo_type, repo_id, revision, path = request
+        _, repo_id, revision, path = request
         try:
-            repo = self.knowledge.find(repo_type, repo_id, revision, caller)
+            repo = self._find(request, caller)
             self.knowledge.require_access(repo, caller)
             commit = revision if is_commit(revision) else repo.commit
             if commit is None:
@@ -213,7 +259,8 @@ class HubServer:
             found = self.files.here(repo, commit, path)
             if found is None:
                 branch = self.knowledge.branch(repo, commit)
-                return _answer_of(self.files.fetch(repo, branch, commit, path, caller), commit)
+                source = self._fetch(repo, branch, commit, path, caller, begin=begin)
+                return _answer_of(source, commit)
         except OfflineError as error:
             repo, commit = self._answers.known_offline(request, caller, error)
             found = self.files.here(repo, commit, path)
@@ -222,26 +269,76 @@ class HubServer:
         self.files.record_use(repo, commit)
         return FileAnswer(commit, found.etag, found.size, found)
 
+    def _find(self, request: FileRequest, caller: Caller) -> Repo:
+        try:
+            return self.knowledge.find(*request[:3], caller)
+        except HubRefusal as refusal:
+            # Who asks for a gated file by a bad token is told that it is gated.
+            if refusal.status == 401 and caller.token is not None:
+                raise self.files.refusal(request, caller) or refusal from refusal
+            raise
+
+    def _fetch(
+        self, repo: Repo, branch: str, commit: str, path: str, caller: Caller, *, begin: bool
+    ) -> SnapshotFile | Filling | RemoteFile:
+        try:
+            return self.files.fetch(repo, branch, commit, path, caller, begin=begin)
+        except HubRefusal as refusal:
+            if repo.restricted and refusal.status in (401, 403):
+                self.knowledge.forget_access(repo, caller)
+            raise
+
     def _chunks(
-        self, source: SnapshotFile | Filling, caller: Caller, first: int, stop: int
-    ) -> AsyncGenerator[bytes, None]:
+        self, source: SnapshotFile | Filling, caller: Caller, first: int, stop: int,
+        exchange: Exchange,
+    ) -> AsyncGenerator[bytes, None]:  # fmt: skip
+        """A file's bytes, from where they are.
+
+        Raises:
+            _RemovedError: it was removed meanwhile.
+        """
         if isinstance(source, SnapshotFile):
+            try:
+                fd = os.open(source.path, os.O_RDONLY)
+            except FileNotFoundError as error:
+                raise _RemovedError from error
             self.metrics.hits.inc()
-            return local_chunks(source.path, first, stop)
-        return filling_chunks(
-            source.fill, first, stop, self._in_thread,
-            lambda start: self.files.straight(source.remote, caller, start, stop),
-        )  # fmt: skip
+            exchange.logged["from"] = "cache"
+            return local_chunks(fd, first, stop)
+        files, fill = self.files, source.fill
+
+        def straight(start: int) -> AbstractContextManager[Fetched]:
+            return files.straight(source.remote, source.repo, source.path, caller, start, stop)
+
+        if fill is None:
+            exchange.logged["from"] = "hub, not kept"
+            return straight_chunks(straight, first, stop, self._in_thread)
+        exchange.logged["from"] = "hub, joined" if source.joined else "hub"
+        return filling_chunks(fill, first, stop, self._in_thread, straight)
 
     async def _stream(
-        self, send: Send, status: int, headers: Headers, chunks: AsyncGenerator[bytes, None]
-    ) -> None:
-        await send({"type": "http.response.start", "status": status, "headers": _encoded(headers)})
-        async with contextlib.aclosing(chunks):
-            async for chunk in chunks:
-                self.metrics.bytes_out.inc(len(chunk))
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+        self, exchange: Exchange, status: int, headers: Headers,
+        chunks: AsyncGenerator[bytes, None],
+    ) -> None:  # fmt: skip
+        """Send what comes, as long as the client is there; the head with the first bytes."""
+        send, sent = exchange.send, 0
+        watching = asyncio.ensure_future(hung_up(exchange.receive))
+        try:
+            async with contextlib.aclosing(chunks):
+                async for chunk in chunks:
+                    if watching.done():
+                        return
+                    if not sent:
+                        await send(response_head(status, headers))
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    sent += len(chunk)
+                    self.metrics.bytes_out.inc(len(chunk))
+            if not sent:
+                await send(response_head(status, headers))
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            watching.cancel()
+            exchange.logged["bytes"] = sent
 
 
 def _answer_of(source: SnapshotFile | Filling | RemoteFile, commit: str) -> FileAnswer:
@@ -267,25 +364,3 @@ def _base(scope: Scope, headers: Mapping[str, str]) -> str:
 def _sentence(error: MdlError) -> str:
     return " ".join(part for part in (error.message, error.why and f"({error.why})", error.next)
                     if part)  # fmt: skip
-
-
-async def _body(receive: Receive) -> bytes:
-    body = bytearray()
-    while True:
-        message = await receive()
-        body += message.get("body", b"")
-        if len(body) > _LARGEST_BODY:
-            raise HubRefusal(413, "The body is too large.")
-        if message["type"] == "http.disconnect" or not message.get("more_body"):
-            return bytes(body)
-
-
-async def _send(send: Send, status: int, headers: Headers, body: bytes) -> None:
-    if not any(name.lower() == "content-length" for name, _ in headers) and status != 304:
-        headers = [*headers, ("content-length", str(len(body)))]
-    await send({"type": "http.response.start", "status": status, "headers": _encoded(headers)})
-    await send({"type": "http.response.body", "body": body})
-
-
-def _encoded(headers: Headers) -> list[tuple[bytes, bytes]]:
-    return [(k.lower().encode("latin-1"), v.encode("latin-1", "replace")) for k, v in headers]

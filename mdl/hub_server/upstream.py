@@ -1,20 +1,23 @@
 """The Hub upstream: one request at a time, bounded in time and size, the token kept on its host."""
 
 import contextlib
+import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 from mdl.cachemgr.fill import Fetched, open_file
 from mdl.errors import OfflineError
 from mdl.hub_http import http_library, within
+from mdl.hub_server.metrics import HubMetrics
 from mdl.hub_server.responses import HubRefusal
 
 _REDIRECTS = 5
 _MOST = 256 << 20  # bytes of one response that is not a file
 _LONGEST = 60.0  # seconds for one response that is not a file
-_FILE_TIMEOUT = 30.0  # seconds without a byte of a file
+_FILE_TIMEOUT = 10.0  # seconds without a byte of a file, as long as huggingface_hub waits
+_MARK = "x-mdl-hub"  # whose requests these are, to know them if they come back
 _SENT = ("accept", "accept-encoding", "content-type", "user-agent")
 
 
@@ -37,13 +40,14 @@ class Upstream:
     Args:
         endpoint: the Hub's address, without a trailing slash.
         timeout: seconds to wait for a connection or for the next bytes.
-        observe: called with the seconds that each small request took.
+        metrics: what each small request took, and failures.
     """
 
-    def __init__(self, endpoint: str, timeout: float, observe: Callable[[float], object]) -> None:
+    def __init__(self, endpoint: str, timeout: float, metrics: HubMetrics) -> None:
         self.endpoint = endpoint
-        self._observe = observe
+        self._metrics = metrics
         self._timeout = max(timeout, 10.0)
+        self._own = {_MARK: secrets.token_hex(8)}
 
     def ask(
         self,
@@ -89,7 +93,7 @@ class Upstream:
                         why=f"more than {_MOST} bytes",
                         next="Check HF_ENDPOINT.",
                     )
-            self._observe(time.monotonic() - start)
+            self._metrics.upstream.observe(time.monotonic() - start)
             return Reply(response.status_code, dict(response.headers), bytes(data), url)
 
     @contextlib.contextmanager
@@ -99,8 +103,7 @@ class Upstream:
         """Open a file's bytes from `start` on; the token goes to the Hub's own host alone.
 
         Raises:
-            ConnectionError: it cannot be opened, or breaks off.
-            HubRefusal: the Hub refuses it.
+            ConnectionError: it is refused, cannot be reached, or breaks off.
         """
         from huggingface_hub.errors import HfHubHTTPError
 
@@ -109,10 +112,7 @@ class Upstream:
             with open_file(url, headers, start, stop, timeout=_FILE_TIMEOUT) as fetched:
                 yield fetched
         except HfHubHTTPError as error:
-            status = error.response.status_code
-            if status >= 500:
-                raise ConnectionError(f"the Hub answers {status}") from error
-            raise HubRefusal(502, f"The Hub answers {status} for the file's bytes.") from error
+            raise ConnectionError(f"the Hub answers {error.response.status_code}") from error
 
     @contextlib.contextmanager
     def _opened(
@@ -123,16 +123,29 @@ class Upstream:
         library = http_library()
         try:
             with get_session().stream(
-                method, url, headers=dict(headers), content=body or None, timeout=timeout,
-                follow_redirects=False,
+                method, url, headers={**headers, **self._own}, content=body or None,
+                timeout=timeout, follow_redirects=False,
             ) as response:  # fmt: skip
                 yield response
         except (library.HTTPError, library.InvalidURL) as error:
+            self._metrics.upstream_failures.inc()
             raise OfflineError(
                 f"The Hub at {self.endpoint} does not answer.",
                 why=str(error) or type(error).__name__,
                 next="Check the network and HF_ENDPOINT; what is in the cache is served.",
             ) from error
+
+    def require_other(self, headers: Mapping[str, str]) -> None:
+        """Refuse a request that was sent from here.
+
+        Raises:
+            HubRefusal: this service is its own Hub.
+        """
+        if headers.get(_MARK) == self._own[_MARK]:
+            raise HubRefusal(
+                508, f"This mdl has itself as its Hub: it was started with {self.endpoint} as "
+                "HF_ENDPOINT. Start it without."
+            )  # fmt: skip
 
     def is_own(self, url: str) -> bool:
         """Whether an address is on the Hub's own host."""

@@ -39,6 +39,7 @@ class LogWriter:
     def start(self, *, requests: bool) -> None:
         """Take over Python's logging: everyone's warnings, our own information."""
         logging.basicConfig(handlers=[self.handler], level=logging.WARNING)
+        logging.getLogger("uvicorn.error").addFilter(_is_news)
         logging.getLogger("mdl.service").setLevel(logging.INFO)
         _requests.setLevel(logging.INFO if requests else logging.WARNING)
         self._listener.start()
@@ -48,6 +49,14 @@ class LogWriter:
         closing = threading.Thread(target=self._listener.stop, daemon=True)
         closing.start()
         closing.join(_CLOSES_WITHIN)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Leave out a connection that was broken off on purpose: its request's line says so."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (
+        isinstance(error, ConnectionAbortedError) and isinstance(error.__cause__, ConnectionError)
+    )
 
 
 class _BoundedQueueHandler(QueueHandler):

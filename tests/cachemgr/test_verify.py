@@ -147,6 +147,7 @@ def test_repair_fetches_what_is_bad_and_missing(downloaded: Cache, built: CacheB
     assert run(downloaded, again=True).bad == []
 
 
+@pytest.mark.straight
 def test_a_repair_that_fails_leaves_what_was_there(
     downloaded: Cache, built: CacheBuilder, hub: LoopbackHub
 ) -> None:

@@ -25,6 +25,8 @@ def test_a_bad_token_a_dead_hub_and_a_broken_database(
     assert (bad.code, "does not accept the token" in bad.out) == (1, True)
     dead = mdl("doctor", HF_ENDPOINT="http://127.0.0.1:9")
     assert (dead.code, "does not answer" in dead.out) == (1, True)
+    hub.fault(status=503, headers={"X-Error-Message": "closed for repairs"}, times=None)
+    assert "closed for repairs" in mdl("doctor").out
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "mdl.db").write_text("no database at all")

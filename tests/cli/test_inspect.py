@@ -24,6 +24,7 @@ def published(hub: LoopbackHub) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.straight
 def test_a_name_costs_a_listing_and_at_most_two_small_files(mdl: Run, hub: LoopbackHub) -> None:
     for name, format, most in (
         ("Org/Model-GGUF", "gguf", 1),

@@ -26,7 +26,9 @@ class Fault:
     `status` answers instead of the Hub; `latency` (seconds) waits first; `cut_at` closes the
     connection after that many bytes of the body (with a TCP reset if `reset`); `hold_at` stops
     sending after that many bytes until `release()`: `reached` is set at that moment, so a test
-    can act in the middle of a download without sleeping.
+    can act in the middle of a download without sleeping. `wrong_at` sends another byte there;
+    `claimed` is the size of an LFS file that the Hub claims in its place; `pause` waits (seconds)
+    before each 256 KiB.
     """
 
     path: str = "*"
@@ -37,6 +39,9 @@ class Fault:
     cut_at: int | None = None
     reset: bool = False
     hold_at: int | None = None
+    wrong_at: int | None = None
+    claimed: int | None = None
+    pause: float = 0.0
     times: int | None = 1
     hits: int = 0
     reached: threading.Event = field(default_factory=threading.Event)
@@ -48,12 +53,22 @@ class Fault:
         if self.method is not None and self.method != method:
             return False
         # A body fault says nothing about an answer without a body.
-        if method == "HEAD" and (self.cut_at is not None or self.hold_at is not None):
+        of_body = (self.cut_at, self.hold_at, self.wrong_at, self.pause or None)
+        if method == "HEAD" and any(each is not None for each in of_body):
             return False
         return fnmatchcase(path, self.path)
 
     def release(self) -> None:
         self.released.set()
+
+    def spoilt(self, chunk: bytes, at: int) -> bytes:
+        """A piece of a body from byte `at` on, late or wrong."""
+        if self.pause:
+            self.released.wait(self.pause)
+        if self.wrong_at is None or not at <= self.wrong_at < at + len(chunk):
+            return chunk
+        place = self.wrong_at - at
+        return chunk[:place] + bytes([chunk[place] ^ 1]) + chunk[place + 1 :]
 
     @property
     def body_limit(self) -> int | None:

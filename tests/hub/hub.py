@@ -52,7 +52,8 @@ class LoopbackHub:
             HubServer(("127.0.0.1", port), HubHandler, self),
             HubServer(("127.0.0.1", 0), HubHandler, self),
         ]
-        self.endpoint, self.cdn = (f"http://127.0.0.1:{s.server_port}" for s in self._servers)
+        self.address, self.cdn = (f"http://127.0.0.1:{s.server_port}" for s in self._servers)
+        self.endpoint = self.address  # what clients are given
         self._threads = [self._serve(server) for server in self._servers]
 
     @staticmethod

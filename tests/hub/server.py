@@ -133,7 +133,7 @@ class HubHandler(BaseHTTPRequestHandler):
         state = state or self.hub.access_state(repo, self.token)
         if state == "granted":
             return
-        message = GATED_MESSAGES[state].format(id=repo.id, url=f"{self.hub.endpoint}/{repo.id}")
+        message = GATED_MESSAGES[state].format(id=repo.id, url=f"{self.hub.address}/{repo.id}")
         raise HubError(401 if state == "anonymous" else 403, "GatedRepo", message)
 
     @staticmethod
@@ -262,7 +262,8 @@ class HubHandler(BaseHTTPRequestHandler):
             return self._head(307, 0, Location=location, ETag=f'"{blob.etag}"', **about)
         address = {"repo": repo.id, "commit": commit.id, "path": path}
         signed = urlencode({**address, "signature": self.hub.signature(repo, commit, path)})
-        about |= {"X-Linked-Size": str(blob.size), "X-Linked-ETag": f'"{blob.sha256}"'}
+        claimed = self.strike.claimed if self.strike else None
+        about |= {"X-Linked-Size": str(claimed or blob.size), "X-Linked-ETag": f'"{blob.sha256}"'}
         about["Location"] = f"{self.hub.cdn}/cdn/{blob.sha256}?{signed}"
         return self._head(302, 0, **about)
 
@@ -315,6 +316,8 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def _copy(self, stream: Any, count: int) -> None:
         while count and (chunk := stream.read(min(CHUNK, count))):
+            if self.strike:
+                chunk = self.strike.spoilt(chunk, stream.tell() - len(chunk))
             self.wfile.write(chunk)
             self.hub.sent += len(chunk)
             count -= len(chunk)
@@ -356,7 +359,7 @@ class HubHandler(BaseHTTPRequestHandler):
         headers = {}
         if start + size < len(rows):
             query = urlencode({**self.query, "cursor": [str(start + size)]}, doseq=True)
-            headers["Link"] = f'<{self.hub.endpoint}{self.route}?{query}>; rel="next"'
+            headers["Link"] = f'<{self.hub.address}{self.route}?{query}>; rel="next"'
         self._json(rows[start : start + size], **headers)
 
     def _refuse(self, error: HubError) -> None:

@@ -158,6 +158,7 @@ def test_server_errors_and_latency_strike_as_often_as_told(
     assert [request.status for request in hub.requests] == [503, 503, 200]
 
 
+@pytest.mark.straight
 def test_a_tcp_reset_in_the_middle_of_a_file_fails_the_download(
     hub: LoopbackHub, where: dict[str, Any]
 ) -> None:

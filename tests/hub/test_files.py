@@ -37,6 +37,7 @@ def test_a_snapshot_holds_every_file_under_its_hash(
     assert git_blob_sha1(CONFIG) in blobs
 
 
+@pytest.mark.straight
 def test_metadata_of_small_and_lfs_files(hub: LoopbackHub, where: dict[str, Any]) -> None:
     def ask(name: str) -> Any:
         url = hf_hub_url("Org/Name", name, endpoint=hub.endpoint)
@@ -57,6 +58,7 @@ def test_the_token_never_reaches_the_cdn(hub: LoopbackHub, where: dict[str, Any]
     assert who == {"api": "alice", "Org": "alice", "cdn": "anonymous"}
 
 
+@pytest.mark.straight
 def test_the_cdn_serves_only_addresses_the_hub_signed(
     hub: LoopbackHub, where: dict[str, Any]
 ) -> None:

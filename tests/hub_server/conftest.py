@@ -40,6 +40,11 @@ class Between:
         self.process = Process(self.env, "--hub", "--json", *options)
         self.url = self.process.url
 
+    def log(self) -> list[dict[str, Any]]:
+        """The lines of requests that the service has written, once it has ended."""
+        lines = self.process.stop()[1].splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
     @property
     def cache(self) -> Path:
         """What the service keeps."""

@@ -5,7 +5,7 @@ import pytest
 
 from mdl.errors import ConfigError
 from mdl.hub_server import HubConfig
-from tests.hub import LoopbackHub
+from tests.hub import LoopbackHub, free_port
 from tests.hub_server.conftest import Between, Serve
 
 GRANTED, OTHER = "hf_granted0000000000000000000000000000", "hf_other00000000000000000000000000000"
@@ -163,3 +163,12 @@ def test_xet_is_not_offered_at_any_depth() -> None:
     assert without_xet([{"rows": [small, large], "xetEnabled": True}]) == [
         {"rows": [{"path": "a", "size": 5, "lfs": {"oid": "b"}}, large]}
     ]
+
+
+def test_a_service_that_is_its_own_hub_says_so(hub: LoopbackHub, between: Serve) -> None:
+    port = str(free_port())
+    here = between("--port", port, HF_ENDPOINT=f"http://localhost:{port}")
+    for path in ("Org/Open/resolve/main/w.bin", "api/models/Org/Open"):
+        answer = get(here, path)
+        assert answer.status_code in (503, 508)
+        assert "has itself as its Hub" in answer.headers["x-error-message"]

@@ -251,6 +251,7 @@ def test_the_wait_for_a_rate_limit_is_bounded(hub: LoopbackHub, online: Make) ->
         online().resolve("org/model")
 
 
+@pytest.mark.straight
 @pytest.mark.parametrize("path", ["*/auth-check", "/api/models", "*/tree/*", "/api/whoami-v2"])
 def test_no_call_waits_longer_than_it_may(hub: LoopbackHub, path: str) -> None:
     """Neither where the Hub holds its response back, nor where it limits the rate for long."""
@@ -275,6 +276,7 @@ def test_no_call_waits_longer_than_it_may(hub: LoopbackHub, path: str) -> None:
     assert len(limited) == 1, "the client's own retries are off"
 
 
+@pytest.mark.straight
 def test_bounds_hold_for_calls_of_ours_alone(hub: LoopbackHub) -> None:
     hub.add_repo("org/model", files={"config.json": "{}"})
     assert HubApi(hub.endpoint, None, timeout=0.2).facts("org/model").state == "ok"

@@ -176,6 +176,7 @@ def test_an_unknown_name_is_found_in_three_requests_and_remembered(
     assert offline.knowledge_age is not None
 
 
+@pytest.mark.straight
 def test_a_configuration_is_read_where_the_tree_does_not_decide(
     online: Online, hub: LoopbackHub
 ) -> None:

@@ -78,6 +78,7 @@ class BlobFill:
         self._count, self._count_found = arrived, found
         self._stopping = threading.Event()
         self._etag, self._fetch = etag, fetch
+        self._checked = (0, 0)  # the file that got the name
         # Writable for a group, as huggingface_hub makes it.
         self._lock: BaseFileLock = FileLock(root / ".locks" / folder / f"{etag}.lock", mode=0o664)
         self._listeners: set[Callable[[], object]] = set()
@@ -88,6 +89,39 @@ class BlobFill:
     def readable(self) -> int:
         """Bytes that a reader may take now."""
         return self.size if self.done else max(0, min(self.arrived, self.size - WITHHELD))
+
+    def open(self) -> int:
+        """A descriptor of the bytes that are here."""
+        try:
+            return os.open(self.partial, os.O_RDONLY)
+        except FileNotFoundError:
+            return os.open(self.path, os.O_RDONLY)
+
+    def require_same(self, fd: int) -> None:
+        """Make sure, once it is done, that what was read along is the file that was checked.
+
+        Raises:
+            VerificationError: it was another one, begun by a process whose bytes were wrong.
+        """
+        if self.done and _identity(os.fstat(fd)) != self._checked:
+            raise self._wrong("it was begun anew meanwhile")
+
+    def digest(self) -> Any:
+        """A new hash of the kind that names this blob; `None` if its name is no hash."""
+        if is_hash(self._etag, SHA256_LENGTH):
+            return hashlib.sha256()
+        if is_hash(self._etag, COMMIT_LENGTH):  # git's
+            return hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
+        return None
+
+    def require_right(self, digest: Any) -> None:
+        """Compare the hash of all bytes with the blob's name.
+
+        Raises:
+            VerificationError: they differ.
+        """
+        if digest is not None and digest.hexdigest() != self._etag:
+            raise self._wrong("its content has another hash than its name")
 
     @contextlib.contextmanager
     def listening(self, listener: Callable[[], object]) -> Iterator[None]:
@@ -135,7 +169,11 @@ class BlobFill:
 
     def _follow(self) -> bool:
         """Wait for the lock, reporting another process's progress; whether the blob is there."""
-        while not self.path.exists():
+        while True:
+            with contextlib.suppress(FileNotFoundError):
+                self._checked = _identity(os.stat(self.path))
+                self._found(self.size)
+                return True
             self._raise_if_stopped()
             try:
                 self._lock.acquire(timeout=0.02)
@@ -149,8 +187,6 @@ class BlobFill:
                 if not self.path.exists():
                     return False
                 self._lock.release()
-        self._found(self.size)
-        return True
 
     def _found(self, size: int) -> None:
         """So many bytes are here, which others wrote."""
@@ -162,11 +198,13 @@ class BlobFill:
             raise BusyError("The download was stopped.", next="Try again.")
 
     def _download(self) -> None:
-        digest = _digest(self._etag, self.size)
+        digest = self.digest()
+        with contextlib.suppress(FileNotFoundError):
+            if self.partial.stat().st_size > self.size:
+                self.partial.unlink()  # not shortened: who reads along would not notice
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
         with open(os.open(self.partial, flags, 0o666), "rb+", buffering=0) as file:
             self._hash_start(file.fileno(), digest)
-            self._notify(always=True)
             attempts = 0
             while self.arrived < self.size:
                 before = self.arrived
@@ -188,19 +226,23 @@ class BlobFill:
                     self._stopping.wait(0.1 * 2**attempts)
                     self._raise_if_stopped()
                     self._count_found(0)
-        self._check(digest)
+            self._checked = _identity(os.fstat(file.fileno()))
+        try:
+            self.require_right(digest)
+        except VerificationError:
+            self.partial.unlink(missing_ok=True)
+            raise
         os.replace(self.partial, self.path)
 
     def _hash_start(self, fd: int, digest: Any) -> None:
-        """Hash what an earlier run left."""
-        if os.fstat(fd).st_size > self.size:
-            os.truncate(fd, 0)
+        """Hash what an earlier run left; readers get it meanwhile."""
         self._found(0)
         while chunk := os.pread(fd, _READ, self.arrived):
             self._raise_if_stopped()
             if digest is not None:
                 digest.update(chunk)
             self._found(self.arrived + len(chunk))
+            self._notify()
         self.resumed = self.arrived
 
     def _read_on(self, fd: int, digest: Any) -> None:
@@ -211,7 +253,7 @@ class BlobFill:
                 if skip > 0:
                     skip, chunk = max(0, skip - len(chunk)), chunk[skip:]
                 if self.arrived + len(chunk) > self.size:
-                    os.truncate(self.partial, 0)
+                    self.partial.unlink(missing_ok=True)
                     raise self._wrong("more bytes came than the Hub said there are")
                 _write_at(fd, chunk, self.arrived)
                 if digest is not None:
@@ -220,11 +262,6 @@ class BlobFill:
                 self._count(len(chunk))
                 self._notify()
                 self._raise_if_stopped()
-
-    def _check(self, digest: Any) -> None:
-        if digest is not None and digest.hexdigest() != self._etag:
-            self.partial.unlink(missing_ok=True)
-            raise self._wrong("its content has another hash than its name")
 
     def _wrong(self, why: str) -> VerificationError:
         return VerificationError(
@@ -244,13 +281,8 @@ class BlobFill:
                     listener()
 
 
-def _digest(etag: str, size: int) -> Any:
-    """The hash that an etag is: sha256 for LFS files, git's blob sha1 for others."""
-    if is_hash(etag, SHA256_LENGTH):
-        return hashlib.sha256()
-    if is_hash(etag, COMMIT_LENGTH):
-        return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-    return None
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _write_at(fd: int, data: bytes, at: int) -> None:
