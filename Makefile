@@ -24,7 +24,7 @@ help:
 	@echo "make test-through-hub what asks the Hub, once more with mdl serve --hub in between"
 	@echo "make test-slow       every kernel as compiled, on an emulated GPU; the service under"
 	@echo "                     schemathesis and kills"
-	@echo "make test-system     what needs Chromium, nginx or odd file systems: installs them (root, Debian)"
+	@echo "make test-system     what needs Chromium, nginx, llama.cpp or odd file systems: installs them (root, Debian)"
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -100,9 +100,11 @@ test-slow: $(STAMP)
 
 test-system: $(STAMP)
 	apt-get install --yes --quiet --no-install-recommends \
-		chromium chromium-driver exfat-fuse exfatprogs faketime nginx-light ntfs-3g openssl
+		chromium chromium-driver cmake exfat-fuse exfatprogs faketime g++ nginx-light ntfs-3g \
+		openssl
 	$(BIN)/python $(INSTALL) --no-build-isolation --editable '.[dev,train]'
 	$(BIN)/python $(INSTALL) --no-deps liger-kernel
+	$(BIN)/python $(INSTALL) llama-cpp-python
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m system
 
 docs: $(STAMP)
