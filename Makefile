@@ -12,7 +12,7 @@ INSTALL = -m pip install --quiet --disable-pip-version-check --constraint constr
 LIGHT := tests/resolver tests/store tests/cli tests/cachemgr/test_listing.py \
 	tests/cachemgr/test_commands.py tests/test_errors.py tests/test_public_api.py tests/test_settings.py
 
-.PHONY: help demo test lint types unit coverage test-pythons test-floor test-latest test-through-hub test-slow test-system catalog docs pictures format clean
+.PHONY: help demo test lint types unit coverage test-pythons test-floor test-latest test-through-hub test-slow test-system test-quantizers catalog docs pictures format clean
 
 help:
 	@echo "make demo            the whole path on a real model, offline from the Hub"
@@ -25,6 +25,7 @@ help:
 	@echo "make test-slow       every kernel as compiled, on an emulated GPU; the service under"
 	@echo "                     schemathesis and kills"
 	@echo "make test-system     what needs Chromium, nginx, llama.cpp or odd file systems: installs them (root, Debian)"
+	@echo "make test-quantizers GPTQ, AWQ and torchao by their own libraries; part of make test-system"
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -106,6 +107,17 @@ test-system: $(STAMP)
 	$(BIN)/python $(INSTALL) --no-deps liger-kernel
 	$(BIN)/python $(INSTALL) llama-cpp-python
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m system
+	$(MAKE) test-quantizers
+
+# GPT-QModel asks for another torch than the tested set has, and runs with this one.
+test-quantizers: venv = $(VENV)-quantizers
+test-quantizers:
+	$(PYTHON) -m venv $(venv)
+	$(venv)/bin/python $(INSTALL) hatchling editables
+	$(venv)/bin/python $(INSTALL) --no-build-isolation --editable '.[load,test]'
+	$(venv)/bin/python -m pip install --quiet --no-deps gptqmodel==7.7.0 optimum==2.3.0 \
+		torchao==0.18.0 defuser device-smi logbar ninja protobuf pypcre threadpoolctl tokenicer
+	$(venv)/bin/python -m pytest -q -m slow tests/loader/test_quantizers.py
 
 docs: $(STAMP)
 	$(BIN)/python docs/reference.py

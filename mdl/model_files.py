@@ -53,7 +53,7 @@ class WeightFiles(NamedTuple):
 
     @property
     def pickled(self) -> bool:
-        return any(not name.endswith(".safetensors") for name in self.files)
+        return any(not name.lower().endswith((".safetensors", ".gguf")) for name in self.files)
 
 
 class ModelFiles(NamedTuple):
@@ -381,8 +381,8 @@ def not_a_model(names: Collection[str]) -> LoadError:
     if any(name.lower().endswith(".gguf") for name in names):
         return LoadError(
             "The repository has GGUF files only.",
-            why="GGUF is for llama.cpp; there is no config.json and no safetensors file.",
-            next="Load the original repository; `mdl resolve` shows it if it is known.",
+            why="There is no config.json and no safetensors file.",
+            next="Ask for one of its variants: --gguf, --format gguf:Q8_0 (format=), NAME:Q8_0.",
         )
     if folders:
         return LoadError(

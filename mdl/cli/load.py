@@ -122,6 +122,11 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--no-memory-check", is_flag=True, help="Load even if the memory is too small."
         ),
+        click.option(
+            "--allow-dequantize",
+            is_flag=True,
+            help="Load fp8 or MXFP4 weights as floats where this machine cannot compute in them.",
+        ),
         click.option("--no-local-copy", is_flag=True, help="Save no local 4-bit copy."),
         click.option("--no-kernels", is_flag=True, help="Apply none of mdl's kernels."),
         click.option("--device-map", help="cpu, cuda, auto, balanced or sequential."),
@@ -192,8 +197,7 @@ def show_plan(plan: "LoadPlan", options: dict[str, Any]) -> None:
 
     if not options["as_json"]:
         click.echo(str(plan))
-    if not options["no_memory_check"]:
-        check_plan(plan)
+    check_plan(plan, sizes=not options["no_memory_check"])
     if options["as_json"]:
         echo_json(plan.to_json())
 
@@ -202,7 +206,7 @@ def show_plan(plan: "LoadPlan", options: dict[str, Any]) -> None:
 @click.argument("target", type=FilePath(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(target: Path, as_json: bool) -> None:
-    """Check that a report, a lock file or a snapshot still matches the disk."""
+    """Check that a report, a lock file, a snapshot or a GGUF file still matches the disk."""
     from mdl.loader import verify_target
 
     outcome = verify_target(target)
@@ -219,20 +223,18 @@ def verify(target: Path, as_json: bool) -> None:
 def request_of(name: str, options: dict[str, Any]) -> "LoadRequest":
     """The load request behind the command line's options."""
     from mdl.loader import make_request
-    from mdl.store import LOADABLE_FORMATS
 
     arguments = resolve_arguments(options)
-    if arguments["format"] not in LOADABLE_FORMATS:
-        raise UsageError(
-            f"mdl does not load {arguments['format']}.",
-            why=f"it loads {', '.join(LOADABLE_FORMATS)}",
-            next=f"`mdl pull {name}` with the same options downloads it for another program.",
-        )
+    for option, name_of in (("--for", "runtime"), ("--fit", "fit"), ("--mmproj", "mmproj")):
+        if (value := arguments[name_of]) is not None:
+            raise UsageError(
+                f"A model is not loaded with {option}.",
+                why="It chooses files for other programs, with mdl pull and mdl resolve.",
+                next=f"Leave it out, or see what it takes: mdl resolve {name} {option} {value}.",
+            )
     return make_request(
         name,
-        load_in_4bit=arguments["format"] == "bnb-4bit",
-        load_in_8bit=arguments["format"] == "8bit",
-        load_in_fp8=arguments["format"] == "fp8",
+        format=asked_format(options),
         use_exact_model_name=arguments["exact"],
         base=options["base"],
         revision=arguments["revision"],
@@ -242,6 +244,8 @@ def request_of(name: str, options: dict[str, Any]) -> "LoadRequest":
         quantize_once=not options.get("no_local_copy", False),
         check_memory=not options.get("no_memory_check", False),
         max_seq_length=options.get("max_seq_length"),
+        allow_dequantize=options.get("allow_dequantize", False),
+        any_publisher=arguments["any_publisher"],
         trust_remote_code=options["trust_remote_code"],
         allow_pickle=options["allow_pickle"],
         local_files_only=arguments["offline"],

@@ -311,7 +311,7 @@ def _print_trace(result: "Resolution") -> None:
 
 def _format_line(result: "Resolution") -> str:
     if result.variant:
-        return f"{result.format}:{result.variant}"
+        return result.label
     if result.quantize_on_load:
         return f"{result.format}, quantized on load from {result.weights or 'float'} weights"
     return result.format

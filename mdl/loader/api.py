@@ -3,11 +3,20 @@
 import difflib
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from mdl.errors import UsageError
 from mdl.loader.loaded import Loaded
-from mdl.loader.request import LoadRequest, Quantization, dtype_name, from_bnb_config, one_format
+from mdl.loader.request import (
+    LoadRequest,
+    Quantization,
+    dtype_name,
+    from_bnb_config,
+    is_loadable,
+    named_format,
+    one_format,
+)
 
 if TYPE_CHECKING:
     from mdl.loader.planning import LoadPlan
@@ -41,7 +50,10 @@ class PassedOn(TypedDict, total=False):
 class LoadOptions(PassedOn, total=False):
     """The arguments of `mdl.load` and `mdl.plan`, all optional.
 
-    load_in_*: the format of the weights; by default 16-bit, or the floats as they are stored.
+    format: the format of the weights, as `mdl.resolve` takes it (`bnb-4bit`, `awq`,
+        `gguf:Q4_K_M`); by default the one that the name names (`…-AWQ`, `…-GGUF`), else 16-bit, or
+        the floats as they are stored.
+    load_in_*: the same for the formats that mdl makes on load.
     base: the model to put an adapter on, if not the one that the adapter names.
     use_exact_model_name: that repository and no other, whatever the catalogue says.
     dtype: a torch dtype or its name; by default the checkpoint's.
@@ -53,11 +65,14 @@ class LoadOptions(PassedOn, total=False):
     quantize_once: save a model quantized on load as a local copy for the next time.
     max_seq_length: tokens whose KV cache must fit beside the weights; 2048 by default.
     check_memory: reject what does not fit into memory before downloading its weights.
+    allow_dequantize: load fp8 or MXFP4 weights as floats where this machine cannot compute in them.
+    any_publisher: take a stored format from publishers who are not on the trust list, too.
     local_files_only: use what is here, and open no socket.
     prefer: `default`, `cached` or `official`; the configuration's by default.
     locked: a lock file; the model must be exactly the one it names.
     """
 
+    format: str | None
     load_in_4bit: bool
     load_in_8bit: bool
     load_in_16bit: bool
@@ -74,6 +89,8 @@ class LoadOptions(PassedOn, total=False):
     quantization_config: Any
     quantize_once: bool
     check_memory: bool
+    allow_dequantize: bool
+    any_publisher: bool
     max_seq_length: int | None
     trust_remote_code: bool
     allow_pickle: bool
@@ -86,7 +103,8 @@ PASSED_ON = frozenset(PassedOn.__annotations__)
 # Arguments with the same name and meaning in a request.
 _SAME = ("base", "revision", "task", "device_map", "max_seq_length", "trust_remote_code",
          "allow_pickle",
-         "quantize_once", "check_memory", "prefer", "locked", "token")  # fmt: skip
+         "quantize_once", "check_memory", "allow_dequantize", "any_publisher", "prefer", "locked",
+         "token")  # fmt: skip
 
 
 def load(
@@ -132,6 +150,7 @@ def make_request(model_name: str, **options: Unpack[LoadOptions]) -> LoadRequest
     _check_names(given)
     _check_texts(model_name, given)
     format = one_format(
+        given.get("format"),
         in_4bit=given.get("load_in_4bit", False),
         in_8bit=given.get("load_in_8bit", False),
         in_16bit=given.get("load_in_16bit", False),
@@ -140,7 +159,7 @@ def make_request(model_name: str, **options: Unpack[LoadOptions]) -> LoadRequest
     quantization = given.get("quantization")
     if given.get("quantization_config") is not None:
         quantization, configured = from_bnb_config(given["quantization_config"])
-        format = configured or format
+        format = one_format(format, in_4bit=configured == "bnb-4bit", in_8bit=configured == "8bit")
     _check_quantization(quantization, format)
     fields = {name: given[name] for name in _SAME if name in given}
     if "num_labels" in given and fields.get("task", "auto") == "auto":
@@ -150,7 +169,7 @@ def make_request(model_name: str, **options: Unpack[LoadOptions]) -> LoadRequest
         kernels = (kernels,)
     return LoadRequest(
         name=str(model_name),
-        format=format,
+        format=format or _named_format(str(model_name), given),
         exact_name=given.get("use_exact_model_name", False),
         dtype=dtype_name(given.get("dtype")),
         quantization=quantization or Quantization(),
@@ -161,7 +180,15 @@ def make_request(model_name: str, **options: Unpack[LoadOptions]) -> LoadRequest
     )
 
 
-def _check_quantization(settings: Any, format: str) -> None:
+def _named_format(model_name: str, given: dict[str, Any]) -> str:
+    """The format where none is given: a stored one that the name of a repository names."""
+    named = named_format(model_name)
+    chosen = given.get("use_exact_model_name") or given.get("locked")
+    local = Path(model_name).expanduser().exists()
+    return "16bit" if chosen or local or not is_loadable(named) else named
+
+
+def _check_quantization(settings: Any, format: str | None) -> None:
     if settings is None:
         return
     if not isinstance(settings, Quantization):

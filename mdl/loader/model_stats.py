@@ -18,8 +18,13 @@ class ModelStats:
     devices: tuple[str, ...]
 
 
-def measure_model(model: Any) -> ModelStats:
-    """Count a model's parameters and bytes in one pass."""
+def measure_model(model: Any, unquantized: Any = None) -> ModelStats:
+    """Count a model's parameters and bytes in one pass.
+
+    Args:
+        unquantized: the same model on the meta device, to count the parameters of packed weights
+            other than bitsandbytes' by.
+    """
     import torch
 
     narrow = (torch.int8, torch.float8_e4m3fn)  # bitsandbytes' 8-bit weights, and fp8
@@ -28,7 +33,10 @@ def measure_model(model: Any) -> ModelStats:
     devices: dict[Any, str] = {}  # str(device) takes longer than all the rest of a parameter
 
     def count(tensor: Any) -> None:
-        if tensor is not None:
+        if hasattr(tensor, "__tensor_flatten__"):  # torchao's: a shell around other tensors
+            for name in tensor.__tensor_flatten__()[0]:
+                count(getattr(tensor, name))
+        elif tensor is not None:
             device = tensor.device
             if device not in devices:
                 devices[device] = str(device)
@@ -50,5 +58,18 @@ def measure_model(model: Any) -> ModelStats:
     names = tuple(sorted(devices.values()))
     for buffer in model.buffers():
         count(buffer)
+    if unquantized is not None:
+        total, quantized = _count_packed(model, unquantized)
     counts = {"total": total, "trainable": trainable, "quantized": quantized}
     return ModelStats(counts, sum(sizes.values()), names)
+
+
+def _count_packed(model: Any, unquantized: Any) -> tuple[int, int]:
+    """All parameters, and those that are not the floats they are in the unquantized model."""
+    here, total, floats = dict(model.named_parameters()), 0, 0
+    for name, parameter in unquantized.named_parameters():
+        total += parameter.numel()
+        same = here.get(name)
+        if same is not None and same.dtype == parameter.dtype and same.shape == parameter.shape:
+            floats += 0 if hasattr(same, "__tensor_flatten__") else parameter.numel()
+    return total, total - floats

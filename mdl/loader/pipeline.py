@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from mdl.formatting import human_size
 from mdl.loader.adapter import attach_adapter
 from mdl.loader.build import (
     Built,
@@ -20,11 +21,12 @@ from mdl.loader.build import (
     has_tokenizer,
     import_libraries,
     prefetch,
+    why_dequantized,
 )
 from mdl.loader.checkpoint import config_hash, file_records, fingerprint, quantization_name
 from mdl.loader.loaded import Loaded
 from mdl.loader.model_stats import measure_model
-from mdl.loader.planning import check_fits
+from mdl.loader.planning import check_fits, empty_model
 from mdl.loader.progress import PhaseTimer, Progress, progress_for
 from mdl.loader.quantize_once import build_once
 from mdl.loader.report import Report
@@ -55,14 +57,14 @@ def load_request(
     with clock("import"):
         import_libraries(located.checkpoint)
     with clock("check"):
-        check_quantization(located.config)
+        check_quantization(located.config, request)
         _check_packages(located)
         check_fits(located)
     with clock("fetch"):
         fetched = fetch_model(located, progress)
     with clock("import"):  # its classes, if its configuration was not known until now
         import_libraries(fetched.checkpoint)
-    check_quantization(located.config, fetched.checkpoint)
+    check_quantization(located.config, request, fetched.checkpoint)
     check_remote_code(fetched.checkpoint)
     built = build_once(fetched, clock)
     return _finish(fetched, built, clock, progress)
@@ -110,7 +112,10 @@ def _tokenizer(located: LocatedModel, built: Built) -> Any:
         return build_tokenizer(folder, request, config)
     # The text half of a vision model has another configuration than its folder.
     same = config.model_type == built.checkpoint.config.get("model_type")
-    return build_tokenizer(built.checkpoint.folder, request, config if same else None)
+    checkpoint = built.checkpoint
+    return build_tokenizer(
+        checkpoint.folder, request, config if same else None, checkpoint.gguf_file
+    )
 
 
 def _apply_kernels(
@@ -156,7 +161,8 @@ def _record_use(fetched: FetchedModel, built: Built) -> None:
 
 def _report(located: LocatedModel, built: Built) -> Report:
     model, checkpoint = built.model, built.checkpoint
-    stats = measure_model(model)
+    packed = checkpoint.quantization is not None and _is_packed(model)
+    stats = measure_model(model, empty_model(checkpoint) if packed else None)
     return Report(
         requested=located.original_request.to_json(),
         resolution=located.resolution.to_json(),
@@ -183,8 +189,14 @@ def _report(located: LocatedModel, built: Built) -> Report:
         downloaded=located.bytes_to_download,
         seconds={},
         versions=dict(installed_versions(*LIBRARIES)),
-        warnings=tuple(_warnings(built)),
+        warnings=tuple(_warnings(built, stats.bytes)),
     )
+
+
+def _is_packed(model: Any) -> bool:
+    """Whether the model's weights are quantized otherwise than by bitsandbytes."""
+    settings = getattr(model.config, "quantization_config", None)
+    return settings is not None and getattr(settings, "quant_method", None) != "bitsandbytes"
 
 
 def _plain(quantization: Any) -> Any:
@@ -195,7 +207,7 @@ def _plain(quantization: Any) -> Any:
     return json.loads(json.dumps(table, default=str))
 
 
-def _warnings(built: Built) -> Iterator[str]:
+def _warnings(built: Built, in_memory: int) -> Iterator[str]:
     checkpoint = built.checkpoint
     claimed, stored = checkpoint.claimed_quantization, checkpoint.stored_format
     if claimed is not None and stored is None:
@@ -204,7 +216,10 @@ def _warnings(built: Built) -> Iterator[str]:
     if note := class_note(checkpoint, built.model):
         yield note
     if stored is not None and getattr(built.model.config, "quantization_config", None) is None:
-        yield f"the weights are stored in {stored} and were dequantized to {built.model.dtype}"
+        yield (f"the weights are stored in {stored} ({human_size(checkpoint.stored_bytes)}) and "
+               f"were dequantized to {checkpoint.dtype} ({human_size(in_memory)})")  # fmt: skip
+    elif reason := why_dequantized(checkpoint):
+        yield f"{reason}: `mdl load --dry-run` counts them as {checkpoint.dtype}"
     if built.new_parameters:
         yield f"new weights, not in the checkpoint: {_count(built.new_parameters)}"
     if built.unused_tensors:

@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from mdl.errors import UsageError
-from mdl.formats import claimed_format
 from mdl.loader.checkpoint import Checkpoint
 from mdl.loader.progress import Progress
-from mdl.loader.request import LoadRequest
+from mdl.loader.request import LoadRequest, named_format
 from mdl.loader.source import LocatedModel, Selection, fetch_model, locate_model, pull_files
 from mdl.loader.verify import repair_snapshot
 from mdl.resolver import ResolveOptions, parse_name
 from mdl.settings import Settings, StrPath, load_settings
-from mdl.store import STORED_FORMATS
 
 
 @dataclass(frozen=True)
@@ -202,7 +200,6 @@ def _pull_files(
     """Pull a stored format, or selected files."""
     done = pull_files(name, options, selection, settings, **how)
     resolution = done.resolution
-    variant = f":{resolution.variant}" if resolution.variant else ""
     return Pulled(
         requested=name,
         repo_id=resolution.repo_id,
@@ -213,7 +210,7 @@ def _pull_files(
         bytes=done.bytes,
         adapter=None,
         repaired=None,
-        format=resolution.format + variant,
+        format=resolution.label,
         left_out=done.left_out,
     )
 
@@ -228,8 +225,7 @@ def _format_of(
     if format is not None and runtime is None:
         return format, exact
     if runtime is None:
-        claimed = claimed_format(name)
-        format = claimed if claimed in STORED_FORMATS else "16bit"
+        format = named_format(name)
     return format or "16bit", exact or selects
 
 

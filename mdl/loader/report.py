@@ -124,13 +124,15 @@ class Report:
 
 
 def _format_line(report: Report) -> str:
+    variant = report.resolution.get("variant")
+    format = report.resolution["format"] + (f":{variant}" if variant else "")
     if report.quantization is None:
-        return f"{report.resolution['format']}, {report.dtype}"
+        return f"{format}, {report.dtype}"
     how = report.quantization.get("quant_method")
     if report.quantization.get("load_in_4bit"):
         how = report.quantization.get("bnb_4bit_quant_type")
     when = "quantized on load" if report.quantized_on_load else "as stored"
-    return f"{report.resolution['format']}, {how}, {report.dtype}, {when}"
+    return f"{format}, {how}, {report.dtype}, {when}"
 
 
 def adapter_line(adapter: Mapping[str, Any]) -> str:
@@ -144,8 +146,10 @@ def _quantized_part(report: Report) -> str:
     count = report.parameters["quantized"]
     if not count:
         return ""
-    in_4bit = (report.quantization or {}).get("load_in_4bit")
-    return f" ({count:,} in {4 if in_4bit else 8} bits)"
+    settings = report.quantization or {}
+    if settings.get("quant_method") != "bitsandbytes":
+        return f" ({count:,} quantized)"
+    return f" ({count:,} in {4 if settings.get('load_in_4bit') else 8} bits)"
 
 
 def two_columns(lines: Sequence[tuple[str, str]]) -> str:

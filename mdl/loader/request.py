@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mdl.errors import UsageError
-from mdl.store import LOADABLE_FORMATS
+from mdl.formats import LOADS, claimed_format, parse_format
+from mdl.store import LOADABLE_FORMATS, STORED_FORMATS
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 STORAGES = ("uint8", "bfloat16", "float16", "float32", "float64", "int8")
@@ -74,10 +75,12 @@ class Quantization:
 class LoadRequest:
     """One request for a model. `extra` is passed on to transformers' `from_pretrained`.
 
-    `format` is the format of the weights to load. `exact_name` allows no other repository than the
-    one named: a 4-bit request then quantizes that very repository on load. `base` is the model
-    to put an adapter on, if not the one that the adapter names. `locked` is the path of a lock file
-    that pins the commit.
+    `format` is the format of the weights to load, and `variant` which of a stored format's; both
+    can be given as `format="gguf:Q4_K_M"`. `exact_name` allows no other repository than the one
+    named: a 4-bit request then quantizes that very repository on load. `base` is the model to put
+    an adapter on, if not the one that the adapter names. `locked` is the path of a lock file that
+    pins the commit. `any_publisher` takes stored formats from publishers who are not on the trust
+    list. `allow_dequantize` accepts floats where this machine cannot compute in the stored format.
     """
 
     name: str
@@ -95,6 +98,9 @@ class LoadRequest:
     allow_pickle: bool = False
     quantize_once: bool = True
     check_memory: bool = True
+    variant: str | None = None
+    allow_dequantize: bool = False
+    any_publisher: bool = False
     offline: bool | None = None
     prefer: str | None = None
     locked: str | None = None
@@ -102,11 +108,10 @@ class LoadRequest:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.format not in LOADABLE_FORMATS:
-            raise UsageError(
-                f"Unknown format {self.format!r}.",
-                next=f"Use one of {', '.join(LOADABLE_FORMATS)}.",
-            )
+        asked = parse_format(self.format)
+        check_loadable(asked.format)
+        object.__setattr__(self, "format", asked.format)
+        object.__setattr__(self, "variant", asked.variant or self.variant)
         if self.task not in TASKS:
             raise UsageError(f"Unknown task {self.task!r}.", next=f"Use one of {', '.join(TASKS)}.")
         tokens = self.max_seq_length
@@ -128,24 +133,55 @@ class LoadRequest:
         return table
 
 
-def one_format(
-    *, in_4bit: bool, in_8bit: bool = False, in_16bit: bool = False, fp8: Any = False
-) -> str:
-    """The format that the `load_in_*` arguments ask for.
+def named_format(name: str) -> str:
+    """The stored format that a repository's name names (`…-AWQ`, `…-GGUF`), else `16bit`."""
+    claimed = claimed_format(name)
+    return claimed if claimed in STORED_FORMATS else "16bit"
+
+
+def is_loadable(format: str) -> bool:
+    """Whether mdl makes a format on load, or transformers reads it as it is stored."""
+    return format in LOADABLE_FORMATS or "transformers" in LOADS.get(format, ())
+
+
+def check_loadable(format: str) -> None:
+    """Reject a stored format that is for other programs.
 
     Raises:
-        UsageError: two of them exclude each other.
+        UsageError: transformers does not load it.
     """
-    chosen = {"8bit": in_8bit, "16bit": in_16bit, "fp8": bool(fp8)}
-    on = [name for name, wanted in chosen.items() if wanted]
-    if len(on) > 1 or (in_4bit and on):
+    if not is_loadable(format):
         raise UsageError(
-            f"Choose one format: {', '.join(['bnb-4bit'] * in_4bit + on)} were requested.",
+            f"mdl does not load {format}.",
+            why=f"It is for {', '.join(LOADS.get(format, ())) or 'other programs'}; transformers "
+            "does not read it.",
+            next="`mdl pull` with the same options downloads it for another program.",
+        )
+
+
+def one_format(
+    format: str | None = None,
+    *,
+    in_4bit: bool = False,
+    in_8bit: bool = False,
+    in_16bit: bool = False,
+    fp8: Any = False,
+) -> str | None:
+    """The format that `format` or the `load_in_*` arguments ask for; None if none does.
+
+    Raises:
+        UsageError: two of them exclude each other, or there is no such format.
+    """
+    flags = {"bnb-4bit": in_4bit, "8bit": in_8bit, "16bit": in_16bit, "fp8": bool(fp8)}
+    chosen = [name for name, wanted in flags.items() if wanted]
+    if format is not None:
+        chosen.append(parse_format(format).text)
+    if len(set(chosen)) > 1:
+        raise UsageError(
+            f"Choose one format: {', '.join(chosen)} were requested.",
             next="Leave out all but one.",
         )
-    if on:
-        return on[0]
-    return "bnb-4bit" if in_4bit else "16bit"
+    return chosen[0] if chosen else None
 
 
 def from_bnb_config(config: Any) -> tuple[Quantization | None, str | None]:

@@ -1,26 +1,27 @@
 """Check that what was loaded is still what is on the disk: recompute hashes, compare configs."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mdl.cachemgr.verify import hash_file
 from mdl.errors import MdlError, NotFoundError, UsageError, VerificationError
 from mdl.loader.checkpoint import (
     Checkpoint,
-    blob_hash,
+    check_hash,
     config_hash,
     file_records,
     files_in,
     fingerprint,
+    has_hash,
+    open_checkpoint,
     read_checkpoint,
-    read_json,
 )
 from mdl.loader.report import Report
 from mdl.loader.request import LoadRequest
 from mdl.loader.source import LocatedModel, download_again, plan_download
+from mdl.loader.verify_gguf import check_gguf, gguf_names, with_siblings
 from mdl.observe import FolderLoad, Load, OpenedFile, RunReport, read_run_report
 from mdl.settings import Settings, StrPath, load_settings
 
@@ -54,7 +55,7 @@ class Verification:
 
 
 def verify_target(target: StrPath, settings: Settings | None = None) -> Verification:
-    """Check a snapshot or model folder, the report of a load (.json), or a lock file.
+    """Check a snapshot or model folder, a GGUF file, the report of a load (.json), or a lock file.
 
     Args:
         target: the folder or file; every file of the model it names is read and hashed.
@@ -74,6 +75,8 @@ def verify_target(target: StrPath, settings: Settings | None = None) -> Verifica
         raise NotFoundError(
             f"{target} does not exist.", next="Pass a report, a lock file or a snapshot folder."
         )
+    if target.suffix.lower() == ".gguf":
+        return verify_gguf(target.parent, with_siblings(target))
     if target.suffix == ".json":
         body = _read_body(target)
         if "loads" in body:
@@ -146,7 +149,23 @@ def _compare_opened(path: Path, opened: OpenedFile) -> tuple[bool, str]:
 
 def verify_folder(folder: Path) -> Verification:
     """Read every file of a snapshot: structure, headers, and hashes if it is in the cache."""
-    checked, problems = [], []
+    if names := gguf_names(folder):
+        found = verify_gguf(folder, names)
+        if not (folder / "config.json").exists():
+            return found
+        other = _verify_model(folder)
+        return Verification(
+            str(folder), other.checked + found.checked, other.problems + found.problems
+        )
+    return _verify_model(folder)
+
+
+def verify_gguf(folder: Path, names: Iterable[str]) -> Verification:
+    """Read and hash GGUF files: headers, extents of tensors, numbers of split files."""
+    return _of_checks(str(folder), check_gguf(folder, names))
+
+
+def _verify_model(folder: Path) -> Verification:
     request = LoadRequest(str(folder), allow_pickle=True)
     try:
         files = files_in(folder, request)
@@ -154,15 +173,16 @@ def verify_folder(folder: Path) -> Verification:
             files = read_checkpoint(folder, request).files
     except MdlError as error:
         return Verification(str(folder), (), (f"{error.message} {error.why}".strip(),))
-    for name in files.all:
-        expected = blob_hash(folder / name)
-        if expected is None:
-            checked.append(f"{name} (no recorded hash)")
-        elif has_hash(folder / name, expected):
-            checked.append(name)
-        else:
-            problems.append(f"{name} does not match the hash in its blob's name")
-    return Verification(str(folder), tuple(checked), tuple(problems))
+    return _of_checks(str(folder), (check_hash(folder, name) for name in files.all))
+
+
+def _of_checks(target: str, checks: Iterable[tuple[bool, str]]) -> Verification:
+    done = list(checks)
+    return Verification(
+        target,
+        tuple(text for passed, text in done if passed),
+        tuple(text for passed, text in done if not passed),
+    )
 
 
 def verify_lock(path: Path, settings: Settings) -> Verification:
@@ -199,16 +219,12 @@ def verify_report(report: Report) -> Verification:
     request = LoadRequest(
         str(folder), allow_pickle=report.pickles, trust_remote_code=report.remote_code
     )
+    gguf = next((file.path for file in report.files if file.path.lower().endswith(".gguf")), None)
     try:
-        checkpoint = read_checkpoint(folder, request)
+        checkpoint = open_checkpoint(folder, request, gguf)
     except MdlError as error:
         return Verification(report.repo_id, (), (f"{error.message} {error.why}".strip(),))
-    checks = [*_compare(report, checkpoint), *_compare_adapter(report)]
-    return Verification(
-        report.repo_id,
-        tuple(text for passed, text in checks if passed),
-        tuple(text for passed, text in checks if not passed),
-    )
+    return _of_checks(report.repo_id, [*_compare(report, checkpoint), *_compare_adapter(report)])
 
 
 def _compare(report: Report, checkpoint: Checkpoint) -> Iterator[tuple[bool, str]]:
@@ -227,8 +243,7 @@ def _compare(report: Report, checkpoint: Checkpoint) -> Iterator[tuple[bool, str
     extra = sorted(set(now) - {record.path for record in report.files})
     if extra:
         yield False, f"new files: {', '.join(extra)}"
-    config = read_json(checkpoint.folder / "config.json")
-    yield config_hash(config) == report.config_sha256, "config.json as it was loaded"
+    yield config_hash(checkpoint.config) == report.config_sha256, "config.json as it was loaded"
     if report.fingerprint is not None:
         yield fingerprint(checkpoint) == report.fingerprint, "fingerprint of the weights"
     if not report.quantized_on_load and report.quantization and checkpoint.quantization:
@@ -244,12 +259,6 @@ def _compare_adapter(report: Report) -> Iterator[tuple[bool, str]]:
             yield False, f"{path} is gone"
         else:
             yield has_hash(path, report.adapter["sha256"]), f"the adapter's {path.name}"
-
-
-def has_hash(path: Path, expected: str) -> bool:
-    """Whether a file has this hash: SHA-256 (64 digits) or git's blob SHA-1 (40)."""
-    kind = "sha256" if len(expected) == 64 else "git-sha1"
-    return hash_file(str(path.resolve()), kind) == expected
 
 
 def repair_snapshot(located: LocatedModel) -> list[str]:

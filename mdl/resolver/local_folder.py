@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from mdl.errors import NotFoundError, UsageError
-from mdl.formats import config_format, find_tables
+from mdl.formats import Variant, config_format, describe_folder, find_tables, recognize
 from mdl.model_files import ADAPTER, adapter_base, is_adapter, may_belong, not_a_model
 from mdl.resolver.candidates import adapter_reason
 from mdl.resolver.names import Name
@@ -25,7 +25,11 @@ def resolve_folder(name: Name, options: ResolveOptions) -> Resolution:
         raise UsageError(
             f"{name.text} is a folder and has no revisions.", next="Leave out --revision."
         )
-    weights, reason, size = _weights_in(name)
+    variant = _gguf_variant(name, options)
+    if variant is not None:
+        weights, reason, size = "gguf", "a local folder is used as it is", variant.size or 0
+    else:
+        weights, reason, size = _weights_in(name)
     quantize = options.format not in ("16bit", weights) and weights != "adapter"
     if quantize and weights != "16bit":
         raise UsageError(
@@ -39,7 +43,7 @@ def resolve_folder(name: Name, options: ResolveOptions) -> Resolution:
         repo_id=path,
         revision=None,
         commit=None,
-        format=options.label,
+        format=options.label if variant is None else "gguf",
         substituted=False,
         quantize_on_load=quantize,
         gated=False,
@@ -50,7 +54,33 @@ def resolve_folder(name: Name, options: ResolveOptions) -> Resolution:
         alternatives=(),
         cached=Cached(True, path, size, None, path),
         weights=weights,
+        variant=None if variant is None else variant.name,
+        files=None if variant is None else variant.files,
     )
+
+
+def _gguf_variant(name: Name, options: ResolveOptions) -> Variant | None:
+    """The GGUF variant that is asked for, or the default of a folder that is only GGUF.
+
+    Raises:
+        NotFoundError: the folder has no such variant.
+    """
+    folder = Path(str(name.path))
+    asked = options.format == "gguf" or (options.format == "16bit" and options.variant is not None)
+    if not asked and (folder / "config.json").exists():
+        return None
+    found = recognize(describe_folder(folder)).of("gguf")
+    if found is None or not found.variants:
+        return None
+    variant = found.variant(options.variant) if options.variant else found.variants[0]
+    if variant is None:
+        raise NotFoundError(
+            f"The folder {name.text} has no GGUF variant {options.variant}.",
+            why=f"It has {', '.join(each.name for each in found.variants)}.",
+            next="Ask for one of these.",
+            details={"requested": name.text},
+        )
+    return variant
 
 
 def _weights_in(name: Name) -> tuple[str, str, int]:

@@ -89,14 +89,11 @@ def lock_entry(resolver: "Resolver", resolution: Resolution) -> LockEntry:
         facts = resolver.hub.facts(resolution.canonical)
         upstream = facts.commit if facts.state == "ok" else None
     files = resolver.hub.file_hashes(resolution.repo_id, resolution.commit)
-    label = resolution.format
-    if resolution.variant is not None:
-        label = f"{resolution.format}:{resolution.variant}"
     if resolution.files is not None:
         files = {file.path: files[file.path] for file in resolution.files if file.path in files}
     return LockEntry(
         requested=resolution.requested,
-        format=label,
+        format=resolution.label,
         canonical=resolution.canonical,
         repo_id=resolution.repo_id,
         commit=resolution.commit,

@@ -121,10 +121,13 @@ def _folder(name: str) -> Name:
     if os.path.isdir(path):
         return Name(name, path, path)
     kind = "is a file" if os.path.exists(path) else "does not exist"
+    gguf = "Give the folder it is in; --format gguf:VARIANT (format=) names one of several files."
     raise NotFoundError(
         f"There is no folder {shown(name)}.",
         why=f"{shown(path) if path else 'the path'} {kind}",
-        next="Give the folder with config.json, or a repository as org/name.",
+        next=gguf
+        if kind == "is a file" and path.lower().endswith(".gguf")
+        else "Give the folder with config.json, or a repository as org/name.",
         details={"requested": name[:_MAX_LENGTH]},
     )
 

@@ -290,6 +290,11 @@ class Resolution(NamedTuple):
     def is_local(self) -> bool:
         return self.rule == "local"
 
+    @property
+    def label(self) -> str:
+        """The format with its variant: `gguf:Q4_K_M`."""
+        return self.format if self.variant is None else f"{self.format}:{self.variant}"
+
     def to_json(self) -> dict[str, Any]:
         """The object of `mdl resolve --json` and of the HTTP API."""
         body: dict[str, Any] = {

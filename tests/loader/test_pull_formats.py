@@ -136,7 +136,7 @@ def test_python_pulls_the_same(hub: LoopbackHub) -> None:
 
 
 def test_mdl_load_says_what_to_do_with_a_format_it_does_not_load(capsys: Any) -> None:
-    assert run(["load", BASE, "--gguf"]) == 2
+    assert run(["load", BASE, "--mlx"]) == 2
     assert "mdl pull" in capsys.readouterr().err
 
 

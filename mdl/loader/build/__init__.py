@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from mdl.loader.build.cold_start import import_libraries, prefetch
     from mdl.loader.build.mmap_build import build_model
     from mdl.loader.build.packages import check_attention, check_tokenizer_package
-    from mdl.loader.build.quantizers import check_quantization
+    from mdl.loader.build.quantizers import FALLBACKS, check_quantization, why_dequantized
     from mdl.loader.build.tokenizer import build_tokenizer, check_vocabulary, has_tokenizer
     from mdl.loader.build.transformers_build import (
         AUTO_CLASSES,
@@ -30,7 +30,7 @@ __getattr__ = door(
         "cold_start": "import_libraries prefetch",
         "mmap_build": "build_model",
         "packages": "check_attention check_tokenizer_package",
-        "quantizers": "check_quantization",
+        "quantizers": "FALLBACKS check_quantization why_dequantized",
         "tokenizer": "build_tokenizer check_vocabulary has_tokenizer",
         "transformers_build": (
             "AUTO_CLASSES Built check_quantized check_remote_code class_note is_own_class "

@@ -21,12 +21,15 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 
 
-def build_tokenizer(folder: Path, request: LoadRequest, config: Any = None) -> Any:
+def build_tokenizer(
+    folder: Path, request: LoadRequest, config: Any = None, gguf: str | None = None
+) -> Any:
     """The processor of a vision model, else the tokenizer, else None if there are no files.
 
     Args:
         config: the model's configuration with its repository's name, by which transformers
             recognizes some tokenizers; None reads the folder's.
+        gguf: the GGUF file that has the tokenizer in it.
 
     Raises:
         LoadError: the files cannot be read.
@@ -35,6 +38,8 @@ def build_tokenizer(folder: Path, request: LoadRequest, config: Any = None) -> A
 
     options = {"local_files_only": True, "trust_remote_code": request.trust_remote_code}
     with transformers_errors(folder), quiet_transformers():
+        if gguf is not None:
+            return transformers.AutoTokenizer.from_pretrained(folder, gguf_file=gguf, **options)
         if any((folder / name).exists() for name in PROCESSOR_FILES) and request.task != "text":
             if _needs_torchvision(folder):
                 return _without_video(folder, options)

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from mdl.errors import LoadError, MdlError, UsageError
+from mdl.formats import config_format
 from mdl.loader.build.class_by_weights import class_by_weights
 from mdl.loader.build.weight_names import CannotMapError
-from mdl.loader.checkpoint import Checkpoint, read_json
+from mdl.loader.checkpoint import GGUF_CONFIG, Checkpoint, read_json
 from mdl.loader.devices import device_map_of
 from mdl.loader.model_stats import measure_model
 from mdl.resolver import is_commit
+from mdl.store import LOADABLE_FORMATS
 
 AUTO_CLASSES = {
     "text": "AutoModelForCausalLM",
@@ -191,6 +193,10 @@ def model_config(checkpoint: Checkpoint) -> Any:
     """
     import transformers
 
+    if checkpoint.gguf_file is not None:  # reading its header again takes seconds
+        table = {key: checkpoint.config[key] for key in {*checkpoint.config} - {*GGUF_CONFIG}}
+        with transformers_errors(checkpoint.folder):
+            return transformers.AutoConfig.for_model(**table)
     with transformers_errors(checkpoint.folder):
         config = transformers.AutoConfig.from_pretrained(
             checkpoint.folder,
@@ -226,6 +232,8 @@ def build_with_transformers(checkpoint: Checkpoint) -> Built:
     on_load = quantization_on_load(checkpoint)
     if on_load is not None:
         options["quantization_config"] = on_load
+    if checkpoint.gguf_file is not None:
+        options |= _gguf_options(checkpoint)
     with transformers_errors(checkpoint.folder), quiet_transformers():
         if checkpoint.claimed_quantization is not None and checkpoint.quantization is None:
             options["config"] = model_config(checkpoint)
@@ -241,6 +249,17 @@ def build_with_transformers(checkpoint: Checkpoint) -> Built:
     if built.new_parameters and saved_from:
         raise missing_weights(checkpoint, built.new_parameters, built.unused_tensors)
     return built
+
+
+def _gguf_options(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Arguments for a GGUF file: dense, as packed weights would need a kernel of the Hub's."""
+    from transformers import GgufConfig
+
+    return {
+        "gguf_file": checkpoint.gguf_file,
+        "config": model_config(checkpoint),
+        "quantization_config": GgufConfig(dequantize=True),
+    }
 
 
 def missing_weights(
@@ -264,7 +283,9 @@ def quantization_on_load(checkpoint: Checkpoint) -> Any:
         UsageError: the checkpoint is already quantized differently.
     """
     request, stored = checkpoint.request, checkpoint.stored_format
-    if request.format in ("16bit", stored):
+    if request.format not in LOADABLE_FORMATS or request.format == "16bit":
+        return None
+    if stored is not None and request.format in (stored, config_format(checkpoint.quantization)):
         return None
     if stored is not None:
         raise UsageError(

@@ -33,7 +33,7 @@ _STATISTICS = (".SCB", ".absmax", ".scales", ".qweight", ".weight_scale", ".weig
 class Checkpoint:
     """The files of a model, and the request to load them for.
 
-    `headers` maps each weight file to its header; it is empty for pickles.
+    `headers` maps each weight file to its header; it is empty for pickles and GGUF.
     """
 
     folder: Path
@@ -51,6 +51,19 @@ class Checkpoint:
         return sum(tensor.bytes for tensor in self.tensors.values())
 
     @property
+    def gguf_file(self) -> str | None:
+        """The GGUF file with the weights, as a path in the folder."""
+        first = next(iter(self.files.weights.files), "")
+        return first if first.lower().endswith(".gguf") else None
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the weights as they are stored."""
+        if self.headers:
+            return self.weight_bytes
+        return sum((self.folder / name).stat().st_size for name in self.files.weights.files)
+
+    @property
     def claimed_quantization(self) -> Mapping[str, Any] | None:
         """The quantization that config.json claims, wherever it does; None if it claims none."""
         return next((table for _, table in find_tables(self.config)), None)
@@ -60,7 +73,7 @@ class Checkpoint:
         """The quantization configuration the weights are stored with; None for floats.
 
         The headers are the proof: merges often keep the configuration of the model they came from.
-        Pickles have no headers, so for them the claim is believed.
+        Pickles and GGUF files have no such headers, so for them the claim is believed.
         """
         claimed = self.claimed_quantization
         if claimed is None or not self.headers:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mdl.cachemgr.verify import hash_file
 from mdl.loader.checkpoint.checkpoint import Checkpoint
 from mdl.loader.checkpoint.safetensors_header import TensorInfo
 
@@ -43,6 +44,22 @@ def blob_hash(path: Path) -> str | None:
     return name if is_hash else None
 
 
+def has_hash(path: Path, expected: str) -> bool:
+    """Whether a file has this hash: SHA-256 (64 digits) or git's blob SHA-1 (40)."""
+    kind = "sha256" if len(expected) == 64 else "git-sha1"
+    return hash_file(str(path.resolve()), kind) == expected
+
+
+def check_hash(folder: Path, name: str) -> tuple[bool, str]:
+    """Whether a file has the hash that names its blob, and what was checked."""
+    expected = blob_hash(folder / name)
+    if expected is None:
+        return True, f"{name} (no recorded hash)"
+    if has_hash(folder / name, expected):
+        return True, name
+    return False, f"{name} does not match the hash in its blob's name"
+
+
 def config_hash(config: Mapping[str, Any]) -> str:
     """SHA-256 of a config.json, whatever its layout."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
@@ -52,9 +69,9 @@ def fingerprint(checkpoint: Checkpoint) -> str | None:
     """SHA-256 over the name, dtype, shape and both ends of every tensor.
 
     Reads about 2 KiB a tensor, cheap enough for every load; `mdl verify` reads everything.
-    None for pickles, whose tensors cannot be read without running them.
+    None for pickles, whose tensors cannot be read without running them, and for GGUF.
     """
-    if checkpoint.files.pickled:
+    if not checkpoint.headers:
         return None
     digest = hashlib.sha256()
     where = {t.name: (file, t) for file, h in checkpoint.headers.items() for t in h.tensors}

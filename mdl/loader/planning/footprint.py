@@ -9,9 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mdl.loader.build import model_class, model_config, nothing_to_quantize, quantization_on_load
+from mdl.loader.build import (
+    model_class,
+    model_config,
+    nothing_to_quantize,
+    quantization_on_load,
+    why_dequantized,
+)
 from mdl.loader.checkpoint import Checkpoint
-from mdl.loader.devices import has_fp8
 from mdl.loader.planning.memory import quantized_bytes
 from mdl.loader.request import Quantization
 
@@ -23,11 +28,13 @@ class Footprint:
     """A model's parameters, the bytes of its weights and buffers, and their size in 4 bits.
 
     `in_4bit` is None if the weights are already quantized, or the request quantizes them.
+    `dequantized` is why stored weights become floats, empty if they do not.
     """
 
     parameters: int
     weights: int
     in_4bit: int | None
+    dequantized: str = ""
 
 
 def footprint(checkpoint: Checkpoint) -> Footprint:
@@ -49,8 +56,8 @@ def footprint(checkpoint: Checkpoint) -> Footprint:
         if on_load is not None and packed == _bytes(model, None, None):
             raise nothing_to_quantize(model, wants_4bit=checkpoint.request.wants_4bit)
         return Footprint(parameters, packed, None)
-    if checkpoint.stored_format == "fp8" and not has_fp8():  # then transformers dequantizes it
-        return Footprint(parameters, _bytes(model, None, None), None)
+    if reason := why_dequantized(checkpoint):
+        return Footprint(parameters, _bytes(model, None, None), None, reason)
     return Footprint(parameters, checkpoint.weight_bytes, None)
 
 

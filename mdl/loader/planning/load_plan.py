@@ -13,7 +13,8 @@ from typing import Any
 from mdl.errors import LoadError
 from mdl.formats import shape_of
 from mdl.formatting import human_size
-from mdl.loader.checkpoint import Checkpoint, read_json
+from mdl.loader.build import FALLBACKS, check_quantization
+from mdl.loader.checkpoint import Checkpoint, open_checkpoint, read_json
 from mdl.loader.devices import Device, find_devices, has_fp8, other_devices
 from mdl.loader.disk import RESERVE, free_space
 from mdl.loader.planning.fit import DEFAULT_TOKENS, MemoryNeed, what_would_fit
@@ -24,6 +25,7 @@ from mdl.loader.report import adapter_line, two_columns
 from mdl.loader.request import LoadRequest
 from mdl.loader.source import (
     LocatedModel,
+    download_gguf_header,
     download_small_files,
     locate_model,
     read_remote_header,
@@ -34,12 +36,26 @@ LORA_RANK = 16
 
 
 @dataclass(frozen=True)
+class Dequantization:
+    """Stored weights that become floats: `stored_bytes` of `format` in `dtype`, and why.
+
+    `allowed` is False if the load refuses to do it.
+    """
+
+    format: str
+    stored_bytes: int
+    dtype: str
+    reason: str
+    allowed: bool
+
+
+@dataclass(frozen=True)
 class LoadPlan:
     """What a load would download and need; sizes in bytes.
 
     `memory_short` is what the devices lack for weights and KV cache; `would_fit` lists what fits
     instead. `devices` is empty if there is no limit to check against. `adapter` describes the
-    adapter that goes on the model.
+    adapter that goes on the model. `dequantized` is set if stored weights become floats.
     """
 
     requested: Mapping[str, Any]
@@ -62,6 +78,7 @@ class LoadPlan:
     memory_short: int
     would_fit: tuple[str, ...]
     adapter: Mapping[str, Any] | None = None
+    dequantized: Dequantization | None = None
 
     @property
     def disk_short(self) -> int:
@@ -71,12 +88,14 @@ class LoadPlan:
 
     @property
     def fits(self) -> bool:
-        return not (self.memory_short or self.disk_short)
+        refused = self.dequantized is not None and not self.dequantized.allowed
+        return not (self.memory_short or self.disk_short or refused)
 
     def to_json(self) -> dict[str, Any]:
         table = dict(self.__dict__)
         table["memory"] = self.memory.to_json()
         table["devices"] = [device.__dict__ for device in self.devices]
+        table["dequantized"] = self.dequantized and self.dequantized.__dict__
         return {**table, "disk_short": self.disk_short, "fits": self.fits}
 
     def lines(self) -> list[tuple[str, str]]:
@@ -99,6 +118,9 @@ class LoadPlan:
             size = self.adapter.get("download_bytes", 0)
             more = f", {human_size(size)} to download" if size else ""
             rows.insert(2, ("with adapter", adapter_line(self.adapter) + more))
+        if (change := self.dequantized) is not None:
+            rows.append(("dequantized", f"from {human_size(change.stored_bytes)} in "
+                         f"{change.format} to {change.dtype}: {change.reason}"))  # fmt: skip
         if self.local_copy_bytes:
             rows.append(("local copy", f"{human_size(self.local_copy_bytes)} to write, once"))
         for d in self.devices:
@@ -129,6 +151,7 @@ def plan_model(located: LocatedModel) -> LoadPlan:
         MdlError: as `make_plan`.
     """
     check_fp8(located)
+    check_quantization(located.config, located.request)
     with tempfile.TemporaryDirectory(prefix="mdl-plan-") as scratch:
         checkpoint = located.checkpoint or _remote_checkpoint(located, Path(scratch))
         return _plan(located, checkpoint)
@@ -172,13 +195,26 @@ def _plan(located: LocatedModel, checkpoint: Checkpoint) -> LoadPlan:
         local_copy_bytes=size.weights if copies else 0,
         parameters=size.parameters,
         dtype=checkpoint.dtype,
-        format=located.resolution.format,
+        format=located.resolution.label,
         tokens=need.tokens,
         memory=_memory(need, is_4bit=checkpoint.becomes_4bit),
         devices=devices or (),
         memory_short=short,
         would_fit=what_would_fit(need, free, other_devices(devices or ())) if short else (),
         adapter=None if located.adapter is None else located.adapter.to_json(),
+        dequantized=_dequantization(checkpoint, size.dequantized) if size.dequantized else None,
+    )
+
+
+def _dequantization(checkpoint: Checkpoint, reason: str) -> Dequantization:
+    """A fallback has to be allowed; GGUF and compressed-tensors are read so everywhere."""
+    fallback = str((checkpoint.quantization or {}).get("quant_method")) in FALLBACKS
+    return Dequantization(
+        format=str(checkpoint.stored_format),
+        stored_bytes=checkpoint.stored_bytes,
+        dtype=checkpoint.dtype,
+        reason=reason,
+        allowed=checkpoint.request.allow_dequantize or not fallback,
     )
 
 
@@ -218,6 +254,9 @@ def _remote_checkpoint(located: LocatedModel, scratch: Path) -> Checkpoint:
     """
     download = located.download
     assert download is not None
+    if download.gguf is not None:
+        download_gguf_header(located.hub, download, scratch)
+        return open_checkpoint(scratch, located.request, download.gguf)
     download_small_files(located.hub, download, scratch)
     needed = download.needed
     weights = needed.weights.files if not needed.pickled else ()

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from mdl.loader.source.download import (
         Download,
         HubAccess,
+        download_gguf_header,
         plan_download,
         read_remote_header,
     )
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __getattr__ = door(
     __name__,
     {
-        "download": "Download HubAccess plan_download read_remote_header",
+        "download": "Download HubAccess download_gguf_header plan_download read_remote_header",
         "fetch": "fetch_model",
         "local_copy": (
             "is_complete local_copy_folder local_copy_row locked read_local_copy write_local_copy"

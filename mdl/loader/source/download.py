@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 
 from mdl.cachemgr import folder_name
 from mdl.errors import LoadError
+from mdl.formats import read_gguf_header
 from mdl.hub_http import hub_errors, within
 from mdl.loader.checkpoint import (
+    GGUF_CONFIG,
     MAX_JSON,
     Header,
     damaged_file,
@@ -23,6 +26,7 @@ from mdl.model_files import CONFIG, ModelFiles, ReadJson, WeightFiles, choose_fi
 from mdl.settings import Settings
 
 _LONGEST = 120.0  # seconds for what is not a file: a page of a listing, a range
+FIRST_READ = 1_000_000  # bytes of a GGUF file: its header is mostly the vocabulary
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,11 @@ class Download:
     local_dir: Path | None = None  # where to, instead of the cache
     config: Mapping[str, Any] = field(default_factory=dict)
     listing: tuple[RemoteFile, ...] = ()  # all files of the commit
+
+    @property
+    def gguf(self) -> str | None:
+        """The GGUF file to load, if it is one."""
+        return next((f for f in self.needed.weights.files if f.lower().endswith(".gguf")), None)
 
     @property
     def bytes(self) -> int:
@@ -87,22 +96,32 @@ class HubAccess:
         return Path(self.settings.cache_root) / folder_name(repo_id)
 
 
-def plan_download(hub: HubAccess, repo_id: str, commit: str, request: LoadRequest) -> Download:
+def plan_download(
+    hub: HubAccess, repo_id: str, commit: str, request: LoadRequest, gguf: str | None = None
+) -> Download:
     """List a commit's files (one request to the Hub) and choose those the model needs.
 
+    Args:
+        gguf: the one file that is needed of a GGUF repository.
+
     Raises:
-        LoadError: the repository is not a model that can be loaded.
+        LoadError: the repository is not a model that can be loaded, or the file is gone.
         NotFoundError, NoAccessError, OfflineError: the Hub cannot list it.
     """
     rows = list_files(hub, repo_id, commit)
     blobs = hub.folder_of(repo_id) / "blobs"
     read = json_reader(hub, rows, repo_id, commit)
-    needed = choose_files(rows, read, pickles=request.allow_pickle, code=request.trust_remote_code)
+    if gguf is None:
+        how = {"pickles": request.allow_pickle, "code": request.trust_remote_code}
+        needed = choose_files(rows, read, **how)
+    else:
+        gone = () if gguf in rows else (gguf,)
+        needed = ModelFiles(WeightFiles((gguf,), "an earlier listing", gone), ())
     if needed.weights.missing:
         raise _not_uploaded(repo_id, needed.weights)
     files = tuple(rows[path] for path in needed.all)
     missing = tuple(file for file in files if not (blobs / file.etag).exists())
-    config = {} if needed.adapter else read(CONFIG)
+    config = GGUF_CONFIG if gguf else {} if needed.adapter else read(CONFIG)
     return Download(
         repo_id, commit, files, missing, needed, config=config, listing=tuple(rows.values())
     )
@@ -162,6 +181,33 @@ def list_files(hub: HubAccess, repo_id: str, commit: str) -> dict[str, RemoteFil
             for row in tree
             if isinstance(row, RepoFile)
         }
+
+
+def download_gguf_header(hub: HubAccess, download: Download, folder: Path) -> None:
+    """Write a GGUF file to a folder outside the cache: its header, then a hole to its full size.
+
+    Raises:
+        MdlError: as `download_files`.
+    """
+    file = download.files[0]
+    count = FIRST_READ
+    with hub_errors(download.repo_id):
+        while True:
+            data = _read_range(hub, download.repo_id, download.commit, file.path, 0, count)
+            if count >= file.size or _is_whole_header(data):
+                break
+            count *= 8
+    target = folder / file.path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(data)
+    os.truncate(target, file.size)
+
+
+def _is_whole_header(data: bytes) -> bool:
+    try:
+        return read_gguf_header(data) is not None
+    except ValueError:
+        return True  # more of it would not help; whoever opens it says why
 
 
 def read_remote_header(hub: HubAccess, download: Download, name: str) -> Header:

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from mdl.errors import VerificationError
-from mdl.loader.checkpoint import read_checkpoint
+from mdl.loader.checkpoint import open_checkpoint
 from mdl.loader.progress import Progress
 from mdl.loader.source.located import FetchedModel, LocatedModel
 from mdl.loader.source.transfer import download_files
@@ -24,7 +24,7 @@ def fetch_model(located: LocatedModel, progress: Progress | None = None) -> Fetc
     if checkpoint is None:
         assert located.download is not None
         folder = download_files(located.hub, located.download, progress)
-        checkpoint = read_checkpoint(folder, located.request)
+        checkpoint = open_checkpoint(folder, located.request, located.download.gguf)
     _register_snapshot(located, checkpoint.folder)
     return FetchedModel(located, checkpoint)
 

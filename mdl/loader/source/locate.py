@@ -7,9 +7,9 @@ from pathlib import Path
 from mdl.cachemgr import open_cache
 from mdl.errors import LoadError, MdlError, OfflineError, VerificationError
 from mdl.hub_http import hub_errors
-from mdl.loader.checkpoint import files_in, read_checkpoint, read_json
+from mdl.loader.checkpoint import check_one_file, files_in, open_checkpoint, read_json
 from mdl.loader.progress import Progress
-from mdl.loader.request import LoadRequest
+from mdl.loader.request import LoadRequest, check_loadable
 from mdl.loader.source.download import HubAccess, plan_download
 from mdl.loader.source.fetch import fetch_adapter
 from mdl.loader.source.local_copy import find_local_copy, read_local_copy
@@ -144,13 +144,18 @@ def _resolve(request: LoadRequest, settings: Settings, purpose: str) -> Resoluti
     from mdl.local_resolver import resolver_for
     from mdl.resolver import resolve_locked
 
+    format = request.format + (f":{request.variant}" if request.variant else "")
     prefer = request.prefer or settings.prefer
-    options = ResolveOptions(request.format, request.exact_name, request.revision, prefer)
+    options = ResolveOptions(
+        format, request.exact_name, request.revision, prefer, mmproj="none",
+        any_publisher=request.any_publisher,
+    )  # fmt: skip
     resolver = resolver_for(settings, token=request.token)
     if request.locked is not None:
         resolution = resolve_locked(resolver, request.locked, request.name, options)
     else:
         resolution = resolver.resolve(request.name, options).checked()
+    check_loadable(resolution.format.replace("exact", "16bit"))
     resolver.record(resolution, purpose)
     return resolution
 
@@ -163,10 +168,11 @@ def _find_files(request: LoadRequest, resolution: Resolution, hub: HubAccess) ->
         LoadError: the repository is neither a model that can be loaded nor an adapter.
         VerificationError: a local folder is damaged.
     """
+    gguf = _gguf_file(resolution)
     if resolution.is_local:
         folder = Path(resolution.repo_id)
         return LocatedModel(request, resolution, hub, resolution.repo_id, None,
-                            checkpoint=read_checkpoint(folder, request))  # fmt: skip
+                            checkpoint=open_checkpoint(folder, request, gguf))  # fmt: skip
     commit, repo_id = current_commit(resolution, hub), resolution.repo_id
     located = LocatedModel(request, resolution, hub, repo_id, commit)
     if resolution.quantize_on_load and request.wants_4bit and request.quantize_once:
@@ -181,8 +187,10 @@ def _find_files(request: LoadRequest, resolution: Resolution, hub: HubAccess) ->
         try:
             if _is_whole_adapter(placed.path, request):
                 return replace(located_here, adapter_folder=placed.path)
-            return replace(located_here, checkpoint=read_checkpoint(placed.path, request))
+            return replace(located_here, checkpoint=open_checkpoint(placed.path, request, gguf))
         except (LoadError, VerificationError) as error:
+            if gguf is not None and not isinstance(error, VerificationError):
+                raise  # no download would help
             damage = error  # an interrupted download or a damaged file: the Hub's listing will tell
     if hub.settings.offline:
         if isinstance(damage, VerificationError) and "missing" not in damage.details:
@@ -190,7 +198,26 @@ def _find_files(request: LoadRequest, resolution: Resolution, hub: HubAccess) ->
         raise _not_complete(resolution, damage, hub.settings)
     # Another process may be downloading right now. Fetching waits for its files, and only what is
     # still wrong after that is damage.
-    return replace(located, download=plan_download(hub, repo_id, commit, request))
+    return replace(located, download=plan_download(hub, repo_id, commit, request, gguf))
+
+
+def _gguf_file(resolution: Resolution) -> str | None:
+    """The file to load where the resolution is GGUF.
+
+    Raises:
+        LoadError: the model is in several files, or the file is not known.
+    """
+    if resolution.format != "gguf":
+        return None
+    if not resolution.files:
+        raise OfflineError(
+            f"Which GGUF files {resolution.repo_id} has is not known here.",
+            next="Run it while the Hub can be asked.",
+        )
+    models = [file.path for file in resolution.files if "mmproj" not in file.path.lower()]
+    models = models or [resolution.files[0].path]
+    check_one_file(models[0], len(models))
+    return models[0]
 
 
 def current_commit(resolution: Resolution, hub: HubAccess) -> str:

@@ -91,8 +91,8 @@ class FastModel:
     ) -> Loaded:
         """Load a model as Unsloth's call of the same name does; returns `model, tokenizer`.
 
-        4-bit is the default, as in Unsloth; `load_in_8bit`, `load_in_16bit`, `load_in_fp8` and
-        `full_finetuning` turn it off. The result has a `.report`.
+        4-bit is the default, as in Unsloth; `load_in_8bit`, `load_in_16bit`, `load_in_fp8`,
+        `full_finetuning` and mdl's `format` turn it off. The result has a `.report`.
 
         Raises:
             UsageError: an argument that mdl does not support, with what to do instead.
@@ -108,6 +108,7 @@ class FastModel:
             others.setdefault("task", _task_of(auto_model))
         passed = _supported(others)
         wider = load_in_8bit or load_in_16bit or bool(load_in_fp8) or full_finetuning
+        wider = wider or passed.get("format") is not None
         loaded = load(
             model_name,
             load_in_4bit=load_in_4bit and not wider,
