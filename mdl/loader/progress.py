@@ -117,7 +117,6 @@ class Progress:
 
 
 _CLEARED = "\r\033[K"
-_BAR = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}B of {total_fmt}B, {rate_fmt}, {remaining} left"
 
 
 class _AboveTheLine(logging.Handler):
@@ -146,33 +145,16 @@ class TerminalProgress(Progress):
     @contextlib.contextmanager
     def downloading(self, total: int) -> Iterator[None]:
         """Show a bar of `total` bytes."""
-        from tqdm import tqdm
+        from mdl.loader.progress_bar import ProgressBar
 
         if not total:
             yield
             return
-        with tqdm(
-            desc=self._title, total=total, unit="B", unit_scale=True, bar_format=_BAR,
-            file=sys.stderr,
-        ) as bar:  # fmt: skip
-
-            def skip(count: int) -> None:  # so that they do not count as speed
-                bar.n += count
-                bar.initial += count
-                bar.last_print_n += count
-
-            ended = threading.Event()
-
-            def redraw() -> None:  # also while nothing comes
-                while not ended.wait(0.5):
-                    bar.refresh()
-
-            self._report, self._report_skipped = bar.update, skip
-            threading.Thread(target=redraw, daemon=True).start()
+        with ProgressBar(self._title, total) as bar:
+            self._report, self._report_skipped = bar.arrive, bar.update
             try:
                 yield
             finally:
-                ended.set()
                 self._report = self._report_skipped = None
 
 

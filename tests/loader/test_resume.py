@@ -140,7 +140,7 @@ def test_a_terminal_shows_speed_and_time_left_and_no_signed_address(
 ) -> None:
     served.fault("/cdn/*", hold_at=STOPPED_AT)
     with TerminalProcess(PULL, hub_env) as terminal:
-        terminal.expect(r"pull Org/Name: +\d+% \|.*\| [45]\.\d\dMB of 8\.00MB, ")
+        terminal.expect(r"pull Org/Name: +\d+% \|.*\| [45]\.\d MB of 8\.0 MB, ")
         terminal.expect(r"B/s, \d\d:\d\d left")
         terminal.interrupt()
         assert terminal.end(5) == 130

@@ -52,10 +52,11 @@ class BlobFill:
         fetch: opens the download.
         title: what errors call it; the etag by default.
         arrived: called with the size of each piece that came.
-        found: called, also while nothing comes, with the bytes on disk that others wrote: an
-            earlier run or another process. Negative where their file is begun anew.
+        found: called with the bytes that are on disk already; negative where they are not after
+            all. Also while nothing comes, with 0.
+        followed: called with the bytes that another process adds meanwhile.
 
-    What `arrived` and `found` raise ends the download, and is raised by `run`.
+    What these raise ends the download, and is raised by `run`.
 
     Attributes:
         arrived: bytes on disk.
@@ -67,6 +68,7 @@ class BlobFill:
         self, root: Path, folder: str, etag: str, size: int, fetch: Fetch,
         *, title: str | None = None, arrived: Callable[[int], object] = lambda count: None,
         found: Callable[[int], object] = lambda count: None,
+        followed: Callable[[int], object] = lambda count: None,
     ) -> None:  # fmt: skip
         self.path = root / folder / "blobs" / etag
         self.partial = self.path.with_name(f"{etag}.mdl{INCOMPLETE}")
@@ -75,7 +77,7 @@ class BlobFill:
         self.done = False
         self.error: MdlError | None = None
         self._title = title or etag
-        self._count, self._count_found = arrived, found
+        self._count, self._count_found, self._count_followed = arrived, found, followed
         self._stopping = threading.Event()
         self._etag, self._fetch = etag, fetch
         self._checked = (0, 0)  # the file that got the name
@@ -172,14 +174,15 @@ class BlobFill:
         while True:
             with contextlib.suppress(FileNotFoundError):
                 self._checked = _identity(os.stat(self.path))
-                self._found(self.size)
+                self._found(self.size, self._count_followed)
                 return True
             self._raise_if_stopped()
             try:
                 self._lock.acquire(timeout=0.02)
             except Timeout:
                 with contextlib.suppress(OSError):
-                    self._found(self.partial.stat().st_size)
+                    size = self.partial.stat().st_size
+                    self._found(size, self._count_followed if self.arrived else None)
                 self._notify()
             except NotImplementedError:  # a file system without locks; as huggingface_hub does
                 self._lock = SoftFileLock(self._lock.lock_file)
@@ -188,10 +191,10 @@ class BlobFill:
                     return False
                 self._lock.release()
 
-    def _found(self, size: int) -> None:
+    def _found(self, size: int, count: Callable[[int], object] | None = None) -> None:
         """So many bytes are here, which others wrote."""
-        count, self.arrived = size - self.arrived, size
-        self._count_found(count)
+        more, self.arrived = size - self.arrived, size
+        (count or self._count_found)(more)
 
     def _raise_if_stopped(self) -> None:
         if self._stopping.is_set():

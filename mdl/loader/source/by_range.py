@@ -54,7 +54,7 @@ def fill_file(hub: HubAccess, download: Download, file: RemoteFile, progress: Pr
         source = _Source(hub, download.repo_id, download.commit, file.path)
         fill = BlobFill(
             folder.parent, folder.name, file.etag, file.size, source.open,
-            title=title, arrived=progress.advance, found=progress.skip,
+            title=title, arrived=progress.advance, found=progress.skip, followed=progress.advance,
         )  # fmt: skip
         if not fill.path.exists():
             fill.run(lambda: None)

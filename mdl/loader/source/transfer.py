@@ -16,7 +16,8 @@ from mdl.loader.source.download import Download, HubAccess, RemoteFile
 
 WORKERS = 4  # files downloaded in parallel
 ATTEMPTS = 3  # huggingface_hub does not retry when a connection breaks in the middle of a file
-_INTERRUPTED = "what has arrived is kept; run it again to go on from there"
+_RESUMED = "what has arrived is kept; run it again to go on from there"
+_KEPT = "complete files are kept"
 
 
 def download_files(hub: HubAccess, download: Download, progress: Progress | None = None) -> Path:
@@ -79,7 +80,8 @@ def _download_in_parallel(
         # One that waits for a connection cannot be stopped: an interrupt does not wait for it.
         pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
         if isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt(_INTERRUPTED) from None
+            kept = _RESUMED if download.local_dir is None else _KEPT
+            raise KeyboardInterrupt(kept) from None
         raise
     pool.shutdown()
     for file in files:  # other names of the same content
