@@ -202,7 +202,9 @@ def safetensors_counts(commit: Commit) -> dict[str, Any] | None:
         with blob.open() as stream:
             try:
                 (length,) = struct.unpack("<Q", stream.read(8))
-                header = json.loads(stream.read(min(length, blob.size)))
+                if length > blob.size:  # no safetensors: not read as a whole to find that out
+                    return None
+                header = json.loads(stream.read(length))
             except (ValueError, struct.error):
                 return None
         for name, entry in header.items():

@@ -7,7 +7,6 @@ from typing import Any
 from mdl.cachemgr.fill.blob import Fetched
 from mdl.hub_http import http_library, within
 
-_CHUNK = 1 << 18
 _OPENED = 6  # times the time-out: the time until the headers are here, redirects included
 
 
@@ -41,7 +40,7 @@ def open_file(
 
 def _chunks(response: Any) -> Iterator[bytes]:
     with _as_connection_error():
-        yield from response.iter_raw(_CHUNK)
+        yield from response.iter_raw()  # in a size of our own they would be copied twice more
 
 
 @contextlib.contextmanager
