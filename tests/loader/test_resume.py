@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,9 +54,9 @@ def is_whole(hub: LoopbackHub) -> bool:
     return name.readlink().name == SHA == blob.name and name.read_bytes() == WEIGHTS
 
 
-def wait_for(size: int) -> None:
+def wait_for(size: int, file: Callable[[], Path] = partial) -> None:
     end = time.monotonic() + 30
-    while not partial().exists() or partial().stat().st_size < size:
+    while not file().exists() or file().stat().st_size < size:
         assert time.monotonic() < end
 
 
@@ -89,6 +90,32 @@ def test_a_stopped_pull_goes_on_where_it_was(
     # The first connection's thread, let go, may have sent a piece into the void.
     assert len(WEIGHTS) - here <= served.sent <= len(WEIGHTS) - here + CHUNK
     assert is_whole(served)
+
+
+def test_a_pull_into_a_folder_goes_on_too(
+    served: LoopbackHub, hub_env: dict[str, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    into = ["--local-dir", str(folder)]
+    fault = served.fault("/cdn/*", hold_at=STOPPED_AT)
+    with subprocess.Popen([*PULL, *into], env=hub_env) as process:
+        assert fault.reached.wait(30)
+        wait_for(STOPPED_AT - (1 << 19), partial_in(folder))
+        process.kill()
+    here = partial_in(folder)().stat().st_size
+    served.clear_faults()
+    served.clear_requests()
+    assert run(["pull", NAME, *into]) == 0
+    (sent,) = [r for r in served.requests if r.path.startswith("/cdn/")]
+    assert sent.range == f"bytes={here}-"
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+    code = f"import huggingface_hub as h; h.snapshot_download({NAME!r}, local_dir={str(folder)!r})"
+    subprocess.run([sys.executable, "-c", code], env=hub_env, check=True)
+    assert served.count("/cdn/*", "GET") == 1, "huggingface_hub knows what it is"
+
+
+def partial_in(folder: Path) -> Callable[[], Path]:
+    return lambda: next(iter(folder.rglob("*.mdl.incomplete")), folder / "none")
 
 
 def test_a_damaged_partial_file_is_found_out_and_thrown_away(

@@ -41,6 +41,14 @@ class Fetched(NamedTuple):
 Fetch = Callable[[int], AbstractContextManager[Fetched]]
 
 
+class Place(NamedTuple):
+    """Where a file goes, where it is kept while it arrives, and the lock that its writer holds."""
+
+    path: Path
+    partial: Path
+    lock: Path
+
+
 class BlobFill:
     """A blob that is being downloaded, by this process or by another one on the same cache.
 
@@ -50,6 +58,7 @@ class BlobFill:
         etag: the blob's name; a sha256 or a git blob sha1 is checked.
         size: bytes, as the Hub says.
         fetch: opens the download.
+        place: where it goes if not among the folder's blobs.
         title: what errors call it; the etag by default.
         arrived: called with the size of each piece that came.
         found: called with the bytes that are on disk already; negative where they are not after
@@ -66,12 +75,17 @@ class BlobFill:
 
     def __init__(
         self, root: Path, folder: str, etag: str, size: int, fetch: Fetch,
-        *, title: str | None = None, arrived: Callable[[int], object] = lambda count: None,
+        *, place: Place | None = None, title: str | None = None,
+        arrived: Callable[[int], object] = lambda count: None,
         found: Callable[[int], object] = lambda count: None,
         followed: Callable[[int], object] = lambda count: None,
     ) -> None:  # fmt: skip
-        self.path = root / folder / "blobs" / etag
-        self.partial = self.path.with_name(f"{etag}.mdl{INCOMPLETE}")
+        blobs = root / folder / "blobs"
+        self.path, self.partial, lock = place or Place(
+            blobs / etag,
+            blobs / f"{etag}.mdl{INCOMPLETE}",
+            root / ".locks" / folder / f"{etag}.lock",
+        )
         self.size = size
         self.arrived = self.resumed = 0
         self.done = False
@@ -82,7 +96,7 @@ class BlobFill:
         self._etag, self._fetch = etag, fetch
         self._checked = (0, 0)  # the file that got the name
         # Writable for a group, as huggingface_hub makes it.
-        self._lock: BaseFileLock = FileLock(root / ".locks" / folder / f"{etag}.lock", mode=0o664)
+        self._lock: BaseFileLock = FileLock(lock, mode=0o664)
         self._listeners: set[Callable[[], object]] = set()
         self._guard = threading.Lock()
         self._notified = (0, 0.0)

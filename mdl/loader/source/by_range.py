@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from mdl.cachemgr.fill import BlobFill, Fetched, add_file, open_file
+from mdl.cachemgr.fill import BlobFill, Fetched, Place, add_file, open_file
 from mdl.cachemgr.journal import payload_path
 from mdl.errors import OfflineError, VerificationError
 from mdl.hub_http import hub_errors, rate_limit_reset, wait_for_rate_limit
@@ -22,11 +22,12 @@ _LONGEST_WAIT = 300.0  # seconds for a rate limit: the length of the Hub's windo
 log = logging.getLogger("mdl")
 
 
-def fills(hub: HubAccess, file: RemoteFile) -> bool:
+def fills(hub: HubAccess, download: Download, file: RemoteFile) -> bool:
     """Whether a file is downloaded by range; what this cannot do is left to huggingface_hub.
 
-    That is file systems without symbolic links; files too large for HTTP; those whose content is
-    in the cache's store already; and all that have Xet where HF_XET_HIGH_PERFORMANCE asks for it.
+    That is a cache without symbolic links; files too large for HTTP; those whose content is in the
+    cache's store already; all that have Xet where HF_XET_HIGH_PERFORMANCE asks for it; and outside
+    the cache a file that is there, to be compared, or in the cache, to be copied.
     """
     from huggingface_hub import constants
     from huggingface_hub.file_download import are_symlinks_supported
@@ -38,11 +39,14 @@ def fills(hub: HubAccess, file: RemoteFile) -> bool:
         fast = getattr(constants, "HF_XET_HIGH_PERFORMANCE", False)
         if fast or Path(payload_path(root, file.xet_hash)).exists():
             return False
-    return are_symlinks_supported(root)
+    if download.local_dir is None:
+        return are_symlinks_supported(root)
+    blob = hub.folder_of(download.repo_id) / "blobs" / file.etag
+    return not (blob.exists() or (download.local_dir / file.path).exists())
 
 
 def fill_file(hub: HubAccess, download: Download, file: RemoteFile, progress: Progress) -> None:
-    """Download a file into the cache, or wait for whoever does; its hash is checked at the end.
+    """Download a file, or wait for whoever does; its hash is checked at the end.
 
     Raises:
         MdlError: the Hub, the network or the disk failed; what has arrived is kept.
@@ -53,13 +57,14 @@ def fill_file(hub: HubAccess, download: Download, file: RemoteFile, progress: Pr
     for last in (False, True):
         source = _Source(hub, download.repo_id, download.commit, file.path)
         fill = BlobFill(
-            folder.parent, folder.name, file.etag, file.size, source.open,
-            title=title, arrived=progress.advance, found=progress.skip, followed=progress.advance,
+            folder.parent, folder.name, file.etag, file.size, source.open, title=title,
+            place=None if download.local_dir is None else _place(download.local_dir, file),
+            arrived=progress.advance, found=progress.skip, followed=progress.advance,
         )  # fmt: skip
         if not fill.path.exists():
             fill.run(lambda: None)
         if fill.error is None:
-            add_file(folder, download.commit, file.path, file.etag)
+            _name(folder, download, file)
             return
         if source.refusal is not None and isinstance(fill.error, OfflineError):
             with hub_errors(download.repo_id):
@@ -69,6 +74,25 @@ def fill_file(hub: HubAccess, download: Download, file: RemoteFile, progress: Pr
         log.warning("%s: what an earlier download left is damaged; it is begun anew.", title)
         progress.skip(-fill.resumed)
         progress.advance(fill.resumed - fill.arrived)
+
+
+def _place(local_dir: Path, file: RemoteFile) -> Place:
+    """Where huggingface_hub keeps a file outside the cache, its lock, and what has arrived."""
+    from huggingface_hub._local_folder import get_local_download_paths
+
+    paths = get_local_download_paths(local_dir, file.path)
+    partial = paths.incomplete_path(f"{file.etag}.mdl")
+    return Place(paths.file_path, partial, paths.lock_path)
+
+
+def _name(folder: Path, download: Download, file: RemoteFile) -> None:
+    """Note down what a downloaded file is, as huggingface_hub does."""
+    if download.local_dir is None:
+        add_file(folder, download.commit, file.path, file.etag)
+        return
+    from huggingface_hub._local_folder import write_download_metadata
+
+    write_download_metadata(download.local_dir, file.path, download.commit, file.etag)
 
 
 class _Source:

@@ -16,8 +16,7 @@ from mdl.loader.source.download import Download, HubAccess, RemoteFile
 
 WORKERS = 4  # files downloaded in parallel
 ATTEMPTS = 3  # huggingface_hub does not retry when a connection breaks in the middle of a file
-_RESUMED = "what has arrived is kept; run it again to go on from there"
-_KEPT = "complete files are kept"
+_INTERRUPTED = "what has arrived is kept; run it again to go on from there"
 
 
 def download_files(hub: HubAccess, download: Download, progress: Progress | None = None) -> Path:
@@ -80,8 +79,7 @@ def _download_in_parallel(
         # One that waits for a connection cannot be stopped: an interrupt does not wait for it.
         pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
         if isinstance(error, KeyboardInterrupt):
-            kept = _RESUMED if download.local_dir is None else _KEPT
-            raise KeyboardInterrupt(kept) from None
+            raise KeyboardInterrupt(_INTERRUPTED) from None
         raise
     pool.shutdown()
     for file in files:  # other names of the same content
@@ -90,7 +88,7 @@ def _download_in_parallel(
 
 
 def _download(hub: HubAccess, download: Download, file: RemoteFile, progress: Progress) -> None:
-    if download.local_dir is None and fills(hub, file):
+    if fills(hub, download, file):
         fill_file(hub, download, file, progress)
     else:
         _download_with_retries(hub, download, file.path, progress)
