@@ -105,7 +105,7 @@ test-system: $(STAMP)
 		openssl
 	$(BIN)/python $(INSTALL) --no-build-isolation --editable '.[dev,train]'
 	$(BIN)/python $(INSTALL) --no-deps liger-kernel
-	$(BIN)/python $(INSTALL) llama-cpp-python
+	$(BIN)/python $(INSTALL) ipython llama-cpp-python sentence-transformers
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m system
 	$(MAKE) test-quantizers
 

@@ -21,17 +21,33 @@ def load_ipython_extension(shell: Any) -> None:
 
 
 def run_cell(shell: Any, line: str, cell: str) -> None:
-    """Run a cell's code as the shell does, and say what it opened."""
+    """Run a cell's code as the shell does, and say what it opened.
+
+    Raises:
+        MdlError: it did not open what was expected, or the line cannot be read.
+        Exception: the cell's own. Either fails the cell, so that a notebook that runs as a whole
+            stops here; the shell has shown the cell's own already.
+    """
+    own = None
     try:
         watched = watch(**_options(line))
         try:
             with watched:
-                shell.run_cell(cell)
+                result = shell.run_cell(cell)
+                own = result.error_before_exec or result.error_in_exec
+                result.raise_error()
         finally:
             if hasattr(watched, "report"):
                 print("\n".join(watched.report.summary()), file=sys.stderr)
-    except MdlError as error:
-        print(f"error: {error}", file=sys.stderr)
+            if own is not None and watched.error is not None:
+                print(f"error: {watched.error}", file=sys.stderr)
+    except Exception as error:
+        if error is not own and not isinstance(error, MdlError):
+            raise
+        shown = [] if error is own else [f"error: {error}"]
+        # What IPython shows instead of a traceback.
+        vars(error)["_render_traceback_"] = lambda: shown
+        raise
 
 
 def _options(line: str) -> dict[str, Any]:

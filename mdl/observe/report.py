@@ -159,8 +159,8 @@ class RunReport(NamedTuple):
         shown = [each for each in models if _is_model(each)]
         loaded = sum(each.weights for each in shown)
         count = f"{loaded} model{'' if loaded == 1 else 's'}"
-        what = " ".join(self.command) if self.command else ""
-        lines = [f"mdl run: {_shorten(what)} opened {count} in {duration(self.seconds)}"]
+        what = f"{_shorten(' '.join(self.command))} " if self.command else ""
+        lines = [f"mdl run: {what}opened {count} in {duration(self.seconds)}"]
         lines += [f"  {_line(each)}" for each in shown]
         lines += [f"  {_line(each)}" for each in models if not _is_model(each)]
         lines += [

@@ -131,6 +131,9 @@ def test_hf_downloads_and_what_it_was_refused(machine: Machine, hub: LoopbackHub
     assert ran.code == 0, ran.err
     (download,) = ran.report["downloads"]
     assert (download["repo_id"], download["files"]) == ("org/model", 2)
+    plain = subprocess.run([hf, "download", "org/model"], env=machine.env | online,
+                           capture_output=True, text=True, check=True)  # fmt: skip
+    assert ran.out == plain.stdout
     refused = machine.run(hf, "download", "org/gated", **online)
     assert refused.code == refused.report["exit_code"] != 0
     assert "org/gated" in [each["repo_id"] for each in refused.report["requested"]]

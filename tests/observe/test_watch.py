@@ -4,13 +4,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import mdl
-from mdl.errors import UsageError, VerificationError
+from mdl.errors import MdlError, UsageError, VerificationError
 from tests.observe.conftest import COMMIT, MIRROR, MODEL, Machine, model, nf4
 
 
@@ -94,33 +93,70 @@ class Shell:
     def __init__(self) -> None:
         self.magics: dict[str, Callable[[str, str], None]] = {}
         self.ran: list[str] = []
+        self.error_before_exec: Exception | None = None
+        self.error_in_exec: Exception | None = None
 
     def register_magic_function(self, function: Any, magic_kind: str) -> None:
         assert magic_kind == "cell"
         self.magics[function.__name__] = function
 
-    def run_cell(self, cell: str) -> None:
+    def run_cell(self, cell: str) -> "Shell":
         self.ran.append(cell)
-        exec(cell, {})
+        try:
+            exec(cell, {})
+        except ZeroDivisionError as error:
+            self.error_in_exec = error
+        return self
+
+    def raise_error(self) -> None:
+        if self.error_in_exec is not None:
+            raise self.error_in_exec
+
+
+@pytest.fixture
+def shell(here: Machine) -> Shell:
+    here.add(MODEL)
+    shell = Shell()
+    mdl.load_ipython_extension(shell)
+    return shell
+
+
+def _cell(here: Machine) -> str:
+    path = next(here.cache.root.glob("*/snapshots/*/model.safetensors"))
+    return f"open({str(path)!r}).close()"
+
+
+@pytest.mark.parametrize("line", ["", f"--expect {MODEL}"])
+def test_a_notebooks_cell(
+    here: Machine, shell: Shell, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    shell.magics["mdl_run"](line, _cell(here))
+    assert capsys.readouterr().err.startswith("mdl run: opened 1 model in ")
+    assert shell.ran == [_cell(here)]
 
 
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("", "opened 1 model"),
-        (f"--expect {MODEL}", "opened 1 model"),
         ("--expect org/other", "error: expected org/other; it was not opened."),
         ("--nonsense", "error: '--nonsense' is not understood here."),
         ("--expect 'x", "error: The line cannot be read"),
     ],
 )
-def test_a_notebooks_cell(
-    here: Machine, capsys: pytest.CaptureFixture[str], line: str, says: str
+def test_a_notebooks_cell_that_fails(here: Machine, shell: Shell, line: str, says: str) -> None:
+    """The cell fails with what IPython shows in place of a traceback."""
+    with pytest.raises(MdlError) as raised:
+        shell.magics["mdl_run"](line, _cell(here))
+    (shown,) = raised.value._render_traceback_()  # type: ignore[attr-defined]
+    assert shown.startswith(says)
+    assert len(shell.ran) == line.count("org/other"), "refused before it ran"
+
+
+def test_a_cells_own_exception_is_not_lost(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    snapshot = here.add(MODEL)
-    shell = Shell()
-    mdl.load_ipython_extension(shell)
-    cell = f"open({str(Path(snapshot, 'model.safetensors'))!r}).close()"
-    shell.magics["mdl_run"](line, cell)
-    assert says in capsys.readouterr().err
-    assert shell.ran == ([] if "cannot" in says or "understood" in says else [cell])
+    with pytest.raises(ZeroDivisionError):
+        shell.magics["mdl_run"]("--expect org/other", "1 / 0")
+    said = capsys.readouterr().err
+    assert "opened 0 models" in said
+    assert "error: expected org/other" in said

@@ -47,8 +47,11 @@ def test_a_shell_script_of_several_programs(machine: Machine) -> None:
     one, two = machine.add("org/one", model(b"1")), machine.add("org/two", model(b"2"))
     machine.add("org/untouched")
     opens = f"{sys.executable} -c 'open(\"{two}/model.safetensors\")'"
-    script = f"cat {one}/config.json >/dev/null\n{opens}\nexit 7\n"
-    ran = machine.run("sh", machine.write("several.sh", script))
+    words = ["sh", machine.write("several.sh", f"cat {one}/config.json\n{opens}\nexit 7\n")]
+    ran = machine.run(*words)
+    plain = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (ran.out, ran.code) == (plain.stdout, plain.returncode)
+    assert ran.err.startswith("mdl run: sh ")
     assert ran.opened == {"org/one": ["config.json"], "org/two": ["model.safetensors"]}
     assert ran.code == ran.report["exit_code"] == 7
     assert [load["weights"] for load in ran.report["loads"]] == [False, True]
