@@ -128,6 +128,8 @@ def _format_line(report: Report) -> str:
     format = report.resolution["format"] + (f":{variant}" if variant else "")
     if report.quantization is None:
         return f"{format}, {report.dtype}"
+    if format == "16bit":  # as a folder is asked for, whatever is in it
+        format = report.resolution.get("weights") or format
     how = report.quantization.get("quant_method")
     if report.quantization.get("load_in_4bit"):
         how = report.quantization.get("bnb_4bit_quant_type")

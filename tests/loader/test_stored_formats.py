@@ -60,7 +60,9 @@ def test_the_model_is_the_one_that_transformers_loads(
     assert torch.equal(ours.model(IDS).logits, theirs(IDS).logits)
     in_use = measure_model(ours.model).bytes  # compressed-tensors unpacks in the first forward pass
     assert abs(planned.memory.weights - in_use) < 0.05 * in_use
-    assert ours.report.loaded_by == "transformers"
+    assert ours.report.loaded_by == "transformers" and planned.format in name
+    if ours.report.quantization is not None:
+        assert f"{planned.format}, compressed-tensors, bfloat16, as stored" in str(ours.report)
 
 
 def test_what_is_unpacked_later_is_announced(saved: Callable[[str], Path]) -> None:

@@ -30,6 +30,7 @@ from mdl.loader.source import (
     locate_model,
     read_remote_header,
 )
+from mdl.resolver import Resolution
 from mdl.settings import Settings
 
 LORA_RANK = 16
@@ -195,7 +196,7 @@ def _plan(located: LocatedModel, checkpoint: Checkpoint) -> LoadPlan:
         local_copy_bytes=size.weights if copies else 0,
         parameters=size.parameters,
         dtype=checkpoint.dtype,
-        format=located.resolution.label,
+        format=_stored_as(located.resolution, checkpoint),
         tokens=need.tokens,
         memory=_memory(need, is_4bit=checkpoint.becomes_4bit),
         devices=devices or (),
@@ -204,6 +205,13 @@ def _plan(located: LocatedModel, checkpoint: Checkpoint) -> LoadPlan:
         adapter=None if located.adapter is None else located.adapter.to_json(),
         dequantized=_dequantization(checkpoint, size.dequantized) if size.dequantized else None,
     )
+
+
+def _stored_as(resolution: Resolution, checkpoint: Checkpoint) -> str:
+    """The format to load; of a folder, which is asked for in 16 bits, what its weights are in."""
+    if resolution.format == "16bit" and checkpoint.stored_format is not None:
+        return resolution.weights or checkpoint.stored_format
+    return resolution.label
 
 
 def _dequantization(checkpoint: Checkpoint, reason: str) -> Dequantization:
