@@ -33,7 +33,7 @@ def measure_model(model: Any, unquantized: Any = None) -> ModelStats:
     devices: dict[Any, str] = {}  # str(device) takes longer than all the rest of a parameter
 
     def count(tensor: Any) -> None:
-        if hasattr(tensor, "__tensor_flatten__"):  # torchao's: a shell around other tensors
+        if _is_shell(tensor):
             for name in tensor.__tensor_flatten__()[0]:
                 count(getattr(tensor, name))
         elif tensor is not None:
@@ -64,6 +64,11 @@ def measure_model(model: Any, unquantized: Any = None) -> ModelStats:
     return ModelStats(counts, sum(sizes.values()), names)
 
 
+def _is_shell(tensor: Any) -> bool:
+    """Whether it is one of torchao's, which hold other tensors and have no bytes of their own."""
+    return type(tensor).__module__.startswith("torchao.")
+
+
 def _count_packed(model: Any, unquantized: Any) -> tuple[int, int]:
     """All parameters, and those that are not the floats they are in the unquantized model."""
     here, total, floats = dict(model.named_parameters()), 0, 0
@@ -71,5 +76,5 @@ def _count_packed(model: Any, unquantized: Any) -> tuple[int, int]:
         total += parameter.numel()
         same = here.get(name)
         if same is not None and same.dtype == parameter.dtype and same.shape == parameter.shape:
-            floats += 0 if hasattr(same, "__tensor_flatten__") else parameter.numel()
+            floats += 0 if _is_shell(same) else parameter.numel()
     return total, total - floats
