@@ -204,3 +204,26 @@ def test_a_download_that_stalls_is_gone_round(hub: LoopbackHub, between: Serve) 
     assert CLIENT.get(f"{here.url}/{PATH}").content == BIG
     assert time.monotonic() - start < 20
     assert not fault.released.is_set()
+
+
+@pytest.mark.slow
+def test_who_reads_along_with_a_replica_whose_bytes_are_wrong_is_not_given_the_rest(
+    hub: LoopbackHub, between: Serve
+) -> None:
+    hub.add_repo("Org/Model", files=FILES)
+    fault = hub.fault("/cdn/*", wrong_at=100, hold_at=6_000_000)
+    one = between()
+    two = between(home="second", HF_HOME=one.env["HF_HOME"])
+    with (
+        CLIENT.stream("GET", f"{one.url}/{PATH}") as first,
+        CLIENT.stream("GET", f"{two.url}/{PATH}") as second,
+    ):
+        chunks = second.iter_raw(1_000_000)
+        begun = next(chunks)
+        assert begun[:1000] != BIG[:1000]
+        fault.release()
+        for rest in (first.iter_raw(), chunks):
+            with pytest.raises(httpx2.RemoteProtocolError):
+                b"".join(rest)
+    answer = CLIENT.get(f"{two.url}/{PATH}", headers={"Range": f"bytes={len(begun)}-"})
+    assert (answer.status_code, answer.content) == (200, BIG)

@@ -118,6 +118,7 @@ def test_a_broken_connection_is_retried(served: LoopbackHub, capsys: Any) -> Non
     assert pull(capsys, NAME)[0] == 0
 
 
+@pytest.mark.straight
 def test_complete_files_are_kept_when_the_hub_fails(served: LoopbackHub, capsys: Any) -> None:
     last = [name for name in sorted(served.files(NAME)) if name.startswith("model-")][-1]
     blob = served.repos[NAME].head().files[last]
@@ -158,6 +159,7 @@ def test_a_full_disk_is_reported_before_downloading(
     assert served.count("*/resolve/*.safetensors") == 0
 
 
+@pytest.mark.straight
 def test_a_disk_that_fills_up_loses_nothing(
     hub: LoopbackHub, hub_env: dict[str, str], capsys: Any
 ) -> None:
