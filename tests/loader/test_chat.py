@@ -4,7 +4,7 @@ import io
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,16 @@ from tests.terminal import TerminalProcess
 TinyModel = Callable[..., Path]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A home of its own, also for the model that the tests share."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MDL_HOME", str(tmp_path_factory.mktemp("mdl")))
+        yield
+
+
 @pytest.fixture(scope="module")
-def loaded(tiny_model: TinyModel) -> Loaded:
+def loaded(tiny_model: TinyModel, home: None) -> Loaded:
     return mdl.load(str(tiny_model("llama")))
 
 
