@@ -50,6 +50,7 @@ def test_wrong_bytes_straight_from_upstream_end_in_a_broken_connection(
         CLIENT.get(f"{here.url}/{PATH}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("claimed", [len(BIG) - 1000, len(BIG) + 1000])
 def test_a_wrong_size_is_an_error_never_a_file(
     hub: LoopbackHub, between: Serve, claimed: int
@@ -90,6 +91,7 @@ def test_a_glance_at_a_file_downloads_no_more_of_it(hub: LoopbackHub, between: S
     assert CLIENT.get(url).content == BIG
 
 
+@pytest.mark.slow
 def test_a_failure_before_the_first_byte_is_said(hub: LoopbackHub, between: Serve) -> None:
     hub.add_repo("Org/Model", files=FILES)
     hub.fault("/cdn/*", status=500, times=None)
@@ -127,7 +129,7 @@ def test_access_that_ends_between_two_files(hub: LoopbackHub, between: Serve) ->
 
 
 def test_who_hangs_up_is_sent_nothing_more(hub: LoopbackHub, between: Serve) -> None:
-    big = bytes(150_000_000)
+    big = bytes(40_000_000)
     hub.add_repo("Org/Model", files={"model.safetensors": big})
     here = between()
     assert len(CLIENT.get(f"{here.url}/{PATH}").content) == len(big)
