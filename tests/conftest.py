@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,9 @@ from tests.hub import LoopbackHub
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+# No test opens the database of whoever runs it.
+_home = tempfile.TemporaryDirectory(prefix="mdl-tests-")
+os.environ["MDL_HOME"] = _home.name
 
 THROUGH_HUB = os.environ.get("MDL_TEST_THROUGH_HUB") == "1"
 if THROUGH_HUB:
