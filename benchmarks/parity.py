@@ -52,6 +52,13 @@ WHY = {
         "Unsloth has no float row for this 4-bit name and keeps it; ours goes to the family's"
         " float repository."
     ),
+    "MXFP4 weights": (
+        "gpt-oss is published in MXFP4, which is not converted to another quantization on load;"
+        " Unsloth keeps the name, ours refuses."
+    ),
+    "experts packed one by one": (
+        "transformers cannot load this 4-bit mixture; ours takes its float repository."
+    ),
 }
 
 
@@ -95,8 +102,8 @@ def classify(name: str, options: ResolveOptions, theirs: str, ours: Resolution) 
     is_fp8 = asked == "fp8" or name.lower().endswith("-dynamic")
     found: str | None = None
     if ours.error is not None:
-        return None
-    if options.format == "16bit" and asked is None and name.lower().endswith("-bf16"):
+        return "MXFP4 weights" if "gpt-oss" in name.lower() and "mxfp4" in ours.error.why else None
+    if options.format == "16bit" and asked in (None, "16bit") and name.lower().endswith("-bf16"):
         found = "bf16 name taken for 4-bit"
     elif options.format == "16bit" and answered == "bnb-4bit" and not claimed_format(ours.repo_id):
         found = "4-bit answer to a 16-bit request"
@@ -106,6 +113,8 @@ def classify(name: str, options: ResolveOptions, theirs: str, ours: Resolution) 
         found = "fp8 answer to a 16-bit request"
     elif options.format == "bnb-4bit" and is_fp8 and theirs.lower() == name.lower():
         found = "fp8 weights for a 4-bit request"
+    elif any(s.candidate == theirs and "cannot load it" in s.reason for s in ours.trace):
+        found = "experts packed one by one"
     elif options.format == "fp8" and asked == "fp8" and ours.repo_id.lower() == name.lower():
         found = "a repository already in fp8"
     return found

@@ -259,7 +259,7 @@ def check(pattern: str | None, source: str | None, workers: int, dry_run: bool,
             findings += batch
             bar.update(1)
             if not dry_run:
-                found.mark([(f.name, f.repo_id, f.status, f.reason) for f in batch])
+                found.mark(batch)
     wrong = sorted(f for f in findings if f.status != "ok")
     if as_json:
         echo_json({"checked": count, "wrong": [f._asdict() for f in wrong]})
@@ -332,12 +332,17 @@ def _hub() -> "HubApi":
     return HubApi(settings.endpoint, settings.token, settings.hub_timeout)
 
 
+def _status(row: MirrorRow) -> str:
+    loads = f"runs in {', '.join(row.loads_in)}" if row.runtimes else ""
+    return " ".join(filter(None, (row.status or ("" if loads else "-"), row.status_reason, loads)))
+
+
 def _rows_table(rows: list[MirrorRow]) -> str:
     return table(
         ["NAME", "FORMAT", "MIRROR", "WEIGHTS", "RANK", "RELATION", "SOURCE", "STATUS"],
         [
             (r.name, r.format, r.repo_id, f"{r.weights} {r.variant}".strip(), str(r.rank),
-             r.relation, r.source, f"{r.status or '-'} {r.status_reason or ''}".strip())
+             r.relation, r.source, _status(r))
             for r in rows
         ],
         right=("RANK",),

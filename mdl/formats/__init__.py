@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mdl.formats.asked import is_variant, parse_format
     from mdl.formats.claims import catalogue_format, claimed_format, format_labels
     from mdl.formats.describe import describe_folder, description_from_json
+    from mdl.formats.experts import find_apart, may_be_apart
     from mdl.formats.gguf_header import GGUF_HEAD, GgufHeader, read_gguf_head, read_gguf_header
     from mdl.formats.gguf_types import type_in
     from mdl.formats.model_shape import ModelShape, kv_cache_bytes, shape_of, shape_of_gguf
@@ -27,6 +28,7 @@ __getattr__ = door(
         "asked": "is_variant parse_format",
         "claims": "catalogue_format claimed_format format_labels",
         "describe": "describe_folder description_from_json",
+        "experts": "find_apart may_be_apart",
         "gguf_header": "GGUF_HEAD GgufHeader read_gguf_head read_gguf_header",
         "gguf_types": "type_in",
         "model_shape": "ModelShape kv_cache_bytes shape_of shape_of_gguf",

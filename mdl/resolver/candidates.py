@@ -20,6 +20,7 @@ class Candidate(NamedTuple):
     bad: BadMirror | None = None
     dead: str | None = None
     version: str | None = None  # the edition of the source
+    runtimes: tuple[str, ...] = ()  # what loads it, where not all that load its format do
 
     @property
     def key(self) -> str:
@@ -35,17 +36,32 @@ class Field(NamedTuple):
     format: str | None
     gated: str | None
     base_model: str | None
+    runtime: str
 
 
 def candidates(field: Field) -> Iterator[Candidate]:
     """Every repository that could serve the request, best first, each once."""
-    own = Candidate(field.name, field.format, "itself", "hub", "", field.known.bad)
+    own = Candidate(field.name, field.format, "itself", "hub", "", field.known.bad,
+                    runtimes=field.known.runtimes)  # fmt: skip
     seen: set[str] = set()
+    elsewhere = []
     for candidate in _in_order(field, own, field.format or "16bit"):
         for each in _with_replacement(candidate):
             if each.key not in seen:
                 seen.add(each.key)
-                yield each
+                against = _against(each, field.runtime)
+                if against:
+                    elsewhere.append(each._replace(reason=each.reason + ", as there is no other"))
+                yield each._replace(dead=against) if against else each
+    yield from elsewhere
+
+
+def _against(mirror: Candidate, runtime: str) -> str:
+    """Why a mirror is taken only where there is nothing else: another runtime has to load it."""
+    loads = mirror.runtimes
+    if mirror.rule != "mirror" or mirror.dead or not loads or runtime in loads:
+        return ""
+    return f"{runtime} cannot load it; it runs in {', '.join(loads)}"
 
 
 def ungated_mirrors(known: NameRecord, format: str | None = None) -> tuple[str, ...]:
@@ -100,7 +116,9 @@ def _in_order(field: Field, own: Candidate, own_format: str) -> Iterator[Candida
 def _float_order(
     field: Field, own: Candidate, own_format: str, rows: list[Candidate]
 ) -> Iterator[Candidate]:
-    if own_format != "16bit":
+    published = any(r.format == "16bit" and r.weights == own_format for r, _, _ in
+                    field.known.mirrors)  # fmt: skip
+    if own_format != "16bit" and not published:
         yield from _floats(field, "float", f"the float repository of a {own_format} one")
         return
     gated = field.gated
@@ -156,6 +174,7 @@ def _matching(field: Field, format: str, fits: Callable[[str], bool]) -> Iterato
                 bad,
                 _dead_reason(row),
                 row.source_version,
+                row.loads_in,
             )
 
 

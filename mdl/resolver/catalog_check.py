@@ -1,17 +1,24 @@
 """Check the catalogue's mirrors against the Hub, and import mirrors from its model tree."""
 
+import re
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, NamedTuple
 
 from mdl.errors import MdlError, NotFoundError
+from mdl.formats import find_apart, may_be_apart
+from mdl.model_files import INDEX, SINGLE
 from mdl.resolver.names import parse_name
 from mdl.resolver.stored import list_row, tree_rows
 from mdl.resolver.types import RepoInfo
 from mdl.store import MirrorRow
 
 if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo
+
     from mdl.resolver.hub_api import HubApi
+
+_NAMES = 1_000_000  # bytes of an index or header: the names of some layers
 
 
 class CheckedMirror(NamedTuple):
@@ -21,6 +28,7 @@ class CheckedMirror(NamedTuple):
     repo_id: str
     status: str
     reason: str
+    runtimes: str | None = None  # what loads it: empty for all that do its format; not looked at
 
 
 def sync_mirrors(
@@ -43,13 +51,30 @@ def sync_mirrors(
             why=facts.message,
             next="Check the spelling and the token.",
         )
-    listed = [list_row(info) for info in hub.quantized_of(facts.repo_id)]
+    found = {info.id: info for info in hub.quantized_of(facts.repo_id)}
+    listed = [list_row(info) for info in found.values()]
     rows = [
-        row
+        row._replace(runtimes=_runtimes_on_hub(hub, found[row.repo_id]) or None)
         for row in tree_rows(facts.repo_id, listed, trusted_only=False)
         if not formats or row.format in formats
     ]
     return facts.repo_id, rows
+
+
+def _runtimes_on_hub(hub: "HubApi", info: "ModelInfo | None") -> str | None:
+    """What loads a repository, as in `CheckedMirror`: a request for the names of its tensors, if
+    it is a mixture of experts packed by bitsandbytes."""
+    config = info.config if info is not None else None
+    if info is None or not config or not may_be_apart(config):
+        return None
+    files = {file.rfilename for file in info.siblings or ()}
+    head = hub.first_bytes(info.id, INDEX if INDEX in files else SINGLE, info.sha, _NAMES)
+    if head is None:
+        return None
+    # Names in quotes: the beginning of an index, or of the header of a single file.
+    names = (name.decode(errors="replace") for name in re.findall(rb'"([^"]+)"', head))
+    apart = find_apart(config, names)
+    return "" if apart is None else " ".join(apart.runtimes)
 
 
 def judge(row: MirrorRow, facts: RepoInfo) -> CheckedMirror:
@@ -83,16 +108,22 @@ def check_mirrors(
     pool = ThreadPoolExecutor(max_workers=workers)
     try:
         asked = {
-            pool.submit(hub.facts, claims[0].repo_id): claims for claims in by_repository.values()
+            pool.submit(_look_at, hub, claims[0].repo_id): claims
+            for claims in by_repository.values()
         }
         for future in as_completed(asked):
-            facts = future.result()
-            yield [judge(row, facts) for row in asked[future]]
+            facts, runtimes = future.result()
+            yield [judge(row, facts)._replace(runtimes=runtimes) for row in asked[future]]
     except MdlError:
         pool.shutdown(cancel_futures=True)
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _look_at(hub: "HubApi", repo_id: str) -> tuple[RepoInfo, str | None]:
+    facts, info = hub.listing(repo_id, sizes=False)
+    return facts, _runtimes_on_hub(hub, info)
 
 
 def _is_instruct(name: str) -> bool:

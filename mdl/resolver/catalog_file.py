@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mdl.errors import MdlError, NotFoundError, UsageError
-from mdl.formats import claimed_format
+from mdl.formats import RUNTIMES, claimed_format
 from mdl.resolver.names import parse_name, shown
 from mdl.store import (
     FORMATS,
@@ -23,7 +23,7 @@ from mdl.store import (
     MirrorRow,
 )
 
-FIELDS = ("name", "format", "repo_id", "weights", "variant", "rank", "relation")
+FIELDS = ("name", "format", "repo_id", "weights", "variant", "rank", "relation", "runtimes")
 HIGHEST_RANK = 1_000_000
 _ASKABLE = (*LOADABLE_FORMATS, *STORED_FORMATS)
 _MAX_VARIANT = 40
@@ -39,6 +39,7 @@ def mirror_row(
     variant: str = "",
     rank: int = 0,
     relation: str = "declared",
+    runtimes: str | None = None,
 ) -> MirrorRow:
     """A checked row. By default `weights` is what the mirror's name claims, and so is `format`.
 
@@ -61,7 +62,9 @@ def mirror_row(
         )
     if weights not in FORMATS:
         raise UsageError(f"Unknown weights {weights!r}.", next=f"Use one of {', '.join(FORMATS)}.")
-    if weights != format and (weights != "16bit" or format not in LOADABLE_FORMATS):
+    converted = weights == "16bit" and format in LOADABLE_FORMATS
+    published = format == "16bit" and weights == "mxfp4"  # and has no wider weights
+    if weights != format and not converted and not published:
         raise UsageError(
             f"{weights} weights cannot be loaded as {format}.",
             next=f"Give {format} weights"
@@ -75,7 +78,12 @@ def mirror_row(
             f"{shown(str(variant))} is not a variant.",
             next="Give a word, such as dynamic or plain.",
         )
-    return MirrorRow(checked[0], format, checked[1], weights, variant, number, relation, "user")
+    if unknown := set(str(runtimes or "").split()) - set(RUNTIMES):
+        raise UsageError(
+            f"{shown(min(unknown))} is not a runtime.", next=f"Use {', '.join(RUNTIMES)}."
+        )
+    return MirrorRow(checked[0], format, checked[1], weights, variant, number, relation, "user",
+                     runtimes=runtimes)  # fmt: skip
 
 
 def _rank(given: Any) -> int:
@@ -154,7 +162,10 @@ def parse_catalog_file(data: bytes, path: Path) -> tuple[CatalogSource, list[Mir
 
 def catalog_text(rows: Iterable[MirrorRow], kind: str) -> str:
     """The rows as `toml`, `json` or `csv`; parsing the text gives the same rows."""
-    records = [{field: getattr(row, field) for field in FIELDS} for row in rows]
+    records = [
+        {field: value for field in FIELDS if (value := getattr(row, field)) is not None}
+        for row in rows
+    ]
     if kind == "json":
         return json.dumps({"mirrors": records}, indent=1) + "\n"
     if kind == "csv":

@@ -13,7 +13,8 @@ The rules, in order; each leaves a line in the trace:
    one that is gated, or may be, gives way to its ungated mirror. An adapter.
 5. The catalogue's mirrors by rank, without bad, dead and unreadable ones.
 6. The repository itself, converted on load; then its float repositories, converted on load.
-7. Otherwise a refusal that names the alternatives.
+7. Mirrors that another runtime has to load; the resolution names it.
+8. Otherwise a refusal that names the alternatives.
 """
 
 from collections.abc import Iterator, Mapping
@@ -37,6 +38,7 @@ from mdl.resolver.types import (
 from mdl.store import NameRecord
 
 _MIRRORS = 3  # asked for and named in a refusal
+_CONVERTIBLE = ("16bit", "adapter", "other")  # on load, as far as is known
 FactsByKey = Mapping[str, RepoInfo]
 
 
@@ -200,23 +202,21 @@ class _Decision:
         return self._accept(candidate, preferred)
 
     def _candidates(self) -> Iterator[Candidate]:
-        own_facts = self.own
-        field = Field(
-            options=self.options,
-            known=self.known,
-            name=self.canonical,
-            format=self._own_format(),
-            gated=own_facts.gated if own_facts else None,
-            base_model=own_facts.base_model if own_facts else None,
-        )
+        gated, base = (self.own.gated, self.own.base_model) if self.own else (None, None)
+        field = Field(self.options, self.known, self.canonical, self._own_format(), gated, base,
+                      self.request.runtime)  # fmt: skip
         return candidates(field)
 
     # -- judging one candidate --------------------------------------------------------------
 
     def _known_problem(self, candidate: Candidate) -> str | None:
-        """The reason against a candidate that the catalogue holds, or `None`."""
+        """The reason against a candidate that is known already, or `None`."""
         if candidate.bad is not None:
             return f"known bad: {candidate.bad.reason}"
+        facts = self.facts.get(candidate.key)
+        weights = (facts.format if facts is not None else None) or candidate.format or "16bit"
+        if candidate.rule == "quantize-on-load" and weights not in _CONVERTIBLE:
+            return f"its weights are {weights}, which is not converted on load"
         return candidate.dead
 
     def _judge(self, candidate: Candidate) -> str | MissingFact | None:
@@ -299,6 +299,7 @@ class _Decision:
             local_mirrors=tuple(m._asdict() for m in local),
             weights=weights,
             knowledge_age=None if facts is None or facts.live else facts.age,
+            runtimes=candidate.runtimes if weights == candidate.format else (),
         )
 
     def _refusal(self, error: MdlError | MissingFact) -> Resolution | MissingFact:

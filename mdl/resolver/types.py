@@ -123,12 +123,13 @@ class ResolveOptions(_ResolveOptions):
 
 
 class ResolveRequest(NamedTuple):
-    """A checked name and its options, and whether the Hub may be asked."""
+    """A checked name and its options, whether the Hub may be asked, and what is to load it."""
 
     name: Name
     options: ResolveOptions
     online: bool
     renamed_from: str | None = None
+    runtime: str = "transformers"  # mdl's own loader
 
 
 class RepoInfo(NamedTuple):

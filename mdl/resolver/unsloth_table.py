@@ -11,6 +11,7 @@ Run as a module it writes the packaged catalogue: `make catalog UNSLOTH=path/of/
 import ast
 import hashlib
 import io
+import re
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,16 @@ _TABLE = "__INT_TO_FLOAT_MAPPER"
 _UNGATED = "MAP_TO_UNSLOTH_16bit"
 _BAD = "BAD_MAPPINGS"
 _BEHIND = 100  # rank of mirrors that come after all others
+# What the table does not say. OpenAI published gpt-oss in MXFP4, and Unsloth's copies have that.
+_MXFP4 = re.compile(r"(?:openai|unsloth)/gpt-oss-(?:safeguard-)?\d+b", re.IGNORECASE)
+# 4-bit mixtures whose experts are packed one by one (`mdl.formats.experts`), and what loads them:
+# gpt-oss has the tensors of Unsloth's own class (`mlp.experts.gate_up_projs.0.weight.absmax`); the
+# others those of transformers 4 (`mlp.experts.0.gate_proj.weight.absmax`), which saved them.
+_APART = (
+    (re.compile(r"unsloth/gpt-oss-\d+b-unsloth-bnb-4bit", re.IGNORECASE), "unsloth"),
+    (re.compile(r"unsloth/(?:Mixtral-8x7B|Qwen3-\d+B-A\d+B)-.*bnb-4bit", re.IGNORECASE),
+     "unsloth vllm"),
+)  # fmt: skip
 
 
 class Family(NamedTuple):
@@ -147,7 +158,9 @@ def _claims(family: Family) -> dict[tuple[str, str], list[MirrorRow]]:
     found: dict[tuple[str, str], list[MirrorRow]] = {}
 
     def claim(name: str, format: str, repo_id: str | None, variant: str) -> None:
-        if repo_id is not None and repo_id.lower() != name.lower():
+        if repo_id is None or (format == "bnb-4bit" and _MXFP4.fullmatch(repo_id)):
+            return  # MXFP4 is not converted to another four bits
+        if repo_id.lower() != name.lower():
             found.setdefault((name.lower(), format), []).append(
                 _row(name, format, repo_id, variant)
             )
@@ -165,7 +178,9 @@ def _claims(family: Family) -> dict[tuple[str, str], list[MirrorRow]]:
         claim(name, "bnb-4bit", quantized, "dynamic" if _is_dynamic(quantized) else "plain")
         for second in filter(_is_4bit, family.floats):
             claim(name, "bnb-4bit", second, "plain")
-    for name in filter(claimed_format, members):
+    for name in members:
+        if claimed_format(name) in (None, "16bit"):
+            continue
         claim(name, "16bit", floats[0], "float")
     if floats[0].startswith("unsloth"):
         claim(official, "16bit", floats[0], "ungated")
@@ -191,15 +206,17 @@ def _ranked(rows: list[MirrorRow]) -> Iterator[MirrorRow]:
 
 
 def _row(name: str, format: str, repo_id: str, variant: str) -> MirrorRow:
+    published = "mxfp4" if _MXFP4.fullmatch(repo_id) else "16bit"
     return MirrorRow(
         name=name,
         format=format,
         repo_id=repo_id,
-        weights=claimed_format(repo_id) or "16bit",
+        weights=claimed_format(repo_id) or published,
         variant=variant,
         rank=0,
         relation="declared",
         source="unsloth",
+        runtimes=next((loads for named, loads in _APART if named.fullmatch(repo_id)), None),
     )
 
 

@@ -113,6 +113,7 @@ class MirrorRecord(RequestFields):
     variant: Annotated[str, Field(max_length=40)] = ""
     rank: Annotated[int, Field(ge=-HIGHEST_RANK, le=HIGHEST_RANK)] = 0
     relation: Literal["declared", "verified"] = "declared"
+    runtimes: Annotated[str, Field(max_length=100)] | None = None
 
 
 class MirrorToAdd(RequestFields):
@@ -228,6 +229,7 @@ class MirrorFields(_Response):
     status: str | None
     status_reason: str | None
     source_version: str | None
+    runtimes: str | None
 
 
 class SourceFields(_Response):

@@ -82,14 +82,16 @@ class Catalog:
         ]
         if len(mirrors) > 1:
             mirrors.sort(key=_preference)
+        weights, _, runtimes = (quantized or "").partition(" ")
         local = self.database.rows(LOCAL, {"key": key}) if has_local else ()
         return NameRecord(
             repository=RepositoryRow._make(repositories[own]) if own in repositories else None,
             bad=BadMirror._make(bad[own_bad]) if own_bad in bad else None,
-            quantized=quantized,
+            quantized=weights or None,
             spelling=mirrors[0][0].name if mirrors else spelling,
             mirrors=tuple(mirrors),
             local=tuple(LocalMirror._make(row) for row in local),
+            runtimes=tuple(runtimes.split()),
         )
 
     def _keyed(self, sql: str, keys: set[str | None]) -> dict[str, Row]:
@@ -242,16 +244,26 @@ class Catalog:
         with self.database.transaction() as writer:
             return writer.run(sql, params)
 
-    def mark(self, findings: Iterable[tuple[str, str, str, str]]) -> None:
-        """Store what a check found, as (name, mirror, status, reason) rows."""
+    def mark(self, findings: Iterable[tuple[str, str, str, str, str | None]]) -> None:
+        """Store what a check found, as (name, mirror, status, reason, runtimes) rows.
+
+        `runtimes` is empty for all that load its format, and `None` where that was not looked at.
+        """
         now = time.time()
         with self.database.transaction() as writer:
             writer.run_many(
-                "UPDATE mirrors SET status = :s, status_reason = :r, checked_at = :t"
-                " WHERE key = :n AND repo_key = :k",
+                "UPDATE mirrors SET status = :s, status_reason = :r, checked_at = :t,"
+                " runtimes = NULLIF(COALESCE(:u, runtimes), '') WHERE key = :n AND repo_key = :k",
                 [
-                    {"s": status, "r": reason, "t": now, "n": name.lower(), "k": repo_id.lower()}
-                    for name, repo_id, status, reason in findings
+                    {
+                        "s": status,
+                        "r": reason,
+                        "t": now,
+                        "u": runtimes,
+                        "n": name.lower(),
+                        "k": repo_id.lower(),
+                    }
+                    for name, repo_id, status, reason, runtimes in findings
                 ],
             )
 

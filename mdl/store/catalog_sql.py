@@ -6,7 +6,7 @@ from typing import Any
 
 MIRROR = (
     "m.name, m.format, m.repo_id, m.weights, m.variant, m.rank, m.relation, m.source,"
-    " m.status, m.status_reason, s.version"
+    " m.status, m.status_reason, s.version, m.runtimes"
 )
 # The user's own rows first, then by rank; by name last, to make the order total.
 ORDER = "CASE m.source WHEN 'user' THEN 0 ELSE 1 END, m.rank, m.repo_key"
@@ -16,7 +16,8 @@ ORDER = "CASE m.source WHEN 'user' THEN 0 ELSE 1 END, m.rank, m.repo_key"
 # row only the key is selected: a column costs as much as a look-up, even if it is empty.
 _ABOUT = """
     SELECT {key}, r.key, b.key,
-        (SELECT q.weights FROM mirrors q WHERE q.repo_key = {key} AND q.weights <> '16bit' LIMIT 1),
+        (SELECT q.weights || ' ' || COALESCE(q.runtimes, '') FROM mirrors q
+            WHERE q.repo_key = {key} AND q.weights <> '16bit' LIMIT 1),
         (SELECT q.repo_id FROM mirrors q WHERE q.repo_key = {key} LIMIT 1),
         EXISTS (SELECT 1 FROM local_mirrors l WHERE l.key = {key}),
         mr.key, mb.key, {mirror}
@@ -59,11 +60,13 @@ LOCAL = """
 """
 INSERT_MIRROR = """
     INSERT INTO mirrors
-        (key, name, format, repo_id, repo_key, weights, variant, rank, relation, source)
+        (key, name, format, repo_id, repo_key, weights, variant, rank, relation, source, runtimes)
     VALUES
-        (:key, :name, :format, :repo_id, :repo_key, :weights, :variant, :rank, :relation, :source)
+        (:key, :name, :format, :repo_id, :repo_key, :weights, :variant, :rank, :relation, :source,
+        :runtimes)
     ON CONFLICT (key, format, repo_key, variant, source)
-    DO UPDATE SET rank = excluded.rank, weights = excluded.weights, relation = excluded.relation
+    DO UPDATE SET rank = excluded.rank, weights = excluded.weights, relation = excluded.relation,
+        runtimes = COALESCE(excluded.runtimes, mirrors.runtimes)
 """
 INSERT_SOURCE = """
     INSERT INTO sources (name, version, origin, sha256, licence, imported_at, rows)

@@ -31,7 +31,10 @@ def read_packaged() -> tuple[CatalogSource, list[MirrorRow], list[BadMirror]]:
         content = json.load(file)
     return (
         CatalogSource(**{**content["source"], "name": PACKAGED}),
-        [MirrorRow._make([*row, PACKAGED, None, None, None]) for row in content["mirrors"]],
+        [
+            MirrorRow._make([*row[:7], PACKAGED, None, None, None, " ".join(row[7:]) or None])
+            for row in content["mirrors"]
+        ],
         [BadMirror._make([*row, PACKAGED]) for row in content["bad_mirrors"]],
     )
 
@@ -44,7 +47,7 @@ def write_packaged(source: CatalogSource, mirrors: list[MirrorRow], bad: list[Ba
         "{",
         f'"source": {json.dumps(source._asdict())},',
         '"mirrors": [',
-        ",\n".join(json.dumps(list(row[:7])) for row in mirrors),
+        ",\n".join(json.dumps([*row[:7], *row.loads_in]) for row in mirrors),
         "],",
         '"bad_mirrors": [',
         ",\n".join(json.dumps(list(row[:4])) for row in bad),

@@ -31,7 +31,8 @@ class MirrorRow(NamedTuple):
     `weights` is `format`, or `16bit` where they are quantized on load. `variant` tells mirrors of
     the same format apart: `dynamic` and `plain` 4-bit, `block` and `row` scaled fp8, `ungated` and
     `official` 16-bit. `relation` is `declared` or `verified`;
-    `status` what `mdl catalog check` found (`ok`, `dead`, `renamed`, `mismatch`) or `None`.
+    `status` what `mdl catalog check` found (`ok`, `dead`, `renamed`, `mismatch`) or `None`;
+    `runtimes` names what loads it, separated by spaces, where that is not all that loads `weights`.
     """
 
     name: str
@@ -45,6 +46,11 @@ class MirrorRow(NamedTuple):
     status: str | None = None
     status_reason: str | None = None
     source_version: str | None = None
+    runtimes: str | None = None
+
+    @property
+    def loads_in(self) -> tuple[str, ...]:
+        return tuple((self.runtimes or "").split())
 
 
 class RepositoryRow(NamedTuple):
@@ -102,3 +108,4 @@ class NameRecord(NamedTuple):
     spelling: str | None  # the name as rows spell it
     mirrors: Mirrors
     local: tuple[LocalMirror, ...]
+    runtimes: tuple[str, ...] = ()  # what loads the named repository, where its rows say so

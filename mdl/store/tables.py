@@ -69,6 +69,7 @@ mirrors = Table(
     Column("status", Text),
     Column("status_reason", Text),
     Column("checked_at", Float),
+    Column("runtimes", Text),
     UniqueConstraint("key", "format", "repo_key", "variant", "source", name="one_row_a_claim"),
     Index("mirrors_by_repository", "repo_key", "weights"),
 )

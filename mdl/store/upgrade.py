@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # The newest migration. A constant, so that opening a current database does not import Alembic; a
 # test compares it with Alembic's own head.
-HEAD = "0003"
+HEAD = "0004"
 
 _ADVISORY_LOCK = 0x6D646C  # "mdl"; any number that nobody else uses
 _WAIT_SECONDS = 60.0

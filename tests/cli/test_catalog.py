@@ -1,5 +1,6 @@
 """`mdl catalog …`: rows in and out, the Hub's tree, and the check of the mirrors."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,45 @@ def test_a_check_marks_dead_renamed_and_mismatched_rows(mdl: Run, hub: LoopbackH
     }
     answer = mdl("resolve", "Maker/Model", "--4bit", "--offline", "--json").json
     assert answer["repo_id"] == "x/fine-bnb-4bit"
+
+
+def test_a_check_names_what_loads_experts_that_are_packed_one_by_one(
+    mdl: Run, hub: LoopbackHub, tmp_path: Path
+) -> None:
+    config = {**json.loads(BNB), "model_type": "gpt_oss"}
+    part = "experts.gate_up_projs.0.weight.absmax"
+    index = {"weight_map": {"lm_head.weight": "a", f"model.layers.0.mlp.{part}": "a"}}
+    files = {"config.json": json.dumps(config), "a": b"w"}
+    shards = {**files, "model.safetensors.index.json": json.dumps(index)}
+    base = "Maker/Mixture"
+    card = {"base_model": base, "base_model_relation": "quantized"}
+    hub.add_repo(base, files={"config.json": "{}"})
+    hub.add_repo("x/apart-bnb-4bit", files=shards, card=card)
+    del index["weight_map"][f"model.layers.0.mlp.{part}"]
+    hub.add_repo(
+        "x/whole-bnb-4bit", files={**shards, "model.safetensors.index.json": json.dumps(index)}
+    )
+    for mirror in ("x/apart-bnb-4bit", "x/whole-bnb-4bit"):
+        mdl("catalog", "add", "Other/Mixture", mirror)
+    assert mdl("catalog", "check", "--source", "user", "--json").json["wrong"] == []
+    rows = mdl("catalog", "show", "Other/Mixture", "--json").json["mirrors"]
+    assert {row["repo_id"]: row["runtimes"] for row in rows} == {
+        "x/apart-bnb-4bit": "unsloth", "x/whole-bnb-4bit": None,
+    }  # fmt: skip
+    (tree,) = mdl("catalog", "sync", base, "--json").json["synced"]
+    assert [row["runtimes"] for row in tree["mirrors"]] == ["unsloth"]
+    found = mdl("resolve", base, "--4bit", "--json").json
+    assert (found["repo_id"], found["quantize_on_load"]) == (base, True)
+    own = mdl("resolve", "x/apart-bnb-4bit", "--4bit")
+    assert "runs in unsloth" in own.out
+    for suffix in ("toml", "json", "csv"):
+        file = tmp_path / f"rows.{suffix}"
+        mdl("catalog", "export", "--source", "user", "-o", str(file))
+        assert mdl("catalog", "import", str(file), "--yes").code == 0
+        found = mdl("catalog", "ls", "--source", f"file:{file.name}", "--json").json["mirrors"]
+        assert sorted(row["runtimes"] or "" for row in found) == ["", "unsloth"]
+    file.write_text("name,repo_id,runtimes\nOrg/A,x/b,winamp\n")
+    assert "'winamp' is not a runtime" in mdl("catalog", "import", str(file)).err
 
 
 def test_an_export_is_json_with_json(mdl: Run, tmp_path: Path) -> None:

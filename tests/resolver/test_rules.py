@@ -74,6 +74,33 @@ def test_four_bit_prefers_the_dynamic_mirror_then_the_plain_one() -> None:
     ]
 
 
+def test_a_mirror_that_another_runtime_loads_is_taken_last_and_says_so() -> None:
+    marked = DYNAMIC._replace(runtimes="unsloth")
+    four = ResolveOptions("bnb-4bit")
+    found = answered(four, known(marked, PLAIN))
+    assert (found.repo_id, found.runtimes) == (PLAIN.repo_id, ())
+    assert "runs in unsloth" in found.trace[0].reason
+    found = answered(four, known(marked, OPEN))
+    assert (found.repo_id, found.quantize_on_load) == (NAME, True)
+    published = OPEN._replace(weights="mxfp4")
+    found = answered(four, known(marked, published, quantized="mxfp4"))
+    assert (found.repo_id, found.runtimes) == (marked.repo_id, ("unsloth",))
+    own = parse_name(NAME, allow_local=False)
+    request = ResolveRequest(own, four, False, runtime="unsloth")
+    outcome = decide(request, known(marked, PLAIN), {}, lambda *_: None)
+    assert isinstance(outcome, Resolution)
+    assert (outcome.repo_id, outcome.runtimes) == (marked.repo_id, ("unsloth",))
+
+
+def test_weights_published_in_mxfp4_are_what_16_bit_means_and_not_converted() -> None:
+    copy = OPEN._replace(weights="mxfp4")
+    knowledge = known(copy, quantized="mxfp4")
+    assert answered(ResolveOptions(), knowledge, (seen(NAME),)).repo_id == NAME
+    assert answered(ResolveOptions(), knowledge).weights == "mxfp4"
+    refused = answered(ResolveOptions("bnb-4bit"), knowledge)
+    assert "mxfp4" in str(refused.error and refused.error.why)
+
+
 def test_without_a_mirror_it_is_quantized_on_load_and_the_trace_says_so() -> None:
     answer = answered(ResolveOptions("bnb-4bit"), known())
     assert (answer.repo_id, answer.quantize_on_load, answer.substituted) == (NAME, True, False)

@@ -135,11 +135,23 @@ def test_the_hubs_latest_word_counts(catalog: Catalog) -> None:
 def test_a_check_marks_only_its_row(catalog: Catalog) -> None:
     other = ROW._replace(name="Org/Base")
     catalog.import_rows(TEST, [ROW, other])
-    catalog.mark([("Org/Name", ROW.repo_id, "mismatch", "made from Base")])
+    catalog.mark([("Org/Name", ROW.repo_id, "mismatch", "made from Base", None)])
     assert [(r.name, r.status) for r in catalog.mirrors(source="t")] == [
         ("Org/Base", None),
         ("Org/Name", "mismatch"),
     ]
+
+
+def test_a_check_that_did_not_look_keeps_what_loads_a_row(catalog: Catalog) -> None:
+    def loads() -> str | None:
+        return catalog.mirrors(source="t")[0].runtimes
+
+    catalog.import_rows(TEST, [ROW._replace(runtimes="unsloth")])
+    catalog.add([ROW], TEST)
+    catalog.mark([("Org/Name", ROW.repo_id, "ok", "", None)])
+    assert (loads(), catalog.about(ROW.repo_id.lower()).runtimes) == ("unsloth", ("unsloth",))
+    catalog.mark([("Org/Name", ROW.repo_id, "ok", "", "")])
+    assert loads() is None
 
 
 def test_history_is_newest_first_and_by_name(catalog: Catalog) -> None:

@@ -117,6 +117,8 @@ def test_a_database_of_the_first_version_keeps_its_rows(settings: Settings) -> N
     assert row == MirrorRow("Org/Name", "bnb-4bit", "X/Float", "16bit", "", 0, "declared", "user",
                             source_version="")  # fmt: skip
     assert catalog.about("x/float").spelling == "X/Float"
+    marked = catalog.about("unsloth/gpt-oss-20b-unsloth-bnb-4bit")
+    assert (marked.quantized, marked.runtimes) == ("bnb-4bit", ("unsloth",))
     assert [entry["format"] for entry in catalog.history()] == ["bnb-4bit"]
     catalog.add([row])  # the renamed constraint still tells that it is the same row
     assert catalog.mirrors(source="user") == [row]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mdl.errors import LoadError
-from mdl.formats import shape_of
+from mdl.formats import find_apart, may_be_apart, shape_of
 from mdl.formatting import human_size
 from mdl.loader.build import FALLBACKS, check_quantization
 from mdl.loader.checkpoint import Checkpoint, open_checkpoint, read_json
@@ -29,6 +29,7 @@ from mdl.loader.source import (
     download_small_files,
     locate_model,
     read_remote_header,
+    remote_tensor_names,
 )
 from mdl.resolver import Resolution
 from mdl.settings import Settings
@@ -153,6 +154,7 @@ def plan_model(located: LocatedModel) -> LoadPlan:
     """
     check_fp8(located)
     check_quantization(located.config, located.request)
+    check_experts(located)
     with tempfile.TemporaryDirectory(prefix="mdl-plan-") as scratch:
         checkpoint = located.checkpoint or _remote_checkpoint(located, Path(scratch))
         return _plan(located, checkpoint)
@@ -171,6 +173,35 @@ def check_fp8(located: LocatedModel) -> None:
             next="Load 8-bit, 4-bit or 16-bit weights, or a repository that is stored in fp8: "
             "without such a GPU it is dequantized to 16 bits.",
         )
+
+
+def check_experts(located: LocatedModel) -> None:
+    """Reject a mixture whose experts are packed in a layout that transformers cannot load.
+
+    Raises:
+        LoadError: it is one, by the names of its tensors.
+        MdlError: they cannot be read.
+    """
+    config, download = located.config, located.download
+    if not may_be_apart(config):
+        return
+    if located.checkpoint is not None:
+        names = tuple(located.checkpoint.tensors)
+    else:
+        names = remote_tensor_names(located.hub, download) if download is not None else ()
+    apart = find_apart(config, names)
+    if apart is None:
+        return
+    again = "the model that it was made from"
+    if located.resolution.canonical != located.repo_id:
+        again = f"{located.resolution.canonical} without --4bit or load_in_4bit"
+    raise LoadError(
+        f"transformers cannot load {located.repo_id}: its experts are packed one by one.",
+        why=f"It has {apart.tensor}; transformers has all experts of a layer in one tensor.",
+        next=f"Load {again}, or use {' or '.join(apart.runtimes)}: `mdl pull "
+        f"{located.repo_id} --exact` downloads it for that.",
+        details={"repo_id": located.repo_id, "runtimes": list(apart.runtimes)},
+    )
 
 
 def _plan(located: LocatedModel, checkpoint: Checkpoint) -> LoadPlan:

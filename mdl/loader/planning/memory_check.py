@@ -8,7 +8,7 @@ from mdl.loader.checkpoint import Checkpoint
 from mdl.loader.devices import find_devices
 from mdl.loader.disk import disk_too_small
 from mdl.loader.planning.fit import DEFAULT_TOKENS
-from mdl.loader.planning.load_plan import LoadPlan, check_fp8, plan_model
+from mdl.loader.planning.load_plan import LoadPlan, check_experts, check_fp8, plan_model
 from mdl.loader.source import LocatedModel
 
 
@@ -23,6 +23,7 @@ def check_fits(located: LocatedModel) -> None:
     """
     request, checkpoint = located.request, located.checkpoint
     check_fp8(located)
+    check_experts(located)
     plan = plan_model(located) if _needs_plan(located) else None
     if request.check_memory and plan is None:
         packed = request.wants_4bit if checkpoint is None else checkpoint.becomes_4bit

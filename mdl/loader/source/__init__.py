@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         download_gguf_header,
         plan_download,
         read_remote_header,
+        remote_tensor_names,
     )
     from mdl.loader.source.fetch import fetch_model
     from mdl.loader.source.local_copy import (
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
 __getattr__ = door(
     __name__,
     {
-        "download": "Download HubAccess download_gguf_header plan_download read_remote_header",
+        "download": (
+            "Download HubAccess download_gguf_header plan_download read_remote_header "
+            "remote_tensor_names"
+        ),
         "fetch": "fetch_model",
         "local_copy": (
             "is_complete local_copy_folder local_copy_row locked read_local_copy write_local_copy"

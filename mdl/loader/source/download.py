@@ -225,6 +225,24 @@ def read_remote_header(hub: HubAccess, download: Download, name: str) -> Header:
     return parse_header(text, size - 8 - length, name)
 
 
+def remote_tensor_names(hub: HubAccess, download: Download) -> tuple[str, ...]:
+    """The names of a model's tensors: of its index, or of the headers of its files; none of
+    pickles without an index.
+
+    Raises:
+        VerificationError: a header does not match its file.
+        MdlError: as `download_files`.
+    """
+    weights = download.needed.weights
+    if weights.named_by:
+        rows = {file.path: file for file in download.files}
+        read = json_reader(hub, rows, download.repo_id, download.commit)
+        return tuple(read(weights.named_by)["weight_map"])
+    headers = [read_remote_header(hub, download, name) for name in weights.files
+               if name.endswith(".safetensors")]  # fmt: skip
+    return tuple(tensor.name for header in headers for tensor in header.tensors)
+
+
 def _read_range(
     hub: HubAccess, repo_id: str, commit: str, path: str, start: int, count: int
 ) -> bytes:

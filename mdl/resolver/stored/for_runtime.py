@@ -31,7 +31,7 @@ def resolve_for(
     runtime = str(request.options.runtime)
     fit = hardware.room if request.options.fit == "auto" else request.options.fit
     options = request.options._replace(runtime=None, fit=fit)
-    request = request._replace(options=options)
+    request = request._replace(options=options, runtime=runtime)
     formats = preferred(runtime, hardware, largest=fit is not None)
     own = [name for name in lookup.own_formats(request) if name not in ("16bit", "adapter")]
     trace: list[TraceStep] = []
