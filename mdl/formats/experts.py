@@ -41,10 +41,11 @@ def may_be_apart(config: Mapping[str, Any]) -> bool:
     """Whether a config.json is that of a mixture of experts packed by bitsandbytes, for a class of
     transformers that stacks experts; the names of its tensors tell the rest."""
     text = config.get("text_config")
-    types = {config.get("model_type"), text.get("model_type") if isinstance(text, Mapping) else ""}
+    types = [config.get("model_type"), text.get("model_type") if isinstance(text, Mapping) else ""]
     table = next((table for _, table in find_tables(config)), None)
     packed = table is not None and config_format(table) in ("bnb-4bit", "8bit")
-    return packed and not config.get("auto_map") and not STACKED.isdisjoint(types)
+    stacked = any(isinstance(kind, str) and kind in STACKED for kind in types)
+    return packed and stacked and not config.get("auto_map")
 
 
 def find_apart(config: Mapping[str, Any], names: Iterable[str]) -> ApartExperts | None:

@@ -6,9 +6,11 @@ they decide only where nothing else can, and are checked against what does.
 """
 
 from collections.abc import Iterable
+from itertools import chain
 
 from mdl.formats.bitrates import branch_variants, openvino_variants, stated_variants
 from mdl.formats.claims import Claim, name_claims, tag_claims
+from mdl.formats.experts import find_apart
 from mdl.formats.gguf_files import GgufFiles, sort_files
 from mdl.formats.layout import Layout, onnx_variants, sort_layout
 from mdl.formats.runtimes import runtimes_of
@@ -49,6 +51,11 @@ def _of(
     """The format of one kind of a repository's files, with what loads it."""
     if kind == "torch":
         found = _of_torch(description, judge(description, layout, claims), layout)
+        names = chain(index_of(description), *description.headers.values())
+        apart = find_apart(description.config or {}, names)
+        if apart is not None:
+            said = f"the experts are packed one by one: {apart.tensor}"
+            found = found._replace(runtimes=apart.runtimes, evidence=(*found.evidence, said))
     elif kind == "gguf":
         found = _of_gguf(gguf)
     elif kind == "adapter":

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import mdl
 from mdl.errors import LoadError
-from mdl.formats import find_apart
+from mdl.formats import describe_folder, find_apart, recognize
 from mdl.formats.experts import STACKED
 from tests.hub import LoopbackHub
 from tests.loader import tiny
@@ -110,6 +110,8 @@ def test_only_what_transformers_cannot_load_is_refused(
     refused = find_apart(config, load_file(folder / "model.safetensors")) is not None
     assert refused is not loads_in_transformers(folder)
     assert refused is experts
+    seen = recognize(describe_folder(folder))
+    assert ("transformers" in seen.runtimes) is not refused, seen
     if refused:
         with pytest.raises(LoadError, match="packed one by one"):
             mdl.load(str(folder))
