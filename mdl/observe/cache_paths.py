@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from typing import NamedTuple
 from mdl.cachemgr import parse_folder
 
 _COMMIT_DIGITS = 40
+_JUST_NOW = 1_000_000_000  # nanoseconds: a folder may change again without another time
 
 
 class CachePath(NamedTuple):
@@ -40,12 +42,36 @@ class RepoSnapshots:
 
     def __init__(self, repository: str) -> None:
         self._repository = repository
+        self._read: dict[str, int | None] = {}  # folder → its time when it was read
 
     @cached_property
     def files(self) -> dict[str, dict[str, str | None]]:
         """Commit → path in the snapshot → blob name, `None` for a file that is no link."""
         base = f"{self._repository}/snapshots"
-        return {commit: dict(_files(f"{base}/{commit}")) for commit in _listed(base)}
+        self._note(base)
+        return {commit: dict(self._files(f"{base}/{commit}/")) for commit in _listed(base)}
+
+    @property
+    def is_current(self) -> bool:
+        """Whether nothing came or went since `files` was read."""
+        return all(at is not None and _time_of(each) == at for each, at in self._read.items())
+
+    def _note(self, folder: str) -> None:
+        at = _time_of(folder)
+        self._read[folder] = at if at is not None and time.time_ns() - at > _JUST_NOW else None
+
+    def _files(self, folder: str, below: str = "") -> Iterator[tuple[str, str | None]]:
+        here = folder + below
+        self._note(here)
+        with contextlib.suppress(OSError), os.scandir(here) as entries:
+            for entry in entries:
+                path = below + entry.name
+                if entry.is_symlink():
+                    yield path, os.readlink(entry.path).rpartition("/")[2]
+                elif entry.is_dir():
+                    yield from self._files(folder, f"{path}/")
+                else:
+                    yield path, None
 
     @cached_property
     def by_blob(self) -> dict[str, list[SnapshotFile]]:
@@ -80,7 +106,7 @@ class RepoSnapshots:
 
 
 class CacheFiles:
-    """Finds what paths stand for; what was read of a repository is kept until `forget`."""
+    """Finds what paths stand for; what was read of a repository is kept until `refresh`."""
 
     def __init__(self) -> None:
         self._snapshots: dict[str, RepoSnapshots] = {}
@@ -88,9 +114,9 @@ class CacheFiles:
     def snapshots(self, repository: str) -> RepoSnapshots:
         return self._snapshots.setdefault(repository, RepoSnapshots(repository))
 
-    def forget(self) -> None:
-        """Read everything anew: snapshots were added meanwhile."""
-        self._snapshots.clear()
+    def refresh(self) -> None:
+        """Read anew what changed: snapshots were added meanwhile."""
+        self._snapshots = {r: s for r, s in self._snapshots.items() if s.is_current}
 
     def members(self, path: str) -> list[SnapshotFile]:
         """The files of snapshots that a real path may have been opened as; none for others."""
@@ -155,13 +181,8 @@ def _listed(folder: str) -> list[str]:
         return []
 
 
-def _files(folder: str, below: str = "") -> Iterator[tuple[str, str | None]]:
-    with contextlib.suppress(OSError), os.scandir(f"{folder}/{below}") as entries:
-        for entry in entries:
-            path = f"{below}{entry.name}"
-            if entry.is_symlink():
-                yield path, os.path.basename(os.readlink(entry.path))
-            elif entry.is_dir():
-                yield from _files(folder, f"{path}/")
-            else:
-                yield path, None
+def _time_of(folder: str) -> int | None:
+    try:
+        return os.stat(folder).st_mtime_ns
+    except OSError:
+        return None

@@ -119,7 +119,7 @@ class Observer:
         for path in self.watcher.read_back():
             self._see(path, "inotify", None, time.time())
         self.watcher.close()
-        self._cache_files.forget()  # snapshots may have been added since a file was opened
+        self._cache_files.refresh()  # snapshots may have been added since a file was opened
         for path, sighting in self.seen.files.items():
             known = {*sighting.members}
             sighting.members += [m for m in self._cache_files.members(path) if m not in known]
@@ -147,7 +147,7 @@ class Observer:
     def _members(self, path: str) -> list[SnapshotFile]:
         found = self._cache_files.members(path)
         if not found and parse_path(path) is not None:
-            self._cache_files.forget()  # it was downloaded a moment ago
+            self._cache_files.refresh()  # it was downloaded a moment ago
             found = self._cache_files.members(path)
         return found
 

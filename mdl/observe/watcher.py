@@ -63,6 +63,7 @@ class OpenWatcher:
         self._roots: list[str] = []
         self._later: deque[tuple[str, str, int]] = deque()
         self._seen: dict[int, set[bytes]] = {}
+        self._large: dict[int, set[bytes]] = {}  # of folders whose small files go unseen
         self._made: dict[str, int] = {}  # files of model folders made meanwhile → opens - writes
         self._full = self._has_many = False
         self._is_new = False  # what is added now was made a moment ago
@@ -203,6 +204,8 @@ class OpenWatcher:
         if name in seen:
             self._count(watch, name, 1)
             return
+        if watch in self._large and name not in self._large[watch]:
+            return  # it was in the queue when the folder's events were turned off
         kind, folder, _ = self._watched[watch]
         text = os.fsdecode(name)
         if _is_temporary(text) or (but and os.path.join(folder, text) in but):
@@ -210,8 +213,6 @@ class OpenWatcher:
         if self._count(watch, name, 1):
             return
         path = os.path.join(folder, text) if name else folder
-        if len(seen) >= MOST_SMALL and kind != "file" and not _is_large(path):
-            return  # it was in the queue when the folder's events were turned off
         seen.add(name)
         opened.append(path)
         if len(seen) == MOST_SMALL and kind != "file":
@@ -255,6 +256,7 @@ class OpenWatcher:
     def _gone(self, watch: int) -> None:
         kind, path, _ = self._watched.pop(watch, ("", "", 0))
         self._seen.pop(watch, None)
+        self._large.pop(watch, None)
         if kind == "root":  # it may be made anew
             for root in self._roots:
                 if os.path.realpath(root) == path:
@@ -268,18 +270,13 @@ class OpenWatcher:
             " of the others only the large ones are named."
         )
         # First the large files' own watches: one opened in between is then seen by both.
-        for path in large_files(folder, self._seen[watch]):
+        large = large_files(folder, self._seen[watch])
+        self._large[watch] = {os.fsencode(os.path.basename(path)) for path in large}
+        for path in large:
             self._add("file", path, depth)
         # The same folder with another mask keeps its watch.
         with contextlib.suppress(OSError):
             self._inotify.add(folder, _MASKS[kind] & ~linux.OPEN)
-
-
-def _is_large(path: str) -> bool:
-    try:
-        return os.stat(path).st_size >= _LARGE
-    except OSError:
-        return False
 
 
 def _is_temporary(name: str) -> bool:

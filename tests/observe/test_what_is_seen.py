@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mdl.observe.cache_paths import CacheFiles
 from mdl.observe.watcher import MOST_SMALL
 from tests.observe.conftest import COMMIT, MIRROR, MODEL, OTHER, Machine, model, weights
 
@@ -97,6 +98,27 @@ def test_commits_with_the_same_files_are_all_named(machine: Machine) -> None:
     snapshot = machine.add(NAME, {**model(), "README.md": b"1"})
     ran = machine.run("cat", f"{snapshot}/model.safetensors")
     assert [(x["commit"], x["same_in"]) for x in ran.report["loads"]] == [(COMMIT, [OTHER])]
+
+
+def test_snapshots_are_read_anew_only_where_some_came(machine: Machine) -> None:
+    def commits(files: CacheFiles) -> list[str]:
+        return sorted(member.commit for member in files.members(blob))
+
+    snapshot = machine.add(NAME)
+    blob = os.path.realpath(snapshot / "config.json")
+    for folder in (snapshot, snapshot.parent):
+        os.utime(folder, (1, 1))
+    files = CacheFiles()
+    assert commits(files) == [COMMIT]
+    known = files.snapshots(str(machine.cache.folder(NAME)))
+    files.refresh()
+    assert files.snapshots(str(machine.cache.folder(NAME))) is known
+    machine.cache.revision(NAME, OTHER, model())
+    files.refresh()
+    assert commits(files) == [COMMIT, OTHER]
+    machine.cache.revision(NAME, OTHER, {"more/b.json": model()["config.json"]})
+    files.refresh()
+    assert commits(files) == [COMMIT, OTHER, OTHER]
 
 
 def test_the_spelling_of_the_run_is_kept(machine: Machine) -> None:
