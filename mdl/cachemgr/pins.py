@@ -6,6 +6,7 @@ from typing import NamedTuple
 from mdl.cachemgr.index import is_pinned
 from mdl.cachemgr.layout import folder_name, repo_key, split_name
 from mdl.cachemgr.types import CachedRepo
+from mdl.errors import UsageError
 
 
 class Pinned(NamedTuple):
@@ -21,8 +22,14 @@ def parse_pin(text: str, repo_type: str | None = None) -> Pinned:
 
     Raises:
         NameRefusedError: it cannot be a repository's name.
+        UsageError: nothing follows its `@`.
     """
-    name, _, revision = text.partition("@")
+    name, at, revision = text.partition("@")
+    if at and not revision:
+        raise UsageError(
+            f"{text!r} has no revision after its `@`.",
+            next=f"Write one, or {name} to pin all of it.",
+        )
     kind, repo_id = split_name(name, repo_type)
     folder_name(repo_id, kind or "model")
     return Pinned(repo_key(kind or "model", repo_id), revision, repo_id)

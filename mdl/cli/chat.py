@@ -73,6 +73,8 @@ def chat(name: str, **options: Any) -> None:
 def _messages(*, person: bool) -> Iterator[str]:
     """What is written, line by line, until the end of the input."""
     if not person:
+        if hasattr(sys.stdin, "reconfigure"):
+            sys.stdin.reconfigure(errors="replace")
         yield from (line.rstrip("\n") for line in sys.stdin)
         return
     import contextlib

@@ -21,6 +21,7 @@ def reply_to(
         LoadError: the model does not generate text, or has no tokenizer.
     """
     tokenizer = _check(loaded, "Leave out --prompt.")
+    prompt = _characters(prompt)
     if _has_template(tokenizer):
         inputs = _templated(tokenizer, [{"role": "user", "content": prompt}])
     else:
@@ -50,7 +51,9 @@ class Conversation:
                 "model made for it (often …-Instruct or …-it).",
             )
         self._loaded, self._tokenizer = loaded, tokenizer
-        self._first = [] if system is None else [{"role": "system", "content": system}]
+        self._first = []
+        if system is not None:
+            self._first = [{"role": "system", "content": _characters(system)}]
         self.messages = list(self._first)
 
     def reset(self) -> None:
@@ -66,7 +69,7 @@ class Conversation:
             UsageError: the conversation is longer than the model can read.
             LoadError: the chat template rejects the conversation.
         """
-        asked = [*self.messages, {"role": "user", "content": text}]
+        asked = [*self.messages, {"role": "user", "content": _characters(text)}]
         inputs = _templated(self._tokenizer, asked)
         length, longest = inputs["input_ids"].shape[1], self._context()
         if longest is not None and length >= longest:
@@ -98,6 +101,12 @@ def _check(loaded: Loaded, advice: str) -> Any:
         why = "It has no tokenizer." if loaded.tokenizer is None else "It does not generate text."
         raise LoadError("The model cannot reply to a prompt.", why=why, next=advice)
     return loaded.tokenizer
+
+
+def _characters(text: str) -> str:
+    """Surrogates, as which Python keeps bytes that are not UTF-8, as U+FFFD: no tokenizer takes
+    them."""
+    return "".join("\ufffd" if "\ud800" <= each <= "\udfff" else each for each in text)
 
 
 def _has_template(tokenizer: Any) -> bool:

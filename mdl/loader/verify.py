@@ -25,6 +25,12 @@ from mdl.loader.verify_gguf import check_gguf, gguf_names, with_siblings
 from mdl.observe import FolderLoad, Load, OpenedFile, RunReport, read_run_report
 from mdl.settings import Settings, StrPath, load_settings
 
+_TAKEN = (
+    "Give a report, a lock file, a GGUF file or a snapshot folder; "
+    "`mdl cache verify NAME` checks a repository of the cache."
+)
+_LARGEST_TEXT = 64 << 20  # bytes of a lock file
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -72,9 +78,9 @@ def verify_target(target: StrPath, settings: Settings | None = None) -> Verifica
     if target.is_dir():
         return verify_folder(target)
     if not target.exists():
-        raise NotFoundError(
-            f"{target} does not exist.", next="Pass a report, a lock file or a snapshot folder."
-        )
+        raise NotFoundError(f"{target} does not exist.", next=_TAKEN)
+    if not target.is_file():
+        raise UsageError(f"{target} is not a file.", next=_TAKEN)
     if target.suffix.lower() == ".gguf":
         return verify_gguf(target.parent, with_siblings(target))
     if target.suffix == ".json":
@@ -82,6 +88,11 @@ def verify_target(target: StrPath, settings: Settings | None = None) -> Verifica
         if "loads" in body:
             return verify_run(str(target), read_run_report(body, str(target)))
         return verify_report(_report_from(body, target))
+    if target.stat().st_size > _LARGEST_TEXT:
+        raise UsageError(
+            f"{target} is neither a lock file nor a GGUF file: it is too large.",
+            next=f"{_TAKEN} A safetensors file is checked with its folder.",
+        )
     return verify_lock(target, settings or load_settings())
 
 
@@ -96,6 +107,8 @@ def read_report(path: Path) -> Report:
 
 def _read_body(path: Path) -> dict[str, Any]:
     try:
+        if path.stat().st_size > _LARGEST_TEXT:
+            raise ValueError("it is too large")
         body = json.loads(path.read_text())
         if not isinstance(body, dict):
             raise TypeError(f"a {type(body).__name__}, not an object")
@@ -115,7 +128,7 @@ def _not_a_report(path: Path, error: Exception) -> UsageError:
     return UsageError(
         f"{path} is not a report written by `mdl load --report` or `mdl run --report`.",
         why=f"{type(error).__name__}: {error}",
-        next="Pass a report, a lock file or a snapshot folder.",
+        next=_TAKEN,
     )
 
 

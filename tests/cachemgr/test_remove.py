@@ -83,6 +83,15 @@ def test_what_is_not_here_is_said(two_casings: CacheBuilder, cache: Cache, targe
         plan_remove(cache, target)
 
 
+@pytest.mark.parametrize("target", ["org/other:", "org/other@", "org/other@:", "org/other@main:"])
+def test_nothing_for_a_part_is_not_the_whole(
+    two_casings: CacheBuilder, cache: Cache, target: str
+) -> None:
+    """As of a script whose variable is empty."""
+    with pytest.raises(UsageError, match="after its"):
+        plan_remove(cache, target)
+
+
 def test_a_commit_in_two_repositories_is_ambiguous(two_casings: CacheBuilder, cache: Cache) -> None:
     two_casings.revision("o/third", B, {"w": b"3"})
     with pytest.raises(UsageError, match="Several revisions begin"):

@@ -156,3 +156,11 @@ def test_ctrl_c_stops_a_reply_and_ctrl_d_the_chat(
         terminal.type("\x04")
         assert terminal.end(20) == 0
         assert "Traceback" not in terminal.shown
+
+
+def test_bytes_that_are_not_utf_8_lose_no_conversation(loaded: Loaded) -> None:
+    text = b"caf\xe9".decode(errors="surrogateescape")
+    assert reply_to(loaded, text, 2) == reply_to(loaded, "caf\ufffd", 2)
+    conversation = Conversation(loaded, system=text)
+    conversation.reply(text, 2)
+    assert {message["content"] for message in conversation.messages[:2]} == {"caf\ufffd"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 import mdl
 from mdl.cli.entry import run
+from mdl.errors import UsageError
 from mdl.loader import Report
 from mdl.loader.verify import verify_report, verify_target
 from tests.hub import LoopbackHub
@@ -130,3 +132,15 @@ def test_an_unwritable_path_is_reported_before_the_load(
     assert run(["load", NAME, "--report", str(tmp_path / "file" / "report.json")]) == 1
     assert "Cannot write" in capsys.readouterr().err
     assert hub.requests == []
+
+
+@pytest.mark.parametrize("name", ["large.lock", "large.json", "pipe", "pipe.gguf"])
+def test_what_cannot_be_a_report_or_a_lock_file_is_not_read(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name.startswith("pipe"):
+        os.mkfifo(path)
+    else:
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+    with pytest.raises(UsageError):
+        verify_target(path)

@@ -43,10 +43,17 @@ def parse_target(text: str, repo_type: str | None = None) -> Target:
     """Parse a target as written.
 
     Raises:
-        UsageError: it is empty.
+        UsageError: it is empty, or nothing follows its `@` or `:`.
     """
-    name, _, path = text.partition(":")
-    name, _, revision = name.partition("@")
+    name, colon, path = text.partition(":")
+    name, at, revision = name.partition("@")
+    # As from a script whose variable is empty: never the whole in place of a part.
+    for mark, part, what in ((at, revision, "revision"), (colon, path, "file or variant")):
+        if mark and not part:
+            raise UsageError(
+                f"{text!r} has no {what} after its `{mark}`.",
+                next=f"Write one, or leave the `{mark}` out to mean all of {name}.",
+            )
     repo_type, repo_id = split_name(name, repo_type)
     if not repo_id:
         raise UsageError(
