@@ -86,6 +86,20 @@ def pull(names: tuple[str, ...], **options: Any) -> None:
             show_pulled(pulled)
 
 
+def _what_came(pulled: "Pulled") -> str:
+    """How much was, or would be, downloaded and copied."""
+    would, done = ("would ", "") if pulled.path is None else ("", "ed")
+    ways = []
+    if pulled.downloaded or not pulled.copied:
+        count = f"{human_size(pulled.bytes)} in {counted(len(pulled.downloaded), 'file')}"
+        here = f" ({human_size(pulled.resumed)} more were here)" if pulled.resumed else ""
+        ways.append(f"{would}download{done} {count}{here}")
+    if pulled.copied:
+        copy = "copied" if done else "would copy"
+        ways.append(f"{copy} {counted(len(pulled.copied), 'file')} from the cache")
+    return ", ".join(ways)
+
+
 def show_pulled(pulled: "Pulled") -> None:
     adapter = pulled.adapter
     if adapter is not None:
@@ -93,10 +107,8 @@ def show_pulled(pulled: "Pulled") -> None:
         if adapter["folder"] is not None:
             click.echo(adapter["folder"])
     commit = f" @ {pulled.commit[:12]}" if pulled.commit else ""
-    verb = "would download" if pulled.path is None else "downloaded"
-    count = f"{human_size(pulled.bytes)} in {counted(len(pulled.downloaded), 'file')}"
     format = f" ({pulled.format})" if pulled.format else ""
-    click.echo(f"{pulled.repo_id}{commit}{format}: {verb} {count}")
+    click.echo(f"{pulled.repo_id}{commit}{format}: {_what_came(pulled)}")
     if pulled.left_out:
         some = ", ".join(printable(path) for path in pulled.left_out[:3])
         more = ", …" if len(pulled.left_out) > 3 else ""

@@ -24,25 +24,30 @@ def free_space(folder: StrPath) -> int:
     return shutil.disk_usage(nearest_existing(folder)).free
 
 
-def check_space(folder: StrPath, needed: int) -> None:
+def check_space(folder: StrPath, needed: int, *, cache: bool = True) -> None:
     """Reject a download that would fill the disk.
+
+    Args:
+        needed: bytes to write.
+        cache: whether the folder is the cache, which can be pruned.
 
     Raises:
         DiskError: the disk has fewer free bytes than `needed` plus `RESERVE`.
     """
     free = free_space(folder)
     if needed and needed + RESERVE > free:
-        raise disk_too_small(folder, free, needed)
+        raise disk_too_small(folder, free, needed, cache=cache)
 
 
-def disk_too_small(folder: StrPath, free: int, needed: int) -> DiskError:
-    """The error for a download of `needed` bytes to a disk with `free` bytes left."""
+def disk_too_small(folder: StrPath, free: int, needed: int, *, cache: bool = True) -> DiskError:
+    """The error for writing `needed` bytes to a disk with `free` bytes left."""
+    prune = " (`mdl cache prune --dry-run` shows what can go)" if cache else ""
+    elsewhere = "set HF_HUB_CACHE to" if cache else "name a --local-dir on"
     return DiskError(
         f"Not enough disk space for {folder}: {human_size(free)} free, {human_size(needed)} to "
-        "download.",
-        why="The download would fill the disk.",
-        next="Free some space (`mdl cache prune --dry-run` shows what can go), or set "
-        "HF_HUB_CACHE to another disk.",
+        "write.",
+        why=f"{human_size(RESERVE)} of the disk must stay free.",
+        next=f"Free some space{prune}, or {elsewhere} another disk.",
         details={"free": free, "needed": needed},
     )
 

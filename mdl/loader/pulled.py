@@ -9,7 +9,14 @@ from mdl.errors import UsageError
 from mdl.loader.checkpoint import Checkpoint
 from mdl.loader.progress import Progress
 from mdl.loader.request import LoadRequest, named_format
-from mdl.loader.source import LocatedModel, Selection, fetch_model, locate_model, pull_files
+from mdl.loader.source import (
+    Download,
+    LocatedModel,
+    Selection,
+    fetch_model,
+    locate_model,
+    pull_files,
+)
 from mdl.loader.verify import repair_snapshot
 from mdl.resolver import ResolveOptions, parse_name
 from mdl.settings import Settings, StrPath, load_settings
@@ -24,7 +31,9 @@ class Pulled:
             (for an adapter, its base model's); None after a dry run.
         files: the model's files, relative to `path`.
         downloaded: those that were (or would be) downloaded.
-        bytes: the size of the download.
+        bytes: those downloaded (or to download), without what was here.
+        resumed: bytes that an interrupted pull had left.
+        copied: the files that were (or would be) copied from the cache to `local_dir`.
         adapter: the adapter that was requested, as in a report.
         repaired: damaged files that were downloaded again; None unless requested.
         format: the format of the weights, with its variant: `gguf:Q4_K_M`.
@@ -43,6 +52,8 @@ class Pulled:
     repaired: tuple[str, ...] | None
     format: str | None = None
     left_out: tuple[str, ...] = ()
+    resumed: int = 0
+    copied: tuple[str, ...] = ()
 
     @property
     def report(self) -> dict[str, Any]:
@@ -59,6 +70,10 @@ class Pulled:
         }
         if self.format is not None:
             body["format"] = self.format
+        if self.resumed:
+            body["resumed"] = self.resumed
+        if self.copied:
+            body["copied"] = list(self.copied)
         if self.repaired is not None:
             body["repaired"] = list(self.repaired)
         if self.path is not None:
@@ -182,8 +197,7 @@ def _pulled(
         commit=located.commit,
         path=None if dry_run or checkpoint is None else checkpoint.folder,
         files=files,
-        downloaded=tuple(file.path for file in download.missing) if download is not None else (),
-        bytes=located.bytes_to_download,
+        **_transferred(download),
         adapter=None if located.adapter is None else located.adapter.to_json(),
         repaired=repaired,
         left_out=download.left_out if download is not None else (),
@@ -206,13 +220,24 @@ def _pull_files(
         commit=done.commit,
         path=done.path,
         files=done.files,
-        downloaded=done.downloaded,
-        bytes=done.bytes,
+        **_transferred(done.download),
         adapter=None,
         repaired=None,
         format=resolution.label,
         left_out=done.left_out,
     )
+
+
+def _transferred(download: Download | None) -> dict[str, Any]:
+    """What came from where, as a `Pulled` has it."""
+    if download is None:
+        return {"downloaded": (), "bytes": 0}
+    return {
+        "downloaded": download.to_download,
+        "bytes": download.bytes,
+        "resumed": download.kept,
+        "copied": tuple(file.path for file in download.copied),
+    }
 
 
 def _format_of(

@@ -1,6 +1,7 @@
 """A download that was stopped goes on where it was: only the rest is sent; the hash is right."""
 
 import hashlib
+import json
 import os
 import random
 import signal
@@ -17,6 +18,7 @@ from safetensors.torch import save
 import mdl
 from mdl.cli.entry import run
 from mdl.errors import VerificationError
+from mdl.loader.disk import RESERVE
 from tests.hub import LoopbackHub
 from tests.hub.server import CHUNK
 from tests.terminal import TerminalProcess
@@ -116,6 +118,46 @@ def test_a_pull_into_a_folder_goes_on_too(
 
 def partial_in(folder: Path) -> Callable[[], Path]:
     return lambda: next(iter(folder.rglob("*.mdl.incomplete")), folder / "none")
+
+
+@pytest.mark.parametrize("into", [[], ["--gguf"]], ids=["model", "stored"])
+def test_only_what_is_missing_counts(
+    hub: LoopbackHub, hub_env: dict[str, str], into: list[str],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    name = "model-Q4_K_M.gguf" if into else "model.safetensors"
+    hub.add_repo(NAME, files={"config.json": "{}", name: WEIGHTS})
+    leave_partial(WEIGHTS[:STOPPED_AT])
+    missing = len(WEIGHTS) - STOPPED_AT + (0 if into else len("{}"))
+    free = missing + RESERVE - 1
+    monkeypatch.setattr("mdl.loader.disk.free_space", lambda folder: free)
+    assert run(["pull", NAME, *into, "--json"]) == 1
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert "3.0 MB to write" in error["message"]
+    assert error["why"] == "67.1 MB of the disk must stay free."
+    free += 1
+    for options in (["--dry-run"], []):
+        assert run(["pull", NAME, *into, "--json", *options]) == 0
+        pulled = json.loads(capsys.readouterr().out)
+        assert (pulled["bytes"], pulled["resumed"]) == (missing, STOPPED_AT)
+
+
+def test_what_the_cache_has_is_copied_into_a_folder(
+    served: LoopbackHub, tmp_path: Path, capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    into = ["pull", NAME, "--local-dir", str(tmp_path / "folder"), "--progress"]
+    assert run(["pull", NAME]) == 0
+    with monkeypatch.context() as small:
+        small.setattr("mdl.loader.disk.free_space", lambda folder: len(WEIGHTS))
+        assert run(into) == 1, "a copy needs space too"
+    assert "or name a --local-dir on another disk." in capfd.readouterr().err
+    assert run(into) == 0
+    shown = capfd.readouterr()
+    assert ": copied 2 files from the cache\n" in shown.out
+    assert "100%" in shown.err
+    assert (tmp_path / "folder/model.safetensors").read_bytes() == WEIGHTS
+    assert served.count("/cdn/*", "GET") == 1
 
 
 def test_a_damaged_partial_file_is_found_out_and_thrown_away(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from mdl.lazy import door
 
 if TYPE_CHECKING:
-    from mdl.cachemgr.fill.blob import WITHHELD, BlobFill, Fetched, Place
+    from mdl.cachemgr.fill.blob import WITHHELD, BlobFill, Fetched, Place, blob_place
     from mdl.cachemgr.fill.http import open_file
     from mdl.cachemgr.fill.snapshot import (
         SnapshotFile,
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __getattr__ = door(
     __name__,
     {
-        "blob": "WITHHELD BlobFill Fetched Place",
+        "blob": "WITHHELD BlobFill Fetched Place blob_place",
         "http": "open_file",
         "snapshot": (
             "SnapshotFile add_file known_missing local_file read_ref record_missing "

@@ -49,6 +49,13 @@ class Place(NamedTuple):
     lock: Path
 
 
+def blob_place(root: Path, folder: str, etag: str) -> Place:
+    """The place of a blob in a repository's folder of the cache."""
+    blobs = root / folder / "blobs"
+    partial = blobs / f"{etag}.mdl{INCOMPLETE}"
+    return Place(blobs / etag, partial, root / ".locks" / folder / f"{etag}.lock")
+
+
 class BlobFill:
     """A blob that is being downloaded, by this process or by another one on the same cache.
 
@@ -80,12 +87,7 @@ class BlobFill:
         found: Callable[[int], object] = lambda count: None,
         followed: Callable[[int], object] = lambda count: None,
     ) -> None:  # fmt: skip
-        blobs = root / folder / "blobs"
-        self.path, self.partial, lock = place or Place(
-            blobs / etag,
-            blobs / f"{etag}.mdl{INCOMPLETE}",
-            root / ".locks" / folder / f"{etag}.lock",
-        )
+        self.path, self.partial, lock = place or blob_place(root, folder, etag)
         self.size = size
         self.arrived = self.resumed = 0
         self.done = False

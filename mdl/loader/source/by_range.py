@@ -8,9 +8,10 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from mdl.cachemgr.fill import BlobFill, Fetched, Place, add_file, open_file
+from mdl.cachemgr.fill import BlobFill, Fetched, Place, add_file, blob_place, open_file
 from mdl.cachemgr.journal import payload_path
 from mdl.errors import OfflineError, VerificationError
 from mdl.hub_http import hub_errors, rate_limit_reset, wait_for_rate_limit
@@ -45,6 +46,28 @@ def fills(hub: HubAccess, download: Download, file: RemoteFile) -> bool:
     return not (blob.exists() or (download.local_dir / file.path).exists())
 
 
+def count_kept(hub: HubAccess, download: Download) -> Download:
+    """The download with what is on this machine already of its missing files."""
+    snapshot = hub.folder_of(download.repo_id) / "snapshots" / download.commit
+    kept, copied = {}, []
+    for file in download.missing:
+        if fills(hub, download, file):
+            place = _place(hub, download, file)
+            kept[place.partial] = _kept_bytes(place.partial, file.size)
+        elif download.local_dir is not None and (snapshot / file.path).is_file():
+            copied.append(file)
+    return replace(download, kept=sum(kept.values()), copied=tuple(copied))
+
+
+def _kept_bytes(partial: Path, size: int) -> int:
+    """Bytes of a partial file from which a download goes on; one too large is begun anew."""
+    try:
+        here = partial.stat().st_size
+    except OSError:
+        return 0
+    return here if here <= size else 0
+
+
 def fill_file(hub: HubAccess, download: Download, file: RemoteFile, progress: Progress) -> None:
     """Download a file, or wait for whoever does; its hash is checked at the end.
 
@@ -58,7 +81,7 @@ def fill_file(hub: HubAccess, download: Download, file: RemoteFile, progress: Pr
         source = _Source(hub, download.repo_id, download.commit, file.path)
         fill = BlobFill(
             folder.parent, folder.name, file.etag, file.size, source.open, title=title,
-            place=None if download.local_dir is None else _place(download.local_dir, file),
+            place=_place(hub, download, file),
             arrived=progress.advance, found=progress.skip, followed=progress.advance,
         )  # fmt: skip
         if not fill.path.exists():
@@ -76,11 +99,14 @@ def fill_file(hub: HubAccess, download: Download, file: RemoteFile, progress: Pr
         progress.advance(fill.resumed - fill.arrived)
 
 
-def _place(local_dir: Path, file: RemoteFile) -> Place:
-    """Where huggingface_hub keeps a file outside the cache, its lock, and what has arrived."""
+def _place(hub: HubAccess, download: Download, file: RemoteFile) -> Place:
+    """Where huggingface_hub keeps a file, its lock, and what has arrived."""
+    if download.local_dir is None:
+        folder = hub.folder_of(download.repo_id)
+        return blob_place(folder.parent, folder.name, file.etag)
     from huggingface_hub._local_folder import get_local_download_paths
 
-    paths = get_local_download_paths(local_dir, file.path)
+    paths = get_local_download_paths(download.local_dir, file.path)
     partial = paths.incomplete_path(f"{file.etag}.mdl")
     return Place(paths.file_path, partial, paths.lock_path)
 

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,8 @@ class Download:
     local_dir: Path | None = None  # where to, instead of the cache
     config: Mapping[str, Any] = field(default_factory=dict)
     listing: tuple[RemoteFile, ...] = ()  # all files of the commit
+    kept: int = 0  # bytes of the missing files that an interrupted download left
+    copied: tuple[RemoteFile, ...] = ()  # missing files that come from the cache to `local_dir`
 
     @property
     def gguf(self) -> str | None:
@@ -63,9 +65,24 @@ class Download:
         return next((f for f in self.needed.weights.files if f.lower().endswith(".gguf")), None)
 
     @property
+    def size(self) -> int:
+        """Bytes of the missing files."""
+        return self._size_of(self.missing)
+
+    @property
     def bytes(self) -> int:
-        """Bytes to download."""
-        return sum({file.etag: file.size for file in self.missing}.values())
+        """Bytes to download: of the missing files what is neither kept nor copied."""
+        return self.size - self.kept - self._size_of(self.copied)
+
+    @property
+    def to_download(self) -> tuple[str, ...]:
+        """The missing files that are downloaded, at least in part."""
+        return tuple(file.path for file in self.missing if file not in self.copied)
+
+    def _size_of(self, files: Iterable[RemoteFile]) -> int:
+        """Bytes of files; the cache keeps the same content once."""
+        once = {file.path if self.local_dir else file.etag: file.size for file in files}
+        return sum(once.values())
 
     @property
     def left_out(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from mdl.hub_http import hub_errors
 from mdl.loader.checkpoint import check_one_file, files_in, open_checkpoint, read_json
 from mdl.loader.progress import Progress
 from mdl.loader.request import LoadRequest, check_loadable
+from mdl.loader.source.by_range import count_kept
 from mdl.loader.source.download import HubAccess, plan_download
 from mdl.loader.source.fetch import fetch_adapter
 from mdl.loader.source.local_copy import find_local_copy, read_local_copy
@@ -198,7 +199,8 @@ def _find_files(request: LoadRequest, resolution: Resolution, hub: HubAccess) ->
         raise _not_complete(resolution, damage, hub.settings)
     # Another process may be downloading right now. Fetching waits for its files, and only what is
     # still wrong after that is damage.
-    return replace(located, download=plan_download(hub, repo_id, commit, request, gguf))
+    download = plan_download(hub, repo_id, commit, request, gguf)
+    return replace(located, download=count_kept(hub, download))
 
 
 def _gguf_file(resolution: Resolution) -> str | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mdl.errors import LoadError, NotFoundError, OfflineError, VerificationError
 from mdl.loader.progress import Progress
 from mdl.loader.request import LoadRequest
+from mdl.loader.source.by_range import count_kept
 from mdl.loader.source.download import (
     Download,
     HubAccess,
@@ -53,16 +54,17 @@ class Selection:
 
 @dataclass(frozen=True)
 class PulledFiles:
-    """Files of a resolution: `path` is what a runtime opens, None after a dry run. `left_out` are
-    the repository's others, where no pattern chose.
+    """Files of a resolution: `path` is what a runtime opens, None after a dry run.
+
+    `download` is None where all were in the cache. `left_out` are the repository's others, where
+    no pattern chose.
     """
 
     resolution: Resolution
     commit: str | None
     path: Path | None
     files: tuple[str, ...]
-    downloaded: tuple[str, ...]
-    bytes: int
+    download: Download | None = None
     left_out: tuple[str, ...] = ()
 
 
@@ -116,8 +118,7 @@ def pull_files(
         commit,
         None if folder is None else _to_open(folder, resolution, download.needed.all),
         download.needed.all,
-        tuple(file.path for file in download.missing),
-        download.bytes,
+        download,
         () if selection.include or selection.exclude else download.left_out,
     )
 
@@ -145,7 +146,7 @@ def _from_cache(
         if resolution.format not in _ONE_FILE and files is not None and not offline:
             return None  # its configuration may be missing
         opened = _to_open(folder, resolution, paths)
-        return PulledFiles(resolution, resolution.commit, opened, paths, (), 0)
+        return PulledFiles(resolution, resolution.commit, opened, paths)
     return None
 
 
@@ -167,15 +168,11 @@ def _plan(hub: HubAccess, resolution: Resolution, commit: str, selection: Select
         for file in files
         if not (_is_there(folder / file.path, file) if folder else (blobs / file.etag).exists())
     )
-    return Download(
-        resolution.repo_id,
-        commit,
-        files,
-        missing,
-        chosen,
-        local_dir=folder,
-        listing=tuple(rows.values()),
+    listing = tuple(rows.values())
+    download = Download(
+        resolution.repo_id, commit, files, missing, chosen, local_dir=folder, listing=listing
     )
+    return count_kept(hub, download)
 
 
 def select_files(

@@ -28,12 +28,13 @@ def download_files(hub: HubAccess, download: Download, progress: Progress | None
         DiskError: the disk is too small (checked first), or filled up.
         NotFoundError, NoAccessError, OfflineError, MdlError: the Hub or the network failed.
     """
-    check_space(download.local_dir or hub.settings.cache_root, download.bytes)
+    folder = download.local_dir or hub.settings.cache_root
+    check_space(folder, download.size - download.kept, cache=download.local_dir is None)
     progress = progress or Progress()
     with (
         hub_errors(download.repo_id),
         progress.tracking_connections(),
-        progress.downloading(download.bytes),
+        progress.downloading(download.size),
     ):
         for paths in (
             download.needed.rest,
@@ -92,6 +93,8 @@ def _download(hub: HubAccess, download: Download, file: RemoteFile, progress: Pr
         fill_file(hub, download, file, progress)
     else:
         _download_with_retries(hub, download, file.path, progress)
+        if file in download.copied:
+            progress.skip(file.size)
 
 
 def _download_with_retries(
