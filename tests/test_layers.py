@@ -11,7 +11,7 @@ import pytest
 import mdl
 
 HOME = Path(mdl.__file__).parent
-BASE = {"errors", "settings", "formatting", "hub_http", "version", "lazy", "model_files"}
+BASE = {"errors", "settings", "formatting", "hub_http", "version", "lazy", "model_files", "folders"}
 # Each room, and the rooms below it that it may know. `cli` and `service` stand above all of them.
 BELOW: dict[str, set[str]] = {
     "store": set(),

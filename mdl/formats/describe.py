@@ -1,12 +1,12 @@
 """Descriptions to recognise: from a JSON object, or from a folder on this machine."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mdl.errors import UsageError
+from mdl.folders import files_below
 from mdl.formats.gguf_header import GGUF_HEAD, read_gguf_head
 from mdl.formats.quant_config import SIDE_FILES
 from mdl.formats.types import Description, File
@@ -62,15 +62,12 @@ def description_from_json(body: Any) -> Description:
 def describe_folder(folder: Path, name: str = "") -> Description:
     """Describe a model's folder: its files' sizes, small configurations and headers."""
     files = []
-    for where, folders, names in os.walk(folder):
-        folders[:] = [each for each in folders if each not in (".cache", ".git")]
-        for each in names:
-            path = Path(where, each)
-            try:
-                size: int | None = path.stat().st_size
-            except OSError:
-                size = None  # a link that leads nowhere
-            files.append(File(path.relative_to(folder).as_posix(), size))
+    for path in files_below(folder):
+        try:
+            size: int | None = (folder / path).stat().st_size
+        except OSError:
+            size = None  # a link that leads nowhere
+        files.append(File(path, size))
     paths = {file.path for file in files if file.size is not None}
     return Description(
         name=name or folder.name,

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mdl.errors import VerificationError
+from mdl.folders import files_below
 from mdl.formats import GgufHeader
 from mdl.formatting import counted
 from mdl.loader.checkpoint import check_hash, read_gguf_file
@@ -14,11 +15,7 @@ _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 
 def gguf_names(folder: Path) -> list[str]:
     """The GGUF files of a folder and its subfolders, dangling links included."""
-    return sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.name.lower().endswith(".gguf") and not path.is_dir()
-    )
+    return sorted(name for name in files_below(folder) if name.lower().endswith(".gguf"))
 
 
 def with_siblings(path: Path) -> list[str]:

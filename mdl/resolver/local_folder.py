@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from mdl.errors import NotFoundError, UsageError
+from mdl.folders import files_below
 from mdl.formats import Variant, config_format, describe_folder, find_tables, recognize
 from mdl.model_files import ADAPTER, adapter_base, is_adapter, may_belong, not_a_model
 from mdl.resolver.candidates import adapter_reason
@@ -109,11 +110,7 @@ def _weights_in(name: Name) -> tuple[str, str, int]:
 
 
 def _no_model(name: Name) -> NotFoundError:
-    folder = Path(str(name.path))
-    names = [
-        path.relative_to(folder).as_posix() for path in (*folder.glob("*"), *folder.glob("*/*"))
-    ]
-    error = not_a_model(names)
+    error = not_a_model(list(files_below(Path(str(name.path)))))
     return NotFoundError(
         f"The folder {name.text} does not contain a model.",
         why=f"{error.message} {error.why}",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mdl.errors import LoadError
+from mdl.folders import files_below
 from mdl.formats import find_tables
 from mdl.loader.checkpoint.damage import check_no_pointer, missing_file
 from mdl.loader.checkpoint.json_files import read_any_json, read_json
@@ -192,8 +193,7 @@ def files_in(folder: Path, request: LoadRequest) -> ModelFiles:
     try:
         return choose_files(names, read, **how)
     except LoadError:  # say what is there instead, in folders too
-        below = (path for path in folder.glob("*/*") if path.is_file())
-        names.update(path.relative_to(folder).as_posix() for path in below)
+        names.update(files_below(folder))
         return choose_files(names, read, **how)
 
 
