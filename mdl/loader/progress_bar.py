@@ -9,10 +9,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mdl.formatting import human_size
+from mdl.formatting import human_size, shorten
 
 _SECONDS = 10.0  # over which the speed is measured
 _LONGEST = 100 * 3600  # seconds left beyond which nobody is helped by the number
+_BESIDE = len(": 100% || ") + 4  # the bar itself is four columns or more
+_NARROWEST = 8  # columns of the title; the numbers say more
 _FORMAT = "{desc}: {percentage:3.0f}% |{bar}| {about}"
 
 
@@ -42,7 +44,9 @@ class ProgressBar(tqdm):  # type: ignore[misc]
             about.append(f"{human_size(speed)}/s")
             if left < _LONGEST:
                 about.append(f"{tqdm.format_interval(left)} left")
-        return {**found, "about": ", ".join(about)}
+        text = ", ".join(about)
+        room = (found["ncols"] or 80) - len(text) - _BESIDE
+        return {**found, "about": text, "prefix": shorten(found["prefix"], max(room, _NARROWEST))}
 
     def _speed(self) -> float:
         """Bytes a second in the last seconds; 0 where too little is known."""

@@ -199,10 +199,10 @@ def rm(
 ) -> None:
     """Move exactly these repositories, revisions or files to the trash, as one action.
 
-    TARGET is org/name, org/name@revision, org/name:path/to/file, org/name@revision:path, or a
-    commit (7 characters or more), optionally with a type in front, as in dataset/org/name. Of
-    several casings on disk, only the one spelled exactly so is removed. If one of the targets is
-    ambiguous, protected or in use, nothing is removed.
+    TARGET is org/name, org/name@revision, org/name:path/to/file, org/name@revision:path,
+    org/name:VARIANT (as in :Q4_K_M), or a commit (7 characters or more), optionally with a type in
+    front, as in dataset/org/name. Of several casings on disk, only the one spelled exactly so is
+    removed. If one of the targets is ambiguous, protected or in use, nothing is removed.
     """
     from mdl.cachemgr.remove import apply_remove, plan_remove, removal_effect
 
