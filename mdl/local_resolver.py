@@ -31,7 +31,7 @@ _kept = threading.local()
 def resolve(
     name: str,
     *,
-    format: str = "16bit",
+    format: str | None = "16bit",
     exact: bool = False,
     revision: str | None = None,
     prefer: str | None = None,
@@ -181,7 +181,7 @@ def lock(
     names: str | Iterable[str],
     path: StrPath = "mdl.lock",
     *,
-    format: str = "16bit",
+    format: str | None = "16bit",
     exact: bool = False,
     revision: str | None = None,
     prefer: str | None = None,

@@ -63,7 +63,7 @@ def pull(names: tuple[str, ...], **options: Any) -> None:
     for name in names:
         pulled = loader.pull(
             name,
-            **{**resolve_arguments(options), "format": asked_format(options)},
+            **{**resolve_arguments(options), "format": asked_format(options, name)},
             base=options["base"],
             locked=options["locked"],
             allow_pickle=options["allow_pickle"],
@@ -246,7 +246,7 @@ def request_of(name: str, options: dict[str, Any]) -> "LoadRequest":
             )
     return make_request(
         name,
-        format=asked_format(options),
+        format=asked_format(options, name),
         use_exact_model_name=arguments["exact"],
         base=options["base"],
         revision=arguments["revision"],

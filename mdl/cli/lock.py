@@ -37,7 +37,7 @@ def lock(names: tuple[str, ...], output: Path, add: bool, dry_run: bool, yes: bo
 
     if output.exists() and not (add or dry_run):
         confirm(f"Overwrite {output}?", yes=yes)
-    arguments = resolve_arguments(flags)
+    arguments = resolve_arguments(flags, *names)
     entries = local_resolver.lock(names, output, add=add, dry_run=dry_run, **arguments)
     made = entries[-len({name.strip().lower() for name in names}) :]
     if as_json:

@@ -96,15 +96,19 @@ def format_options(command: "Callable[..., Any]") -> "Callable[..., Any]":
     return command
 
 
-def asked_format(flags: dict[str, Any]) -> str | None:
+def asked_format(flags: dict[str, Any], *names: str) -> str | None:
     """The one format that is asked for, if any.
 
     Raises:
-        UsageError: two formats at once.
+        UsageError: two formats at once; 16-bit, and a name with a variant (`org/name:Q8_0`).
     """
     formats = [name for flag, name in _FORMATS.items() if flags.get(flag)]
     if flags.get("named_format"):
         formats.append(flags["named_format"])
+    if "16bit" in formats:  # in the resolver's options, it is no more than the default
+        from mdl.resolver import parse_name
+
+        formats += [n for n in names if ":" in n and parse_name(n, allow_variant=True).variant]
     if len(formats) > 1:
         raise UsageError(
             "Ask for one format at a time.",
@@ -114,14 +118,14 @@ def asked_format(flags: dict[str, Any]) -> str | None:
     return formats[0] if formats else None
 
 
-def resolve_arguments(flags: dict[str, Any]) -> dict[str, Any]:
+def resolve_arguments(flags: dict[str, Any], *names: str) -> dict[str, Any]:
     """The arguments of `mdl.resolve` for the options of `format_options`.
 
     Raises:
         UsageError: two formats at once.
     """
     return {
-        "format": asked_format(flags) or "16bit",
+        "format": asked_format(flags, *names) or "16bit",
         "exact": flags["exact"],
         "revision": flags["revision"],
         "prefer": flags["prefer"],
@@ -154,7 +158,7 @@ def resolve(names: tuple[str, ...], **flags: Any) -> int:
         raise UsageError("Which name?", next="mdl resolve org/name [--4bit | --exact]")
     if flags["history"]:
         return _show_history(resolver_for(offline=True), names, flags["as_json"])
-    arguments = resolve_arguments(flags)
+    arguments = resolve_arguments(flags, *names)
     resolver = resolver_for(offline=arguments.pop("offline"))
     arguments["prefer"] = arguments["prefer"] or resolver.settings.prefer
     options = ResolveOptions(**arguments, fp8_scaling=flags["fp8_scaling"] or "block")

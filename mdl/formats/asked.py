@@ -30,6 +30,11 @@ def parse_format(text: str) -> AskedFormat:
     Raises:
         UsageError: there is no such format, or no variant can have this name.
     """
+    if not isinstance(text, str):
+        raise UsageError(
+            f"format={text!r} is not the name of a format.",
+            next="Pass one as text, such as 'gguf:Q4_K_M', or None for the default.",
+        )
     name, colon, variant = text.strip().partition(":")
     name = name.lower().replace("_", "-")
     format = _ALIASES.get(name, name)
@@ -41,7 +46,9 @@ def parse_format(text: str) -> AskedFormat:
         )
     if colon and not is_variant(variant):
         raise UsageError(
-            f"{text!r} has no variant after its colon.",
+            f"{variant!r} cannot be the name of a variant."
+            if variant
+            else f"{text!r} has no variant after its colon.",
             next="Write it as in gguf:Q4_K_M, or leave out the colon.",
         )
     if variant and format in ("16bit", "bnb-4bit", "8bit"):

@@ -198,10 +198,13 @@ def resolve_locked(
 
     Raises:
         NotFoundError: the lock file does not exist, or the name is not in it.
+        UsageError: the name ends in a variant, and the options ask for another.
         VerificationError: it is locked in another format, or the Hub now has something else.
         OfflineError: the Hub does not respond.
     """
-    entry = _find_entry(read_lock(Path(path)), name, options, path)
+    entries = read_lock(Path(path))
+    asked, options = resolver.asked(name, options)
+    entry = _find_entry(entries, asked.text, options, path)
     resolution = _resolution_of(entry, path, resolver.cached)
     if resolver.online and not (resolution.cached is not None and resolution.cached.complete):
         _check_against_hub(resolver, entry)
@@ -226,13 +229,22 @@ def _find_entry(
                     next="Leave out the revision, or lock that one.",
                 )
             return entry
+    asked = ":".join(filter(None, (options.label, options.variant)))
+    if options.variant is not None and options.format == "16bit":  # given after the name
+        asked = options.variant
     if of_name:
+        locked = " and ".join(entry.format for entry in of_name)
         raise VerificationError(
-            f"{name} is locked in {where} as {of_name[0].format}, not as {options.label}.",
+            f"{name} is locked in {where} as {locked}, not as {asked}.",
             next=f"Ask for {of_name[0].format}, or lock it again.",
         )
+    how = name
+    if asked == options.variant:
+        how += f":{asked}"
+    elif options.is_stored:
+        how += f" --format {asked}"
     raise NotFoundError(
-        f"{name} is not in {where}.", next=f"Add it: mdl lock {name} -o {where} --add."
+        f"{name} is not in {where}.", next=f"Add it: mdl lock {how} -o {where} --add."
     )
 
 
@@ -240,7 +252,7 @@ def _is_asked_for(locked: str, options: ResolveOptions) -> bool:
     """Whether an entry's format is the one asked for; any variant, where none is named."""
     format, _, variant = locked.partition(":")
     if not variant or not options.is_stored:
-        return locked == options.label
+        return locked == options.label and options.variant is None
     same = options.variant is None or variant_key(options.variant) == variant_key(variant)
     return same and options.format in (format, "16bit")
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from mdl.errors import MdlError, NoAccessError, NotFoundError, OfflineError, UsageError
 from mdl.formatting import counted
-from mdl.resolver.names import is_commit
+from mdl.resolver.names import Name, is_commit
 from mdl.resolver.types import RepoInfo, ResolveOptions, TraceStep
 
 ACCESS_WORDS = {
@@ -96,6 +96,16 @@ def wrong_format(canonical: str, weights: str, options: ResolveOptions) -> MdlEr
     return UsageError(
         f"{canonical} is {weights} and cannot become {options.format} on load.",
         next="Leave out --exact to use another repository, or leave out the format.",
+    )
+
+
+def two_formats(name: Name, options: ResolveOptions) -> UsageError:
+    """The name ends in a variant, and the options ask for something else."""
+    other = ":".join(filter(None, (options.format, options.variant)))
+    return UsageError(
+        "Ask for one format at a time.",
+        why=f"given: {name.text}:{name.variant} and {other}",
+        next=f"Leave out {name.variant} after the name, or {other}.",
     )
 
 

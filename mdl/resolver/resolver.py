@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from mdl.errors import MdlError, NotFoundError, OfflineError, UsageError
+from mdl.formats import variant_key
 from mdl.resolver import candidates, refusals
 from mdl.resolver.names import Name, parse_name
 from mdl.resolver.rules import decide
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 # From this many names of one owner on, listing the owner is cheaper than asking for each.
 _LISTING_PAYS = 8
 _BATCH = 500
+_MADE_ON_LOAD = ("bnb-4bit", "8bit")  # no variant of these is stored
 _USING_LOCAL_DATA = "%s Using local data."
 
 
@@ -68,13 +70,12 @@ class Resolver(Sources):
 
         Raises:
             NameRefusedError: no repository and no folder can have this name.
+            UsageError: it ends in a variant, and the options ask for another.
             BusyError: the Hub's rate limit is used up.
             StoreError: the database cannot be read.
         """
         options = options or ResolveOptions(prefer=self.settings.prefer)
-        name = self.parse(text, allow_variant=not options.exact)
-        if name.variant is not None and options.variant is None:
-            options = options._replace(variant=name.variant)
+        name, options = self.asked(text, options)
         if name.path is not None:
             from mdl.resolver.local_folder import resolve_folder
 
@@ -94,7 +95,7 @@ class Resolver(Sources):
             refusal is not None
             and refusal.exit_code in (3, 5)
             and "revisions" not in refusal.details
-            and not self._has_mirrors(name, options)
+            and not self._exists(name, options)
         ):
             self._suggest(refusal, name)
         return resolution
@@ -190,6 +191,24 @@ class Resolver(Sources):
             allow_variant=allow_variant,
         )
 
+    def asked(self, text: str, options: ResolveOptions) -> tuple[Name, ResolveOptions]:
+        """The name, and the options with the variant behind its colon (`org/name:Q8_0`).
+
+        Raises:
+            NameRefusedError: no repository and no folder can have this name.
+            UsageError: the options ask for another variant or format.
+        """
+        name = self.parse(text, allow_variant=not options.exact)
+        if name.variant is None:
+            return name, options
+        if options.variant is not None:
+            agrees = variant_key(options.variant) == variant_key(name.variant)
+        else:
+            agrees = options.format not in _MADE_ON_LOAD
+        if not agrees:
+            raise refusals.two_formats(name, options)
+        return name, options._replace(variant=options.variant or name.variant)
+
     def resolve_known(self, text: str, options: ResolveOptions) -> Resolution:
         """Resolve a repository's name from the database and the cache alone, by this token's
         access as it is known."""
@@ -277,9 +296,13 @@ class Resolver(Sources):
             self._facts[(facts.repo_id.lower(), None)] = (now, facts)
         self.keep_all(listed)
 
-    def _has_mirrors(self, name: Name, options: ResolveOptions) -> bool:
-        """Whether a name that lacks a stored format is in the catalogue: it is not misspelled."""
-        return options.is_stored and bool(self.about(name.key).mirrors)
+    def _exists(self, name: Name, options: ResolveOptions) -> bool:
+        """Whether there is such a repository, as far as is known: the name is not misspelled."""
+        known = self.about(name.key)
+        if options.is_stored and known.mirrors:
+            return True
+        _, info = self._facts.get((name.key, options.revision), (0, known.repository))
+        return info is not None and info.state == "ok"
 
     def _suggest(self, error: MdlError, name: Name) -> None:
         refusals.suggest(error, name.key, self.catalog.names_near(name.key))

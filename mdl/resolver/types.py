@@ -36,8 +36,8 @@ class ResolveOptions(_ResolveOptions):
     """What to resolve a name to.
 
     Attributes:
-        format: `16bit`, `bnb-4bit`, `8bit`, `fp8`, or one that is taken as it is stored, with its
-            variant behind a colon: `gguf:Q4_K_M`, `awq`, `mlx:4bit`.
+        format: `16bit` (`None` too), `bnb-4bit`, `8bit`, `fp8`, or one that is taken as it is
+            stored, with its variant behind a colon: `gguf:Q4_K_M`, `awq`, `mlx:4bit`.
         exact: the named repository and no other; a quantized format is then made on load.
         revision: a branch, tag or commit of the *named* repository.
         prefer: `default`, `cached` (what is in the cache) or `official` (the publisher's own).
@@ -55,7 +55,7 @@ class ResolveOptions(_ResolveOptions):
 
     def __new__(
         cls,
-        format: str = "16bit",
+        format: str | None = "16bit",
         exact: bool = False,
         revision: str | None = None,
         prefer: str = "default",
@@ -67,6 +67,8 @@ class ResolveOptions(_ResolveOptions):
         fit: int | str | None = None,
         context: int = 8192,
     ) -> "ResolveOptions":
+        if format is None:
+            format = "16bit"
         if format not in LOADABLE_FORMATS:
             from mdl.formats import parse_format
 

@@ -12,6 +12,7 @@ from mdl.cli.entry import run
 from tests.hub import LoopbackHub
 
 BASE = "Maker/Model-8B"
+GGUF = "unsloth/Model-8B-GGUF"
 QUANTIZED = {"base_model": BASE, "base_model_relation": "quantized"}
 PARTS = [f"Q8_0/M-Q8_0-0000{n}-of-00002.gguf" for n in (1, 2)]
 AWQ = '{"quantization_config": {"quant_method": "awq", "bits": 4}}'
@@ -151,3 +152,25 @@ def test_a_lock_pins_the_variant_and_its_files(capsys: Any, tmp_path: Path) -> N
         assert (code, Path(out.out.strip()).name) == (0, Path(PARTS[0]).name)
     assert pull(capsys, BASE, "--format", "gguf:Q4_K_M", "--locked", str(lock))[0] == 6
     assert pull(capsys, BASE, "--gguf", "--locked", str(lock), "--offline", "-q")[0] == 0
+
+
+@pytest.mark.parametrize("locked_as", [[f"{GGUF}:Q8_0"], [GGUF, "--format", "gguf:Q8_0"]])
+def test_a_locked_variant_is_found_however_it_is_asked_for(
+    capsys: Any, tmp_path: Path, locked_as: list[str]
+) -> None:
+    lock = ["--locked", str(tmp_path / "mdl.lock")]
+    assert run(["lock", *locked_as, "-o", lock[1]]) == 0
+    page = f"https://huggingface.co/{GGUF}:Q8_0"
+    for asked in ([f"{GGUF}:Q8_0"], [f"{GGUF.lower()}:q8_0"], [page], [GGUF, "--gguf"],
+                  [GGUF, "--format", "gguf:q8_0"], [f"{GGUF}:Q8_0", "--gguf"]):  # fmt: skip
+        assert run(["resolve", *asked, *lock, "--json"]) == 0, asked
+    capsys.readouterr()
+    assert pull(capsys, f"{GGUF}:Q8_0", *lock, "-q")[0] == 0
+    for other in ([f"{GGUF}:Q4_K_M"], [GGUF, "--format", "gguf:Q4_K_M"]):
+        code, out = pull(capsys, *other, *lock)
+        assert code == 6 and "as gguf:Q8_0, not as" in out.err and "Q4_K_M" in out.err
+    code, out = pull(capsys, f"{BASE}:Q8_0", *lock)
+    assert code == 3 and f"mdl lock {BASE}:Q8_0 -o" in out.err
+    for twice in ([f"{GGUF}:Q8_0", "--format", "gguf:Q4_K_M"], [f"{GGUF}:Q8_0", "--16bit"]):
+        code, out = pull(capsys, *twice, *lock)
+        assert code == 2 and "one format at a time" in out.err

@@ -102,10 +102,14 @@ def test_names_with_variants_are_refused_where_none_is_meant() -> None:
         parse_name("a/b:Q4_K_M")
 
 
-@pytest.mark.parametrize("format", ["ggml", "gguf:", "gguf:a b", "16bit:Q4", "bnb-4bit:nf4", ""])
-def test_what_is_no_format_is_refused(format: str) -> None:
-    with pytest.raises(UsageError):
+@pytest.mark.parametrize(
+    "format",
+    ["ggml", "gguf:", "gguf:a b", "gguf:Q4_0:x", "16bit:Q4", "bnb-4bit:nf4", "", 4, ["gguf"]],
+)
+def test_what_is_no_format_is_refused(format: Any) -> None:
+    with pytest.raises(UsageError) as caught:
         ResolveOptions(format)
+    assert format != "gguf:Q4_0:x" or "'Q4_0:x' cannot be" in caught.value.message
 
 
 def test_the_default_variant_is_said_to_be_one(online: Online) -> None:
@@ -119,6 +123,43 @@ def test_a_variant_that_is_not_there_is_refused_with_those_that_are(online: Onli
         ask(online(), "bartowski/Model-8B-GGUF", "gguf:Q5_K_M", exact=True).checked()
     assert caught.value.exit_code == 3
     assert caught.value.details["variants"] == ["Q4_K_M", "Q8_0", "UD-Q2_K_XL"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "why"),
+    [
+        ("bartowski/Model-8B-GGUF:Q5_K_M", {}, "bartowski/Model-8B-GGUF has Q4_K_M, "),
+        ("bartowski/Model-8B-GGUF", {"format": "gguf", "fit": "1kB"}, "nothing of it fits"),
+        ("bartowski/Model-8B-GGUF", {"format": "gguf", "mmproj": "F16"}, ""),
+        ("bartowski/Model-8B-GGUF", {"format": "awq"}, "itself is gguf"),
+        (f"{BASE}:Q9_9", {}, f"{BASE} has 16bit weights, without variants"),
+    ],
+)
+def test_a_name_that_is_right_gets_no_other_names(
+    online: Online, hub: LoopbackHub, name: str, options: dict[str, Any], why: str
+) -> None:
+    resolver = online()
+    for near in ("bartowski/Model-7B-GGUF", "Maker/Model-7B"):
+        resolver.catalog.add([MirrorRow(near, "fp8", "a/b", "fp8", "", 0, "declared", "user")])
+    error = ask(resolver, name, **options).error
+    assert error is not None and error.exit_code == 3
+    assert "suggestions" not in error.details and "Did you mean" not in error.next
+    assert why in error.why
+    assert "16bit:" not in error.message
+
+
+@pytest.mark.parametrize("format", ["gguf:Q4_K_M", "bnb-4bit", "8bit"])
+def test_a_variant_behind_the_name_and_another_format_are_refused(
+    online: Online, format: str
+) -> None:
+    with pytest.raises(UsageError, match="one format at a time") as caught:
+        ask(online(), "bartowski/Model-8B-GGUF:Q8_0", format)
+    assert caught.value.why == f"given: bartowski/Model-8B-GGUF:Q8_0 and {format}"
+
+
+@pytest.mark.parametrize("format", ["16bit", None, "gguf", "gguf:q8_0"])
+def test_a_variant_behind_the_name_and_a_format_may_agree(online: Online, format: Any) -> None:
+    assert ask(online(), "bartowski/Model-8B-GGUF:Q8_0", format).checked().label == "gguf:Q8_0"
 
 
 def test_a_split_model_and_its_projector_are_taken_together(

@@ -32,9 +32,13 @@ def no_variant(
 ) -> MdlError:
     """None of the repositories has the variant asked for; `missing` says what they have."""
     every = list(dict.fromkeys(each for names in missing.values() for each in names))
-    has = "; ".join(f"{repo} has {', '.join(names)}" for repo, names in list(missing.items())[:3])
+    has = "; ".join(
+        f"{repo} has {', '.join(names) or f'{format} weights, without variants'}"
+        for repo, names in list(missing.items())[:3]
+    )
+    asked = f"{format}:{options.variant}" if every else f"variant {options.variant}"
     return NotFoundError(
-        f"There is no {format}:{options.variant} of {name}.",
+        f"There is no {asked} of {name}.",
         why=has,
         next=f"Ask for one of: {', '.join(every)}." if every else f"Ask for {format} alone.",
         details={"variants": every},
