@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 from tests.hub.faults import Fault, Request
 from tests.hub.repos import Blob, Commit, Repo, file_row, folder_row, model_fields, tree_rows
 from tests.hub.sockets import HubServer
+from tests.hub.writing import write
 
 CHUNK = 1 << 18
 PARTIAL = 206
@@ -35,6 +36,9 @@ LISTED = ("_id", "id", "modelId", "private", "downloads", "likes", "tags", "pipe
           "library_name", "createdAt")  # fmt: skip
 FULL = (*LISTED, "author", "sha", "lastModified", "gated", "disabled", "siblings")
 SHOWN = (*FULL, "config", "cardData", "safetensors", "usedStorage", "spaces")
+
+
+_WRITES = re.compile(r"^/api/(repos/create|validate-yaml)$|/(preupload|commit)/main$")
 
 
 class HubError(Exception):
@@ -60,7 +64,8 @@ class HubHandler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         self.route, self.query_text, self.query = url.path, url.query, parse_qs(url.query)
         length = int(self.headers.get("Content-Length") or 0)
-        self.form = parse_qs(self.rfile.read(length).decode()) if length else {}
+        self.body = self.rfile.read(length) if length else b""
+        self.form = parse_qs(self.body.decode()) if length else {}
         scheme, _, token = self.headers.get("Authorization", "").partition(" ")
         self.token = token if scheme == "Bearer" and token else None
         self.strike = self.hub.take_fault(self.command, self.route)
@@ -71,6 +76,12 @@ class HubHandler(BaseHTTPRequestHandler):
             self._refuse(error)
 
     do_HEAD = do_POST = do_GET
+
+    def _write(self) -> None:
+        if self.who in ("anonymous", "bad token"):
+            raise HubError(401, None, "Invalid username or password.")
+        status, answer = write(self.hub, self.who, self.route, self.body)
+        self._json(answer, status)
 
     def _strike_before(self, fault: Fault | None) -> None:
         if fault is None:
@@ -85,6 +96,8 @@ class HubHandler(BaseHTTPRequestHandler):
     def _dispatch(self) -> None:
         if self.route.startswith("/cdn/"):
             return self._cdn()
+        if self.command == "POST" and _WRITES.search(self.route):
+            return self._write()
         if self.route == "/api/whoami-v2":
             return self._whoami()
         if self.route == "/api/models":

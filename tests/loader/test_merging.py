@@ -11,8 +11,10 @@ import pytest
 import torch
 import transformers
 
+import mdl
 from mdl import FastLanguageModel, FastVisionModel
-from mdl.errors import UsageError
+from mdl.errors import MdlError, UsageError
+from tests.hub import LoopbackHub
 from tests.loader import tiny
 
 pytestmark = [
@@ -128,3 +130,22 @@ def test_a_processor_without_torchvision_is_saved_and_reloaded(tmp_path: Path) -
     )
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.usefixtures("hub_env")
+def test_a_merged_model_is_uploaded_and_loads_from_there(
+    hub: LoopbackHub, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add_user("hf_mine", "me")
+    model = tuned(tiny_model("llama"))
+    with torch.inference_mode():
+        expected = model(IDS).logits
+    where = model.push_to_hub_merged("me/tuned", token="hf_mine", private=True)
+    assert where.endswith(hub.repos["me/tuned"].head().id)
+    assert hub.repos["me/tuned"].private
+    monkeypatch.setenv("HF_TOKEN", "hf_mine")
+    loaded = mdl.load("me/tuned", dtype="float32")
+    with torch.inference_mode():
+        assert torch.allclose(loaded.model(IDS).logits, expected, atol=1e-4)
+    with pytest.raises(MdlError, match="me/tuned"):
+        model.push_to_hub_merged("me/tuned", token="hf_unknown")
