@@ -50,7 +50,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 # Twice as long as make test: counting lines takes as much as running them.
 coverage: $(STAMP)
@@ -68,7 +68,7 @@ test-pythons: $(STAMP)
 			$$venv/bin/python $(INSTALL) hatchling editables && \
 			$$venv/bin/python $(INSTALL) --no-build-isolation --editable '.[test]' && \
 			touch $$venv/.installed; } || exit 1; \
-		$$venv/bin/python -m pytest -q -n 2 --dist loadfile $(LIGHT) || exit 1; \
+		$$venv/bin/python -m pytest -q -n 3 --dist loadfile $(LIGHT) || exit 1; \
 	done
 
 # The corpus, whose reference is transformers and PEFT, with other versions of these.
