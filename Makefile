@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 INSTALL = -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # What needs no torch: it runs on every Python that mdl takes.
-LIGHT := tests/resolver tests/store tests/cli/test_golden.py tests/cli/test_resolve.py tests/cachemgr/test_listing.py \
+LIGHT := tests/resolver tests/store tests/cli tests/cachemgr/test_listing.py \
 	tests/cachemgr/test_commands.py tests/test_errors.py tests/test_public_api.py tests/test_settings.py
 
 .PHONY: help demo test lint types unit coverage test-pythons test-floor test-latest test-through-hub test-slow test-system test-quantizers catalog docs pictures format clean

@@ -6,9 +6,16 @@ from mdl.lazy import door
 
 if TYPE_CHECKING:
     from mdl.hub_server.config import HubConfig
+    from mdl.hub_server.exchange import hung_up
     from mdl.hub_server.requests import is_hub_path
     from mdl.hub_server.server import HubServer
 
 __getattr__ = door(
-    __name__, {"config": "HubConfig", "requests": "is_hub_path", "server": "HubServer"}
+    __name__,
+    {
+        "config": "HubConfig",
+        "exchange": "hung_up",
+        "requests": "is_hub_path",
+        "server": "HubServer",
+    },
 )

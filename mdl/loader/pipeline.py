@@ -66,23 +66,37 @@ def load_request(
         import_libraries(fetched.checkpoint)
     check_quantization(located.config, request, fetched.checkpoint)
     check_remote_code(fetched.checkpoint)
-    built = build_once(fetched, clock)
-    return _finish(fetched, built, clock, progress)
+    found: list[tuple[Any, str]] = []
+
+    def check_tokenizer(built: Built) -> None:
+        with clock("tokenizer"):
+            tokenizer = _tokenizer(located, built)
+            # An adapter may add tokens, and rows for them.
+            beyond = "" if located.adapter else check_vocabulary(built.model, tokenizer)
+        found.append((tokenizer, beyond))
+
+    built = build_once(fetched, clock, check_tokenizer)
+    return _finish(fetched, built, *found[0], clock, progress)
 
 
 def _check_packages(located: LocatedModel) -> None:
     """Reject what needs a package that is missing, before anything is downloaded."""
     if not located.is_adapter:
         check_attention(located.config, located.request.extra.get("attn_implementation"))
-        if located.adapter is None:  # which may bring its own
+        if located.adapter is None:  # which may have its own
             check_tokenizer_package(located.files)
 
 
-def _finish(fetched: FetchedModel, built: Built, clock: PhaseTimer, progress: Progress) -> Loaded:
-    """Add the tokenizer, kernels, adapter and report to a built model."""
+def _finish(
+    fetched: FetchedModel,
+    built: Built,
+    tokenizer: Any,
+    beyond: str,
+    clock: PhaseTimer,
+    progress: Progress,
+) -> Loaded:
+    """Add the kernels, adapter and report to a built model; `beyond` is a warning, or empty."""
     located, model = fetched.located, built.model
-    with clock("tokenizer"):
-        tokenizer = _tokenizer(located, built)
     with clock("kernels"):
         kernels, warnings = _apply_kernels(model, located, progress)
     _name_for_saving(model, located)
@@ -92,7 +106,8 @@ def _finish(fetched: FetchedModel, built: Built, clock: PhaseTimer, progress: Pr
         saved_with_it = tokenizer if has_tokenizer(located.adapter.folder) else None
         model = attach_adapter(model, located.adapter, saved_with_it)
         report = replace(report, adapter=located.adapter.with_hash())
-    if beyond := check_vocabulary(model, tokenizer):
+        beyond = check_vocabulary(model, tokenizer)
+    if beyond:
         report = replace(report, warnings=(*report.warnings, beyond))
     seconds = {phase: round(spent, 4) for phase, spent in clock.seconds.items()}
     warnings = (*report.warnings, *warnings)

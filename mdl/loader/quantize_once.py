@@ -6,6 +6,7 @@ for it and read that.
 
 import contextlib
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 from mdl.errors import DiskError
@@ -31,9 +32,12 @@ NOT_SAVED = frozenset(("attn_implementation", "experts_implementation", "max_mem
 log = logging.getLogger("mdl")
 
 
-def build_once(fetched: FetchedModel, clock: PhaseTimer) -> Built:
+def build_once(fetched: FetchedModel, clock: PhaseTimer, check: Callable[[Built], object]) -> Built:
     """Build the model. If that quantizes it, save a local copy, or read the one that another
     process saved since the model was located.
+
+    Args:
+        check: called with what was built, before a copy of it is kept; what it raises is raised.
 
     Raises:
         LoadError, UsageError: the model cannot be built.
@@ -41,7 +45,7 @@ def build_once(fetched: FetchedModel, clock: PhaseTimer) -> Built:
     """
     located, checkpoint = fetched.located, fetched.checkpoint
     if located.commit is None or not keeps_local_copy(checkpoint):
-        built = _build(checkpoint, clock)
+        built = _build(checkpoint, clock, check)
         return replace(built, local_copy=str(checkpoint.folder)) if located.is_local_copy else built
     repo_id, commit, request = located.repo_id, located.commit, located.request
     folder = local_copy_folder(repo_id, commit, request, located.settings)
@@ -50,12 +54,12 @@ def build_once(fetched: FetchedModel, clock: PhaseTimer) -> Built:
             with clock("wait"):
                 stack.enter_context(locked(folder, located.settings))
         if not is_complete(folder):
-            built = _build(checkpoint, clock)
+            built = _build(checkpoint, clock, check)
             with clock("save"):
                 return _save_local_copy(built, located)
     log.info("%s was quantized by another process: %s", repo_id, folder)
     _record(local_copy_row(folder, repo_id, commit, request), located)
-    built = _build(read_local_copy(folder, repo_id, request), clock)
+    built = _build(read_local_copy(folder, repo_id, request), clock, check)
     return replace(built, local_copy=str(folder))
 
 
@@ -68,10 +72,11 @@ def keeps_local_copy(checkpoint: Checkpoint) -> bool:
     return quantizes and request.quantize_once and unchanged
 
 
-def _build(checkpoint: Checkpoint, clock: PhaseTimer) -> Built:
+def _build(checkpoint: Checkpoint, clock: PhaseTimer, check: Callable[[Built], object]) -> Built:
     with clock("build"):
         built = build_model(checkpoint)
         check_quantized(built)
+    check(built)
     return built
 
 

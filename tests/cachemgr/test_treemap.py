@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from mdl.cachemgr import CachedRepo, Totals
 from mdl.cachemgr.index import COLOURS, Box, Tile, compose, draw_png, draw_svg, file_tiles, poster
@@ -158,10 +159,9 @@ def test_white_text_can_be_read_on_every_colour() -> None:
 
 
 def test_the_pixels_are_the_svgs_tiles(tmp_path: Path) -> None:
-    image = pytest.importorskip("PIL.Image")
     picture = poster(repo_tiles([repo("a/b", 700), repo("a/c", 300)]), "title", "age", NOW)
     draw_png(picture, tmp_path / "cache.png", scale=1)
-    with image.open(tmp_path / "cache.png") as drawn:
+    with Image.open(tmp_path / "cache.png") as drawn:
         assert drawn.size == (WIDTH, HEIGHT)
         for shape in picture.shapes:
             middle = (shape.box.x + shape.box.width / 2, shape.box.y + shape.box.height / 2)

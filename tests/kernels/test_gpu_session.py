@@ -64,7 +64,6 @@ def test_a_second_call_goes_on_where_the_first_stopped(script, tmp_path):
     assert (done.returncode, asked) == (0, ["decoding", "summary"])
 
 
-@pytest.mark.slow
 def test_a_part_that_hangs_is_stopped_and_what_the_time_does_not_hold_left(script, tmp_path):
     (tmp_path / "checks").write_text("exec tail -f /dev/null")
     done, asked = script("--minutes", "0.2")

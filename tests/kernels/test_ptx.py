@@ -44,7 +44,6 @@ def run(target, checks, *options, tiles="whole"):
     return set(re.findall(r"(\w+)_kernel \d+", launched))
 
 
-@pytest.mark.slow
 def test_the_emulated_gpu_itself():
     run("90", EMULATOR)
 

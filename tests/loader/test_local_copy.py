@@ -231,3 +231,17 @@ def test_a_model_without_quantizable_layers_is_rejected(hub: LoopbackHub, tmp_pa
             call(NAME, load_in_4bit=True)
     assert not list(Path(load_settings().cache_root).glob(f"models--{local_copy.OWNER}--*"))
     assert mdl.load(NAME).report.parameters["quantized"] == 0
+
+
+def test_a_model_with_another_ones_tokenizer_leaves_no_copy(
+    hub: LoopbackHub, hub_env: dict[str, str], tmp_path: Path
+) -> None:
+    folder = tiny.save_model("llama", tmp_path / "model")
+    table = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = table["model"]["vocab"]
+    vocabulary[max(vocabulary, key=lambda word: vocabulary[word])] = 100_000
+    (folder / "tokenizer.json").write_text(json.dumps(table))
+    hub.add_repo(NAME, folder=folder)
+    with pytest.raises(LoadError, match="The tokenizer has ids up to 100000"):
+        load()
+    assert not list(Path(hub_env["HF_HOME"]).glob("hub/models--mdl-local--*"))

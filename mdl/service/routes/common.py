@@ -10,6 +10,7 @@ from fastapi import Depends, HTTPException, Request, Response
 from starlette.requests import ClientDisconnect
 
 from mdl.errors import MdlError
+from mdl.hub_server import hung_up
 from mdl.resolver import Family, Resolution, ResolveOptions
 from mdl.service.auth import may
 from mdl.service.http_errors import Refusal
@@ -63,15 +64,15 @@ async def while_connected(request: Request, work: Awaitable[T]) -> T:
     Raises:
         ClientDisconnect: they did.
     """
-    task, hung_up = asyncio.ensure_future(work), asyncio.create_task(_disconnected(request))
+    task, gone = asyncio.ensure_future(work), asyncio.create_task(hung_up(request.receive))
     try:
-        await asyncio.wait((task, hung_up), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ClientDisconnect
         return task.result()
     finally:
         task.cancel()
-        hung_up.cancel()
+        gone.cancel()
 
 
 async def resolve_one(request: Request, name: str, options: ResolveOptions) -> Resolution:
@@ -104,11 +105,6 @@ async def family_if_known(request: Request, name: str) -> Family | None:
     with contextlib.suppress(MdlError):
         return await family_of(request, name)
     return None
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _refuse_own_address(request: Request) -> None:
